@@ -1,0 +1,35 @@
+"""Mistakes of the user's, told in one line, and the exit status they lead to."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names the value, the choices and the remedy."""
+
+
+def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
+    """The error for a name that is not in a table, with the choices and the nearest of them."""
+    have = sorted(choices)
+    near = difflib.get_close_matches(str(value), have, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return UserError(f"{kind} '{value}' unknown; have {', '.join(have) or 'none'}{hint}")
+
+
+def exit_with(main: Callable[[], int | None]) -> NoReturn:
+    """Run a pipeline's `main` and leave with its status; a `UserError` is one line and status 2."""
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)

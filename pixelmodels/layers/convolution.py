@@ -1,0 +1,270 @@
+"""Masked convolutions (arXiv:1601.06759, section 3.4) and the channel masks that order R -> G -> B."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelmodels.layers.base import CausalLayer, Frame, Place, RowLayer, State, Weights
+
+Groups = tuple[int, ...]  # the group of each feature; -1 is seen by every group
+
+
+def one_group(num_features: int) -> Groups:
+    """All features in one group: the network does not order the channels."""
+    return (0,) * num_features
+
+
+def even_groups(num_features: int, num_groups: int) -> Groups:
+    """`num_features` split into `num_groups` runs whose sizes differ by one at most."""
+    return tuple(i * num_groups // num_features for i in range(num_features))
+
+
+def convolve(x_BHWC: Tensor, weight_OIHW: Tensor, bias_O: Tensor | None = None, stride: int = 1) -> Tensor:
+    """2-d convolution of channel-last maps, without padding."""
+    return F.conv2d(x_BHWC.permute(0, 3, 1, 2), weight_OIHW, bias_O, stride).permute(0, 2, 3, 1)
+
+
+def init_uniform(weight: Tensor, fan_in: float) -> None:
+    """Uniform in +-1/sqrt(fan_in), with the fan-in that the masks keep."""
+    nn.init.uniform_(weight, -1 / math.sqrt(max(fan_in, 1)), 1 / math.sqrt(max(fan_in, 1)))
+
+
+def group_mask(in_groups: Groups, out_groups: Groups, *, strict: bool) -> Tensor:
+    """Which input features an output feature may see at its own pixel, as 0/1 shaped (out, in).
+
+    Mask A (strict): features of strictly earlier groups. Mask B: of its own group too.
+    """
+    inputs, outputs = torch.tensor(in_groups), torch.tensor(out_groups)
+    seen = inputs[None] < outputs[:, None] if strict else inputs[None] <= outputs[:, None]
+    return seen.float()
+
+
+class _Grouped(CausalLayer):
+    """What layers with groups share: their outputs sorted by group, for one group a pass."""
+
+    def __init__(self, in_groups: Groups, out_groups: Groups):
+        super().__init__()
+        self.in_groups, self.out_groups = in_groups, out_groups
+        self.num_groups = max(out_groups) + 1
+        order = sorted(range(len(out_groups)), key=lambda i: out_groups[i])  # stable: the order inside a group stays
+        self.order = torch.tensor(order)
+        self.unsort = torch.argsort(self.order)
+        counts = [out_groups.count(g) for g in range(self.num_groups)]
+        self.out_slices = [slice(sum(counts[:g]), sum(counts[: g + 1])) for g in range(self.num_groups)]
+        self.in_index = [[i for i, group in enumerate(in_groups) if group == g] for g in range(self.num_groups)]
+        if any(index != list(range(index[0], index[-1] + 1)) for index in self.in_index if index):
+            self.in_slices = None  # features of a group are scattered: index them
+        else:
+            self.in_slices = [slice(index[0], index[-1] + 1) if index else slice(0, 0) for index in self.in_index]
+
+    def put_group(self, target_BI: Tensor, x_BC: Tensor, group: int) -> None:
+        """Write one group's features into a buffer of all of them."""
+        if self.num_groups == 1:
+            target_BI.copy_(x_BC)
+        elif self.in_slices is not None:
+            target_BI[:, self.in_slices[group]] = x_BC
+        else:
+            target_BI[:, self.in_index[group]] = x_BC
+
+
+class CausalConv(_Grouped):
+    """A masked convolution of a pixel stream: `kernel[0]` rows ending at this one, `kernel[1]` columns around it.
+
+    Mask A sees earlier pixels and earlier groups of its own pixel, mask B its own group too. With
+    `reads_image` the input is the image itself, of which the passes are told through `Place.image_BWC`.
+    With one kernel row it is the horizontal convolution of a two-stack net (1 x n, only its left half kept).
+    """
+
+    def __init__(
+        self,
+        in_groups: Groups,
+        out_groups: Groups,
+        kernel: tuple[int, int],
+        mask: Literal["A", "B"],
+        *,
+        reads_image: bool = False,
+    ):
+        super().__init__(in_groups, out_groups)
+        self.kernel, self.mask_type, self.reads_image = kernel, mask, reads_image
+        self.rows_above, self.half = kernel[0] - 1, kernel[1] // 2
+        num_columns = kernel[1] if self.rows_above else self.half + 1
+        mask_OIHW = torch.ones(len(out_groups), len(in_groups), kernel[0], num_columns)
+        mask_OIHW[:, :, -1, self.half] = group_mask(in_groups, out_groups, strict=mask == "A")
+        mask_OIHW[:, :, -1, self.half + 1 :] = 0
+        self.register_buffer("mask", mask_OIHW, persistent=False)
+        self.weight = nn.Parameter(torch.empty_like(mask_OIHW))
+        self.bias = nn.Parameter(torch.empty(len(out_groups)))
+        fan_in = self.num_active_weights / len(out_groups)
+        init_uniform(self.weight, fan_in)
+        init_uniform(self.bias, fan_in)
+
+    @property
+    def num_active_weights(self) -> int:
+        return int(self.mask.sum())
+
+    def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None) -> Tensor:
+        right = self.half if self.rows_above else 0
+        padded = F.pad(x_BHWC, (0, 0, self.half, right, self.rows_above, 0))
+        y_BHWC = convolve(padded, self.weight * self.mask, self.bias)
+        return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
+
+    def prepare(self) -> Weights:
+        weight = (self.weight * self.mask)[self.order.to(self.weight.device)]
+        here = weight[:, :, -1, : self.half + 1]  # O I taps
+        w = {
+            "bias": self.bias[self.order.to(self.bias.device)],
+            "row": here[:, :, None],
+            "above": weight[:, :, :-1],
+        }
+        for g, rows in enumerate(self.out_slices):
+            w[f"taps{g}"] = here[rows].permute(2, 1, 0).reshape(-1, rows.stop - rows.start).contiguous()
+        return w
+
+    def start(self, frame: Frame) -> State:
+        num_in, num_out = len(self.in_groups), len(self.out_groups)
+        s = {"row": frame.zeros(self.half + frame.width, num_in), "pending": frame.zeros(frame.width, num_out)}
+        if self.rows_above:
+            s["rows"] = frame.zeros(self.rows_above, frame.width + 2 * self.half, num_in)
+        return s
+
+    def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
+        pending = w["bias"] if extra_BWC is None else w["bias"] + (extra_BWC if self.num_groups == 1 else extra_BWC[..., self.order])
+        if self.rows_above:
+            pending = convolve(s["rows"], w["above"])[:, 0] + pending
+        s["pending"].copy_(pending)
+
+    def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
+        row_BWI, c, g = s["row"], at.column, at.group
+        if self.reads_image:  # the last channel of the pixel before became known after its own last pass
+            first = max(c - 1, 0)
+            row_BWI[:, self.half + first : self.half + c + 1] = at.image_BWC[:, first : c + 1]
+        else:
+            self.put_group(row_BWI[:, self.half + c], x_BC, g)
+        num_in = row_BWI.shape[2]
+        window = row_BWI.flatten(1).narrow(1, c * num_in, (self.half + 1) * num_in)
+        pending = s["pending"][:, c] if self.num_groups == 1 else s["pending"][:, c, self.out_slices[g]]
+        return torch.addmm(pending, window, w[f"taps{g}"])
+
+    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
+        s["row"][:, self.half :] = x_BWC
+        y_BWC = s["pending"] + convolve(s["row"][:, None], w["row"])[:, 0]
+        return y_BWC if self.num_groups == 1 else y_BWC[..., self.unsort]
+
+    def commit(self, w: Weights, s: State, at: Place) -> None:
+        if self.rows_above:
+            row_BWI = at.image_BWC if self.reads_image else s["row"][:, self.half :]
+            push_row(s["rows"], row_BWI, self.half)
+
+
+def push_row(rows_BHWC: Tensor, row_BWC: Tensor, margin: int) -> None:
+    """Drop the oldest of the recorded rows and append `row_BWC`, between `margin` columns of zeros."""
+    if rows_BHWC.shape[1] > 1:
+        rows_BHWC[:, :-1] = rows_BHWC[:, 1:].clone()
+    rows_BHWC[:, -1, margin : margin + row_BWC.shape[1]] = row_BWC
+
+
+class CausalLinear(_Grouped):
+    """A 1x1 convolution of a pixel stream, mask B where there are groups."""
+
+    def __init__(self, in_groups: Groups, out_groups: Groups):
+        super().__init__(in_groups, out_groups)
+        self.register_buffer("mask", group_mask(in_groups, out_groups, strict=False), persistent=False)
+        self.weight = nn.Parameter(torch.empty_like(self.mask))
+        self.bias = nn.Parameter(torch.empty(len(out_groups)))
+        fan_in = self.num_active_weights / len(out_groups)
+        init_uniform(self.weight, fan_in)
+        init_uniform(self.bias, fan_in)
+
+    @property
+    def num_active_weights(self) -> int:
+        return int(self.mask.sum())
+
+    def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None) -> Tensor:
+        weight = self.weight if self.num_groups == 1 else self.weight * self.mask
+        y_BHWC = F.linear(x_BHWC, weight, self.bias)
+        return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
+
+    def prepare(self) -> Weights:
+        weight, order = self.weight * self.mask, self.order.to(self.weight.device)
+        w = {"weight": weight, "all_bias": self.bias}
+        for g, rows in enumerate(self.out_slices):
+            w[f"taps{g}"] = weight[order[rows]].T.contiguous()
+            w[f"bias{g}"] = self.bias[order[rows]]
+        return w
+
+    def start(self, frame: Frame) -> State:
+        return {} if self.num_groups == 1 else {"pixel": frame.zeros(len(self.in_groups))}
+
+    def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
+        if extra_BWC is not None:
+            raise TypeError("a 1x1 convolution takes nothing from above")
+
+    def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
+        g = at.group
+        if self.num_groups > 1:
+            self.put_group(s["pixel"], x_BC, g)
+            x_BC = s["pixel"]
+        return torch.addmm(w[f"bias{g}"], x_BC, w[f"taps{g}"])
+
+    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
+        return F.linear(x_BWC, w["weight"], w["all_bias"])
+
+
+class RowConv(RowLayer):
+    """A convolution of a row stream: `kernel[0]` rows ending at this one, `kernel[1]` columns around it."""
+
+    def __init__(self, num_in: int, num_out: int, kernel: tuple[int, int]):
+        super().__init__()
+        self.kernel, self.half = kernel, kernel[1] // 2
+        self.weight = nn.Parameter(torch.empty(num_out, num_in, *kernel))
+        self.bias = nn.Parameter(torch.empty(num_out))
+        fan_in = num_in * kernel[0] * kernel[1]
+        init_uniform(self.weight, fan_in)
+        init_uniform(self.bias, fan_in)
+
+    @property
+    def num_active_weights(self) -> int:
+        return self.weight.numel()
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        padded = F.pad(x_BHWC, (0, 0, self.half, self.half, self.kernel[0] - 1, 0))
+        return convolve(padded, self.weight, self.bias)
+
+    def prepare(self) -> Weights:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def start(self, frame: Frame) -> State:
+        return {"rows": frame.zeros(self.kernel[0], frame.width + 2 * self.half, self.weight.shape[1])}
+
+    def row(self, w: Weights, s: State, x_BWC: Tensor) -> Tensor:
+        push_row(s["rows"], x_BWC, self.half)
+        return convolve(s["rows"], w["weight"], w["bias"])[:, 0]
+
+
+class RowLinear(RowLayer):
+    """A 1x1 convolution of a row stream."""
+
+    def __init__(self, num_in: int, num_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_out, num_in))
+        self.bias = nn.Parameter(torch.empty(num_out))
+        init_uniform(self.weight, num_in)
+        init_uniform(self.bias, num_in)
+
+    @property
+    def num_active_weights(self) -> int:
+        return self.weight.numel()
+
+    def forward(self, x_BHWC: Tensor) -> Tensor:
+        return F.linear(x_BHWC, self.weight, self.bias)
+
+    def prepare(self) -> Weights:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def row(self, w: Weights, s: State, x_BWC: Tensor) -> Tensor:
+        return F.linear(x_BWC, w["weight"], w["bias"])

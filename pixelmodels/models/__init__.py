@@ -1,0 +1,92 @@
+"""Architectures: each is a file here with its config, and a line in `ARCHITECTURES`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib import import_module
+from typing import Any
+
+from pixelmodels.errors import UserError, unknown
+from pixelmodels.likelihoods import LikelihoodConfig, build_likelihood
+from pixelmodels.models.base import PixelModel, active_flops_per_image
+from pixelmodels.models.context import Context, ContextSpec
+from pixelmodels.shapes import ImageSpec
+
+__all__ = [
+    "ARCHITECTURES",
+    "Context",
+    "ContextSpec",
+    "PixelModel",
+    "active_flops_per_image",
+    "architecture_class",
+    "architecture_of",
+    "build",
+    "config_class",
+    "describe",
+    "from_description",
+]
+
+ARCHITECTURES = {
+    "gated_pixelcnn": "pixelmodels.models.gated_pixelcnn:GatedPixelCNN",
+    "pixelcnn": "pixelmodels.models.pixelcnn:PixelCNN",
+}
+
+
+def architecture_class(name: str) -> type[PixelModel]:
+    """The class registered under `name`; `UserError` with the choices if there is none."""
+    if name not in ARCHITECTURES:
+        raise unknown("model", name, ARCHITECTURES)
+    module, _, attribute = ARCHITECTURES[name].partition(":")
+    found: type[PixelModel] = getattr(import_module(module), attribute)
+    return found
+
+
+def config_class(name: str) -> type[Any]:
+    """The config dataclass of a registered architecture."""
+    return architecture_class(name).config_class
+
+
+def architecture_of(config: Any) -> str:
+    """The registered name of the architecture that a config belongs to."""
+    for name in ARCHITECTURES:
+        if config_class(name) is type(config):
+            return name
+    raise TypeError(f"{type(config).__name__} is not the config of a registered architecture")
+
+
+def build(config: Any, image_spec: ImageSpec, likelihood: LikelihoodConfig, context: ContextSpec = ContextSpec()) -> PixelModel:  # noqa: B008
+    """A module with fresh weights, drawn from torch's global generator.
+
+    Raises `UserError` where likelihood and images do not fit, or nobody orders the channels.
+    """
+    model_class = architecture_class(architecture_of(config))
+    return model_class(config, image_spec, build_likelihood(likelihood, image_spec), context)
+
+
+def describe(model: PixelModel) -> dict[str, Any]:
+    """All that is needed to build the model again but its weights, as plain JSON values."""
+    return {
+        "architecture": architecture_of(model.config),
+        "config": asdict(model.config),
+        "image_spec": asdict(model.spec),
+        "likelihood": asdict(model.likelihood.config),
+        "context": asdict(model.context_spec),
+    }
+
+
+def from_description(description: Mapping[str, Any]) -> PixelModel:
+    """The inverse of `describe`, with fresh weights; `UserError` for a field that this version does not know."""
+    return build(
+        _dataclass(config_class(description["architecture"]), description["config"]),
+        _dataclass(ImageSpec, description["image_spec"]),
+        _dataclass(LikelihoodConfig, description["likelihood"]),
+        _dataclass(ContextSpec, description["context"]),
+    )
+
+
+def _dataclass(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    strange = set(values) - {field.name for field in fields(kind)}
+    if strange:
+        raise UserError(f"{kind.__name__} has no field '{min(strange)}'; the model was saved by another version of pixelmodels")
+    return kind(**values)

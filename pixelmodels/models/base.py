@@ -1,0 +1,217 @@
+"""What every architecture is: wiring of causal layers, written once, and the passes that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelmodels.errors import UserError
+from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, RowLayer, RowPass, State, TakeRow, Weights
+from pixelmodels.likelihoods import Likelihood
+from pixelmodels.models.context import Context, ContextEncoder, ContextProjection, ContextSpec
+from pixelmodels.shapes import ImageSpec
+
+
+CONTEXT_FEATURES = 32  # D: features of the encoded context
+Features = dict[nn.Module, Tensor]  # by the projection that made them
+
+
+@dataclass
+class Canvas:
+    """The images that passes are drawing: their pixels so far and each layer's state."""
+
+    x_BHWC: Tensor  # levels, uint8; rows that are not drawn yet are zeros
+    image_BWC: Tensor  # the network's inputs of the current row, as far as they are known
+    above_BWC: Tensor  # the network's inputs of the row before (zeros above row 0)
+    context: Features  # what each layer takes of the context, made once for each image; B H W F, H and W may be 1
+    states: dict[Layer, State]
+    row: int = 0  # the current row, the same for all images
+
+
+class PixelModel(nn.Module):
+    """An exact distribution over images: a product of one-pixel distributions in raster order.
+
+    A subclass says how its layers are wired (`above` for its row streams, `here` for its pixel streams) and
+    which earlier pixels an output depends on (`reach`). Everything else is derived here, once for all.
+    """
+
+    config_class: ClassVar[type[Any]]
+    orders_channels: ClassVar[bool]  # whether its layers can order R -> G -> B themselves
+    period: ClassVar[int] = 1  # rows after which the phases of its strides repeat
+
+    def __init__(self, config: Any, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
+        super().__init__()
+        self.config, self.spec, self.likelihood, self.context_spec = config, spec, likelihood, context_spec
+        network_orders = spec.channels > 1 and not likelihood.orders_channels
+        if network_orders and not self.orders_channels:
+            raise UserError(
+                f"likelihood '{likelihood.config.name}' does not order the {spec.channels} channels and neither does "
+                f"{type(self).__name__}; use discretized_logistic_mixture"
+            )
+        self.encoder = ContextEncoder(context_spec, CONTEXT_FEATURES) if context_spec else None
+        self.num_groups = spec.channels if network_orders else 1
+        # a channel of ones tells padding from mid-grey; it belongs to no colour, so every group may see it
+        self.input_groups = (*(range(spec.channels) if network_orders else (0,) * spec.channels), -1)
+        self.param_groups = likelihood.param_channels if network_orders else (0,) * likelihood.num_params
+
+    def context_features(self, context: Context | None, batch: int) -> Features:
+        """What each layer takes of the context of `batch` images; `UserError` where it is missing or wrong."""
+        if self.encoder is None:
+            if context is not None and context.label_B is not None:
+                raise UserError("labels given to a model that is not conditioned on them; leave them out")
+            return {}
+        c_BHWD = self.encoder(context, batch)
+        return {module: module(c_BHWD) for module in self.modules() if isinstance(module, ContextProjection)}
+
+    # --- what an architecture defines ---
+
+    def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
+        """Row streams, from the image shifted down a row; what each layer of the pixel streams adds of them."""
+        return {}
+
+    def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
+        """Pixel streams, from the image to the parameters (channel-last)."""
+        raise NotImplementedError
+
+    def reach(self) -> Tensor:
+        """Which pixels each pixel's parameters depend on, declared: boolean H W (output) H W (input).
+
+        True means: on all of the input pixel's channels. The pixel itself is not counted; where the network
+        orders the channels a parameter also depends on the earlier channels of its own pixel.
+        """
+        raise NotImplementedError
+
+    # --- the whole image ---
+
+    def inputs(self, x_BCHW: Tensor) -> Tensor:
+        """Levels to the network's inputs: on [-1, 1], channel-last, with a channel of ones."""
+        scaled = x_BCHW.to(self.dtype).permute(0, 2, 3, 1) * (2 / (self.spec.levels - 1)) - 1
+        return F.pad(scaled, (0, 1), value=1.0)
+
+    def forward(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
+        """Parameters of every pixel's distribution, P channels: `params_BPHW`."""
+        self.spec.check(x_BCHW)
+        image_BHWC = self.inputs(x_BCHW)
+        above_BHWC = F.pad(image_BHWC, (0, 0, 0, 0, 1, 0))[:, :-1]  # shifted down a row, once, at the entry
+        features = self.context_features(context, x_BCHW.shape[0])
+        run = Forward(self.above(Forward(), above_BHWC, features))
+        return self.here(run, image_BHWC).permute(0, 3, 1, 2)
+
+    def log_prob_map(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
+        """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W."""
+        params_BPHW = self.forward(x_BCHW, context)
+        if params_BPHW.dtype in (torch.bfloat16, torch.float16):
+            params_BPHW = params_BPHW.float()
+        with torch.autocast(params_BPHW.device.type, enabled=False):
+            return self.likelihood.log_prob_map(params_BPHW, x_BCHW)
+
+    def log_prob(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
+        """Exact log-probability of each image, in nats, summed over C, H and W; shaped B.
+
+        `x_BCHW` holds integers in [0, levels). Raises `UserError` for a wrong shape or type, or a label that
+        is missing or out of range.
+        """
+        return self.log_prob_map(x_BCHW, context).sum((1, 2))
+
+    # --- passes ---
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
+    def layers(self) -> Iterator[Layer]:
+        """Every layer that has passes, in the order of registration."""
+        return (module for module in self.modules() if isinstance(module, Layer))
+
+    @torch.no_grad()
+    def prepare(self) -> dict[Layer, Weights]:
+        """The weights of the passes, for as many canvases as wanted while the parameters stay as they are."""
+        return {layer: layer.prepare() for layer in self.layers()}
+
+    @torch.no_grad()
+    def start(self, batch: int, context: Context | None = None) -> Canvas:
+        """An empty canvas for `batch` images, before row 0."""
+        channels, height, width = self.spec.shape
+        frame = Frame(batch, width, self.device, self.dtype)
+        states = {}
+        for layer in self.layers():
+            at_layer = Frame(batch, width // layer.resolution, self.device, self.dtype)
+            states[layer] = layer.start(at_layer)
+        return Canvas(
+            x_BHWC=torch.zeros(batch, height, width, channels, dtype=torch.uint8, device=self.device),
+            image_BWC=frame.zeros(width, channels + 1),
+            above_BWC=frame.zeros(width, channels + 1),
+            context=self.context_features(context, batch),
+            states=states,
+        )
+
+    def _place(self, canvas: Canvas, column: int = 0, group: int = 0) -> Place:
+        return Place(canvas.row % self.period, column, group, canvas.image_BWC)
+
+    @torch.no_grad()
+    def row_pass(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
+        """Everything that the canvas's current row takes from the rows above it, for all columns."""
+        run = RowPass(weights, canvas.states, self._place(canvas))
+        context = {name: map_BHWF[:, canvas.row if map_BHWF.shape[1] > 1 else 0] for name, map_BHWF in canvas.context.items()}
+        extras = self.above(run, canvas.above_BWC, context)
+        for layer in self.layers():
+            if isinstance(layer, CausalLayer) and canvas.row % layer.resolution == 0:
+                layer.row(weights[layer], canvas.states[layer], extras.get(layer))
+        canvas.image_BWC.zero_()
+        canvas.image_BWC[..., -1] = 1
+
+    @torch.no_grad()
+    def pixel_pass(self, weights: dict[Layer, Weights], canvas: Canvas, column: int, group: int = 0) -> Tensor:
+        """Parameters of one pixel of the current row, of one group where the network orders the channels; B P."""
+        run = PixelPass(weights, canvas.states, self._place(canvas, column, group))
+        return self.here(run, canvas.image_BWC[:, column])
+
+    def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
+        """Fix one sub-pixel of the current row: levels, integers, B."""
+        canvas.x_BHWC[:, canvas.row, column, channel] = x_B.to(torch.uint8)
+        canvas.image_BWC[:, column, channel] = x_B.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
+
+    @torch.no_grad()
+    def take_row(self, weights: dict[Layer, Weights], canvas: Canvas, x_BWC: Tensor) -> Tensor:
+        """Parameters of every column of the current row if it were `x_BWC` (levels); B W P.
+
+        Nothing is final before `commit_row`: another row may be taken in instead.
+        """
+        canvas.x_BHWC[:, canvas.row] = x_BWC.to(torch.uint8)
+        canvas.image_BWC[..., :-1] = x_BWC.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
+        return self.here(TakeRow(weights, canvas.states, self._place(canvas)), canvas.image_BWC)
+
+    @torch.no_grad()
+    def commit_row(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
+        """The current row is final: record it and go to the next."""
+        at = self._place(canvas)
+        for layer in self.layers():
+            if isinstance(layer, CausalLayer) and canvas.row % layer.resolution == 0:
+                layer.commit(weights[layer], canvas.states[layer], at)
+        canvas.above_BWC.copy_(canvas.image_BWC)
+        canvas.row += 1
+
+    # --- what it costs ---
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that training sets."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def active_flops_per_image(model: PixelModel) -> float:
+    """Floating-point operations of one forward pass of one image that the masks keep (2 for a multiply-add)."""
+    pixels = model.spec.height * model.spec.width
+    return sum(2.0 * layer.num_active_weights * pixels / layer.resolution**2 for layer in model.layers())
+

@@ -1,0 +1,113 @@
+"""Gated PixelCNN (arXiv:1606.05328): a vertical and a horizontal stack, without a blind spot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
+from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, even_groups
+from pixelmodels.likelihoods import Likelihood
+from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.models.context import ContextSpec, projection
+from pixelmodels.models.reach import check_kernel, offsets_to_reach
+from pixelmodels.shapes import ImageSpec
+
+
+@dataclass(frozen=True)
+class GatedPixelCNNConfig:
+    """Hyperparameters of `gated_pixelcnn`; the paper's large model has 20 layers of 384."""
+
+    num_layers: int = 6  # gated layers after the first
+    num_features: int = 32  # p: maps of each stack
+    kernel_size: int = 3  # n, odd: n x n vertical (ceil(n/2) x n in use), 1 x n horizontal
+    first_kernel_size: int = 7  # n of the first layer, odd
+    head_features: int = 64  # maps of the 1x1 layer before the output
+    dropout: float = 0.0  # of both stacks' inputs to a layer
+
+    def __post_init__(self) -> None:
+        check_kernel("kernel_size", self.kernel_size)
+        check_kernel("first_kernel_size", self.first_kernel_size)
+
+
+def gate(y: Tensor) -> Tensor:
+    """tanh(first half of the features) * sigmoid(second half): eq. 2, arXiv:1606.05328."""
+    f, g = y.chunk(2, -1)
+    return torch.tanh(f) * torch.sigmoid(g)
+
+
+class _GatedLayer(nn.Module):
+    """One layer of both stacks (figure 2), or the first one: mask A, and no residual connection."""
+
+    def __init__(self, model: GatedPixelCNN, *, first: bool):
+        super().__init__()
+        config, p = model.config, model.config.num_features
+        features = even_groups(p, model.num_groups)
+        n = config.first_kernel_size if first else config.kernel_size
+        num_in = len(model.input_groups) if first else p
+        self.vertical = RowConv(num_in, 2 * p, (n // 2 + 1, n))
+        self.link = RowLinear(2 * p, 2 * p)
+        if first:
+            self.horizontal = CausalConv(model.input_groups, features + features, (1, n), "A", reads_image=True)
+        else:
+            self.horizontal = CausalConv(features, features + features, (1, n), "B")
+        self.mix = CausalLinear(features, features)
+        self.dropout = nn.Dropout(config.dropout)
+        self.condition = projection(model.context_spec, CONTEXT_FEATURES, 4 * p)
+        self.first = first
+
+    def above(self, run: Forward | RowPass, v: Tensor, context: Features) -> tuple[Tensor, Tensor]:
+        """The vertical stack's features after this layer, and what the horizontal stack takes of them."""
+        if self.training and not self.first:
+            v = self.dropout(v)
+        v = run.above(self.vertical, v)
+        link = run.above(self.link, v)
+        if self.condition is not None:
+            for_v, for_h = context[self.condition].chunk(2, -1)
+            v, link = v + for_v, link + for_h
+        return gate(v), link
+
+    def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
+        if self.first:
+            return run(self.mix, gate(run(self.horizontal, h)))
+        dropped = self.dropout(h) if self.training else h
+        return h + run(self.mix, gate(run(self.horizontal, dropped)))
+
+
+class GatedPixelCNN(PixelModel):
+    """Gated layers of two stacks and a head of 1x1 layers on the horizontal one."""
+
+    config_class = GatedPixelCNNConfig
+    orders_channels = True
+
+    def __init__(self, config: GatedPixelCNNConfig, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
+        super().__init__(config, spec, likelihood, context_spec)
+        self.gated = nn.ModuleList(_GatedLayer(self, first=i == 0) for i in range(config.num_layers + 1))
+        features, head = even_groups(config.num_features, self.num_groups), even_groups(config.head_features, self.num_groups)
+        self.head = CausalLinear(features, head)
+        self.output = CausalLinear(head, self.param_groups)
+
+    def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
+        links: dict[Layer, Tensor] = {}
+        v = x
+        for layer in self.gated:
+            v, links[layer.horizontal] = layer.above(run, v, context)
+        return links
+
+    def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
+        h = x
+        for layer in self.gated:
+            h = layer.here(run, h)
+        h = run(self.head, torch.relu(h))
+        return run(self.output, torch.relu(h))
+
+    def reach(self) -> Tensor:
+        n, first, half = self.config.num_layers, self.config.first_kernel_size // 2, self.config.kernel_size // 2
+        side, top = first + n * half, first + 1 + n * half
+
+        def reaches(up: int, right: int) -> bool:
+            return -side <= right < 0 if up == 0 else up <= top and abs(right) <= side
+
+        return offsets_to_reach(self.spec.height, self.spec.width, reaches)

@@ -1,0 +1,25 @@
+"""The uniforms that an image is drawn with: a function of its own seed and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import PixelModel
+
+
+def noise(model: PixelModel, n: int, seed: int, first: int = 0) -> Tensor:
+    """Uniforms in [0, 1) for images `first`..`first + n - 1` of `seed`; float64, shaped N H W U.
+
+    Each image has a stream of its own, so that image i is the same however many are drawn with it.
+    """
+    if n < 0:
+        raise UserError(f"{n} samples asked for; give 0 or more")
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative; give 0 or more")
+    shape = (model.spec.height, model.spec.width, model.likelihood.num_uniforms)
+    images = [np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, first + i)))).random(shape) for i in range(n)]
+    u_NHWU = torch.from_numpy(np.stack(images)) if images else torch.zeros(0, *shape, dtype=torch.float64)
+    return u_NHWU.to(model.device)
