@@ -34,6 +34,7 @@ class Frame:
     """The batch that a state is made for."""
 
     batch: int  # images
+    height: int  # rows, at the resolution of the layer
     width: int  # columns, at the resolution of the layer
     device: torch.device
     dtype: torch.dtype
@@ -41,10 +42,6 @@ class Frame:
     def zeros(self, *shape: int) -> Tensor:
         """Zeros, shaped (batch, *shape)."""
         return torch.zeros(self.batch, *shape, device=self.device, dtype=self.dtype)
-
-    def halved(self) -> Frame:
-        """The same batch at half the width."""
-        return Frame(self.batch, self.width // 2, self.device, self.dtype)
 
 
 @dataclass
@@ -94,10 +91,11 @@ class RowLayer(Layer):
 
 
 class CausalLayer(Layer):
-    """A layer of a pixel stream: `forward(x_BHWC, extra_BHWC) -> y_BHWC`, and its passes.
+    """A layer of a pixel stream: `forward(x_BHWC, extra_BHWC, image_BHWC) -> y_BHWC`, and its passes.
 
-    `extra` is what the layer adds from a row stream; it has the layer's output features (before any
-    non-linearity of its own) and may broadcast over positions.
+    `image` are the network's inputs, for layers that read them beside their features. `extra` is what the layer
+    adds from a row stream; it has the layer's output features (before any non-linearity of its own) and may
+    broadcast over positions.
     """
 
     def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
@@ -129,8 +127,8 @@ class Strided:
 class Forward:
     """Every layer on whole images."""
 
-    def __init__(self, extras: Mapping[Layer, Tensor] | None = None):
-        self.extras = extras or {}
+    def __init__(self, image_BHWC: Tensor, extras: Mapping[Layer, Tensor] | None = None):
+        self.image_BHWC, self.extras = image_BHWC, extras or {}
 
     def above(self, layer: RowLayer, x_BHWC: Tensor) -> Tensor:
         """A layer of a row stream."""
@@ -138,7 +136,7 @@ class Forward:
 
     def __call__(self, layer: CausalLayer, x_BHWC: Tensor) -> Tensor:
         """A layer of a pixel stream."""
-        return layer(x_BHWC, self.extras.get(layer))
+        return layer(x_BHWC, self.extras.get(layer), self.image_BHWC)
 
     def strided(self, pair: Strided, inner: Callable[[Tensor], Tensor], x_BHWC: Tensor) -> Tensor:
         """`inner` at half the resolution, between the layers of `pair`."""

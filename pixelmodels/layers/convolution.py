@@ -91,11 +91,12 @@ class CausalConv(_Grouped):
     ):
         super().__init__(in_groups, out_groups)
         self.kernel, self.mask_type, self.reads_image = kernel, mask, reads_image
-        self.rows_above, self.half = kernel[0] - 1, kernel[1] // 2
-        num_columns = kernel[1] if self.rows_above else self.half + 1
+        self.rows_above, self.side = kernel[0] - 1, kernel[1] // 2
+        num_columns = kernel[1] if self.rows_above else self.side + 1
         mask_OIHW = torch.ones(len(out_groups), len(in_groups), kernel[0], num_columns)
-        mask_OIHW[:, :, -1, self.half] = group_mask(in_groups, out_groups, strict=mask == "A")
-        mask_OIHW[:, :, -1, self.half + 1 :] = 0
+        mask_OIHW[:, :, -1, self.side] = group_mask(in_groups, out_groups, strict=mask == "A")
+        mask_OIHW[:, :, -1, self.side + 1 :] = 0
+        self.mask: Tensor
         self.register_buffer("mask", mask_OIHW, persistent=False)
         self.weight = nn.Parameter(torch.empty_like(mask_OIHW))
         self.bias = nn.Parameter(torch.empty(len(out_groups)))
@@ -107,15 +108,15 @@ class CausalConv(_Grouped):
     def num_active_weights(self) -> int:
         return int(self.mask.sum())
 
-    def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None) -> Tensor:
-        right = self.half if self.rows_above else 0
-        padded = F.pad(x_BHWC, (0, 0, self.half, right, self.rows_above, 0))
+    def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
+        right = self.side if self.rows_above else 0
+        padded = F.pad(x_BHWC, (0, 0, self.side, right, self.rows_above, 0))
         y_BHWC = convolve(padded, self.weight * self.mask, self.bias)
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 
     def prepare(self) -> Weights:
         weight = (self.weight * self.mask)[self.order.to(self.weight.device)]
-        here = weight[:, :, -1, : self.half + 1]  # O I taps
+        here = weight[:, :, -1, : self.side + 1]  # O I taps
         w = {
             "bias": self.bias[self.order.to(self.bias.device)],
             "row": here[:, :, None],
@@ -127,9 +128,9 @@ class CausalConv(_Grouped):
 
     def start(self, frame: Frame) -> State:
         num_in, num_out = len(self.in_groups), len(self.out_groups)
-        s = {"row": frame.zeros(self.half + frame.width, num_in), "pending": frame.zeros(frame.width, num_out)}
+        s = {"row": frame.zeros(self.side + frame.width, num_in), "pending": frame.zeros(frame.width, num_out)}
         if self.rows_above:
-            s["rows"] = frame.zeros(self.rows_above, frame.width + 2 * self.half, num_in)
+            s["rows"] = frame.zeros(self.rows_above, frame.width + 2 * self.side, num_in)
         return s
 
     def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
@@ -142,23 +143,23 @@ class CausalConv(_Grouped):
         row_BWI, c, g = s["row"], at.column, at.group
         if self.reads_image:  # the last channel of the pixel before became known after its own last pass
             first = max(c - 1, 0)
-            row_BWI[:, self.half + first : self.half + c + 1] = at.image_BWC[:, first : c + 1]
+            row_BWI[:, self.side + first : self.side + c + 1] = at.image_BWC[:, first : c + 1]
         else:
-            self.put_group(row_BWI[:, self.half + c], x_BC, g)
+            self.put_group(row_BWI[:, self.side + c], x_BC, g)
         num_in = row_BWI.shape[2]
-        window = row_BWI.flatten(1).narrow(1, c * num_in, (self.half + 1) * num_in)
+        window = row_BWI.flatten(1).narrow(1, c * num_in, (self.side + 1) * num_in)
         pending = s["pending"][:, c] if self.num_groups == 1 else s["pending"][:, c, self.out_slices[g]]
         return torch.addmm(pending, window, w[f"taps{g}"])
 
     def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        s["row"][:, self.half :] = x_BWC
+        s["row"][:, self.side :] = x_BWC
         y_BWC = s["pending"] + convolve(s["row"][:, None], w["row"])[:, 0]
         return y_BWC if self.num_groups == 1 else y_BWC[..., self.unsort]
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
         if self.rows_above:
-            row_BWI = at.image_BWC if self.reads_image else s["row"][:, self.half :]
-            push_row(s["rows"], row_BWI, self.half)
+            row_BWI = at.image_BWC if self.reads_image else s["row"][:, self.side :]
+            push_row(s["rows"], row_BWI, self.side)
 
 
 def push_row(rows_BHWC: Tensor, row_BWC: Tensor, margin: int) -> None:
@@ -173,6 +174,7 @@ class CausalLinear(_Grouped):
 
     def __init__(self, in_groups: Groups, out_groups: Groups):
         super().__init__(in_groups, out_groups)
+        self.mask: Tensor
         self.register_buffer("mask", group_mask(in_groups, out_groups, strict=False), persistent=False)
         self.weight = nn.Parameter(torch.empty_like(self.mask))
         self.bias = nn.Parameter(torch.empty(len(out_groups)))
@@ -184,7 +186,7 @@ class CausalLinear(_Grouped):
     def num_active_weights(self) -> int:
         return int(self.mask.sum())
 
-    def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None) -> Tensor:
+    def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         weight = self.weight if self.num_groups == 1 else self.weight * self.mask
         y_BHWC = F.linear(x_BHWC, weight, self.bias)
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
@@ -220,7 +222,7 @@ class RowConv(RowLayer):
 
     def __init__(self, num_in: int, num_out: int, kernel: tuple[int, int]):
         super().__init__()
-        self.kernel, self.half = kernel, kernel[1] // 2
+        self.kernel, self.side = kernel, kernel[1] // 2
         self.weight = nn.Parameter(torch.empty(num_out, num_in, *kernel))
         self.bias = nn.Parameter(torch.empty(num_out))
         fan_in = num_in * kernel[0] * kernel[1]
@@ -232,17 +234,17 @@ class RowConv(RowLayer):
         return self.weight.numel()
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        padded = F.pad(x_BHWC, (0, 0, self.half, self.half, self.kernel[0] - 1, 0))
+        padded = F.pad(x_BHWC, (0, 0, self.side, self.side, self.kernel[0] - 1, 0))
         return convolve(padded, self.weight, self.bias)
 
     def prepare(self) -> Weights:
         return {"weight": self.weight, "bias": self.bias}
 
     def start(self, frame: Frame) -> State:
-        return {"rows": frame.zeros(self.kernel[0], frame.width + 2 * self.half, self.weight.shape[1])}
+        return {"rows": frame.zeros(self.kernel[0], frame.width + 2 * self.side, self.weight.shape[1])}
 
     def row(self, w: Weights, s: State, x_BWC: Tensor) -> Tensor:
-        push_row(s["rows"], x_BWC, self.half)
+        push_row(s["rows"], x_BWC, self.side)
         return convolve(s["rows"], w["weight"], w["bias"])[:, 0]
 
 

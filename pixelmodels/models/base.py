@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelmodels.errors import UserError
-from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, RowLayer, RowPass, State, TakeRow, Weights
+from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, RowPass, State, TakeRow, Weights
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.context import Context, ContextEncoder, ContextProjection, ContextSpec
 from pixelmodels.shapes import ImageSpec
-
 
 CONTEXT_FEATURES = 32  # D: features of the encoded context
 Features = dict[nn.Module, Tensor]  # by the projection that made them
@@ -88,6 +87,10 @@ class PixelModel(nn.Module):
 
     # --- the whole image ---
 
+    def _padded(self, size: int) -> int:
+        """The next size that the strides divide; what is added is zeros, and never counted."""
+        return -(-size // self.period) * self.period
+
     def inputs(self, x_BCHW: Tensor) -> Tensor:
         """Levels to the network's inputs: on [-1, 1], channel-last, with a channel of ones."""
         scaled = x_BCHW.to(self.dtype).permute(0, 2, 3, 1) * (2 / (self.spec.levels - 1)) - 1
@@ -96,11 +99,15 @@ class PixelModel(nn.Module):
     def forward(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
         """Parameters of every pixel's distribution, P channels: `params_BPHW`."""
         self.spec.check(x_BCHW)
-        image_BHWC = self.inputs(x_BCHW)
+        return self.network(self.inputs(x_BCHW), self.context_features(context, x_BCHW.shape[0]))
+
+    def network(self, image_BHWC: Tensor, context: Features) -> Tensor:
+        """`forward` from the network's inputs on: differentiable in the image."""
+        height, width = image_BHWC.shape[1:3]
+        image_BHWC = F.pad(image_BHWC, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
         above_BHWC = F.pad(image_BHWC, (0, 0, 0, 0, 1, 0))[:, :-1]  # shifted down a row, once, at the entry
-        features = self.context_features(context, x_BCHW.shape[0])
-        run = Forward(self.above(Forward(), above_BHWC, features))
-        return self.here(run, image_BHWC).permute(0, 3, 1, 2)
+        run = Forward(image_BHWC, self.above(Forward(image_BHWC), above_BHWC, context))
+        return self.here(run, image_BHWC).permute(0, 3, 1, 2)[..., :height, :width]
 
     def log_prob_map(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
         """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W."""
@@ -143,15 +150,16 @@ class PixelModel(nn.Module):
     def start(self, batch: int, context: Context | None = None) -> Canvas:
         """An empty canvas for `batch` images, before row 0."""
         channels, height, width = self.spec.shape
-        frame = Frame(batch, width, self.device, self.dtype)
+        rows, columns = self._padded(height), self._padded(width)
+        frame = Frame(batch, rows, columns, self.device, self.dtype)
         states = {}
         for layer in self.layers():
-            at_layer = Frame(batch, width // layer.resolution, self.device, self.dtype)
-            states[layer] = layer.start(at_layer)
+            stride = layer.resolution
+            states[layer] = layer.start(Frame(batch, rows // stride, columns // stride, self.device, self.dtype))
         return Canvas(
             x_BHWC=torch.zeros(batch, height, width, channels, dtype=torch.uint8, device=self.device),
-            image_BWC=frame.zeros(width, channels + 1),
-            above_BWC=frame.zeros(width, channels + 1),
+            image_BWC=frame.zeros(columns, channels + 1),
+            above_BWC=frame.zeros(columns, channels + 1),
             context=self.context_features(context, batch),
             states=states,
         )
@@ -169,7 +177,7 @@ class PixelModel(nn.Module):
             if isinstance(layer, CausalLayer) and canvas.row % layer.resolution == 0:
                 layer.row(weights[layer], canvas.states[layer], extras.get(layer))
         canvas.image_BWC.zero_()
-        canvas.image_BWC[..., -1] = 1
+        canvas.image_BWC[:, : self.spec.width, -1] = 1
 
     @torch.no_grad()
     def pixel_pass(self, weights: dict[Layer, Weights], canvas: Canvas, column: int, group: int = 0) -> Tensor:
@@ -189,8 +197,8 @@ class PixelModel(nn.Module):
         Nothing is final before `commit_row`: another row may be taken in instead.
         """
         canvas.x_BHWC[:, canvas.row] = x_BWC.to(torch.uint8)
-        canvas.image_BWC[..., :-1] = x_BWC.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
-        return self.here(TakeRow(weights, canvas.states, self._place(canvas)), canvas.image_BWC)
+        canvas.image_BWC[:, : self.spec.width, :-1] = x_BWC.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
+        return self.here(TakeRow(weights, canvas.states, self._place(canvas)), canvas.image_BWC)[:, : self.spec.width]
 
     @torch.no_grad()
     def commit_row(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
@@ -214,4 +222,3 @@ def active_flops_per_image(model: PixelModel) -> float:
     """Floating-point operations of one forward pass of one image that the masks keep (2 for a multiply-add)."""
     pixels = model.spec.height * model.spec.width
     return sum(2.0 * layer.num_active_weights * pixels / layer.resolution**2 for layer in model.layers())
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -89,16 +90,19 @@ class GatedPixelCNN(PixelModel):
         self.head = CausalLinear(features, head)
         self.output = CausalLinear(head, self.param_groups)
 
+    def _layers(self) -> list[_GatedLayer]:
+        return cast("list[_GatedLayer]", list(self.gated))
+
     def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
         links: dict[Layer, Tensor] = {}
         v = x
-        for layer in self.gated:
+        for layer in self._layers():
             v, links[layer.horizontal] = layer.above(run, v, context)
         return links
 
     def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
         h = x
-        for layer in self.gated:
+        for layer in self._layers():
             h = layer.here(run, h)
         h = run(self.head, torch.relu(h))
         return run(self.output, torch.relu(h))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +68,15 @@ class PixelCNN(PixelModel):
         self.head2 = CausalLinear(head, head)
         self.output = CausalLinear(head, self.param_groups)
 
+    def _blocks(self) -> list[_Block]:
+        return cast("list[_Block]", list(self.blocks))
+
     def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
-        return {block.conv: context[block.condition] for block in self.blocks if block.condition is not None}
+        return {block.conv: context[block.condition] for block in self._blocks() if block.condition is not None}
 
     def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
         h = run(self.entry, x)
-        for block in self.blocks:
+        for block in self._blocks():
             h = block.here(run, h)
         h = run(self.head1, torch.relu(h))
         h = run(self.head2, torch.relu(h))

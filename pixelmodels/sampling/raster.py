@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pixelmodels.layers.base import Layer, Weights
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.base import Canvas
 from pixelmodels.sampling.noise import noise
@@ -36,7 +37,7 @@ def draw(model: PixelModel, u_BHWU: Tensor, context: Context | None = None) -> T
         model.train(was_training)
 
 
-def draw_pixel(model: PixelModel, weights: dict, canvas: Canvas, c: int, u_BU: Tensor) -> None:
+def draw_pixel(model: PixelModel, weights: dict[Layer, Weights], canvas: Canvas, c: int, u_BU: Tensor) -> None:
     """Draw every channel of column `c` of the canvas's current row."""
     params_BP = model.pixel_pass(weights, canvas, c)
     for channel in range(model.spec.channels):

@@ -1,0 +1,212 @@
+"""Convolutional LSTMs over rows and diagonals (arXiv:1601.06759, sections 3.1 and 3.2).
+
+A cell's input is its input-to-state map (the gates before the non-linearities: o, f, i, g, each of all hidden
+features), made by a masked convolution of the wiring; state-to-state convolutions are inside the cell.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelmodels.layers.base import Frame, Place, State, Weights
+from pixelmodels.layers.convolution import Groups, _Grouped, convolve, init_uniform
+
+
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """New hidden state and cell: eq. 3, arXiv:1601.06759, with a tanh content gate."""
+    o, f, i, g = gates.chunk(4, -1)
+    cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+class RowLSTM(_Grouped):
+    """Row LSTM: the state of a row comes from the one above through a 1 x `kernel` unmasked convolution."""
+
+    def __init__(self, hidden_groups: Groups, kernel: int = 3):
+        super().__init__(hidden_groups * 4, hidden_groups * 4)
+        self.num_hidden, self.side = len(hidden_groups), kernel // 2
+        self.weight = nn.Parameter(torch.empty(4 * self.num_hidden, self.num_hidden, 1, kernel))
+        init_uniform(self.weight, self.num_hidden * kernel)
+        self.first_hidden = nn.Parameter(torch.zeros(self.num_hidden))  # learned state above row 0
+        self.first_cell = nn.Parameter(torch.zeros(self.num_hidden))
+        counts = [hidden_groups.count(g) for g in range(self.num_groups)]
+        self.hidden_slices = [slice(sum(counts[:g]), sum(counts[: g + 1])) for g in range(self.num_groups)]
+
+    @property
+    def num_active_weights(self) -> int:
+        return self.weight.numel()
+
+    def state_to_state(self, hidden_BWH: Tensor) -> Tensor:
+        """Gates that a row takes from the hidden states of the row above; zeros beyond its ends."""
+        return convolve(F.pad(hidden_BWH, (0, 0, self.side, self.side))[:, None], self.weight)[:, 0]
+
+    def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
+        gates_BHWG = gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG
+        batch, _, width, _ = gates_BHWG.shape
+        hidden, cell = self.first_hidden.expand(batch, width, -1), self.first_cell.expand(batch, width, -1)
+        rows = []
+        for gates_BWG in gates_BHWG.unbind(1):
+            hidden, cell = lstm(gates_BWG + self.state_to_state(hidden), cell)
+            rows.append(hidden)
+        return torch.stack(rows, 1)
+
+    def start(self, frame: Frame) -> State:
+        shape = (frame.batch, frame.width, self.num_hidden)
+        s = {"hidden": self.first_hidden.expand(shape).clone(), "cell": self.first_cell.expand(shape).clone()}
+        pending = frame.zeros(frame.width, 4 * self.num_hidden)
+        return {**s, "row_hidden": s["hidden"].clone(), "row_cell": s["cell"].clone(), "pending": pending}
+
+    def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
+        pending = self.state_to_state(s["hidden"])
+        pending = pending if extra_BWG is None else pending + extra_BWG
+        s["pending"].copy_(pending[..., self.order])
+
+    def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
+        mine, c = self.hidden_slices[at.group], at.column
+        gates_BG = gates_BG + s["pending"][:, c, self.out_slices[at.group]]
+        hidden, cell = lstm(gates_BG, s["cell"][:, c, mine])
+        s["row_hidden"][:, c, mine], s["row_cell"][:, c, mine] = hidden, cell
+        return hidden
+
+    def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
+        hidden, cell = lstm(gates_BWG + s["pending"][..., self.unsort], s["cell"])
+        s["row_hidden"].copy_(hidden)
+        s["row_cell"].copy_(cell)
+        return hidden
+
+    def commit(self, w: Weights, s: State, at: Place) -> None:
+        s["hidden"].copy_(s["row_hidden"])
+        s["cell"].copy_(s["row_cell"])
+
+
+class _DiagonalLSTM(_Grouped):
+    """What the two directions of the Diagonal BiLSTM share: two taps, above and before, and a learned first state."""
+
+    def __init__(self, hidden_groups: Groups):
+        super().__init__(hidden_groups * 4, hidden_groups * 4)
+        self.num_hidden = hidden = len(hidden_groups)
+        self.weight = nn.Parameter(torch.empty(4 * hidden, 2 * hidden))  # taps: the pixel before, the pixel above
+        init_uniform(self.weight, 2 * hidden)
+        self.first_hidden = nn.Parameter(torch.zeros(hidden))  # learned state before column 0
+        self.first_cell = nn.Parameter(torch.zeros(hidden))
+        counts = [hidden_groups.count(g) for g in range(self.num_groups)]
+        self.hidden_slices = [slice(sum(counts[:g]), sum(counts[: g + 1])) for g in range(self.num_groups)]
+
+    @property
+    def num_active_weights(self) -> int:
+        return self.weight.numel()
+
+    def scan_diagonals(self, gates_BHWG: Tensor) -> Tensor:
+        """Left-to-right hidden states of a whole map, one diagonal after another: H + W - 1 steps."""
+        batch, height, width = gates_BHWG.shape[:3]
+        num_steps = height + width - 1
+        # skew: row r is moved r columns to the right, so that step d holds the pixels with r + c = d
+        skewed = F.pad(gates_BHWG, (0, 0, 0, height)).flatten(1, 2)[:, : height * num_steps]
+        skewed_DBHG = skewed.unflatten(1, (height, num_steps)).permute(2, 0, 1, 3).contiguous()
+        rows = torch.arange(height, device=gates_BHWG.device)[:, None]
+        hidden = self.first_hidden.expand(batch, height, -1)
+        cell = self.first_cell.expand(batch, height, -1)
+        steps = []
+        for d in range(num_steps):
+            above = F.pad(hidden, (0, 0, 1, 0))[:, :-1]  # looks up, never down
+            state_gates = F.linear(torch.cat([hidden, above], -1), self.weight)
+            new_hidden, new_cell = lstm(skewed_DBHG[d] + state_gates, cell)
+            started = rows <= d  # a row has its learned first state until its column 0
+            hidden = torch.where(started, new_hidden, self.first_hidden)
+            cell = torch.where(started, new_cell, self.first_cell)
+            steps.append(hidden)
+        stacked_BHD = torch.stack(steps, 2)
+        index = rows + torch.arange(width, device=rows.device)  # unskew
+        return stacked_BHD[:, rows, index]
+
+    def from_above(self, hidden_BWH: Tensor) -> Tensor:
+        """Gates that a row takes from the hidden states of the row above."""
+        return F.linear(hidden_BWH, self.weight[:, self.num_hidden :])
+
+    def scan_row(self, gates_BWG: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states and cells of one row, left to right, from gates that hold what comes from above."""
+        batch, before = gates_BWG.shape[0], self.weight[:, : self.num_hidden].T
+        hidden, cell = self.first_hidden.expand(batch, -1), self.first_cell.expand(batch, -1)
+        steps, cells = [], []
+        for gates_BG in gates_BWG.unbind(1):
+            hidden, cell = lstm(torch.addmm(gates_BG, hidden, before), cell)
+            steps.append(hidden)
+            cells.append(cell)
+        return torch.stack(steps, 1), torch.stack(cells, 1)
+
+
+class DiagonalLSTM(_DiagonalLSTM):
+    """The left-to-right half: the state of (r, c) comes from (r, c-1) and (r-1, c)."""
+
+    def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
+        return self.scan_diagonals(gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG)
+
+    def prepare(self) -> Weights:
+        weight = self.weight[self.order.to(self.weight.device), : self.num_hidden]
+        return {f"before{g}": weight[rows].T.contiguous() for g, rows in enumerate(self.out_slices)}
+
+    def start(self, frame: Frame) -> State:
+        width, batch = frame.width, frame.batch
+        s = {"above": frame.zeros(width, self.num_hidden), "pending": frame.zeros(width, 4 * self.num_hidden)}
+        # one column more: the learned state before column 0
+        s["row_hidden"] = self.first_hidden.expand(batch, width + 1, -1).clone()
+        s["row_cell"] = self.first_cell.expand(batch, width + 1, -1).clone()
+        return s
+
+    def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
+        pending = self.from_above(s["above"])
+        pending = pending if extra_BWG is None else pending + extra_BWG
+        s["pending"].copy_(pending[..., self.order])
+
+    def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
+        mine, c = self.hidden_slices[at.group], at.column
+        gates_BG = gates_BG + s["pending"][:, c, self.out_slices[at.group]]
+        gates_BG = torch.addmm(gates_BG, s["row_hidden"][:, c], w[f"before{at.group}"])
+        hidden, cell = lstm(gates_BG, s["row_cell"][:, c, mine])
+        s["row_hidden"][:, c + 1, mine], s["row_cell"][:, c + 1, mine] = hidden, cell
+        return hidden
+
+    def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
+        hidden, cell = self.scan_row(gates_BWG + s["pending"][..., self.unsort])
+        s["row_hidden"][:, 1:], s["row_cell"][:, 1:] = hidden, cell
+        return hidden
+
+    def commit(self, w: Weights, s: State, at: Place) -> None:
+        s["above"].copy_(s["row_hidden"][:, 1:])
+
+
+class ReversedDiagonalLSTM(_DiagonalLSTM):
+    """The right-to-left half, shifted down a row: row r of its output is the scan of row r-1, zeros for row 0."""
+
+    def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
+        gates_BHWG = gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG
+        hidden = self.scan_diagonals(gates_BHWG.flip(2)).flip(2)
+        return F.pad(hidden, (0, 0, 0, 0, 1, 0))[:, :-1]
+
+    def start(self, frame: Frame) -> State:
+        return {
+            "hidden": frame.zeros(frame.width, self.num_hidden),  # of the row before
+            "gates": frame.zeros(frame.width, 4 * self.num_hidden),  # of the row before, then of this row
+            "extra": frame.zeros(frame.width, 4 * self.num_hidden),
+            "started": frame.zeros(1, 1),  # 1 once a row was recorded
+        }
+
+    def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
+        gates_BWG = s["gates"][..., self.unsort] + s["extra"] + self.from_above(s["hidden"])
+        hidden, _ = self.scan_row(gates_BWG.flip(1))
+        s["hidden"].copy_(hidden.flip(1) * s["started"])
+        if extra_BWG is not None:
+            s["extra"].copy_(extra_BWG.expand_as(s["extra"]))
+
+    def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
+        s["gates"][:, at.column, self.out_slices[at.group]] = gates_BG
+        return s["hidden"][:, at.column, self.hidden_slices[at.group]]
+
+    def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
+        s["gates"].copy_(gates_BWG[..., self.order])
+        return s["hidden"]
+
+    def commit(self, w: Weights, s: State, at: Place) -> None:
+        s["started"].fill_(1)

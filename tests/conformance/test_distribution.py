@@ -1,0 +1,130 @@
+"""Each valid pair of architecture and likelihood is a distribution, in raster order, and samples what it scores."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context, describe, from_description
+from pixelmodels.models.files import load_model, save_model
+from pixelmodels.sampling import noise, reference_sample, sample
+from pixelmodels.sampling.raster import draw
+from tests.conformance.checks import by_pixel_passes, by_taking_rows, declared, dependencies, illegal, total_probability
+from tests.conformance.conftest import small_model
+
+SIZES = [(5, 4), (4, 6), (1, 5), (5, 1), (1, 1), (3, 7)]
+
+
+def random_images(model, n, seed=3):
+    return torch.randint(model.spec.levels, (n, *model.spec.shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_probabilities_of_all_images_sum_to_one(pair):
+    architecture, likelihood, channels = pair
+    for height, width in ((2, 3), (3, 2)) if channels == 1 else ((1, 2), (2, 1)):
+        assert total_probability(small_model(architecture, likelihood, channels, height, width)) == pytest.approx(1, abs=1e-9)
+    conditional = small_model(architecture, likelihood, channels, 1, 2, num_classes=3)
+    assert total_probability(conditional, label=2) == pytest.approx(1, abs=1e-9)
+
+
+def test_depends_on_exactly_what_is_declared(pair):
+    model = small_model(*pair, height=6, width=9)
+    found = dependencies(model)
+    assert not (found & illegal(model)).any(), "an output depends on a later sub-pixel"
+    assert torch.equal(found, declared(model)), "the reach differs from what the architecture declares"
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_passes_equal_forward(pair, size):
+    model = small_model(*pair, *size, num_classes=3)
+    x_BCHW, context = random_images(model, 2), Context(torch.tensor([2, 0]))
+    with torch.no_grad():
+        expected = model(x_BCHW, context)
+    torch.testing.assert_close(by_pixel_passes(model, x_BCHW, context), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(by_taking_rows(model, x_BCHW, context), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(by_taking_rows(model, x_BCHW, context, guess=True), expected, rtol=0, atol=1e-11)
+
+
+def test_raster_sampler_equals_the_reference(pair):
+    model = small_model(*pair, height=4, width=5, levels=16, num_classes=3)
+    context = Context(torch.tensor([0, 2, 1]))
+    x_NCHW = sample(model, 3, seed=7, context=context)
+    assert torch.equal(x_NCHW, reference_sample(model, 3, seed=7, context=context))
+    assert x_NCHW.dtype == torch.uint8 and len(x_NCHW.unique()) > 1
+
+
+def test_an_image_is_the_same_whoever_shares_its_batch(pair):
+    model = small_model(*pair, height=4, width=3, levels=16)
+    together = sample(model, 5, seed=11)
+    assert torch.equal(sample(model, 2, seed=11), together[:2])
+    assert torch.equal(draw(model, noise(model, 1, 11, first=4)), together[4:])
+    assert not torch.equal(sample(model, 5, seed=12), together)
+
+
+def test_samples_follow_the_distribution(pair):
+    # every pixel of a 1 x 2 image against the exact marginal and conditional tables, by a chi-square bound
+    model = small_model(*pair, height=1, width=2)
+    n = 4000
+    counts: dict[tuple[int, ...], int] = {}
+    for image in sample(model, n, seed=5).flatten(1).tolist():
+        counts[tuple(image)] = counts.get(tuple(image), 0) + 1
+    from tests.conformance.checks import all_images
+
+    x_NCHW = all_images(model)
+    expected = n * model.log_prob(x_NCHW).exp().detach().numpy()
+    found = np.array([counts.get(tuple(image), 0) for image in x_NCHW.flatten(1).tolist()])
+    assert found.sum() == n
+    common = expected >= 5
+    statistic = ((found - expected)[common] ** 2 / expected[common]).sum()
+    degrees = max(int(common.sum()) - 1, 1)
+    assert statistic < degrees + 6 * math.sqrt(2 * degrees) + 6
+
+
+def test_table_is_the_distribution_that_is_scored(pair):
+    model = small_model(*pair, height=1, width=1, levels=8)
+    x_NCHW = random_images(model, 4)
+    with torch.no_grad():
+        params_NP = model(x_NCHW)[:, :, 0, 0]
+        expected_N = model.log_prob(x_NCHW)
+    groups, total_N = torch.tensor(model.param_groups), torch.zeros(4, dtype=torch.float64)
+    for k in range(model.spec.channels):
+        mine = params_NP[:, groups == k] if model.num_groups > 1 else params_NP
+        table_NL = model.likelihood.table(mine, k, x_NCHW[:, :, 0, 0])
+        assert table_NL.shape == (4, model.spec.levels)
+        torch.testing.assert_close(table_NL.exp().sum(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-12)
+        total_N += table_NL.gather(1, x_NCHW[:, k, 0, 0, None].long())[:, 0]
+    torch.testing.assert_close(total_N, expected_N, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_reach_every_tensor(pair):
+    model = small_model(*pair, height=5, width=4, num_classes=3).train()
+    model.log_prob(random_images(model, 3), Context(torch.tensor([0, 1, 2]))).sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
+
+
+def test_files_bring_back_the_same_model(pair, tmp_path):
+    model = small_model(*pair, height=3, width=2, num_classes=3)
+    save_model(tmp_path, model)
+    again = load_model(tmp_path).double()
+    assert describe(again) == describe(model) == describe(from_description(describe(model)))
+    x_BCHW, context = random_images(model, 2), Context(torch.tensor([1, 1]))
+    assert torch.equal(again.log_prob(x_BCHW, context), model.log_prob(x_BCHW, context))
+
+
+def test_wrong_images_and_labels_are_refused(pair):
+    model = small_model(*pair, height=3, width=2, num_classes=3)
+    x_BCHW = random_images(model, 2)
+    for images, context, message in [
+        (x_BCHW[:, :, :2], Context(torch.tensor([0, 0])), "images of shape"),
+        (x_BCHW.float(), Context(torch.tensor([0, 0])), "give integers"),
+        (x_BCHW, None, "conditioned on a class label"),
+        (x_BCHW, Context(torch.tensor([0, 3])), "label 3 is out of range"),
+        (x_BCHW, Context(torch.tensor([0])), "one for each image"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            model.log_prob(images, context)

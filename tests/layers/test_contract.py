@@ -1,0 +1,157 @@
+"""Small nets of one kind of layer each, so that every layer's passes are held to its `forward`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pixelmodels.layers.attention import CausalAttention
+from pixelmodels.layers.base import Strided
+from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, even_groups
+from pixelmodels.layers.recurrent import DiagonalLSTM, ReversedDiagonalLSTM, RowLSTM
+from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowConv, RowShrinkConv
+from pixelmodels.likelihoods import LikelihoodConfig, build_likelihood
+from pixelmodels.models.base import PixelModel
+from pixelmodels.models.context import ContextSpec
+from pixelmodels.shapes import ImageSpec
+from tests.conformance.checks import by_pixel_passes, by_taking_rows, dependencies, illegal
+
+FEATURES = 7  # not a multiple of 3: group sizes differ
+
+
+@dataclass(frozen=True)
+class Config:
+    """No options."""
+
+
+class Toy(PixelModel):
+    """An entry and an output around the layers under test."""
+
+    config_class = Config
+    orders_channels = True
+
+    def __init__(self, spec: ImageSpec, likelihood: str):
+        super().__init__(Config(), spec, build_likelihood(LikelihoodConfig(likelihood, 2), spec), ContextSpec())
+        self.features = even_groups(FEATURES, self.num_groups)
+        self.entry = CausalConv(self.input_groups, self.features, (1, 3), "A", reads_image=True)
+        self.output = CausalLinear(self.features, self.param_groups)
+        self.make()
+
+    def make(self) -> None:
+        """The layers under test."""
+
+    def middle(self, run, h: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def here(self, run, x: Tensor) -> Tensor:
+        return run(self.output, torch.tanh(self.middle(run, torch.tanh(run(self.entry, x)))))
+
+
+class RowLSTMToy(Toy):
+    def make(self):
+        self.input_to_state = CausalConv(self.features, self.features * 4, (1, 3), "B")
+        self.cell = RowLSTM(self.features)
+        nn.init.normal_(self.cell.first_hidden)
+        nn.init.normal_(self.cell.first_cell)
+
+    def middle(self, run, h):
+        return h + run(self.cell, run(self.input_to_state, h))
+
+
+class DiagonalToy(Toy):
+    def make(self):
+        self.to_left, self.to_right = (CausalLinear(self.features, self.features * 4) for _ in range(2))
+        self.left, self.right = DiagonalLSTM(self.features), ReversedDiagonalLSTM(self.features)
+        for cell in (self.left, self.right):
+            nn.init.normal_(cell.first_hidden)
+            nn.init.normal_(cell.first_cell)
+
+    def middle(self, run, h):
+        return h + run(self.left, run(self.to_left, h)) + run(self.right, run(self.to_right, h))
+
+
+class AttentionToy(Toy):
+    orders_channels = False
+
+    def make(self):
+        self.attention = CausalAttention(FEATURES, len(self.input_groups), 4, FEATURES)
+
+    def middle(self, run, h):
+        return h + run(self.attention, h)
+
+
+class StridedToy(Toy):
+    """Two strides, nested; the row stream enters the pixel stream at every resolution."""
+
+    orders_channels = False
+    period = 4
+
+    def make(self):
+        num_in = len(self.input_groups)
+        self.rows = RowConv(num_in, FEATURES, (2, 3))
+        self.links, self.row_convs, self.convs = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for stride in (1, 2, 4):
+            self.row_convs.append(RowConv(FEATURES, FEATURES, (2, 3)))
+            self.links.append(RowLinear(FEATURES, FEATURES))
+            self.convs.append(CausalConv(even_groups(FEATURES, 1), even_groups(FEATURES, 1), (1, 3), "B"))
+            for layer in (self.row_convs[-1], self.links[-1], self.convs[-1]):
+                layer.resolution = stride
+        self.row_pairs, self.pairs = [], []
+        for stride in (1, 2):
+            row_pair = Strided(RowShrinkConv(FEATURES, FEATURES), RowGrowConv(FEATURES, FEATURES))
+            pair = Strided(PixelShrinkConv(FEATURES, FEATURES), PixelGrowConv(FEATURES, FEATURES))
+            self.row_pairs.append(row_pair)
+            self.pairs.append(pair)
+            for i, layer in enumerate((row_pair.shrink, row_pair.grow, pair.shrink, pair.grow)):
+                layer.resolution = stride
+                self.add_module(f"stride{stride}_{i}", layer)
+
+    def above(self, run, x, context):
+        extras = {}
+
+        def level(i, u):
+            u = torch.tanh(run.above(self.row_convs[i], u))
+            extras[self.convs[i]] = run.above(self.links[i], u)
+            return u if i == 2 else u + run.strided(self.row_pairs[i], lambda y: level(i + 1, y), u)
+
+        extras[self.entry] = level(0, torch.tanh(run.above(self.rows, x)))
+        return extras
+
+    def middle(self, run, h):
+        def level(i, y):
+            y = y + torch.tanh(run(self.convs[i], y))
+            return y if i == 2 else y + run.strided(self.pairs[i], lambda z: level(i + 1, z), y)
+
+        return level(0, h)
+
+
+CASES = [
+    (toy, channels, likelihood)
+    for toy in (RowLSTMToy, DiagonalToy, AttentionToy, StridedToy)
+    for channels, likelihood in ((1, "categorical"), (3, "categorical"), (3, "discretized_logistic_mixture"))
+    if toy.orders_channels or (channels, likelihood) != (3, "categorical")
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0].__name__}-{case[1]}-{case[2]}")
+def toy(request) -> PixelModel:
+    kind, channels, likelihood = request.param
+    torch.manual_seed(0)
+    return kind(ImageSpec(channels, 6, 5, 4), likelihood).double().eval()
+
+
+def test_passes_equal_forward(toy):
+    x_BCHW = torch.randint(4, (2, *toy.spec.shape), generator=torch.Generator().manual_seed(3))
+    expected = toy(x_BCHW)
+    torch.testing.assert_close(by_pixel_passes(toy, x_BCHW), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(by_taking_rows(toy, x_BCHW), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(by_taking_rows(toy, x_BCHW, guess=True), expected, rtol=0, atol=1e-12)
+
+
+def test_nothing_depends_on_a_later_subpixel(toy):
+    found = dependencies(toy)
+    assert not (found & illegal(toy)).any()
+    assert found.any()
