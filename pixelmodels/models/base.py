@@ -105,8 +105,7 @@ class PixelModel(nn.Module):
         """`forward` from the network's inputs on: differentiable in the image."""
         height, width = image_BHWC.shape[1:3]
         image_BHWC = F.pad(image_BHWC, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
-        above_BHWC = F.pad(image_BHWC, (0, 0, 0, 0, 1, 0))[:, :-1]  # shifted down a row, once, at the entry
-        run = Forward(image_BHWC, self.above(Forward(image_BHWC), above_BHWC, context))
+        run = Forward(image_BHWC, self.above(Forward(image_BHWC), shifted_down(image_BHWC), context))
         return self.here(run, image_BHWC).permute(0, 3, 1, 2)[..., :height, :width]
 
     def log_prob_map(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
@@ -216,6 +215,11 @@ class PixelModel(nn.Module):
     def num_parameters(self) -> int:
         """Numbers that training sets."""
         return sum(p.numel() for p in self.parameters())
+
+
+def shifted_down(image_BHWC: Tensor) -> Tensor:
+    """The image moved down a row, zeros above: row streams see it so, once, at their entry."""
+    return F.pad(image_BHWC, (0, 0, 0, 0, 1, 0))[:, :-1]
 
 
 def active_flops_per_image(model: PixelModel) -> float:

@@ -1,0 +1,19 @@
+"""Train every model of a suite, and compare them: `python pipelines/train_all.py --help`."""
+
+from __future__ import annotations
+
+import tyro
+
+from pixelmodels.errors import exit_with
+from pixelmodels.training.suite_run import TrainAll, train_all
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Status 0 when every model was trained, 1 when one failed."""
+    outcome = train_all(tyro.cli(TrainAll, args=argv))
+    print(outcome.leaderboard)
+    return 1 if outcome.failed else 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

@@ -1,0 +1,74 @@
+"""What a data set is made of: its source and the options that shape its images."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pixelmodels.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+BINARIZE = ("none", "threshold", "dynamic")
+PATCH_SIZES = (8, 16, 32)
+# Pillow refuses images of twice this size whatever is asked for.
+LARGEST_MAX_PIXELS = 89_478_485
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """One data set to prepare; `None` stands for the source's own value. Raises `UserError` for values out of range."""
+
+    source: str = "digits"  # digits, photos or folder
+    path: str | None = None  # of source `folder`: a local folder or s3://bucket/prefix with image files at any depth
+    name: str | None = None  # of the data set; None: the source's name, or the folder's
+    size: tuple[int, int] | None = None  # (height, width): the shorter side is resized, then the centre is cropped
+    channels: Literal[1, 3] | None = None  # 1 grey, 3 RGB
+    levels: int | None = None  # values of a sub-pixel after uniform quantization, 2..256
+    binarize: Literal["none", "threshold", "dynamic"] = "none"  # two levels: by threshold, or drawn anew each epoch from the grey value
+    patch_size: Literal[8, 16, 32] = 16  # of source `photos`: pixels along a side of a patch
+    labels: bool | None = None  # keep class labels (of source `folder`: the name of the sub-folder)
+    splits: Literal["auto", "hash"] = "auto"  # auto: the source's own splits where it has some; hash: always by hash of the key
+    validation_share: float = 0.1  # of the images, where the source has no validation split of its own
+    test_share: float = 0.1  # of the images, where the source has no test split of its own
+    seed: int = 0  # of the splits by hash and of the fixed draws of dynamic binarization
+    rows_per_shard: int = 2048  # images in one Parquet file, at most; also what one task holds in memory
+    max_bad_share: float = 0.1  # share of files that may turn out to be no images; one such file is always accepted
+    max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
+
+    def __post_init__(self) -> None:
+        if self.binarize not in BINARIZE:
+            raise UserError(f"binarize '{self.binarize}' unknown; have {', '.join(BINARIZE)}")
+        if self.levels is not None and not 2 <= self.levels <= 256:
+            raise UserError(f"{self.levels} levels asked for; give 2..256")
+        if self.binarize != "none" and self.levels not in (None, 2):
+            raise UserError(f"binarize '{self.binarize}' gives 2 levels, but levels is {self.levels}; give 2 levels, or binarize 'none'")
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"{self.channels} channels asked for; give 1 (grey) or 3 (RGB)")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise UserError(f"size {self.size} is not an image size; give height and width, 1 or more each")
+        if self.patch_size not in PATCH_SIZES:
+            raise UserError(f"patch size {self.patch_size} unknown; have {', '.join(map(str, PATCH_SIZES))}")
+        if self.splits not in ("auto", "hash"):
+            raise UserError(f"splits '{self.splits}' unknown; have auto, hash")
+        for field in ("validation_share", "test_share"):
+            if not 0 < getattr(self, field) < 1:
+                raise UserError(f"{field} {getattr(self, field)} out of range; give a share between 0 and 1")
+        if self.validation_share + self.test_share >= 1:
+            both = self.validation_share + self.test_share
+            raise UserError(f"validation_share and test_share add up to {both:g}; give less than 1, to leave something to train on")
+        if not 0 <= self.max_bad_share <= 1:
+            raise UserError(f"max_bad_share {self.max_bad_share} out of range; give a share from 0 to 1")
+        if self.rows_per_shard < 1:
+            raise UserError(f"rows_per_shard {self.rows_per_shard} is too small; give 1 or more")
+        if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
+            raise UserError(f"max_pixels {self.max_pixels} out of range; give 1..{LARGEST_MAX_PIXELS}")
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            raise UserError(f"data set name '{self.name}' will not do; give letters, digits, '.', '_' and '-' only")
+
+    def dataset_name(self) -> str:
+        """The name given, or the folder's, or the source's."""
+        if self.name is not None:
+            return self.name
+        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1]
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._") or self.source

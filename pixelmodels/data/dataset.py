@@ -1,0 +1,203 @@
+"""A prepared data set, known by its manifest; without a manifest there is no data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pixelmodels.data.config import SPLITS
+from pixelmodels.data.shards import decode_shard
+from pixelmodels.errors import UserError, unknown
+from pixelmodels.storage import Storage
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from pixelmodels.shapes import ImageSpec
+
+DATASETS = "datasets"  # folder below the storage root
+MANIFEST = "manifest.json"
+SKIPPED = "skipped.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, read whole."""
+
+    images_NCHW: npt.NDArray[np.uint8]  # values in [0, levels); grey 0..255 where the data set says that train images are grey
+    labels_N: npt.NDArray[np.int32] | None  # -1: this image has no label; None: the data set has no labels
+    keys: list[str]  # where each image came from
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set: its storage, its folder and its manifest; picklable."""
+
+    storage: Storage  # where it is
+    folder: str  # datasets/<name>-<fingerprint>, below the storage root
+    manifest: dict[str, Any]  # what manifest.json says
+
+    @staticmethod
+    def load(storage: Storage, folder: str) -> Dataset:
+        """The data set in a folder of a storage root; raises `UserError` when there is no whole one of this version."""
+        try:
+            manifest = json.loads(storage.read_bytes(f"{folder}/{MANIFEST}"))
+        except FileNotFoundError as error:
+            raise UserError(f"no data set in '{storage.uri(folder)}'; prepare it with pipelines/prepare_data.py") from error
+        except ValueError as error:
+            raise UserError(f"'{storage.uri(folder)}/{MANIFEST}' cannot be read; delete the folder and prepare the data again") from error
+        version = manifest.get("format_version") if isinstance(manifest, dict) else None
+        if version != FORMAT_VERSION:
+            raise UserError(f"data set '{storage.uri(folder)}' has format version {version}, not {FORMAT_VERSION}; prepare it again")
+        return Dataset(storage, folder, manifest)
+
+    @property
+    def name(self) -> str:
+        """The name that the user chose, or the source's."""
+        return str(self.manifest["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits of a hash of the source's content and of every option that shapes the images."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Shape and levels of the images that a model sees."""
+        from pixelmodels.shapes import ImageSpec  # brings in torch, which tasks that only read and decode images do without
+
+        return ImageSpec(**self.manifest["image"])
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The name of each class; empty when there are no labels."""
+        return tuple(self.manifest["label_names"])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are; 0: no labels."""
+        return len(self.manifest["label_names"])
+
+    @property
+    def train_images_are_grey(self) -> bool:
+        """Whether train images are stored as grey 0..255, to be drawn anew each epoch with `binarize_dynamic`."""
+        return bool(self.manifest["train_images_are_grey"])
+
+    @property
+    def num_skipped(self) -> int:
+        """How many inputs were put aside; `skipped.json` beside the manifest names each and says why."""
+        return int(self.manifest["skipped"]["count"])
+
+    def num_images(self, split: str) -> int:
+        """Images of a split."""
+        return int(self._split(split)["num_images"])
+
+    def split_bytes(self, split: str) -> int:
+        """Bytes of a split's images once decoded: one for each sub-pixel."""
+        return self.num_images(split) * self.spec.num_subpixels
+
+    def shards(self, split: str) -> list[dict[str, Any]]:
+        """The manifest's entry of each shard in order: file, num_images, num_bytes, sha256."""
+        return list(self._split(split)["shards"])
+
+    def skipped(self) -> list[dict[str, str]]:
+        """Key and reason of every input that was put aside."""
+        entries: list[dict[str, str]] = json.loads(self.storage.read_bytes(f"{self.folder}/{SKIPPED}"))
+        return entries
+
+    def read(self, split: str) -> Split:
+        """All of a split, in stored order (sorted by key); raises `UserError` when a shard is not the one that was written."""
+        spec = self.spec
+        images_NCHW = np.empty((self.num_images(split), *spec.shape), np.uint8)
+        labels_N = np.empty(len(images_NCHW), np.int32)
+        keys: list[str] = []
+        for shard in self.shards(split):
+            path, start = f"{self.folder}/{shard['file']}", len(keys)
+            try:
+                data = self.storage.read_bytes(path)
+                if hashlib.sha256(data).hexdigest() != shard["sha256"]:
+                    raise ValueError("its sha256 is not the manifest's")
+                images, labels, shard_keys = decode_shard(data, spec.shape)
+                stop = start + len(shard_keys)
+                if len(shard_keys) != shard["num_images"]:
+                    raise ValueError(f"{len(shard_keys)} images, and the manifest says {shard['num_images']}")
+                images_NCHW[start:stop], labels_N[start:stop] = images, labels
+                keys += shard_keys
+            except (FileNotFoundError, ValueError, pa.ArrowException) as error:
+                raise self._damaged(path, error) from error
+        return Split(images_NCHW, labels_N if self.num_classes else None, keys)
+
+    def stream(self, split: str) -> ray.data.Dataset:
+        """A split as a Ray Data set with columns image (bytes), label, key; `decode_rows` turns a batch into an array.
+
+        Files are in order; rows keep it when `DataContext.preserve_order` is set or the reader asks for it.
+        Raises `UserError` when a shard is missing or has another size than the manifest says.
+        """
+        import ray.data
+
+        if damaged := self.damaged_shards(split):
+            raise self._damaged(f"{self.folder}/{damaged[0]}", ValueError("missing, or of another size than the manifest's"))
+        paths = [self.storage.fs_and_path(f"{self.folder}/{shard['file']}")[1] for shard in self.shards(split)]
+        return ray.data.read_parquet(paths, filesystem=self.storage.filesystem, columns=["image", "label", "key"])
+
+    def damaged_shards(self, *splits: str) -> list[str]:
+        """Files of these splits (all, unless given) that are missing or not as large as the manifest says; a cheap check."""
+        damaged = []
+        for split in splits or SPLITS:
+            for shard in self.shards(split):
+                path = f"{self.folder}/{shard['file']}"
+                if not self.storage.is_file(path) or self.storage.size(path) != shard["num_bytes"]:
+                    damaged.append(str(shard["file"]))
+        return damaged
+
+    def summary(self) -> str:
+        """One line: size of the splits, shape and levels, and what was put aside."""
+        spec = self.spec
+        counts = ", ".join(f"{split} {self.num_images(split):,}" for split in SPLITS)
+        shape = f"{spec.height}x{spec.width}, {'RGB' if spec.channels == 3 else 'grey'}, {spec.levels} levels"
+        parts = [f"{self.name}-{self.fingerprint}: {shape}; {counts}"]
+        parts += [f"{self.num_classes} classes"] if self.num_classes else []
+        if self.num_skipped:
+            skipped = self.skipped()
+            shown = ", ".join(f"{entry['key']} ({entry['reason']})" for entry in skipped[:3])
+            more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+            parts.append(f"{len(skipped)} files put aside: {shown}{more}; all in {self.storage.uri(self.folder)}/{SKIPPED}")
+        if hidden := self.manifest["skipped"]["num_hidden"]:
+            parts.append(f"{hidden} hidden files left out")
+        return "; ".join(parts)
+
+    def _split(self, split: str) -> dict[str, Any]:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        entry: dict[str, Any] = self.manifest["splits"][split]
+        return entry
+
+    def _damaged(self, path: str, error: BaseException) -> UserError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        remedy = f"delete {self.storage.uri(self.folder)} and prepare the data again"
+        return UserError(f"shard '{self.storage.uri(path)}' is damaged ({reason}); {remedy}")
+
+
+def find_dataset(storage: Storage, ref: str) -> Dataset:
+    """The prepared data set called `name` or `name-fingerprint`; raises `UserError` with the choices when not exactly one is."""
+    folders = [name for name in storage.list(DATASETS) if storage.is_file(f"{DATASETS}/{name}/{MANIFEST}")]
+    ref = ref.rstrip("/").removeprefix(f"{DATASETS}/")
+    if ref in folders:
+        return Dataset.load(storage, f"{DATASETS}/{ref}")
+    matches = [name for name in folders if name.rpartition("-")[0] == ref]
+    if len(matches) > 1:
+        raise UserError(f"data set '{ref}' is not unique; have {', '.join(matches)}; give one of these")
+    if not matches:
+        error = unknown("data set", ref, folders)
+        raise UserError(f"{error}; prepare one with pipelines/prepare_data.py")
+    return Dataset.load(storage, f"{DATASETS}/{matches[0]}")

@@ -1,0 +1,219 @@
+"""From a source to Parquet shards and a manifest, in parallel through Ray Data.
+
+Keys are sorted and cut into shards before anything is decoded, and each shard is one task: it reads, decodes, quantizes and
+writes its images. So the content and order of every shard is known beforehand, whatever the number of workers, and memory
+is bounded by one shard for each CPU. Shards replace what a killed run may have left, and the manifest is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pixelmodels.data.config import SPLITS, DatasetConfig
+from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, SKIPPED, Dataset
+from pixelmodels.data.parallel import Record, map_records
+from pixelmodels.data.source import Skipped, Source, Survey
+from pixelmodels.data.sources import open_source
+from pixelmodels.data.splits import complete_splits
+from pixelmodels.data.writing import ShardWriter
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+
+LARGEST_SIDE = 256  # rows or columns that are taken over from a source without being asked for
+LISTING = "listing.json"  # what the source looked like from outside, so that the next run need not read it
+# Fields of a config that do not shape the images; the others are part of the fingerprint.
+_NOT_CONTENT = ("name", "path", "max_bad_share")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is decided before images are decoded."""
+
+    folder: str
+    fingerprint: str
+    options: dict[str, Any]
+    levels: int
+    binarize: str
+    writer: ShardWriter
+    tasks: list[Record]
+
+
+def find_prepared(config: DatasetConfig, storage: Storage) -> Dataset | None:
+    """The data set that `prepare` would make, if it is there and that can be told without Ray."""
+    source = open_source(config)
+    listing = source.listing()
+    if listing is None:
+        return _find_whole(storage, _plan(config, storage, source, source.survey()).folder)
+    return _find_listed(config, storage, listing)
+
+
+def prepare(config: DatasetConfig, storage: Storage, say: Callable[[str], None] = print) -> Dataset:
+    """Make the data set of a config, or find it: the same input and options give the same fingerprint, and nothing is done twice.
+
+    Args: `say` is given one line that tells what was done. Ray must be running (see `rayctx.connect`), unless there is
+    nothing to do. Raises `UserError` when the source is missing, has no images, has too many bad files or changes while
+    it is read.
+    """
+    started = time.monotonic()
+    dataset = find_prepared(config, storage)
+    if dataset is None:
+        dataset, is_new = _prepare(config, storage)
+    else:
+        is_new = False
+    told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
+    say(f"data set {dataset.summary()} ({told})")
+    return dataset
+
+
+def _prepare(config: DatasetConfig, storage: Storage) -> tuple[Dataset, bool]:
+    """Survey, then write what is not there yet; also tells whether anything was written."""
+    storage.check_writable()
+    if config.path is not None and f"{storage.root}/".startswith(f"{Storage(config.path).root.rstrip('/')}/"):
+        raise UserError(f"storage root '{storage.root}' lies in the folder of images '{config.path}'; give another --storage")
+    source = open_source(config)
+    listing = source.listing()
+    survey = source.survey()
+    _check_bad_share(config, survey, survey.skipped)
+    plan = _plan(config, storage, source, survey)
+    dataset = _find_whole(storage, plan.folder)
+    is_new = dataset is None
+    if dataset is None:
+        results = sorted(map_records(plan.writer, plan.tasks), key=lambda result: int(result["number"]))
+        skipped = survey.skipped + [Skipped(key, reason) for result in results for key, reason in result["bad"]]
+        skipped.sort(key=lambda entry: entry.key)
+        _check_bad_share(config, survey, skipped)
+        if listing is not None and (now := source.listing()) is not None and now[0] != listing[0]:
+            raise UserError(f"folder '{config.path}' changed while it was read; run the same command again")
+        manifest = _manifest(config, survey, plan, results, skipped)
+        _commit(storage, plan.folder, manifest, skipped)
+        dataset = Dataset(storage, plan.folder, manifest)
+    if listing is not None and listing[1]:
+        storage.write_bytes(f"{plan.folder}/{LISTING}", json.dumps({"listing": listing[0], "config": _config_record(config)}).encode())
+    return dataset, is_new
+
+
+def _plan(config: DatasetConfig, storage: Storage, source: Source, survey: Survey) -> _Plan:
+    height, width = config.size or (survey.height, survey.width)
+    if config.size is None and max(height, width) > LARGEST_SIDE:
+        too_large = f"the first image has {height} rows and {width} columns, far too many for a pixel model"
+        raise UserError(f"{too_large}; give --size HEIGHT WIDTH, such as --size 32 32")
+    channels = config.channels or survey.channels
+    binarize = "threshold" if config.binarize == "none" and config.levels == 2 else config.binarize
+    levels = 2 if binarize != "none" else config.levels or survey.levels
+    options = {key: value for key, value in asdict(config).items() if key not in _NOT_CONTENT}
+    options |= {"size": [height, width], "channels": channels, "levels": levels, "binarize": binarize, "labels": bool(survey.label_names)}
+    if config.source != "photos":
+        del options["patch_size"]
+    text = json.dumps({"format_version": FORMAT_VERSION, "digest": survey.digest, "options": options}, sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = f"{DATASETS}/{config.dataset_name()}-{fingerprint}"
+    writer = ShardWriter(source, storage, folder, survey.levels, channels, (height, width), levels, binarize, config.seed)
+    return _Plan(folder, fingerprint, options, levels, binarize, writer, _tasks(config, survey))
+
+
+def _tasks(config: DatasetConfig, survey: Survey) -> list[Record]:
+    """One record for each shard: its split, its place in it, and the keys and labels of its images."""
+    own = survey.splits if config.splits == "auto" else [None] * len(survey.keys)
+    splits = complete_splits(survey.keys, own, {"test": config.test_share, "validation": config.validation_share}, config.seed)
+    tasks: list[Record] = []
+    for split in SPLITS:
+        chosen = [i for i, name in enumerate(splits) if name == split]
+        for place, start in enumerate(range(0, len(chosen), config.rows_per_shard)):
+            rows = chosen[start : start + config.rows_per_shard]
+            tasks.append(
+                {
+                    "number": len(tasks),
+                    "split": split,
+                    "file": f"{split}-{place:05d}.parquet",
+                    "keys": [survey.keys[i] for i in rows],
+                    "labels": [survey.labels[i] for i in rows],
+                }
+            )
+    return tasks
+
+
+def _check_bad_share(config: DatasetConfig, survey: Survey, skipped: list[Skipped]) -> None:
+    total = len(survey.keys) + len(survey.skipped)
+    if len(skipped) > max(1, config.max_bad_share * total):
+        first = f"the first is '{skipped[0].key}': {skipped[0].reason}"
+        allowed = f"at most a share of {config.max_bad_share:g} may be"
+        raise UserError(f"{len(skipped)} of {total} files are no images ({first}); {allowed}: remove them, or raise --max-bad-share")
+
+
+def _manifest(config: DatasetConfig, survey: Survey, plan: _Plan, results: list[Record], skipped: list[Skipped]) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    for split in SPLITS:
+        parts = [result for result in results if result["split"] == split and result["num_images"]]
+        num_images = sum(part["num_images"] for part in parts)
+        if not num_images:
+            raise UserError(f"split '{split}' has no readable image ({len(survey.keys)} images in all); give more images, or another share")
+        shards = [{key: part[key] for key in ("file", "num_images", "num_bytes", "sha256")} for part in parts]
+        stored_levels = 256 if plan.binarize == "dynamic" and split == "train" else plan.levels
+        splits[split] = {"num_images": num_images, "stored_levels": stored_levels, "shards": shards}
+    height, width = plan.options["size"]
+    return {
+        "format": "pixelmodels data set",
+        "format_version": FORMAT_VERSION,
+        "name": config.dataset_name(),
+        "fingerprint": plan.fingerprint,
+        "image": {"channels": plan.options["channels"], "height": height, "width": width, "levels": plan.levels},
+        "layout": "column image: uint8, row-major (height, width, channels)",
+        "train_images_are_grey": plan.binarize == "dynamic",
+        "label_names": list(survey.label_names),
+        "splits": splits,
+        "skipped": {"count": len(skipped), "file": SKIPPED, "num_hidden": survey.num_hidden},
+        "options": plan.options,
+        "source_digest": {"sha256": survey.digest, "of": survey.digest_of},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit(storage: Storage, folder: str, manifest: dict[str, Any], skipped: list[Skipped]) -> None:
+    """Write the manifest last, and remove what it does not name."""
+    storage.write_bytes(f"{folder}/{SKIPPED}", json.dumps([asdict(entry) for entry in skipped], indent=1).encode())
+    storage.write_bytes(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+    named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]} | {MANIFEST, SKIPPED, LISTING}
+    for name in storage.list(folder):
+        if name not in named:
+            storage.delete(f"{folder}/{name}")
+
+
+def _find_whole(storage: Storage, folder: str) -> Dataset | None:
+    """The data set in a folder if it is all there; a damaged one loses its manifest, and so is made again."""
+    if not storage.is_file(f"{folder}/{MANIFEST}"):
+        return None
+    try:
+        dataset = Dataset.load(storage, folder)
+        if not dataset.damaged_shards():
+            return dataset
+    except UserError:
+        pass
+    storage.delete(f"{folder}/{MANIFEST}")
+    return None
+
+
+def _find_listed(config: DatasetConfig, storage: Storage, listing: tuple[str, bool] | None) -> Dataset | None:
+    """The data set that an earlier run made of a source that still looks the same from outside."""
+    if listing is None:
+        return None
+    for name in storage.list(DATASETS):
+        folder = f"{DATASETS}/{name}"
+        if name.rpartition("-")[0] == config.dataset_name() and storage.is_file(f"{folder}/{LISTING}"):
+            try:
+                record = json.loads(storage.read_bytes(f"{folder}/{LISTING}"))
+            except ValueError:
+                continue
+            if record == {"listing": listing[0], "config": _config_record(config)} and (found := _find_whole(storage, folder)):
+                return found
+    return None
+
+
+def _config_record(config: DatasetConfig) -> Record:
+    record: Record = json.loads(json.dumps(asdict(config)))
+    return record

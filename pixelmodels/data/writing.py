@@ -1,0 +1,64 @@
+"""One shard: read its images, give them their shape and levels, and write them as one Parquet file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pixelmodels.data.decoding import BadImage, convert_channels, fit
+from pixelmodels.data.parallel import Record
+from pixelmodels.data.quantization import FIXED_EPOCH, binarize_dynamic, dequantize, quantize
+from pixelmodels.data.shards import encode_shard
+from pixelmodels.data.source import Source
+from pixelmodels.data.splits import draw_indices
+from pixelmodels.storage import Storage
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes the shard that a record describes; picklable, and called on the workers."""
+
+    source: Source  # where pixels come from
+    storage: Storage  # where shards go
+    folder: str  # of the data set, below the storage root
+    source_levels: int  # values of the source's pixels
+    channels: int  # 1 or 3
+    size: tuple[int, int]  # (height, width)
+    levels: int  # values of the images that a model sees
+    binarize: str  # none, threshold or dynamic; a threshold is what quantization to two levels is
+    seed: int  # of the fixed draws of dynamic binarization
+
+    def __call__(self, task: Record) -> Record:
+        """Write one shard (none if no image is readable) and tell its file, number of images, bytes, sha256 and the bad keys."""
+        images, labels, keys, bad = [], [], [], []
+        for key, label, pixels in zip(task["keys"], task["labels"], self.source.load(task["keys"], self.channels, self.size), strict=True):
+            if isinstance(pixels, BadImage):
+                bad.append((key, str(pixels)))
+                continue
+            images.append(self._shape(pixels))
+            labels.append(label)
+            keys.append(key)
+        result = {"number": task["number"], "split": task["split"], "file": task["file"], "num_images": len(keys), "bad": bad}
+        if not keys:
+            return result
+        images_NHWC, levels = np.stack(images), self.levels
+        if self.binarize == "dynamic" and task["split"] == "train":
+            levels = 256  # drawn anew each epoch, by whoever trains
+        elif self.binarize == "dynamic":
+            images_NHWC = binarize_dynamic(images_NHWC, seed=self.seed, epoch=FIXED_EPOCH, indices_N=draw_indices(keys))
+        data = encode_shard(images_NHWC, labels, keys, levels)
+        self.storage.write_bytes(f"{self.folder}/{task['file']}", data)
+        return result | {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _shape(self, pixels_HWC: UInt8) -> UInt8:
+        """Channels, size and levels as asked for (grey 0..255 for dynamic binarization); pixels that need no change have none."""
+        wanted = 256 if self.binarize == "dynamic" else self.levels
+        if pixels_HWC.shape == (*self.size, self.channels) and self.source_levels == wanted:
+            return pixels_HWC
+        grey_HWC = dequantize(pixels_HWC, self.source_levels)
+        return quantize(fit(convert_channels(grey_HWC, self.channels), self.size), wanted)

@@ -1,0 +1,88 @@
+"""Exact likelihoods of a split: every image scored once, by whichever worker, and summed in float64."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pixelmodels.likelihoods.bits import bits_per_dim
+from pixelmodels.models import Context, PixelModel
+from pixelmodels.training.feeds import Rows
+from pixelmodels.training.workers import Workers
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The likelihood of a split."""
+
+    nll_nats: float  # mean nats an image
+    bits_per_dim: float  # mean bits a sub-pixel
+    bits_per_dim_stderr: float  # standard error of that mean over the images
+
+
+def score(
+    model: PixelModel, batches: Iterator[Rows], num_images: int, workers: Workers, device: torch.device, class_conditional: bool
+) -> np.ndarray:
+    """Nats of each image of a split, in its order, known to every worker: float64, shape (num_images,).
+
+    Args: `batches`, this worker's share of the split in order (see `Feed.rows_in_order`).
+    """
+    nll_nats_N = np.zeros(num_images)
+    position, _ = workers.share(0, num_images)
+    for rows in batches:
+        nll_nats_N[position : position + len(rows)] = score_rows(model, rows, device, class_conditional)
+        position += len(rows)
+    return workers.sum(nll_nats_N)  # each entry is one worker's value and the others' zeros: exact
+
+
+@torch.no_grad()
+def score_rows(model: PixelModel, rows: Rows, device: torch.device, class_conditional: bool) -> np.ndarray:
+    """Nats of each of some images under a model in evaluation mode, as float64."""
+    x_BCHW, label_B = to_tensors(rows, device, class_conditional)
+    with autocast(device):
+        log_prob_B = model.log_prob(x_BCHW, Context(label_B=label_B))
+    return -log_prob_B.double().cpu().numpy()
+
+
+def summarize(nll_nats_N: np.ndarray, num_subpixels: int) -> Scores:
+    """Mean nats and bits/dim of a split, with the standard error of the mean."""
+    mean = float(nll_nats_N.mean())
+    stderr = float(nll_nats_N.std(ddof=1) / np.sqrt(len(nll_nats_N))) if len(nll_nats_N) > 1 else 0.0
+    return Scores(mean, float(bits_per_dim(mean, num_subpixels)), float(bits_per_dim(stderr, num_subpixels)))
+
+
+def nats_table(keys: Sequence[str], labels_N: np.ndarray | None, nll_nats_N: np.ndarray, num_subpixels: int) -> bytes:
+    """A Parquet file of the nats of each image: columns key, label (null where there is none), nll_nats, bits_per_dim."""
+    labels = np.full(len(keys), -1) if labels_N is None else labels_N
+    columns: dict[str, Any] = {
+        "key": pa.array(keys, pa.string()),
+        "label": pa.array([int(label) if label >= 0 else None for label in labels], pa.int32()),
+        "nll_nats": pa.array(nll_nats_N, pa.float64()),
+        "bits_per_dim": pa.array(bits_per_dim(torch.tensor(nll_nats_N), num_subpixels).numpy(), pa.float64()),
+    }
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+def to_tensors(rows: Rows, device: torch.device, class_conditional: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Images and, where the model is conditioned on them, labels on the device; through pinned memory to a GPU."""
+    images = torch.from_numpy(np.ascontiguousarray(rows.images_NCHW))
+    labels = torch.from_numpy(rows.labels_N.astype(np.int64)) if class_conditional and rows.labels_N is not None else None
+    if device.type == "cuda":
+        images = images.pin_memory().to(device, non_blocking=True)
+        labels = None if labels is None else labels.pin_memory().to(device, non_blocking=True)
+    return images.long(), labels
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 for the network's products on a GPU; nothing on a CPU. Likelihoods stay in float32 by themselves."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

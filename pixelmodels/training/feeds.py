@@ -1,0 +1,120 @@
+"""Images for the workers of a run: from memory when a split is small, streamed through Ray Data when it is large.
+
+The rows of a training step are a function of (seed, epoch, step) and nothing else; the workers of a run share them
+out in rank order, so that their number changes who scores an image and never which images a step has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pixelmodels.data import SPLITS, Dataset, binarize_dynamic
+from pixelmodels.training.streaming import StreamedRows
+from pixelmodels.training.workers import Workers
+
+RESIDENT_BYTES = 512 << 20  # splits of less are read once by each worker
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some images with their labels."""
+
+    images_NCHW: np.ndarray  # uint8 levels
+    labels_N: np.ndarray | None  # int32, -1 where an image has none; None when the data set has no labels
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Rows start..stop."""
+        return Rows(self.images_NCHW[start:stop], None if self.labels_N is None else self.labels_N[start:stop])
+
+
+class Feed(Protocol):
+    """Where a worker's images come from."""
+
+    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
+        """This worker's rows of each step of an epoch, from `first_step` on, with the step's rows over all workers."""
+        ...
+
+    def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
+        """This worker's share of a split, in the split's own order."""
+        ...
+
+
+class ResidentFeed:
+    """Splits held in memory; an epoch's order is one permutation of all training images."""
+
+    def __init__(self, dataset: Dataset, workers: Workers, *, seed: int, batch_size: int) -> None:
+        self._dataset, self._workers, self._seed, self._batch_size = dataset, workers, seed, batch_size
+        self._splits: dict[str, Rows] = {}
+
+    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
+        """See `Feed`."""
+        rows = self._split("train")
+        order = epoch_order(self._seed, epoch, len(rows))
+        for start in range(first_step * self._batch_size, len(rows), self._batch_size):
+            stop = min(start + self._batch_size, len(rows))
+            first, last = self._workers.share(start, stop)
+            indices = order[first:last]
+            images = rows.images_NCHW[indices]
+            if self._dataset.train_images_are_grey:
+                images = binarize_dynamic(images, seed=self._seed, epoch=epoch, indices_N=indices)
+            yield Rows(images, None if rows.labels_N is None else rows.labels_N[indices]), stop - start
+
+    def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
+        """See `Feed`."""
+        rows = self._split(split)
+        first, last = self._workers.share(0, len(rows))
+        for start in range(first, last, batch_size):
+            yield rows.part(start, min(start + batch_size, last))
+
+    def _split(self, split: str) -> Rows:
+        if split not in self._splits:
+            read = self._dataset.read(split)
+            self._splits[split] = Rows(read.images_NCHW, read.labels_N)
+        return self._splits[split]
+
+
+class StreamedFeed:
+    """Splits streamed through Ray Data; see `streaming` for what is guaranteed of their order."""
+
+    def __init__(self, dataset: Dataset, workers: Workers, *, seed: int, batch_size: int) -> None:
+        self._rows = StreamedRows(dataset, workers, seed=seed, batch_size=batch_size)
+        self._has_labels = dataset.num_classes > 0
+
+    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
+        """See `Feed`."""
+        for images, labels, step_images in self._rows.training_arrays(epoch, first_step):
+            yield Rows(images, labels if self._has_labels else None), step_images
+
+    def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
+        """See `Feed`."""
+        for images, labels in self._rows.arrays_in_order(split, batch_size):
+            yield Rows(images, labels if self._has_labels else None)
+
+
+class SizedFeed:
+    """Each split from memory or streamed, by its size."""
+
+    def __init__(self, dataset: Dataset, workers: Workers, *, seed: int, batch_size: int, resident_bytes: int = RESIDENT_BYTES) -> None:
+        resident = ResidentFeed(dataset, workers, seed=seed, batch_size=batch_size)
+        streamed = StreamedFeed(dataset, workers, seed=seed, batch_size=batch_size)
+        self._of: dict[str, Feed] = {split: resident if dataset.split_bytes(split) < resident_bytes else streamed for split in SPLITS}
+
+    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
+        """See `Feed`."""
+        return self._of["train"].training_rows(epoch, first_step)
+
+    def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
+        """See `Feed`."""
+        return self._of[split].rows_in_order(split, batch_size)
+
+
+def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    """The order in which an epoch goes through the training images: a permutation, by seed and epoch alone."""
+    return np.random.default_rng([seed, epoch]).permutation(num_images)

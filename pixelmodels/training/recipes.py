@@ -1,0 +1,183 @@
+"""A recipe is one run: dataset, model, likelihood, optimizer, schedule and seed, as frozen dataclasses.
+
+A recipe goes to JSON and back (`to_dict`, `from_dict`), so that every checkpoint carries its own, and it names its
+run: `run_key` is a hash of everything in it that can change the result, together with the dataset's fingerprint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pixelmodels.data import DatasetConfig
+from pixelmodels.errors import UserError, unknown
+from pixelmodels.likelihoods import LikelihoodConfig
+from pixelmodels.models import architecture_of, config_class
+
+Schedule = Literal["constant", "cosine", "exponential"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam, its learning rate by step, gradient clipping and the averaging of the weights."""
+
+    learning_rate: float = 1e-3  # Adam's step size at the top of the schedule
+    betas: tuple[float, float] = (0.9, 0.999)  # decay of Adam's first and second moments
+    weight_decay: float = 0.0  # decoupled from the gradient (AdamW); 0 is plain Adam
+    schedule: Schedule = "cosine"  # of the learning rate by step: constant, cosine down to 0, or exponential
+    warmup_steps: int = 50  # steps over which the learning rate grows linearly from 0
+    decay: float = 0.999995  # factor a step of the exponential schedule
+    clip_norm: float = 1.0  # largest norm of the gradient (of nats a sub-pixel); 0 does not clip
+    average_decay: float = 0.999  # Polyak averaging of the weights, a step; 0 keeps the last weights
+
+    def __post_init__(self) -> None:
+        _positive(self, "learning_rate", "decay")
+        _not_negative(self, "weight_decay", "warmup_steps", "clip_norm", "average_decay")
+        if self.schedule not in get_args(Schedule):
+            raise unknown("schedule", self.schedule, get_args(Schedule))
+        if not all(0 <= beta < 1 for beta in (*self.betas, self.average_decay)):
+            raise UserError(f"betas {self.betas} and average_decay {self.average_decay} must lie in [0, 1)")
+
+    def learning_rate_at(self, step: int, total_steps: int) -> float:
+        """The learning rate of step `step` (from 0) of `total_steps`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "exponential":
+            return self.learning_rate * self.decay**step
+        if self.schedule == "cosine":
+            done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.learning_rate
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run, by everything that can change its result (the number of workers is not part of it)."""
+
+    name: str  # of the run on boards and in folders; by habit the architecture's
+    dataset: DatasetConfig  # the images; a run is known by their fingerprint
+    model: Any  # the config of a registered architecture
+    likelihood: LikelihoodConfig  # how a sub-pixel's value is distributed
+    class_conditional: bool = False  # condition on the label; the dataset must have labels
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # Adam and its schedule
+    batch_size: int = 64  # images a step, over all workers
+    accumulate: int = 1  # parts that a worker's share of a step is scored in, to save memory
+    epochs: int = 20  # passes over the training images
+    patience: int = 0  # epochs without a better validation likelihood until the run stops; 0 never stops early
+    seed: int = 0  # of the weights, the order of images, dropout and sample grids
+    activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory
+    evaluation_batch_size: int = 128  # images scored at a time by a worker
+    num_samples: int = 16  # images in a sample grid
+    sample_every: int = 1  # epochs between sample grids
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size", "accumulate", "epochs", "evaluation_batch_size", "sample_every")
+        _not_negative(self, "patience", "seed", "num_samples")
+        if not self.name or "/" in self.name:
+            raise UserError(f"recipe name '{self.name}' must be a plain folder name")
+        architecture_of(self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values for JSON; `from_dict` is its inverse."""
+        plain = {spec.name: _plain(getattr(self, spec.name)) for spec in dataclasses.fields(self)}
+        return {**plain, "model": {"architecture": architecture_of(self.model), "config": plain["model"]}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain values; raises `UserError` for an unknown name or a value of the wrong type."""
+        given = dict(values)
+        model = given.pop("model", None)
+        if not isinstance(model, Mapping) or set(model) != {"architecture", "config"}:
+            raise UserError("a recipe's model must have exactly the entries architecture, config")
+        config = from_plain(config_class(model["architecture"]), model["config"], "model")
+        return _construct(cls, given, "recipe", model=config)
+
+
+def run_key(recipe: Recipe, fingerprint: str) -> str:
+    """What a run is known by: a short hash of the recipe (its seed included) and the dataset's fingerprint."""
+    values = recipe.to_dict()
+    del values["dataset"]  # the fingerprint says what came of it
+    text = json.dumps({**values, "fingerprint": fingerprint}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def from_plain(kind: Any, value: Any, where: str) -> Any:
+    """`value` of plain JSON types as an instance of the annotated type `kind`.
+
+    Raises `UserError`, naming `where`, when the type is another or a dataclass has no such field.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} is {value!r}; give a table of the fields of {kind.__name__}")
+        return _construct(kind, value, where)
+    if origin in (Union, types.UnionType):
+        for choice in arguments:
+            try:
+                return from_plain(choice, value, where)
+            except UserError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        raise unknown(where, value, map(str, arguments))
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            if len(arguments) == 2 and arguments[1] is Ellipsis:
+                return tuple(from_plain(arguments[0], item, where) for item in value)
+            if len(arguments) == len(value):
+                return tuple(from_plain(one, item, where) for one, item in zip(arguments, value, strict=True))
+    elif kind is type(None):
+        if value is None:
+            return None
+    elif kind is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise UserError(f"{where} is {value!r}; give {getattr(kind, '__name__', None) or kind}")
+
+
+def _construct(kind: Any, values: Mapping[str, Any], where: str, **ready: Any) -> Any:
+    hints = get_type_hints(kind)
+    names = {spec.name for spec in dataclasses.fields(kind) if spec.init}
+    for name in values:
+        if name not in names:
+            raise unknown(f"field of {where}", name, names)
+    fields = {name: from_plain(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+    missing = [
+        spec.name
+        for spec in dataclasses.fields(kind)
+        if spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING and spec.name not in {**fields, **ready}
+    ]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; give every field without a default")
+    return kind(**fields, **ready)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {spec.name: _plain(getattr(value, spec.name)) for spec in dataclasses.fields(value) if spec.init}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UserError(f"{name} is {getattr(config, name)}; give more than 0")
+
+
+def _not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 0:
+            raise UserError(f"{name} is {getattr(config, name)}; give 0 or more")

@@ -1,0 +1,270 @@
+"""`train_all`: every recipe of a suite trained, tested and compared, as many at a time as the cluster has room for."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from rich.console import Console
+
+from pixelmodels import rayctx
+from pixelmodels.data import FIXED_EPOCH, Dataset, binarize_dynamic, decode_rows, find_dataset, prepare
+from pixelmodels.errors import UserError, unknown
+from pixelmodels.likelihoods import likelihood_class
+from pixelmodels.storage import DEFAULT_STORAGE, Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.runs import Status
+from pixelmodels.training.baselines import baseline_rows
+from pixelmodels.training.feeds import RESIDENT_BYTES
+from pixelmodels.training.leaderboard import LeaderboardRow, leaderboard_files, rich_table, write_leaderboard
+from pixelmodels.training.loop import Say, build_model, duration
+from pixelmodels.training.plan import RUNS, RunPlan, RunResult, finished
+from pixelmodels.training.preflight import WorkerNeeds, runs_at_once, threads_per_worker
+from pixelmodels.training.progress import Progress
+from pixelmodels.training.recipes import Recipe, run_key
+from pixelmodels.training.suites import suite
+from pixelmodels.training.trainer import RunFailed, fit
+
+_POLL_S = 0.3
+_TRACKING = threading.Lock()  # runs of one data set would add it to the database at the same moment
+_PLAIN_WIDTH = 140  # characters of a table that goes to a file
+_NOTES = (
+    "Models: exact likelihood of the test images under the averaged weights that validated best.",
+    "PNG and WebP: size of all test images in one tall picture (headers included), in bits a sub-pixel.",
+)
+
+
+@dataclass(frozen=True)
+class TrainAll:
+    """Train every model of a suite and compare them; go on with what an earlier call left unfinished."""
+
+    suite: str = "digits"  # named list of recipes: digits, photos
+    only: tuple[str, ...] = ()  # names of the recipes to train; all unless given
+    exclude: tuple[str, ...] = ()  # names of recipes to leave out
+    dataset: str | None = None  # prepared data set to train on instead of the suite's: name, or name-fingerprint
+    storage: str = DEFAULT_STORAGE  # storage root: a local folder or s3://bucket/prefix
+    epochs: int | None = None  # passes over the training images, instead of each recipe's own
+    batch_size: int | None = None  # images a step, instead of each recipe's own
+    learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
+    likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own
+    class_conditional: bool | None = None  # condition on the label, instead of each recipe's own choice
+    patience: int | None = None  # epochs without a better validation until a run stops, instead of each recipe's own
+    seed: int | None = None  # of weights, order and dropout, instead of each recipe's own
+    num_workers: int = 1  # data-parallel workers of each model
+    cpus_per_worker: int = 1  # logical CPUs that a worker reserves
+    use_gpu: bool = False  # one GPU a worker
+    checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch; 0: at the end of epochs only
+    max_failures: int = 2  # times that dead workers are replaced, in each run
+    fresh: bool = False  # train anew what is finished or begun
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipes that are asked for, with what the command line sets; raises `UserError` for unknown names."""
+        recipes = suite(self.suite)
+        names = [recipe.name for recipe in recipes]
+        for name in (*self.only, *self.exclude):
+            if name not in names:
+                raise unknown("model", name, names)
+        chosen = [recipe for recipe in recipes if (not self.only or recipe.name in self.only) and recipe.name not in self.exclude]
+        if not chosen:
+            raise UserError(f"--only and --exclude leave no model of suite '{self.suite}'; have {', '.join(names)}")
+        return tuple(self._changed(recipe) for recipe in chosen)
+
+    def _changed(self, recipe: Recipe) -> Recipe:
+        given = {name: getattr(self, name) for name in ("epochs", "batch_size", "class_conditional", "patience", "seed")}
+        changes = {name: value for name, value in given.items() if value is not None}
+        if self.learning_rate is not None:
+            changes["optimizer"] = dataclasses.replace(recipe.optimizer, learning_rate=self.learning_rate)
+        if self.likelihood is not None:
+            likelihood_class(self.likelihood)  # an unknown name is told here
+            changes["likelihood"] = dataclasses.replace(recipe.likelihood, name=self.likelihood)
+        return dataclasses.replace(recipe, **changes)
+
+
+@dataclass
+class Outcome:
+    """What came of one call."""
+
+    folder: str  # of the call below the storage root
+    leaderboard: str  # path or URI of leaderboard.md
+    results: list[RunResult] = field(default_factory=list)  # of the runs that ended well
+    failed: dict[str, str] = field(default_factory=dict)  # reason by recipe
+
+
+def train_all(options: TrainAll, say: Say = print) -> Outcome:
+    """Prepare the data, score the baselines, train every recipe, and write the leaderboard.
+
+    Raises `UserError`, before anything is trained, for whatever cannot work: names, storage, tracking, resources.
+    """
+    started = time.monotonic()
+    recipes = options.recipes()
+    needs = WorkerNeeds(options.num_workers, options.cpus_per_worker, options.use_gpu)
+    storage = Storage(options.storage)
+    storage.check_writable()
+    chosen = find_dataset(storage, options.dataset) if options.dataset is not None else None
+    tracker = Tracker(storage)
+    tracker.check()
+    rayctx.connect()
+    room = runs_at_once(needs)
+    at_once = min(room, len(recipes))
+    prepared = {} if chosen else {config: prepare(config, storage) for config in dict.fromkeys(recipe.dataset for recipe in recipes)}
+    datasets = [chosen or prepared[recipe.dataset] for recipe in recipes]
+    plans = [_plan(recipe, dataset, storage, tracker, options) for recipe, dataset in zip(recipes, datasets, strict=True)]
+    for plan in plans:
+        build_model(plan)  # a recipe that does not fit its data is told before anything starts
+    names = ", ".join(recipe.name for recipe in recipes)
+    say(f"training {names} on {_names(datasets)}, {at_once} at a time with {needs.num_workers} worker(s) each")
+
+    call = f"{RUNS}/train_all-{options.suite}-{time.strftime('%Y%m%d-%H%M%S')}"
+    parent = tracker.start_parent(f"train_all {options.suite}", dataclasses.asdict(options), {"suite": options.suite})
+    outcome = Outcome(call, storage.uri(f"{call}/leaderboard.md"))
+    status: Status = "KILLED"
+    try:
+        rows = _baseline_rows(datasets)
+        plans = [dataclasses.replace(plan, num_threads=threads_per_worker(needs, at_once)) for plan in plans]
+        _train(plans, needs, at_once, parent, options, outcome, say)
+        rows += [_row(result) for result in outcome.results]
+        _publish(rows, f"{options.suite} on {_names(datasets)}", storage, call, tracker, parent)
+        status = "FAILED" if outcome.failed else "FINISHED"
+    finally:
+        tracker.finish(parent, status)
+    for name, why in outcome.failed.items():
+        say(f"{name} failed: {why}")
+    say(f"{len(outcome.results)} of {len(plans)} models trained in {duration(time.monotonic() - started)}")
+    return outcome
+
+
+def _plan(recipe: Recipe, dataset: Dataset, storage: Storage, tracker: Tracker, options: TrainAll) -> RunPlan:
+    return RunPlan(
+        recipe=recipe,
+        dataset=dataset,
+        storage=storage,
+        run_key=run_key(recipe, dataset.fingerprint),
+        tracker=tracker,
+        registered_name=dataset.name,
+        checkpoint_every_s=options.checkpoint_every_s,
+    )
+
+
+def _train(plans: list[RunPlan], needs: WorkerNeeds, at_once: int, parent: str, options: TrainAll, outcome: Outcome, say: Say) -> None:
+    """Train all plans, some at a time; results and failures go to `outcome`, in the order of the plans."""
+    import ray
+
+    progress = Progress(say)
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="run")
+    futures: list[Future[RunResult]] = [pool.submit(_train_one, plan, needs, progress, parent, options, say) for plan in plans]
+    try:
+        pending = set(futures)
+        while pending:
+            _, pending = wait_for(pending, timeout=_POLL_S)
+            progress.drain()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        ray.shutdown()  # the threads wait for Ray, and would be waited for
+        raise
+    pool.shutdown()
+    for plan, future in zip(plans, futures, strict=True):
+        error = future.exception()
+        if error is None:
+            outcome.results.append(future.result())
+        else:
+            outcome.failed[plan.recipe.name] = " ".join(str(error).split()) or type(error).__name__
+
+
+def _train_one(plan: RunPlan, needs: WorkerNeeds, progress: Progress, parent: str, options: TrainAll, say: Say) -> RunResult:
+    """Train one plan to its end; a run that is finished already is only shown."""
+    recipe, storage = plan.recipe, plan.storage
+    if options.fresh:
+        storage.delete(plan.folder)
+    result = finished(storage, plan.folder)
+    if result is not None:
+        say(f"{recipe.name}: finished before, {_summary(result)}; --fresh trains it anew")
+        return result
+    tracker = plan.tracker
+    if tracker is not None:
+        tags = {"suite": options.suite, "architecture": recipe.to_dict()["model"]["architecture"]}
+        with _TRACKING:
+            run_id = tracker.start_or_resume_child(
+                recipe.name,
+                parent_run_id=parent,
+                run_key=plan.run_key,
+                params=recipe.to_dict(),
+                tags=tags,
+                dataset=plan.dataset,
+                fresh=options.fresh,
+            )
+        plan = dataclasses.replace(plan, mlflow_run_id=run_id)
+    try:
+        result = fit(plan, needs, progress.actor, max_failures=options.max_failures)
+    except RunFailed:
+        if tracker is not None and plan.mlflow_run_id is not None:
+            tracker.finish(plan.mlflow_run_id, "FAILED")
+        raise
+    progress.drain()
+    say(f"{recipe.name}: finished, {_summary(result)}")
+    return result
+
+
+def _publish(rows: Sequence[LeaderboardRow], title: str, storage: Storage, call: str, tracker: Tracker, parent: str) -> None:
+    """The leaderboard on the terminal, in the call's folder and in MLflow."""
+    write_leaderboard(storage, call, rows, title, _NOTES)
+    with TemporaryDirectory() as folder:
+        for name, content in leaderboard_files(rows, title, _NOTES).items():
+            (Path(folder) / name).write_bytes(content)
+        tracker.log_artifact(parent, folder)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PLAIN_WIDTH)
+    console.print(rich_table(rows, title))
+
+
+def _baseline_rows(datasets: Sequence[Dataset]) -> list[LeaderboardRow]:
+    rows: list[LeaderboardRow] = []
+    for dataset in {dataset.fingerprint: dataset for dataset in datasets}.values():
+        rows += baseline_rows(_training_images(dataset), dataset.read("test").images_NCHW, dataset.spec)
+    return rows
+
+
+def _training_images(dataset: Dataset) -> Iterator[np.ndarray]:
+    """Training images in batches, streamed when there are many; dynamic binarization draws them once."""
+    if dataset.split_bytes("train") < RESIDENT_BYTES:
+        batches = iter([dataset.read("train").images_NCHW])
+    else:
+        stream = dataset.stream("train").iter_batches(batch_size=4096, batch_format="pyarrow")
+        batches = (decode_rows(batch["image"], dataset.spec.shape) for batch in stream)
+    position = 0
+    for images in batches:
+        if dataset.train_images_are_grey:
+            images = binarize_dynamic(images, seed=0, epoch=FIXED_EPOCH, indices_N=np.arange(position, position + len(images)))
+        position += len(images)
+        yield images
+
+
+def _row(result: RunResult) -> LeaderboardRow:
+    return LeaderboardRow(
+        model=result.name,
+        likelihood=result.likelihood,
+        parameters=result.parameters,
+        test_bits_per_dim=result.test_bits_per_dim,
+        test_bits_per_dim_stderr=result.test_bits_per_dim_stderr,
+        test_nll_nats=result.test_nll_nats,
+        train_images_per_second=result.train_images_per_second,
+        samples_per_second=result.samples_per_second,
+        seconds=result.seconds,
+    )
+
+
+def _summary(result: RunResult) -> str:
+    test = f"test {result.test_bits_per_dim:.4f} +- {result.test_bits_per_dim_stderr:.4f} bits/dim"
+    return f"{test} after {result.epochs} epochs in {duration(result.seconds)}"
+
+
+def _names(datasets: Sequence[Dataset]) -> str:
+    return ", ".join(dict.fromkeys(f"{dataset.name}-{dataset.fingerprint}" for dataset in datasets))

@@ -1,0 +1,83 @@
+"""Ray Train around the loop: a group of workers for one run, started again from our own checkpoints when one dies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.training.loop import train
+from pixelmodels.training.plan import RunPlan, RunResult, finished
+from pixelmodels.training.preflight import WorkerNeeds
+from pixelmodels.training.progress import sayer
+
+RAY_FILES = "ray"  # folder of the storage root for the small files that Ray Train itself writes
+
+
+class RunFailed(Exception):
+    """A run that ended without a result; the message is the reason in one line."""
+
+
+def fit(plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures: int = 2) -> RunResult:
+    """Train one run on the cluster and wait for its result. Safe to call from several threads.
+
+    Args: `max_failures`, how often dead workers are replaced, going on from the newest checkpoint.
+    Raises `RunFailed` with the reason.
+    """
+    import ray.train
+    import ray.train.torch
+
+    trainer = ray.train.torch.TorchTrainer(
+        run_worker,
+        train_loop_config={"plan": plan, "progress": progress_actor},
+        scaling_config=ray.train.ScalingConfig(num_workers=needs.num_workers, use_gpu=needs.use_gpu, resources_per_worker=needs.per_worker),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if needs.use_gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            name=f"{plan.recipe.name}-{plan.run_key}",
+            storage_path=plan.storage.uri(RAY_FILES),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # of any kind: Ray wraps what happened in a worker, whatever it was
+        raise RunFailed(reason(error)) from error
+    result = finished(plan.storage, plan.folder)
+    if result is None:
+        raise RunFailed("its workers ended without writing a result")
+    return result
+
+
+def run_worker(config: dict[str, Any]) -> None:
+    """What each worker runs: the loop, with Ray Train's device, wrapping and reports."""
+    import ray.train.torch
+
+    device = ray.train.torch.get_device()
+    train(config["plan"], device=device, wrap=_wrap, say=sayer(config["progress"]), report=_report)
+
+
+def reason(error: BaseException) -> str:
+    """Why a run failed, in one line: the first failed worker's own error, or that it died."""
+    failures = getattr(error, "worker_failures", None) or {}
+    inner = next(iter(failures.values()), error)
+    lines = [line.strip() for line in str(inner).splitlines() if line.strip()] or [""]
+    if hasattr(inner, "health_check_failure"):  # it no longer answers
+        return f"a worker died, out of memory or with its machine ({lines[0]})"
+    told = isinstance(inner, (UserError, RuntimeError)) and lines[0]  # messages that say enough by themselves
+    return lines[0] if told else f"{type(inner).__name__}: {lines[0]}"
+
+
+def _wrap(module: torch.nn.Module) -> torch.nn.Module:
+    import ray.train.torch
+
+    wrapped: torch.nn.Module = ray.train.torch.prepare_model(module)
+    return wrapped
+
+
+def _report(metrics: dict[str, float]) -> None:
+    import ray.train
+
+    # asynchronous: otherwise the workers wait until the controller polls, about 2 s
+    ray.train.report(metrics, checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pixelmodels.data import SPLITS, DatasetConfig, prepare
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def folder_config(path: Path, **options: object) -> DatasetConfig:
+    return dataclasses.replace(DatasetConfig(source="folder", path=str(path)), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_files_that_are_no_images_are_counted_named_and_put_aside(pictures: Path, storage: Storage) -> None:
+    (pictures / "ants" / "notes.txt").write_text("not an image")
+    whole = (pictures / "bees" / "01.png").read_bytes()
+    (pictures / "bees" / "cut.png").write_bytes(whole[:-30])  # its header can be read, its pixels cannot
+    said: list[str] = []
+    dataset = prepare(folder_config(pictures), storage, said.append)
+    assert sum(dataset.num_images(split) for split in SPLITS) == 30
+    assert dataset.num_skipped == 2
+    assert [entry["key"] for entry in dataset.skipped()] == ["ants/notes.txt", "bees/cut.png"]
+    assert "not an image file" in dataset.skipped()[0]["reason"]
+    assert len(said) == 1 and "2 files put aside: ants/notes.txt (not an image file" in said[0] and "skipped.json" in said[0]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_too_many_of_them_are_an_error(pictures: Path, storage: Storage) -> None:
+    for i in range(4):
+        (pictures / f"{i}.dat").write_bytes(bytes(100))
+    with pytest.raises(UserError, match=r"4 of 34 files are no images \(the first is '0.dat': .*\); .*--max-bad-share"):
+        prepare(folder_config(pictures), storage)
+    assert storage.list("datasets") == []
+    assert prepare(folder_config(pictures, max_bad_share=0.2), storage).num_skipped == 4
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_truncated_ones_count_too_and_leave_no_data_set(pictures: Path, storage: Storage) -> None:
+    for file in sorted((pictures / "cats").iterdir())[:5]:
+        file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match="5 of 30 files are no images"):
+        prepare(folder_config(pictures), storage)
+    assert not any(name == "manifest.json" for folder in storage.list("datasets") for name in storage.list(f"datasets/{folder}"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_images_that_are_too_large_are_put_aside_undecoded(pictures: Path, storage: Storage) -> None:
+    dataset = prepare(folder_config(pictures, max_pixels=30), storage)
+    assert dataset.num_skipped == 0
+    with pytest.raises(UserError, match=r"has no images \(30 other files, the first is 'ants/00.png': 5 x 6 is more than 29 pixels"):
+        prepare(folder_config(pictures, max_pixels=29), storage)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_folder_that_changes_meanwhile_is_told(pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pixelmodels.data import preparation
+
+    whole = preparation.map_records
+
+    def meddle(*arguments: object) -> object:
+        (pictures / "new.png").write_bytes((pictures / "ants" / "00.png").read_bytes())
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(preparation, "map_records", meddle)
+    with pytest.raises(UserError, match="changed while it was read"):
+        prepare(folder_config(pictures), storage)
+
+
+def test_folders_that_cannot_be_used(pictures: Path, storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no images"):
+        prepare(folder_config(tmp_path / "empty"), storage)
+    with pytest.raises(UserError, match="does not exist"):
+        prepare(folder_config(tmp_path / "missing"), storage)
+    with pytest.raises(UserError, match="is a file"):
+        prepare(folder_config(pictures / "ants" / "00.png"), storage)
+    with pytest.raises(UserError, match="lies in the folder of images"):
+        prepare(folder_config(pictures), Storage(pictures / "storage"))
+
+
+def test_a_file_name_that_is_no_text_is_told(pictures: Path, storage: Storage) -> None:
+    with open(os.fsencode(pictures) + b"/\xff.png", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"name is not UTF-8 .*; rename it"):
+        prepare(folder_config(pictures), storage)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"levels": 1}, "1 levels asked for; give 2..256"),
+        ({"levels": 257}, "give 2..256"),
+        ({"binarize": "sometimes"}, "binarize 'sometimes' unknown; have none, threshold, dynamic"),
+        ({"binarize": "dynamic", "levels": 17}, "gives 2 levels, but levels is 17"),
+        ({"channels": 2}, "give 1 .* or 3"),
+        ({"size": (0, 8)}, "size"),
+        ({"patch_size": 12}, "patch size 12 unknown; have 8, 16, 32"),
+        ({"splits": "own"}, "have auto, hash"),
+        ({"validation_share": 0.0}, "validation_share 0.0 out of range"),
+        ({"validation_share": 0.5, "test_share": 0.5}, "add up to 1"),
+        ({"max_bad_share": 2.0}, "from 0 to 1"),
+        ({"rows_per_shard": 0}, "give 1 or more"),
+        ({"max_pixels": 10**9}, "out of range"),
+        ({"name": "../up"}, "letters, digits"),
+    ],
+)
+def test_options_out_of_range_are_one_line(options: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told) as error:
+        DatasetConfig(**options)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--source", "folder", "--path", "{empty}"], "has no images"),
+        (["--source", "pictures"], "dataset source 'pictures' unknown; have digits, folder, photos"),
+        (["--storage", "/proc/nowhere"], "storage root '/proc/nowhere' cannot be written"),
+        (["--levels", "300"], "300 levels asked for; give 2..256"),
+    ],
+)
+def test_the_pipeline_tells_a_mistake_in_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "pipelines/prepare_data.py", "--storage", str(tmp_path / "storage")]
+    command += [argument.format(empty=tmp_path / "empty") for argument in arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "127.0.0.1:1"}  # no Ray is needed to find these out
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and told in done.stderr

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pixelmodels.data.decoding import BadImage, convert_channels, decode, fit, read_header
+
+LIMIT = 10_000
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "TIFF", "PPM", "TGA"])
+def test_lossless_formats_give_exact_pixels(format: str) -> None:
+    pixels = noise(7, 5, 3)
+    options = {"lossless": True} if format == "WEBP" else {}
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(pixels), format, **options), 3, None, LIMIT), pixels)
+
+
+def test_grey_is_repeated_and_rgb_becomes_luma() -> None:
+    grey, colour = noise(4, 6), noise(4, 6, 3)
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(grey)), 1, None, LIMIT), grey[..., None])
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(grey)), 3, None, LIMIT), np.repeat(grey[..., None], 3, axis=2))
+    luma = np.round(colour @ np.array([0.299, 0.587, 0.114]))
+    for found in (decode(encoded(Image.fromarray(colour)), 1, None, LIMIT), convert_channels(colour, 1)):
+        assert np.abs(found[..., 0] - luma).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    pixels = noise(3, 5, 3)
+    turn = [lambda a: a, np.fliplr, lambda a: a[::-1, ::-1], np.flipud, lambda a: a.swapaxes(0, 1)]
+    turn += [lambda a: np.rot90(a, -1), lambda a: a[::-1, ::-1].swapaxes(0, 1), np.rot90]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
+    expected = turn[orientation - 1](pixels)
+    np.testing.assert_array_equal(decode(data, 3, None, LIMIT), expected)
+    header = read_header(io.BytesIO(data), LIMIT)
+    assert (header.height, header.width, header.channels) == expected.shape
+
+
+def test_transparent_pixels_lie_on_white() -> None:
+    pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
+    expected = np.array([[[10, 20, 30], [255, 255, 255], [204, 204, 204]]], np.uint8)
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(pixels)), 3, None, LIMIT), expected)
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    np.testing.assert_array_equal(decode(encoded(palette), 3, None, LIMIT), [[[255, 0, 0], [0, 0, 255]]])
+    np.testing.assert_array_equal(decode(encoded(palette, transparency=1), 3, None, LIMIT), [[[255, 0, 0], [255, 255, 255]]])
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    wide = np.array([[0, 257, 32768, 65535]], np.uint16)
+    for format in ("PNG", "TIFF"):
+        data = encoded(Image.fromarray(wide), format)
+        np.testing.assert_array_equal(decode(data, 1, None, LIMIT)[..., 0], [[0, 1, 128, 255]])
+        assert decode(data, 3, None, LIMIT).shape == (1, 4, 3)
+        assert read_header(io.BytesIO(data), LIMIT).channels == 1
+
+
+def test_one_bit_cmyk_and_animations() -> None:
+    bits = np.array([[True, False]])
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(bits)), 1, None, LIMIT)[..., 0], [[255, 0]])
+    assert decode(encoded(Image.new("CMYK", (2, 2), (0, 0, 0, 0)), "TIFF"), 3, None, LIMIT).min() == 255
+    frames = [Image.new("L", (3, 2), value) for value in (10, 200)]
+    assert (decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 1, None, LIMIT) == 10).all()
+
+
+def test_resize_covers_and_crops_the_centre() -> None:
+    ramp = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], 40, axis=0)  # 40 rows, 120 columns, brighter to the right
+    found = fit(ramp, (20, 20))[..., 0].astype(int)  # halved to 20x60, then columns 20..39
+    assert found.shape == (20, 20)
+    expected = (np.arange(20, 40) * 4 + 1)[None, :]
+    assert np.abs(found - expected).max() <= 1
+    pixels = noise(9, 7, 3)
+    np.testing.assert_array_equal(fit(pixels, (9, 5)), pixels[:, 1:6])
+    np.testing.assert_array_equal(fit(pixels, (9, 7)), pixels)
+    assert fit(pixels, (30, 3)).shape == (30, 3, 3) and fit(pixels[..., :1], (3, 30)).shape == (3, 30, 1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 31), (31, 2), (64, 64), (13, 17)])
+def test_any_shape_fits_any_size(size: tuple[int, int]) -> None:
+    for shape in ((1, 1, 3), (1, 50, 3), (50, 1, 1), (33, 21, 3)):
+        assert fit(noise(*shape), size).shape == (*size, shape[2])
+
+
+def test_a_large_jpeg_shrunk_while_decoding_looks_the_same() -> None:
+    y, x = np.mgrid[0:400, 0:600]
+    smooth = (127 + 100 * np.sin(x / 60) * np.cos(y / 50)).astype(np.uint8)
+    data = encoded(Image.fromarray(smooth), "JPEG", quality=95)
+    found = decode(data, 1, (32, 32), 10**6)[..., 0].astype(int)
+    assert np.abs(found - fit(smooth[..., None], (32, 32))[..., 0]).max() <= 3
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_headers_are_read_without_decoding() -> None:
+    data = png_header(100, 99)  # there are no pixels
+    header = read_header(io.BytesIO(data), LIMIT)
+    assert (header.height, header.width, header.channels) == (99, 100, 3)
+    with pytest.raises(BadImage):
+        read_header(io.BytesIO(data), 9899)
+
+
+@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]))
+@settings(max_examples=200, deadline=None)
+def test_damaged_files_give_pixels_or_a_reason(noise_bytes: bytes, place: int, format: str) -> None:
+    data = bytearray(encoded(Image.fromarray(noise(12, 12, 3)), format))
+    data[place : place + len(noise_bytes)] = noise_bytes
+    for use in (lambda: decode(bytes(data), 3, (8, 8), LIMIT).shape, lambda: read_header(io.BytesIO(data), LIMIT)):
+        try:
+            found = use()
+            assert found == (8, 8, 3) or found.height * found.width <= LIMIT  # type: ignore[union-attr]
+        except BadImage as error:
+            assert str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not an image"),
+        (b"hello", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", "not an image"),
+        (png_header(101, 100), "101 x 100 is more than 10000 pixels"),
+        (png_header(50_000, 50_000), "more than 10000 pixels"),
+        (encoded(Image.fromarray(noise(20, 20, 3)))[:-200], "."),
+        (encoded(Image.fromarray(noise(50, 50, 3)), "JPEG")[:300], "."),
+        (encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "32-bit float"),
+        (encoded(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), "32-bit integer"),
+    ],
+)
+def test_bad_files_are_told_apart(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason) as told:
+        decode(data, 3, (8, 8), LIMIT)
+    assert str(told.value) and "\n" not in str(told.value)

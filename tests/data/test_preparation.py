@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pixelmodels.data import (
+    FIXED_EPOCH,
+    SPLITS,
+    Dataset,
+    DatasetConfig,
+    binarize_dynamic,
+    decode_labels,
+    decode_rows,
+    draw_indices,
+    find_dataset,
+    find_prepared,
+    prepare,
+)
+from pixelmodels.errors import UserError
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.storage import Storage
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def folder_config(path: Path, **options: object) -> DatasetConfig:
+    return dataclasses.replace(DatasetConfig(source="folder", path=str(path), rows_per_shard=4), **options)  # type: ignore[arg-type]
+
+
+def content(dataset: Dataset) -> dict[str, str]:
+    """The sha256 that the manifest gives for every shard."""
+    return {shard["file"]: shard["sha256"] for split in SPLITS for shard in dataset.shards(split)}
+
+
+def test_digits_are_all_there_once(digits: Dataset) -> None:
+    bunch = load_digits()
+    assert digits.spec == ImageSpec(1, 8, 8, 17) and digits.num_classes == 10 and not digits.train_images_are_grey
+    seen: dict[str, str] = {}
+    for split in SPLITS:
+        part = digits.read(split)
+        assert part.keys == sorted(part.keys) and len(part) == digits.num_images(split)
+        assert digits.split_bytes(split) == part.images_NCHW.nbytes
+        rows = [int(key.removeprefix("digit-")) for key in part.keys]
+        np.testing.assert_array_equal(part.images_NCHW[:, 0], bunch.images[rows])
+        np.testing.assert_array_equal(part.labels_N, bunch.target[rows])
+        assert not seen.keys() & set(part.keys)
+        seen |= dict.fromkeys(part.keys, split)
+    assert len(seen) == 1797
+    assert abs(digits.num_images("validation") - 180) < 40 and abs(digits.num_images("test") - 180) < 40
+
+
+def test_the_manifest_names_every_file_with_rows_and_sha256(digits: Dataset) -> None:
+    manifest = json.loads(digits.storage.read_bytes(f"{digits.folder}/manifest.json"))
+    assert digits.folder == f"datasets/digits-{manifest['fingerprint']}"
+    named = {"manifest.json", "skipped.json"}
+    for split in SPLITS:
+        for shard in manifest["splits"][split]["shards"]:
+            data = digits.storage.read_bytes(f"{digits.folder}/{shard['file']}")
+            file = pq.ParquetFile(digits.storage.uri(f"{digits.folder}/{shard['file']}"))
+            assert hashlib.sha256(data).hexdigest() == shard["sha256"] and len(data) == shard["num_bytes"]
+            assert file.metadata.num_rows == shard["num_images"] <= 500
+            assert {key: file.schema_arrow.metadata[key] for key in (b"height", b"width", b"channels", b"levels")} == {
+                b"height": b"8",
+                b"width": b"8",
+                b"channels": b"1",
+                b"levels": b"17",
+            }
+            named.add(shard["file"])
+    assert set(digits.storage.list(digits.folder)) == named
+    assert len(manifest["splits"]["train"]["shards"]) == 3
+
+
+def test_streaming_gives_the_same_rows(digits: Dataset) -> None:
+    part = digits.read("train")
+    rows = {}
+    for batch in digits.stream("train").iter_batches(batch_size=300, batch_format="pyarrow"):
+        images_NCHW, labels_N = decode_rows(batch["image"], digits.spec.shape), decode_labels(batch["label"])
+        rows |= {key: (image, label) for key, image, label in zip(batch["key"].to_pylist(), images_NCHW, labels_N, strict=True)}
+    assert sorted(rows) == part.keys
+    np.testing.assert_array_equal(np.stack([rows[key][0] for key in part.keys]), part.images_NCHW)
+    assert part.labels_N is not None and [rows[key][1] for key in part.keys] == part.labels_N.tolist()
+
+
+def test_a_data_set_is_picklable_and_found_by_name(digits: Dataset) -> None:
+    assert pickle.loads(pickle.dumps(digits)) == digits
+    assert find_dataset(digits.storage, "digits") == digits
+    assert find_dataset(digits.storage, f"digits-{digits.fingerprint}") == digits
+    with pytest.raises(UserError, match=rf"data set 'letters' unknown; have digits-{digits.fingerprint}; prepare one"):
+        find_dataset(digits.storage, "letters")
+    with pytest.raises(UserError, match="split 'valid' unknown; have test, train, validation"):
+        digits.num_images("valid")
+
+
+def test_the_second_run_does_nothing(digits: Dataset) -> None:
+    def changes() -> dict[str, int]:
+        root = Path(digits.storage.uri(digits.folder))
+        return {file.name: file.stat().st_mtime_ns for file in root.iterdir()}
+
+    before, said = changes(), list[str]()
+    assert prepare(DatasetConfig(rows_per_shard=500), digits.storage, said.append) == digits
+    assert changes() == before and said[0].endswith("(already prepared)")
+    # What is spelled out, the name included, is the same data set as what is left to the source.
+    explicit = DatasetConfig(rows_per_shard=500, size=(8, 8), channels=1, levels=17, labels=True, name="digits")
+    assert find_prepared(explicit, digits.storage) == digits
+
+
+def test_every_option_that_shapes_images_changes_the_fingerprint(digits: Dataset) -> None:
+    shapes = ({"size": (9, 8)}, {"channels": 3}, {"levels": 16}, {"binarize": "threshold"}, {"binarize": "dynamic"})
+    for options in (*shapes, {"labels": False}, {"seed": 1}, {"test_share": 0.2}):
+        assert find_prepared(dataclasses.replace(DatasetConfig(rows_per_shard=500), **options), digits.storage) is None  # type: ignore[arg-type]
+
+
+def test_dynamic_binarization_keeps_train_grey_and_fixes_the_others(digits: Dataset, storage: Storage, tmp_path: Path) -> None:
+    config = DatasetConfig(binarize="dynamic", rows_per_shard=700)
+    dataset = prepare(config, storage)
+    grey = np.round(load_digits().images * 255 / 16)
+    assert dataset.spec.levels == 2 and dataset.train_images_are_grey
+    train = dataset.read("train")
+    np.testing.assert_array_equal(train.images_NCHW[:, 0], grey[[int(key[6:]) for key in train.keys]])
+    schema = pq.read_schema(storage.uri(f"{dataset.folder}/{dataset.shards('train')[0]['file']}"))
+    assert schema.metadata[b"levels"] == b"256"
+    for split in ("validation", "test"):
+        part = dataset.read(split)
+        expected = grey[[int(key[6:]) for key in part.keys]] / 255
+        drawn = part.images_NCHW[:, 0].astype(float)
+        assert set(np.unique(drawn)) == {0, 1}
+        np.testing.assert_array_equal(drawn[(expected == 0) | (expected == 1)], expected[(expected == 0) | (expected == 1)])
+        deviation = np.sqrt((expected * (1 - expected)).sum())
+        assert abs((drawn - expected).sum()) < 5 * deviation
+        greys_NCHW = np.round(expected * 255).astype(np.uint8)[:, None]
+        again = binarize_dynamic(greys_NCHW, seed=0, epoch=FIXED_EPOCH, indices_N=draw_indices(part.keys))
+        np.testing.assert_array_equal(again, part.images_NCHW)
+    assert content(prepare(dataclasses.replace(config, name="again"), Storage(tmp_path / "other"))) == content(dataset)
+
+
+def test_threshold_levels_channels_and_size(storage: Storage) -> None:
+    dataset = prepare(DatasetConfig(binarize="threshold", channels=3), storage)
+    assert dataset.spec == ImageSpec(3, 8, 8, 2)
+    part = dataset.read("test")
+    images = load_digits().images[[int(key[6:]) for key in part.keys]]
+    for channel in range(3):
+        np.testing.assert_array_equal(part.images_NCHW[:, channel], images >= 8)
+    same = prepare(DatasetConfig(channels=3, name="rgb"), storage).read("test")
+    np.testing.assert_array_equal(same.images_NCHW[:, 2], images)
+    larger = prepare(DatasetConfig(size=(12, 16), levels=4), storage)
+    assert larger.spec == ImageSpec(1, 12, 16, 4)
+    assert larger.read("test").images_NCHW.max() == 3
+    with pytest.raises(UserError, match=r"'digits' is not unique; have digits-\w+, digits-\w+; give one of these"):
+        find_dataset(storage, "digits")
+
+
+def test_photos(storage: Storage) -> None:
+    dataset = prepare(DatasetConfig(source="photos", patch_size=32, rows_per_shard=300), storage)
+    assert dataset.spec == ImageSpec(3, 32, 32, 256) and dataset.num_classes == 0
+    assert [dataset.num_images(split) for split in SPLITS] == [416, 52, 52]
+    assert dataset.read("test").labels_N is None
+    assert dataset.read("test").keys == sorted(dataset.read("test").keys)
+
+
+def test_a_folder_of_pictures(pictures: Path, storage: Storage) -> None:
+    dataset = prepare(folder_config(pictures, labels=True), storage)
+    assert dataset.name == "pictures" and dataset.spec == ImageSpec(3, 6, 5, 256)
+    assert dataset.label_names == ("ants", "bees", "cats")
+    seen = []
+    for split in SPLITS:
+        part = dataset.read(split)
+        assert part.labels_N is not None
+        for image_CHW, label, key in zip(part.images_NCHW, part.labels_N, part.keys, strict=True):
+            i = int(key[5:7])
+            assert key == f"{dataset.label_names[label]}/{i:02d}.png"
+            np.testing.assert_array_equal(image_CHW, np.broadcast_to(np.array([i, 2 * i, 3 * i])[:, None, None], (3, 6, 5)))
+            seen.append(i)
+    assert sorted(seen) == list(range(30))
+    assert prepare(folder_config(pictures), storage).num_classes == 0
+
+
+def test_a_folder_is_known_by_its_content(pictures: Path, storage: Storage, tmp_path: Path) -> None:
+    Image.new("RGB", (5, 6), "red").save(pictures / "ants" / "one.bmp")
+    first = prepare(folder_config(pictures), storage)
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(pictures, copy)  # other place, other times
+    assert prepare(folder_config(copy, name="pictures"), storage) == first
+    hidden = copy / "ants" / ".DS_Store"
+    hidden.write_bytes(b"x")
+    assert prepare(folder_config(copy, name="pictures"), storage) == first
+    size = (copy / "ants" / "one.bmp").stat().st_size
+    Image.new("RGB", (5, 6), "blue").save(copy / "ants" / "one.bmp")  # the same names and sizes, other content
+    assert (copy / "ants" / "one.bmp").stat().st_size == size
+    changed = prepare(folder_config(copy, name="pictures"), storage)
+    assert changed.fingerprint != first.fingerprint and "hidden" in changed.summary()
+
+
+def test_an_unchanged_folder_is_not_read_again(pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = folder_config(pictures)
+    assert find_prepared(config, storage) is None
+    prepare(config, storage)
+    assert find_prepared(config, storage) is None  # written a moment ago: a change might have escaped
+    long_ago = time.time() - 60
+    for file in pictures.rglob("*.png"):
+        os.utime(file, (long_ago, long_ago))
+    dataset = prepare(config, storage)
+    monkeypatch.setattr("pixelmodels.data.parallel.map_records", None)
+    assert find_prepared(config, storage) == dataset == prepare(config, storage)
+    assert find_prepared(dataclasses.replace(config, seed=1), storage) is None
+    os.utime(next(pictures.rglob("*.png")))
+    assert find_prepared(config, storage) is None
+
+
+def test_own_splits_of_a_folder(pictures: Path, storage: Storage) -> None:
+    for old, new in (("ants", "train"), ("bees", "val"), ("cats", "test")):
+        (pictures / old).rename(pictures / new)
+    dataset = prepare(folder_config(pictures), storage)
+    assert [dataset.num_images(split) for split in SPLITS] == [10, 10, 10]
+    assert all(key.startswith("val/") for key in dataset.read("validation").keys)
+    by_hash = prepare(folder_config(pictures, splits="hash"), storage)
+    assert by_hash.num_images("train") > 15
+
+
+def test_mixed_sizes_and_kinds_become_one(tmp_path: Path, storage: Storage) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    kinds = [("L", (8, 8)), ("RGB", (31, 17)), ("RGBA", (9, 40)), ("P", (8, 8)), ("1", (64, 64)), ("LA", (5, 7))]
+    for i, (mode, size) in enumerate(kinds * 3):
+        Image.new(mode, size).save(folder / f"{i:02d}.png")
+    dataset = prepare(folder_config(folder), storage)
+    assert dataset.spec == ImageSpec(1, 8, 8, 256)  # as the first image
+    assert sum(dataset.num_images(split) for split in SPLITS) == 18
+    assert prepare(folder_config(folder, size=(4, 6), channels=3, levels=5), storage).spec == ImageSpec(3, 4, 6, 5)
+
+
+def test_damage_is_told_and_mended(storage: Storage) -> None:
+    config = DatasetConfig(rows_per_shard=1000)
+    dataset = prepare(config, storage)
+    path = Path(storage.uri(f"{dataset.folder}/{dataset.shards('train')[1]['file']}"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"is damaged \(its sha256 is not the manifest's\); delete .* and prepare the data again"):
+        dataset.read("train")
+    path.write_bytes(whole[:100])
+    for use in (dataset.read, dataset.stream):
+        with pytest.raises(UserError, match="is damaged"):
+            use("train")
+    mended = prepare(config, storage)
+    assert content(mended) == content(dataset) and path.read_bytes() == whole
+
+
+def test_without_ray_there_is_no_hidden_start(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match="Ray is not running"):
+        prepare(DatasetConfig(), storage)
+    assert storage.list("datasets") == []

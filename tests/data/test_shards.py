@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pixelmodels.data.shards import decode_labels, decode_rows, decode_shard, encode_shard
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 3]), st.integers(0, 1000))
+def test_shards_come_back(num: int, height: int, width: int, channels: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images_NHWC = rng.integers(0, 256, (num, height, width, channels), dtype=np.uint8)
+    labels = [None if rng.random() < 0.3 else int(rng.integers(10)) for _ in range(num)]
+    keys = [f"ключ/{i}" for i in range(num)]
+    data = encode_shard(images_NHWC, labels, keys, 256)
+    images_NCHW, labels_N, back = decode_shard(data, (channels, height, width))
+    np.testing.assert_array_equal(images_NCHW.transpose(0, 2, 3, 1), images_NHWC)
+    assert images_NCHW.flags.writeable and images_NCHW.flags.c_contiguous
+    assert labels_N.tolist() == [-1 if label is None else label for label in labels] and labels_N.dtype == np.int32
+    assert back == keys
+    assert encode_shard(images_NHWC, labels, keys, 256) == data
+
+
+def test_a_shard_is_plain_parquet() -> None:
+    images_NHWC = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    file = pq.ParquetFile(io.BytesIO(encode_shard(images_NHWC, [7, None], ["a", "b"], 200)))
+    schema = file.schema_arrow
+    assert schema.names == ["image", "label", "key"]
+    assert schema.types == [pa.binary(), pa.int32(), pa.string()]
+    assert {key.decode(): value.decode() for key, value in schema.metadata.items() if key != b"layout"} == {
+        "height": "3",
+        "width": "4",
+        "channels": "3",
+        "levels": "200",
+    }
+    assert file.read().to_pylist() == [
+        {"image": bytes(range(36)), "label": 7, "key": "a"},
+        {"image": bytes(range(36, 72)), "label": None, "key": "b"},
+    ]
+    frame = file.read().to_pandas()
+    np.testing.assert_array_equal(decode_rows(frame["image"].to_numpy(), (3, 3, 4)), images_NHWC.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(decode_labels(frame["label"].to_numpy()), [7, -1])
+
+
+def test_rows_decode_from_arrow_numpy_and_lists() -> None:
+    rows = [bytes([1, 2, 3, 4, 5, 6]), bytes([7, 8, 9, 10, 11, 12])]
+    expected = np.array([[[[1, 3, 5]], [[2, 4, 6]]], [[[7, 9, 11]], [[8, 10, 12]]]], np.uint8)
+    for column in (rows, pa.array(rows, pa.binary()), pa.chunked_array([rows[:1], rows[1:]]), np.array(rows, object)):
+        np.testing.assert_array_equal(decode_rows(column, (2, 1, 3)), expected)
+    assert decode_rows([], (2, 1, 3)).shape == (0, 2, 1, 3)
+    with pytest.raises(ValueError, match="6 bytes"):
+        decode_rows(rows, (1, 1, 3))

@@ -1,0 +1,184 @@
+"""The main job on a real Ray: a killed call goes on, one failing model does not stop the others, bad requests wait for nothing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines import evaluate, train_all
+from pixelmodels.data import find_dataset
+from pixelmodels.errors import exit_with
+from pixelmodels.models.pixelcnn import PixelCNNConfig
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.training import checkpoints, suites
+from pixelmodels.training.loop import train
+from pixelmodels.training.plan import RunPlan, finished
+from pixelmodels.training.recipes import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS, STEPS = 4, 23  # steps of an epoch of the digits at batch 64
+COMMAND = ["--only", "pixelcnn", "--epochs", str(EPOCHS), "--checkpoint-every-s", "0.1"]
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "pipelines" / "train_all.py"), *COMMAND, "--storage", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder.parent, env=environment)
+
+
+def inside_an_epoch(storage: Storage) -> bool:
+    """Whether there is a whole checkpoint that does not lie at the end of an epoch."""
+    runs = [name for name in storage.list("runs") if name.startswith("pixelcnn-")]
+    steps = [step for run in runs for step in checkpoints.steps(storage, f"runs/{run}") if step % STEPS]
+    return any(storage.exists(f"runs/{run}/checkpoints/{step:08d}/{checkpoints.CHECKPOINT}") for run in runs for step in steps)
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, str]]:
+    """The storage of a call that was killed while it trained, and started again; and what the second call printed."""
+    folder = tmp_path_factory.mktemp("killed") / "storage"
+    storage = Storage(str(folder))
+    process = start(folder)
+    try:
+        deadline = time.monotonic() + 180
+        while not inside_an_epoch(storage):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert finished(storage, run_of(storage)) is None
+    second = start(folder)
+    try:
+        printed, _ = second.communicate(timeout=240)
+    finally:
+        second.kill()
+    assert second.returncode == 0, printed
+    yield storage, printed
+
+
+def run_of(storage: Storage) -> str:
+    return next(f"runs/{name}" for name in storage.list("runs") if name.startswith("pixelcnn-"))
+
+
+def test_a_killed_call_goes_on_and_ends_with_the_same_parameters(killed_and_resumed: tuple[Storage, str], tmp_path: Path) -> None:
+    storage, printed = killed_and_resumed
+    assert "pixelcnn: going on from step" in printed
+    last = checkpoints.latest(storage, run_of(storage), print)
+    assert last is not None and last.step == EPOCHS * STEPS
+    state = last.json(checkpoints.STATE)
+    # the same recipe, uninterrupted, bare in this process
+    dataset = find_dataset(storage, "digits")
+    plan = RunPlan(Recipe.from_dict(state["recipe"]), dataset, Storage(str(tmp_path)), state["run_key"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(state["num_threads"])
+    try:
+        result = train(plan, say=lambda _: None)
+    finally:
+        torch.set_num_threads(threads)
+    bare = checkpoints.latest(plan.storage, plan.folder, print)
+    assert bare is not None
+    for name in (checkpoints.MODEL, checkpoints.AVERAGE):
+        for key, value in bare.tensors(name).items():
+            torch.testing.assert_close(last.tensors(name)[key], value, rtol=1e-5, atol=1e-8)
+    found = finished(storage, run_of(storage))
+    assert found is not None and found.test_nll_nats == pytest.approx(result.test_nll_nats, rel=1e-6)
+
+
+def test_its_mlflow_run_went_on_too(killed_and_resumed: tuple[Storage, str]) -> None:
+    storage, _ = killed_and_resumed
+    tracker, result = Tracker(storage), finished(storage, run_of(storage))
+    assert result is not None and result.mlflow_run_id is not None
+    run = tracker.client.get_run(result.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["pixelmodels.resumed"] == "1"
+    assert run.data.metrics["test/bits_per_dim"] == pytest.approx(result.test_bits_per_dim)
+    history = tracker.client.get_metric_history(result.mlflow_run_id, "val/bits_per_dim")
+    assert {metric.step for metric in history} == set(range(1, EPOCHS + 1))
+    assert tracker.client.get_model_version("digits", result.model_version).run_id == result.mlflow_run_id
+
+
+def test_the_same_command_on_a_finished_run_shows_its_result(
+    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _ = killed_and_resumed
+    assert train_all.main([*COMMAND, "--storage", storage.root]) == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert any("pixelcnn: finished before" in line and "--fresh" in line for line in printed)
+    assert printed[-1].endswith("leaderboard.md") and Path(printed[-1]).is_file()
+    rows = list(csv.DictReader(io.StringIO(Path(printed[-1]).with_suffix(".csv").read_text())))
+    assert {"uniform", "histogram", "pixelcnn"} <= {row["model"] for row in rows}
+    assert all((row["parameters"] == "") == (row["likelihood"] == "baseline") for row in rows)
+
+
+def test_evaluate_scores_a_run_and_a_registered_version_as_training_did(
+    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _ = killed_and_resumed
+    result = finished(storage, run_of(storage))
+    assert result is not None
+    for model in (storage.uri(run_of(storage)), f"models:/digits/{result.model_version}"):
+        assert evaluate.main([model, "--dataset", "digits", "--storage", storage.root]) == 0
+        folder = Path(capsys.readouterr().out.strip().splitlines()[-1])
+        summary = json.loads((folder / "evaluation.json").read_text())
+        assert summary["bits_per_dim"] == pytest.approx(result.test_bits_per_dim, rel=1e-6)
+        assert summary["bits_per_dim_stderr"] == pytest.approx(result.test_bits_per_dim_stderr, rel=1e-5)
+        table = pq.read_table(folder / "nats.parquet")
+        assert table.column_names == ["key", "label", "nll_nats", "bits_per_dim"] and len(table) == 185
+        assert (folder / "lowest.png").is_file() and (folder / "highest.png").is_file()
+
+
+def test_more_workers_than_the_cluster_has_is_one_line(tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        exit_with(lambda: train_all.main(["--num-workers", "7", "--storage", str(tmp_path)]))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert leaving.value.code == 2 and len(lines) == 1
+    assert "--num-workers 7" in lines[0] and "5 logical CPU(s)" in lines[0] and "give --num-workers 4" in lines[0]
+
+
+def test_bernoulli_on_more_than_two_levels_is_one_line(
+    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _ = killed_and_resumed
+    with pytest.raises(SystemExit) as leaving:
+        exit_with(lambda: train_all.main(["--likelihood", "bernoulli", "--storage", storage.root]))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert leaving.value.code == 2 and len(lines) == 1 and "bernoulli" in lines[0] and "17" in lines[0]
+
+
+def pair() -> tuple[Recipe, ...]:
+    """Two recipes of which the second cannot but fail."""
+    digits = suites.suite("digits")[0]
+    model = PixelCNNConfig(num_layers=1, num_features=8, first_kernel_size=3, head_features=8)
+    fine = dataclasses.replace(digits, name="fine", model=model, epochs=1, num_samples=4)
+    broken = dataclasses.replace(fine.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
+    return fine, dataclasses.replace(fine, name="broken", optimizer=broken)
+
+
+def test_one_failing_model_is_reported_and_the_others_go_on(
+    killed_and_resumed: tuple[Storage, str], ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _ = killed_and_resumed
+    monkeypatch.setitem(suites.SUITES, "pair", f"{__name__}:pair")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[pair.__module__])
+    arguments = ["--suite", "pair", "--only", "fine", "broken", "--num-workers", "2", "--max-failures", "0", "--storage", storage.root]
+    assert train_all.main(arguments) == 1
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert any(line.startswith("broken failed: the training likelihood is nan") for line in printed), printed
+    assert any(line.startswith("fine: finished, test") for line in printed)
+    assert printed[-1].endswith("leaderboard.md")

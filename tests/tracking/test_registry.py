@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import mlflow.models
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context
+from pixelmodels.models.files import load_model
+from pixelmodels.sampling import sample
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.registry import save_pyfunc
+from tests.tracking.conftest import NUM_CLASSES, SPEC, model_files
+
+IMAGES_NCHW = np.random.default_rng(0).integers(0, SPEC.levels, (6, *SPEC.shape)).astype(np.uint8)
+
+
+@pytest.fixture
+def run_id(tracker: Tracker) -> str:
+    return tracker.start_parent("registry", {})
+
+
+@pytest.fixture(autouse=True)
+def path_of_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow puts a loaded model's code on `sys.path` and leaves it there."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def conditional(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A class-conditional model, and what `mlflow.pyfunc` makes of its files."""
+    model, folder = model_files(tmp_path / "model", NUM_CLASSES)
+    save_pyfunc(tmp_path / "pyfunc", folder)
+    return model, mlflow.pyfunc.load_model(str(tmp_path / "pyfunc"))
+
+
+def test_a_version_is_the_model_without_pickles(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    model, folder = model_files(tmp_path / "model")
+    version = tracker.register(run_id, folder, "digits", {"test_bits_per_dim": "1.5"})
+    assert version == "1"
+    local = tracker.model_folder("models:/digits/1")
+    assert sorted(file.name for file in local.iterdir()) == ["model.json", "model.safetensors"]
+    again = load_model(local)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    files = [file for file in local.parents[1].rglob("*") if file.is_file()]
+    assert {file.name for file in files} >= {"MLmodel", "pyfunc_entry.py", "requirements.txt"}
+    assert not [file for file in files if file.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin", ".pyc")]
+    flavor = mlflow.models.Model.load(str(local.parents[1])).flavors["python_function"]
+    assert flavor["loader_module"] == "mlflow.pyfunc.loaders.code_model" and "python_model" not in flavor
+    found = tracker.client.get_model_version("digits", version)
+    assert found.run_id == run_id and found.tags["test_bits_per_dim"] == "1.5"
+    (output,) = tracker.client.get_run(run_id).outputs.model_outputs
+    logged = tracker.client.get_logged_model(output.model_id)
+    assert logged.artifact_location == found.source and logged.status == "READY"
+
+
+def test_versions_count_up_and_the_same_weights_make_no_new_one(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    _, first = model_files(tmp_path / "first", seed=1)
+    _, second = model_files(tmp_path / "second", seed=2)
+    assert [tracker.register(run_id, folder, "counted") for folder in (first, first, second, first)] == ["1", "1", "2", "1"]
+    tracker.client.set_registered_model_alias("counted", "champion", "1")
+    folders = [tracker.model_folder(f"models:/counted{end}") for end in ("@champion", "/1", "/latest", "/2")]
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+
+
+def test_the_average_is_what_is_registered(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    _, folder = model_files(tmp_path / "last", seed=1)
+    average, average_folder = model_files(tmp_path / "average", seed=2)
+    (average_folder / "model.safetensors").rename(folder / "average.safetensors")
+    tracker.register(run_id, folder, "averaged")
+    again = load_model(tracker.model_folder("models:/averaged/1")).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in average.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/digit_s/1", r"registered model 'digit_s' unknown; have .*named.*; did you mean"),
+        ("models:/named/7", "version of registered model 'named' '7' unknown; have 1"),
+        ("models:/named@champ", "alias of registered model 'named' 'champ' unknown; have champion; did you mean 'champion'"),
+        ("named/1", r"'named/1' does not name a registered model; give models:/name/version"),
+    ],
+)
+def test_wrong_addresses_are_told_with_the_choices(uri: str, message: str, tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    _, folder = model_files(tmp_path / "model")
+    for name in ("named", "digits_s"):
+        tracker.register(run_id, folder, name)
+    tracker.client.set_registered_model_alias("named", "champion", "1")
+    with pytest.raises(UserError, match=message):
+        tracker.model_folder(uri)
+
+
+def test_a_folder_without_a_model_is_told(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no model"):
+        tracker.register(run_id, tmp_path, "none")
+
+
+def test_predict_scores_exactly(conditional) -> None:  # type: ignore[no-untyped-def]
+    model, pyfunc = conditional
+    labels_N = np.arange(len(IMAGES_NCHW)) % NUM_CLASSES
+    with torch.inference_mode():
+        nll_nats = -model.log_prob(torch.from_numpy(IMAGES_NCHW).long(), Context(torch.from_numpy(labels_N))).double().numpy()
+    rows = [image.transpose(1, 2, 0).tobytes() for image in IMAGES_NCHW]  # as in the shards: rows, columns, channels
+    for images in (rows, [image.tolist() for image in IMAGES_NCHW], list(IMAGES_NCHW)):
+        scores = pyfunc.predict(pd.DataFrame({"image": images, "label": labels_N, "key": "anything"}))
+        np.testing.assert_allclose(scores["nll_nats"], nll_nats, rtol=1e-6)
+        np.testing.assert_allclose(scores["bits_per_dim"], nll_nats / np.log(2) / SPEC.num_subpixels, rtol=1e-6)
+    one_class = pyfunc.predict(IMAGES_NCHW[labels_N == 2], params={"label": 2})
+    np.testing.assert_allclose(one_class["nll_nats"], nll_nats[labels_N == 2], rtol=1e-6)
+
+
+def test_predict_draws_the_same_samples(conditional) -> None:  # type: ignore[no-untyped-def]
+    model, pyfunc = conditional
+    drawn = pyfunc.predict(None, params={"n": 4, "seed": 5, "label": 1})
+    assert drawn.dtype == np.uint8 and drawn.shape == (4, *SPEC.shape)
+    np.testing.assert_array_equal(drawn, sample(model, 4, seed=5, context=Context(torch.full((4,), 1))).numpy())
+
+
+@pytest.mark.parametrize(
+    ("images", "params", "message"),
+    [
+        (None, {}, "neither images nor a number of samples given"),
+        (None, {"n": 2}, "conditioned on a class label"),
+        (None, {"n": 2, "label": 9}, "label 9..9 is outside 0..2"),
+        (IMAGES_NCHW[:, :, :2], {"label": 0}, r"images of shape \(6, 1, 2, 3\) given; this model takes \(images, 1, 4, 3\)"),
+        (IMAGES_NCHW + 5, {"label": 0}, "pixel values 5..9 given; this model takes 0..4"),
+        (IMAGES_NCHW / 5, {"label": 0}, "images of type float64 given"),
+        (pd.DataFrame({"picture": [b""]}), {}, "no column 'image' among picture"),
+        (pd.DataFrame({"image": [b"123"]}), {}, "an image of 3 bytes given; this model takes 12"),
+    ],
+)
+def test_predict_tells_mistakes(images: object, params: dict[str, int], message: str, conditional) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match=message):
+        conditional[1].predict(images, params=params)
+
+
+def test_a_version_brings_its_own_code(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    model, folder = model_files(tmp_path / "model")
+    tracker.register(run_id, folder, "alone")
+    program = f"""
+
+import mlflow; mlflow.set_tracking_uri("{tracker.uri}")
+model = mlflow.pyfunc.load_model("models:/alone/1")
+import pixelmodels; print(pixelmodels.__file__)
+print(model.predict(None, params={{"n": 2, "seed": 3}}).tolist())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "loading is quiet"
+    where, drawn = done.stdout.splitlines()
+    assert Path(where).is_relative_to(tracker.storage.root)
+    assert drawn == str(sample(model, 2, seed=3).tolist())
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.client("s3").create_bucket(Bucket="models")
+    yield "s3://models/root"
+    server.stop()
+
+
+def test_artifacts_and_models_in_a_bucket(bucket: str, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there = Tracker(Storage(bucket), experiment="bucket")
+    there.check()
+    run_id = there.start_parent("bucket", {})
+    there.log_text(run_id, "hello", "notes/hello.txt")
+    assert there.storage.read_bytes(f"artifacts/{run_id}/artifacts/notes/hello.txt") == b"hello"
+    model, folder = model_files(tmp_path / "model", seed=3)
+    version = there.register(run_id, folder, "bucket")
+    local = there.model_folder(f"models:/bucket/{version}")
+    assert local.is_relative_to(tmp_path / "cache")
+    again = load_model(local).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
+    there.storage.delete("artifacts")
+    assert there.model_folder(f"models:/bucket/{version}") == local, "fetched once"

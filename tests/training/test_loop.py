@@ -1,0 +1,177 @@
+"""The loop in this process: a run that was stopped anywhere ends exactly where it would have ended anyway."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+from pixelmodels.training import checkpoints
+from pixelmodels.training.feeds import ResidentFeed, epoch_order
+from pixelmodels.training.loop import Loop, build_model, train
+from pixelmodels.training.plan import RESULT, TEST_NATS, RunPlan, finished
+from pixelmodels.training.workers import Workers
+from tests.training.tiny_run import SIZES, TinyDataset, tiny_plan, tiny_recipe
+
+CPU = torch.device("cpu")
+
+
+class Stop(Exception):
+    """Raised inside a run to stop it."""
+
+
+def final_weights(plan: RunPlan) -> dict[str, torch.Tensor]:
+    last = checkpoints.latest(plan.storage, plan.folder, print)
+    assert last is not None
+    return {**last.tensors(checkpoints.MODEL), **{f"average/{name}": one for name, one in last.tensors(checkpoints.AVERAGE).items()}}
+
+
+def stop_after(step: int):  # type: ignore[no-untyped-def]
+    def hook(done: int) -> None:
+        if done == step:
+            raise Stop
+
+    return hook
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "class_conditional": False}])
+def test_a_run_stopped_in_the_middle_of_epochs_ends_as_if_it_had_not_been(tmp_path: Path, changes: dict[str, object]) -> None:
+    recipe = tiny_recipe(**changes)
+    whole = tiny_plan(Storage(str(tmp_path / "whole")), recipe)
+    stopped = tiny_plan(Storage(str(tmp_path / "stopped")), recipe, checkpoint_every_s=1e-9)  # after every step
+    expected = train(whole, say=lambda _: None)
+    for step in (3, 7, 11):
+        with pytest.raises(Stop):
+            train(stopped, say=lambda _: None, after_step=stop_after(step))
+    found = train(stopped, say=lambda _: None)
+    for name, value in final_weights(whole).items():
+        assert torch.equal(value, final_weights(stopped)[name]), name
+    assert found.test_nll_nats == expected.test_nll_nats
+    assert found.steps == expected.steps == 3 * 5
+    first, second = (Loop(plan, CPU, say=lambda _: None).position for plan in (whole, stopped))
+    assert second.val_bits_per_dim == first.val_bits_per_dim
+    assert second.train_images == first.train_images == 3 * SIZES["train"]
+
+
+def test_a_checkpoint_that_is_cut_short_is_named_and_the_one_before_it_used(storage: Storage) -> None:
+    plan = tiny_plan(storage, checkpoint_every_s=1e-9)
+    with pytest.raises(Stop):
+        train(plan, say=lambda _: None, after_step=stop_after(8))
+    steps = checkpoints.steps(storage, plan.folder)
+    path = f"{plan.folder}/checkpoints/{steps[-1]:08d}/{checkpoints.OPTIMIZER}"
+    storage.write_bytes(path, storage.read_bytes(path)[:-7])
+    lines: list[str] = []
+    loop = Loop(plan, CPU, say=lines.append)
+    assert loop.position.step == steps[-2]
+    assert f"{steps[-1]:08d}" in lines[0] and "optimizer.safetensors is cut short" in lines[0] and "one before" in lines[0]
+
+
+def test_a_checkpoint_without_its_last_file_is_no_checkpoint(storage: Storage) -> None:
+    plan = tiny_plan(storage, checkpoint_every_s=1e-9)
+    with pytest.raises(Stop):
+        train(plan, say=lambda _: None, after_step=stop_after(4))
+    steps = checkpoints.steps(storage, plan.folder)
+    storage.delete(f"{plan.folder}/checkpoints/{steps[-1]:08d}/{checkpoints.CHECKPOINT}")
+    assert Loop(plan, CPU, say=lambda _: None).position.step == steps[-2]
+
+
+def test_best_and_last_checkpoints_are_kept_and_no_others_but_one(storage: Storage) -> None:
+    plan = tiny_plan(storage, tiny_recipe(epochs=8))
+    result = train(plan, say=lambda _: None)
+    steps = checkpoints.steps(storage, plan.folder)
+    assert result.best_step in steps and 8 * 5 in steps
+    assert set(steps) <= {result.best_step, 8 * 5, 7 * 5}
+
+
+def test_a_finished_run_leaves_its_result_and_the_nats_of_every_test_image(storage: Storage, tmp_path: Path) -> None:
+    plan = tiny_plan(storage)
+    result = train(plan, say=lambda _: None)
+    assert finished(storage, plan.folder) == result
+    (tmp_path / "nats.parquet").write_bytes(storage.read_bytes(f"{plan.folder}/{TEST_NATS}"))
+    table = pq.read_table(tmp_path / "nats.parquet")
+    assert table.column_names == ["key", "label", "nll_nats", "bits_per_dim"]
+    assert table["key"].to_pylist() == TinyDataset().read("test").keys
+    assert np.mean(table["nll_nats"].to_numpy()) == pytest.approx(result.test_nll_nats, rel=1e-12)
+    # the test is of the weights that validated best, scored image by image
+    model = build_model(plan).eval()
+    best = checkpoints.load(storage, plan.folder, result.best_step)
+    model.load_state_dict(best.tensors(checkpoints.AVERAGE))
+    test = TinyDataset().read("test")
+    from pixelmodels.models import Context
+
+    for image, label, nats in zip(test.images_NCHW, test.labels_N, table["nll_nats"].to_pylist(), strict=True):
+        log_prob = model.log_prob(torch.from_numpy(image[None]).long(), Context(label_B=torch.tensor([int(label)])))
+        assert -float(log_prob) == pytest.approx(nats, rel=1e-5)
+
+
+def test_training_lowers_the_likelihoods_bits(storage: Storage) -> None:
+    plan = tiny_plan(storage, tiny_recipe(epochs=30))
+    result = train(plan, say=lambda _: None)
+    assert result.test_bits_per_dim < 1.9  # uniform is 2 bits
+
+
+def test_patience_stops_a_run_that_no_longer_improves(storage: Storage) -> None:
+    recipe = tiny_recipe(epochs=200, patience=2)
+    recipe = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=0.1, schedule="constant"))
+    plan = tiny_plan(storage, recipe)
+    result = train(plan, say=lambda _: None)
+    assert result.epochs < 200
+    history = Loop(plan, CPU, say=lambda _: None).position.val_bits_per_dim
+    assert len(history) == result.epochs and min(history) == history[-3]
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
+    for architecture in (tiny_recipe().model, gated()):
+        weights = []
+        for flag in (False, True):
+            recipe = tiny_recipe(model=architecture, activation_checkpointing=flag)
+            plan = tiny_plan(Storage(str(tmp_path / f"{type(architecture).__name__}{flag}")), recipe)
+            train(plan, say=lambda _: None)
+            weights.append(final_weights(plan))
+        for name, value in weights[0].items():
+            torch.testing.assert_close(weights[1][name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only() -> None:
+    feed = ResidentFeed(TinyDataset(), Workers(CPU), seed=3, batch_size=5)  # type: ignore[arg-type]
+    images = TinyDataset().read("train").images_NCHW
+    order = epoch_order(3, 2, SIZES["train"])
+    assert sorted(order) == list(range(SIZES["train"]))
+    assert not np.array_equal(order, epoch_order(3, 1, SIZES["train"])) and not np.array_equal(order, epoch_order(4, 2, SIZES["train"]))
+    for first_step in (0, 2, 4):
+        batches = list(feed.training_rows(2, first_step))
+        assert [count for _, count in batches] == [5, 5, 5, 5, 3][first_step:]
+        got = np.concatenate([rows.images_NCHW for rows, _ in batches])
+        np.testing.assert_array_equal(got, images[order[first_step * 5 :]])
+
+
+def test_reports_come_as_rarely_as_asked_for(storage: Storage) -> None:
+    reports: list[dict[str, float]] = []
+    train(tiny_plan(storage), say=lambda _: None, report=reports.append)
+    assert len(reports) == 1 and "test/bits_per_dim" in reports[0]  # the end is always told
+
+
+def test_labels_are_needed_where_a_model_is_conditioned_on_them(storage: Storage) -> None:
+    plan = tiny_plan(storage)
+    plan = dataclasses.replace(plan, dataset=TinyDataset(num_classes=0))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="has no labels"):
+        build_model(plan)
+
+
+def test_a_changed_recipe_is_another_run(storage: Storage) -> None:
+    plan, other = tiny_plan(storage), tiny_plan(storage, tiny_recipe(epochs=1, seed=5))
+    train(plan, say=lambda _: None)
+    assert plan.folder != other.folder and finished(storage, other.folder) is None
+    assert storage.exists(f"{plan.folder}/{RESULT}")
+
+
+def gated() -> object:
+    from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
+
+    return GatedPixelCNNConfig(num_layers=2, num_features=4, first_kernel_size=3, head_features=8, dropout=0.1)

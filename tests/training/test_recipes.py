@@ -1,0 +1,77 @@
+"""Recipes go to JSON and back, refuse nonsense, and name their runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import ARCHITECTURES, architecture_of
+from pixelmodels.training.recipes import OptimizerConfig, Recipe, run_key
+from pixelmodels.training.suites import SUITES, suite
+from tests.training.tiny_run import tiny_recipe
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_recipe_of_every_suite_comes_back_from_json(name: str) -> None:
+    for recipe in suite(name):
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_has_every_registered_architecture(name: str) -> None:
+    recipes = suite(name)
+    assert {architecture_of(recipe.model) for recipe in recipes} == set(ARCHITECTURES)
+    assert len({recipe.name for recipe in recipes}) == len(recipes)
+
+
+def test_run_key_changes_with_everything_that_can_change_the_result() -> None:
+    recipe = tiny_recipe()
+    changed = [
+        dataclasses.replace(recipe, seed=1),
+        dataclasses.replace(recipe, epochs=4),
+        dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=2e-2)),
+        dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_features=8)),
+        dataclasses.replace(recipe, class_conditional=False),
+    ]
+    keys = [run_key(recipe, "a"), run_key(recipe, "b"), *(run_key(one, "a") for one in changed)]
+    assert len(set(keys)) == len(keys)
+    assert run_key(tiny_recipe(), "a") == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("epochs",), "three", ("recipe.epochs", "'three'", "int")),
+        (("epochs",), True, ("recipe.epochs",)),
+        (("epoch",), 3, ("'epoch'", "epochs")),
+        (("optimizer", "schedule"), "linear", ("'linear'", "cosine")),
+        (("optimizer", "betas"), [0.9], ("betas",)),
+        (("model", "architecture"), "pixelcn", ("'pixelcn'", "pixelcnn")),
+        (("model", "config"), {"layers": 3}, ("'layers'", "num_layers")),
+        (("batch_size",), 0, ("batch_size", "0")),
+    ],
+)
+def test_nonsense_is_refused_by_name(path: tuple[str, ...], value: object, words: tuple[str, ...]) -> None:
+    values = json.loads(json.dumps(tiny_recipe().to_dict()))
+    inner = values
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    with pytest.raises(UserError) as error:
+        Recipe.from_dict(values)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_schedules_warm_up_and_decay_by_step() -> None:
+    cosine = OptimizerConfig(learning_rate=1.0, warmup_steps=4, schedule="cosine")
+    assert [cosine.learning_rate_at(step, 104) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert cosine.learning_rate_at(54, 104) == pytest.approx(0.5)
+    assert cosine.learning_rate_at(104, 104) == pytest.approx(0.0)
+    exponential = OptimizerConfig(learning_rate=1.0, warmup_steps=0, schedule="exponential", decay=0.99)
+    assert exponential.learning_rate_at(10, 100) == pytest.approx(math.pow(0.99, 10))
+    assert OptimizerConfig(learning_rate=1.0, warmup_steps=0, schedule="constant").learning_rate_at(99, 100) == 1.0
