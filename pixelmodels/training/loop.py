@@ -54,6 +54,7 @@ class Position:
     step: int = 0  # steps done in all
     epoch_nats: float = 0.0  # sum of the training nats of the epoch so far
     epoch_images: int = 0  # images of the epoch so far
+    epoch_seconds: float = 0.0  # spent on training steps of the epoch so far
     train_images: int = 0  # images trained on in all
     train_seconds: float = 0.0  # spent on training steps
     seconds: float = 0.0  # spent in all
@@ -202,7 +203,9 @@ class Loop:
                 f"the training likelihood is {train_bits_per_dim} in epoch {position.epoch + 1}: lower learning_rate or clip_norm"
             )
         scores = summarize(self._score("validation"), spec.num_subpixels)
-        position.epoch, position.epoch_step, position.epoch_nats, position.epoch_images = position.epoch + 1, 0, 0.0, 0
+        images_per_second = position.epoch_images / max(1e-9, position.epoch_seconds)
+        position.epoch, position.epoch_step = position.epoch + 1, 0
+        position.epoch_nats, position.epoch_images, position.epoch_seconds = 0.0, 0, 0.0
         position.val_bits_per_dim.append(scores.bits_per_dim)
         if scores.bits_per_dim < position.best_bits_per_dim:
             position.best_step, position.best_epoch = position.step, position.epoch
@@ -212,7 +215,7 @@ class Loop:
             "train/bits_per_dim": train_bits_per_dim,
             "val/bits_per_dim": scores.bits_per_dim,
             "val/nll_nats": scores.nll_nats,
-            "images_per_second": position.train_images / position.train_seconds,
+            "images_per_second": images_per_second,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if self.workers.is_first:
@@ -222,7 +225,7 @@ class Loop:
         self.say(
             f"{recipe.name}: epoch {position.epoch}/{recipe.epochs}  "
             f"train {train_bits_per_dim:.4f}  val {scores.bits_per_dim:.4f} bits/dim  "
-            f"{metrics['images_per_second']:.0f} images/s  {duration(left)} left"
+            f"{images_per_second:.0f} images/s  {duration(left)} left"
         )
         self._said = time.monotonic()
         if self._decide(report=self._said - self._reported >= self.plan.report_every_s)[0]:
@@ -263,8 +266,10 @@ class Loop:
         """Add all workers' training nats to the position and the time since `started` to the training time."""
         self.position.epoch_nats += float(self.workers.sum(np.array([float(nats)]))[0])
         nats.zero_()
-        self.position.train_seconds += time.monotonic() - started
-        return time.monotonic()
+        now = time.monotonic()
+        self.position.epoch_seconds += now - started
+        self.position.train_seconds += now - started
+        return now
 
     def _train_bits_per_dim(self) -> float:
         return float(bits_per_dim(self.position.epoch_nats / self.position.epoch_images, self.plan.dataset.spec.num_subpixels))

@@ -56,6 +56,7 @@ class TrainAll:
     learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
     likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own
     class_conditional: bool | None = None  # condition on the label, instead of each recipe's own choice
+    class_conditional: bool = False  # condition every model on the class label; the data set must have labels
     patience: int | None = None  # epochs without a better validation until a run stops, instead of each recipe's own
     seed: int | None = None  # of weights, order and dropout, instead of each recipe's own
     num_workers: int = 1  # data-parallel workers of each model
@@ -80,6 +81,8 @@ class TrainAll:
     def _changed(self, recipe: Recipe) -> Recipe:
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "class_conditional", "patience", "seed")}
         changes = {name: value for name, value in given.items() if value is not None}
+        if self.class_conditional:
+            changes["class_conditional"] = True
         if self.learning_rate is not None:
             changes["optimizer"] = dataclasses.replace(recipe.optimizer, learning_rate=self.learning_rate)
         if self.likelihood is not None:

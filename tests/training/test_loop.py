@@ -106,7 +106,8 @@ def test_a_finished_run_leaves_its_result_and_the_nats_of_every_test_image(stora
     from pixelmodels.models import Context
 
     for image, label, nats in zip(test.images_NCHW, test.labels_N, table["nll_nats"].to_pylist(), strict=True):
-        log_prob = model.log_prob(torch.from_numpy(image[None]).long(), Context(label_B=torch.tensor([int(label)])))
+        with torch.no_grad():
+            log_prob = model.log_prob(torch.from_numpy(image[None]).long(), Context(label_B=torch.tensor([int(label)])))
         assert -float(log_prob) == pytest.approx(nats, rel=1e-5)
 
 

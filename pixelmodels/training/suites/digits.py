@@ -10,7 +10,7 @@ from pixelmodels.training.recipes import OptimizerConfig, Recipe
 
 _DATASET = DatasetConfig(source="digits")
 _LIKELIHOOD = LikelihoodConfig("categorical")
-_OPTIMIZER = OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=50, average_decay=0.998)
+_OPTIMIZER = OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=50, average_decay=0.999)
 
 
 def recipes() -> tuple[Recipe, ...]:
@@ -19,21 +19,21 @@ def recipes() -> tuple[Recipe, ...]:
         Recipe(
             name="pixelcnn",
             dataset=_DATASET,
-            model=PixelCNNConfig(num_layers=4, num_features=32, first_kernel_size=5, dropout=0.1),
+            model=PixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.2),
             likelihood=_LIKELIHOOD,
             optimizer=_OPTIMIZER,
             batch_size=64,
-            epochs=60,
+            epochs=50,
             sample_every=10,
         ),
         Recipe(
             name="gated_pixelcnn",
             dataset=_DATASET,
-            model=GatedPixelCNNConfig(num_layers=4, num_features=32, first_kernel_size=5, dropout=0.2),
+            model=GatedPixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.3),
             likelihood=_LIKELIHOOD,
             optimizer=_OPTIMIZER,
             batch_size=64,
-            epochs=60,
+            epochs=80,
             sample_every=10,
         ),
     )
