@@ -54,3 +54,10 @@ class ImageSpec:
             raise UserError(f"images of shape {tuple(x_BCHW.shape)} given; this model takes (batch, {', '.join(map(str, self.shape))})")
         if x_BCHW.is_floating_point():
             raise UserError(f"images of type {x_BCHW.dtype} given; give integers in [0, {self.levels})")
+
+    def check_values(self, x_BCHW: torch.Tensor) -> None:
+        """Raise `UserError` where a level is out of range (reads the values: on a GPU it waits for them)."""
+        if x_BCHW.numel():
+            low, high = (int(value) for value in torch.aminmax(x_BCHW))
+            if low < 0 or high >= self.levels:
+                raise UserError(f"level {low if low < 0 else high} is out of range; these images have levels 0..{self.levels - 1}")

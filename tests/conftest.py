@@ -15,7 +15,11 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MPLBACKEND"] = "agg"
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ.pop("MLFLOW_TRACKING_URI", None)  # tests never write to the tracking server of whoever runs them
+# Tests never reach the servers, clusters and buckets of whoever runs them.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.pop("AWS_ENDPOINT_URL", None)
+os.environ.pop("AWS_PROFILE", None)
 
 import numpy as np
 import pytest
@@ -48,7 +52,7 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray with 5 logical CPUs, whatever the machine has: the tests need 3 workers and one CPU for Ray Data."""
     import ray
 
-    ray.init(num_cpus=5, num_gpus=0, include_dashboard=False, configure_logging=True, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", num_cpus=5, num_gpus=0, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()

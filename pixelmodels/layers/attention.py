@@ -38,9 +38,9 @@ class CausalAttention(CausalLayer):
         logits_BQK = logits_BQK.masked_fill(~allowed_BQK.any(-1, keepdim=True), 0.0)  # keeps NaN out of the gradient
         return (torch.softmax(logits_BQK, -1) * allowed_BQK) @ value_BKV
 
-    def project(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, x: Tensor, image: Tensor, key_value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values."""
-        key, value = F.linear(torch.cat([x, image], -1), self.key_value).split((self.num_key, self.num_value), -1)
+        key, value = F.linear(torch.cat([x, image], -1), key_value).split((self.num_key, self.num_value), -1)
         return key, value
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
@@ -48,10 +48,13 @@ class CausalAttention(CausalLayer):
             raise TypeError("attention reads the image")
         height, width = x_BHWC.shape[1:3]
         x_BTC = x_BHWC.flatten(1, 2)
-        key, value = self.project(x_BTC, image_BHWC.flatten(1, 2))
+        key, value = self.project(x_BTC, image_BHWC.flatten(1, 2), self.key_value)
         earlier = torch.ones(height * width, height * width, dtype=torch.bool, device=x_BHWC.device).tril(-1)
         y_BTV = self.attend(F.linear(x_BTC, self.query), key, value, earlier[None])
         return y_BTV.unflatten(1, (height, width))
+
+    def prepare(self) -> Weights:
+        return {"query": self.query, "key_value": self.key_value}
 
     def start(self, frame: Frame) -> State:
         num_pixels = frame.height * frame.width
@@ -62,9 +65,9 @@ class CausalAttention(CausalLayer):
             "row": frame.zeros(frame.width, self.query.shape[1]),  # features of this row
         }
 
-    def _store(self, s: State, first: int, x_BWC: Tensor, image_BWC: Tensor) -> None:
+    def _store(self, w: Weights, s: State, first: int, x_BWC: Tensor, image_BWC: Tensor) -> None:
         """Keys and values of this row's columns from `first` on; they count by the query's own position."""
-        key, value = self.project(x_BWC, image_BWC)
+        key, value = self.project(x_BWC, image_BWC, w["key_value"])
         batch = torch.arange(x_BWC.shape[0], device=x_BWC.device)[:, None]
         places = s["length"][:, None] + torch.arange(first, first + x_BWC.shape[1], device=x_BWC.device)
         s["key"][batch, places], s["value"][batch, places] = key, value
@@ -78,15 +81,15 @@ class CausalAttention(CausalLayer):
         c = at.column
         s["row"][:, c] = x_BC
         if c:
-            self._store(s, c - 1, s["row"][:, c - 1 : c], at.image_BWC[:, c - 1 : c])
-        query_B1D = F.linear(x_BC, self.query)[:, None]
+            self._store(w, s, c - 1, s["row"][:, c - 1 : c], at.image_BWC[:, c - 1 : c])
+        query_B1D = F.linear(x_BC, w["query"])[:, None]
         return self.attend(query_B1D, s["key"], s["value"], self._allowed(s, c, 1))[:, 0]
 
     def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
         s["row"].copy_(x_BWC)
-        self._store(s, 0, x_BWC, at.image_BWC)
-        return self.attend(F.linear(x_BWC, self.query), s["key"], s["value"], self._allowed(s, 0, x_BWC.shape[1]))
+        self._store(w, s, 0, x_BWC, at.image_BWC)
+        return self.attend(F.linear(x_BWC, w["query"]), s["key"], s["value"], self._allowed(s, 0, x_BWC.shape[1]))
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
-        self._store(s, 0, s["row"], at.image_BWC)
+        self._store(w, s, 0, s["row"], at.image_BWC)
         s["length"] += s["row"].shape[1]

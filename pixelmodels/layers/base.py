@@ -48,8 +48,8 @@ class Frame:
 class Place:
     """Where a pass is: phase of its row, column, group, and the pixels of its row that are known.
 
-    `row` is the row's index modulo the network's period (the same for all images of a batch), at the layer's
-    resolution; `group` is the group of features that a pixel pass computes (0 where channels are not ordered by
+    `row` is the row's index modulo the network's period (the same for all images of a batch) and `column` the column's
+    index, both at the layer's resolution; `group` is the group of features that a pixel pass computes (0 where channels are not ordered by
     the network).
     """
 
@@ -229,7 +229,7 @@ class RowGrow(RowLayer):
 
     def hold(self, s: State, x_BWC: Tensor) -> None:
         """Keep the half-resolution row."""
-        s["held"] = x_BWC
+        s["held"].copy_(x_BWC)
 
     def read(self, w: Weights, s: State, odd: int) -> Tensor:
         """The full-resolution row, even or odd, that the held row gives."""

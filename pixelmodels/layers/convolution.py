@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelmodels.errors import UserError
 from pixelmodels.layers.base import CausalLayer, Frame, Place, RowLayer, State, Weights
 
 Groups = tuple[int, ...]  # the group of each feature; -1 is seen by every group
@@ -20,7 +21,9 @@ def one_group(num_features: int) -> Groups:
 
 
 def even_groups(num_features: int, num_groups: int) -> Groups:
-    """`num_features` split into `num_groups` runs whose sizes differ by one at most."""
+    """`num_features` split into `num_groups` runs whose sizes differ by one at most; `UserError` for too few."""
+    if num_features < num_groups:
+        raise UserError(f"{num_features} features cannot be split into {num_groups} groups; give {num_groups} or more")
     return tuple(i * num_groups // num_features for i in range(num_features))
 
 
@@ -52,8 +55,10 @@ class _Grouped(CausalLayer):
         self.in_groups, self.out_groups = in_groups, out_groups
         self.num_groups = max(out_groups) + 1
         order = sorted(range(len(out_groups)), key=lambda i: out_groups[i])  # stable: the order inside a group stays
-        self.order = torch.tensor(order)
-        self.unsort = torch.argsort(self.order)
+        self.order: Tensor
+        self.unsort: Tensor
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("unsort", torch.argsort(self.order), persistent=False)
         counts = [out_groups.count(g) for g in range(self.num_groups)]
         self.out_slices = [slice(sum(counts[:g]), sum(counts[: g + 1])) for g in range(self.num_groups)]
         self.in_index = [[i for i, group in enumerate(in_groups) if group == g] for g in range(self.num_groups)]
@@ -90,7 +95,7 @@ class CausalConv(_Grouped):
         reads_image: bool = False,
     ):
         super().__init__(in_groups, out_groups)
-        self.kernel, self.mask_type, self.reads_image = kernel, mask, reads_image
+        self.reads_image = reads_image
         self.rows_above, self.side = kernel[0] - 1, kernel[1] // 2
         num_columns = kernel[1] if self.rows_above else self.side + 1
         mask_OIHW = torch.ones(len(out_groups), len(in_groups), kernel[0], num_columns)
@@ -115,10 +120,10 @@ class CausalConv(_Grouped):
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 
     def prepare(self) -> Weights:
-        weight = (self.weight * self.mask)[self.order.to(self.weight.device)]
+        weight = (self.weight * self.mask)[self.order]
         here = weight[:, :, -1, : self.side + 1]  # O I taps
         w = {
-            "bias": self.bias[self.order.to(self.bias.device)],
+            "bias": self.bias[self.order],
             "row": here[:, :, None],
             "above": weight[:, :, :-1],
         }
@@ -192,7 +197,7 @@ class CausalLinear(_Grouped):
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 
     def prepare(self) -> Weights:
-        weight, order = self.weight * self.mask, self.order.to(self.weight.device)
+        weight, order = self.weight * self.mask, self.order
         w = {"weight": weight, "all_bias": self.bias}
         for g, rows in enumerate(self.out_slices):
             w[f"taps{g}"] = weight[order[rows]].T.contiguous()

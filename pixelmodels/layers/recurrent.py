@@ -38,9 +38,9 @@ class RowLSTM(_Grouped):
     def num_active_weights(self) -> int:
         return self.weight.numel()
 
-    def state_to_state(self, hidden_BWH: Tensor) -> Tensor:
+    def state_to_state(self, hidden_BWH: Tensor, weight: Tensor) -> Tensor:
         """Gates that a row takes from the hidden states of the row above; zeros beyond its ends."""
-        return convolve(F.pad(hidden_BWH, (0, 0, self.side, self.side))[:, None], self.weight)[:, 0]
+        return convolve(F.pad(hidden_BWH, (0, 0, self.side, self.side))[:, None], weight)[:, 0]
 
     def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         gates_BHWG = gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG
@@ -48,9 +48,12 @@ class RowLSTM(_Grouped):
         hidden, cell = self.first_hidden.expand(batch, width, -1), self.first_cell.expand(batch, width, -1)
         rows = []
         for gates_BWG in gates_BHWG.unbind(1):
-            hidden, cell = lstm(gates_BWG + self.state_to_state(hidden), cell)
+            hidden, cell = lstm(gates_BWG + self.state_to_state(hidden, self.weight), cell)
             rows.append(hidden)
         return torch.stack(rows, 1)
+
+    def prepare(self) -> Weights:
+        return {"state": self.weight[self.order]}
 
     def start(self, frame: Frame) -> State:
         shape = (frame.batch, frame.width, self.num_hidden)
@@ -59,9 +62,8 @@ class RowLSTM(_Grouped):
         return {**s, "row_hidden": s["hidden"].clone(), "row_cell": s["cell"].clone(), "pending": pending}
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
-        pending = self.state_to_state(s["hidden"])
-        pending = pending if extra_BWG is None else pending + extra_BWG
-        s["pending"].copy_(pending[..., self.order])
+        pending = self.state_to_state(s["hidden"], w["state"])
+        s["pending"].copy_(pending if extra_BWG is None else pending + extra_BWG[..., self.order])
 
     def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
         mine, c = self.hidden_slices[at.group], at.column
@@ -121,14 +123,15 @@ class _DiagonalLSTM(_Grouped):
         index = rows + torch.arange(width, device=rows.device)  # unskew
         return stacked_BHD[:, rows, index]
 
-    def from_above(self, hidden_BWH: Tensor) -> Tensor:
-        """Gates that a row takes from the hidden states of the row above."""
-        return F.linear(hidden_BWH, self.weight[:, self.num_hidden :])
+    def prepare(self) -> Weights:
+        before, above = self.weight.split(self.num_hidden, 1)
+        w = {"before": before.T, "above": above, "first_hidden": self.first_hidden, "first_cell": self.first_cell}
+        return w | {f"before{g}": before[self.order[rows]].T.contiguous() for g, rows in enumerate(self.out_slices)}
 
-    def scan_row(self, gates_BWG: Tensor) -> tuple[Tensor, Tensor]:
+    def scan_row(self, w: Weights, gates_BWG: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states and cells of one row, left to right, from gates that hold what comes from above."""
-        batch, before = gates_BWG.shape[0], self.weight[:, : self.num_hidden].T
-        hidden, cell = self.first_hidden.expand(batch, -1), self.first_cell.expand(batch, -1)
+        batch, before = gates_BWG.shape[0], w["before"]
+        hidden, cell = w["first_hidden"].expand(batch, -1), w["first_cell"].expand(batch, -1)
         steps, cells = [], []
         for gates_BG in gates_BWG.unbind(1):
             hidden, cell = lstm(torch.addmm(gates_BG, hidden, before), cell)
@@ -143,10 +146,6 @@ class DiagonalLSTM(_DiagonalLSTM):
     def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         return self.scan_diagonals(gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG)
 
-    def prepare(self) -> Weights:
-        weight = self.weight[self.order.to(self.weight.device), : self.num_hidden]
-        return {f"before{g}": weight[rows].T.contiguous() for g, rows in enumerate(self.out_slices)}
-
     def start(self, frame: Frame) -> State:
         width, batch = frame.width, frame.batch
         s = {"above": frame.zeros(width, self.num_hidden), "pending": frame.zeros(width, 4 * self.num_hidden)}
@@ -156,7 +155,7 @@ class DiagonalLSTM(_DiagonalLSTM):
         return s
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
-        pending = self.from_above(s["above"])
+        pending = F.linear(s["above"], w["above"])
         pending = pending if extra_BWG is None else pending + extra_BWG
         s["pending"].copy_(pending[..., self.order])
 
@@ -169,7 +168,7 @@ class DiagonalLSTM(_DiagonalLSTM):
         return hidden
 
     def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
-        hidden, cell = self.scan_row(gates_BWG + s["pending"][..., self.unsort])
+        hidden, cell = self.scan_row(w, gates_BWG + s["pending"][..., self.unsort])
         s["row_hidden"][:, 1:], s["row_cell"][:, 1:] = hidden, cell
         return hidden
 
@@ -194,8 +193,8 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
         }
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
-        gates_BWG = s["gates"][..., self.unsort] + s["extra"] + self.from_above(s["hidden"])
-        hidden, _ = self.scan_row(gates_BWG.flip(1))
+        gates_BWG = s["gates"][..., self.unsort] + s["extra"] + F.linear(s["hidden"], w["above"])
+        hidden, _ = self.scan_row(w, gates_BWG.flip(1))
         s["hidden"].copy_(hidden.flip(1) * s["started"])
         if extra_BWG is not None:
             s["extra"].copy_(extra_BWG.expand_as(s["extra"]))

@@ -71,6 +71,9 @@ class RowGrowConv(_Strided, RowGrow):
     def prepare(self) -> Weights:
         return {"weight": self.weight, "bias": self.bias}
 
+    def start(self, frame: Frame) -> State:
+        return {"held": frame.zeros(frame.width // 2, self.weight.shape[0])}
+
     def read(self, w: Weights, s: State, odd: int) -> Tensor:
         return grow_map(s["held"][:, None], w["weight"], w["bias"], margin=1)[:, odd]
 

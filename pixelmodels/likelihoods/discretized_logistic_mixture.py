@@ -10,7 +10,8 @@ from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.base import Likelihood, LikelihoodConfig
 from pixelmodels.shapes import ImageSpec
 
-MIN_LOG_SCALE = -7.0
+MIN_LOG_SCALE = -7.0  # as public implementations have it
+MAX_LOG_SCALE = 30.0  # far wider than the levels: beyond, float32 overflows
 
 
 class DiscretizedLogisticMixture(Likelihood):
@@ -54,7 +55,7 @@ class DiscretizedLogisticMixture(Likelihood):
         logits, rest = params[..., :num_mixtures], params[..., num_mixtures:]
         rest = rest.unflatten(-1, (channels, -1))
         means, log_scales = rest[..., :num_mixtures], rest[..., num_mixtures : 2 * num_mixtures]
-        return logits, means, log_scales.clamp(min=MIN_LOG_SCALE), torch.tanh(rest[..., 2 * num_mixtures :])
+        return logits, means, log_scales.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE), torch.tanh(rest[..., 2 * num_mixtures :])
 
     def mean(self, channel: int, means: Tensor, coefficients: Tensor, x: Tensor) -> Tensor:
         """Means [..., K] of one channel, moved by the channels before; `x` [..., C] scaled to [-1, 1]."""

@@ -119,9 +119,10 @@ class PixelModel(nn.Module):
     def log_prob(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
         """Exact log-probability of each image, in nats, summed over C, H and W; shaped B.
 
-        `x_BCHW` holds integers in [0, levels). Raises `UserError` for a wrong shape or type, or a label that
-        is missing or out of range.
+        `x_BCHW` holds integers in [0, levels). Raises `UserError` for a wrong shape, type or level, or a label
+        that is missing or out of range.
         """
+        self.spec.check_values(x_BCHW)
         return self.log_prob_map(x_BCHW, context).sum((1, 2))
 
     # --- passes ---
@@ -143,7 +144,7 @@ class PixelModel(nn.Module):
     @torch.no_grad()
     def prepare(self) -> dict[Layer, Weights]:
         """The weights of the passes, for as many canvases as wanted while the parameters stay as they are."""
-        return {layer: layer.prepare() for layer in self.layers()}
+        return {layer: {name: value.clone() for name, value in layer.prepare().items()} for layer in self.layers()}
 
     @torch.no_grad()
     def start(self, batch: int, context: Context | None = None) -> Canvas:
@@ -203,6 +204,8 @@ class PixelModel(nn.Module):
     def commit_row(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
         """The current row is final: record it and go to the next."""
         at = self._place(canvas)
+        if self._padded(self.spec.width) > self.spec.width:  # pixel passes end at the last real column, rows below may read beyond
+            self.here(TakeRow(weights, canvas.states, at), canvas.image_BWC)
         for layer in self.layers():
             if isinstance(layer, CausalLayer) and canvas.row % layer.resolution == 0:
                 layer.commit(weights[layer], canvas.states[layer], at)

@@ -31,16 +31,19 @@ def load_model(folder: Path) -> PixelModel:
 
     Raises `UserError` where files are missing, cut short, or do not fit together.
     """
+    path = folder / AVERAGE if (folder / AVERAGE).exists() else folder / WEIGHTS
+    for needed in (folder / DESCRIPTION, path):
+        if not needed.is_file():
+            raise UserError(f"{needed} is missing; give a folder that holds {DESCRIPTION} and {WEIGHTS}")
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
-        path = folder / AVERAGE if (folder / AVERAGE).exists() else folder / WEIGHTS
         state = load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing; give a folder that holds {DESCRIPTION} and {WEIGHTS}") from error
-    except (json.JSONDecodeError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
         raise UserError(f"the model in {folder} cannot be read ({error}); give a complete one") from error
-    model = from_description(description)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise UserError(f"the weights in {path} do not fit {DESCRIPTION} beside them (first: {[*missing, *unexpected][0]})")
+    try:
+        model = from_description(description).to(next(value.dtype for value in state.values() if value.is_floating_point()))
+        model.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError, StopIteration) as error:
+        why = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise UserError(f"the weights in {path} do not fit {DESCRIPTION} beside them ({why[0].strip()}); give a complete model") from error
     return model.eval()

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, even_groups
+from pixelmodels.layers.gate import gate
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.models.checks import check_config
 from pixelmodels.models.context import ContextSpec, projection
-from pixelmodels.models.reach import check_kernel, offsets_to_reach
+from pixelmodels.models.reach import offsets_to_reach
 from pixelmodels.shapes import ImageSpec
 
 
@@ -29,14 +31,7 @@ class GatedPixelCNNConfig:
     dropout: float = 0.0  # of both stacks' inputs to a layer
 
     def __post_init__(self) -> None:
-        check_kernel("kernel_size", self.kernel_size)
-        check_kernel("first_kernel_size", self.first_kernel_size)
-
-
-def gate(y: Tensor) -> Tensor:
-    """tanh(first half of the features) * sigmoid(second half): eq. 2, arXiv:1606.05328."""
-    f, g = y.chunk(2, -1)
-    return torch.tanh(f) * torch.sigmoid(g)
+        check_config(self)
 
 
 class _GatedLayer(nn.Module):

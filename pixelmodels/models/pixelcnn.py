@@ -12,8 +12,9 @@ from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, even_groups
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.models.checks import check_config
 from pixelmodels.models.context import ContextSpec, projection
-from pixelmodels.models.reach import check_kernel, offsets_to_reach
+from pixelmodels.models.reach import offsets_to_reach
 from pixelmodels.shapes import ImageSpec
 
 
@@ -29,8 +30,7 @@ class PixelCNNConfig:
     dropout: float = 0.0  # of the blocks' hidden maps
 
     def __post_init__(self) -> None:
-        check_kernel("kernel_size", self.kernel_size)
-        check_kernel("first_kernel_size", self.first_kernel_size)
+        check_config(self)
 
 
 class _Block(nn.Module):

@@ -7,14 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pixelmodels.errors import UserError
-
-
-def check_kernel(name: str, size: int) -> None:
-    """`UserError` unless a kernel of this size has a middle."""
-    if size < 3 or size % 2 == 0:
-        raise UserError(f"{name} {size} has no middle; give an odd number from 3")
-
 
 def offsets_to_reach(height: int, width: int, reaches: Callable[[int, int], bool]) -> Tensor:
     """A reach that is the same at every pixel, as booleans H W (output) H W (input).

@@ -20,6 +20,6 @@ def noise(model: PixelModel, n: int, seed: int, first: int = 0) -> Tensor:
     if seed < 0:
         raise UserError(f"seed {seed} is negative; give 0 or more")
     shape = (model.spec.height, model.spec.width, model.likelihood.num_uniforms)
-    images = [np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, first + i)))).random(shape) for i in range(n)]
+    images = [np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(first + i,)))).random(shape) for i in range(n)]
     u_NHWU = torch.from_numpy(np.stack(images)) if images else torch.zeros(0, *shape, dtype=torch.float64)
     return u_NHWU.to(model.device)

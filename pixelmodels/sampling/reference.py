@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling.noise import noise
+from pixelmodels.sampling.raster import evaluating
 
 
 def reference_sample(model: PixelModel, n: int, *, seed: int, context: Context | None = None) -> Tensor:
@@ -15,16 +16,12 @@ def reference_sample(model: PixelModel, n: int, *, seed: int, context: Context |
     channels, height, width = model.spec.shape
     groups = torch.tensor(model.param_groups, device=model.device)
     x_NCHW = torch.zeros(n, channels, height, width, dtype=torch.uint8, device=model.device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for r in range(height):
-                for c in range(width):
-                    for k in range(channels):
-                        params_NP = model(x_NCHW, context)[:, :, r, c]
-                        params_NP = params_NP[:, groups == k] if model.num_groups > 1 else params_NP
-                        x_NCHW[:, k, r, c] = model.likelihood.draw(params_NP, k, x_NCHW[:, :, r, c], u_NHWU[:, r, c]).to(torch.uint8)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        for r in range(height):
+            for c in range(width):
+                for k in range(channels):
+                    params_NP = model(x_NCHW, context)[:, :, r, c]
+                    params_NP = params_NP[:, groups == k] if model.num_groups > 1 else params_NP
+                    x_N = model.likelihood.draw(params_NP, k, x_NCHW[:, :, r, c], u_NHWU[:, r, c])
+                    x_NCHW[:, k, r, c] = x_N.to(torch.uint8)
     return x_NCHW

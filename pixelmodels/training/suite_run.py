@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from rich.console import Console
 
 from pixelmodels import rayctx
 from pixelmodels.data import FIXED_EPOCH, Dataset, binarize_dynamic, decode_rows, find_dataset, prepare
@@ -22,9 +21,10 @@ from pixelmodels.likelihoods import likelihood_class
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.runs import Status
+from pixelmodels.training import baselines
 from pixelmodels.training.baselines import baseline_rows
 from pixelmodels.training.feeds import RESIDENT_BYTES
-from pixelmodels.training.leaderboard import LeaderboardRow, leaderboard_files, rich_table, write_leaderboard
+from pixelmodels.training.leaderboard import LeaderboardRow, leaderboard_files, print_leaderboard, write_leaderboard
 from pixelmodels.training.loop import Say, build_model, duration
 from pixelmodels.training.plan import RUNS, RunPlan, RunResult, finished
 from pixelmodels.training.preflight import WorkerNeeds, runs_at_once, threads_per_worker
@@ -35,11 +35,7 @@ from pixelmodels.training.trainer import RunFailed, fit
 
 _POLL_S = 0.3
 _TRACKING = threading.Lock()  # runs of one data set would add it to the database at the same moment
-_PLAIN_WIDTH = 140  # characters of a table that goes to a file
-_NOTES = (
-    "Models: exact likelihood of the test images under the averaged weights that validated best.",
-    "PNG and WebP: size of all test images in one tall picture (headers included), in bits a sub-pixel.",
-)
+_NOTES = ("Models: exact likelihood of the test images under the averaged weights that validated best.", *baselines.NOTES)
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,6 @@ class TrainAll:
     learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
     likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own
     class_conditional: bool | None = None  # condition on the label, instead of each recipe's own choice
-    class_conditional: bool = False  # condition every model on the class label; the data set must have labels
     patience: int | None = None  # epochs without a better validation until a run stops, instead of each recipe's own
     seed: int | None = None  # of weights, order and dropout, instead of each recipe's own
     num_workers: int = 1  # data-parallel workers of each model
@@ -81,8 +76,6 @@ class TrainAll:
     def _changed(self, recipe: Recipe) -> Recipe:
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "class_conditional", "patience", "seed")}
         changes = {name: value for name, value in given.items() if value is not None}
-        if self.class_conditional:
-            changes["class_conditional"] = True
         if self.learning_rate is not None:
             changes["optimizer"] = dataclasses.replace(recipe.optimizer, learning_rate=self.learning_rate)
         if self.likelihood is not None:
@@ -222,10 +215,7 @@ def _publish(rows: Sequence[LeaderboardRow], title: str, storage: Storage, call:
         for name, content in leaderboard_files(rows, title, _NOTES).items():
             (Path(folder) / name).write_bytes(content)
         tracker.log_artifact(parent, folder)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_PLAIN_WIDTH)
-    console.print(rich_table(rows, title))
+    print_leaderboard(rows, title)
 
 
 def _baseline_rows(datasets: Sequence[Dataset]) -> list[LeaderboardRow]:

@@ -100,6 +100,22 @@ def test_table_is_the_distribution_that_is_scored(pair):
     torch.testing.assert_close(total_N, expected_N, rtol=1e-10, atol=1e-10)
 
 
+def test_half_precision_networks_keep_the_likelihood_in_float32(pair):
+    model = small_model(*pair, height=4, width=3).float()
+    x_BCHW = random_images(model, 3)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found_B, params_BPHW = model.log_prob(x_BCHW), model(x_BCHW)
+    assert found_B.dtype == torch.float32
+    assert torch.equal(found_B, model.likelihood.log_prob_map(params_BPHW.float(), x_BCHW).sum((1, 2)))
+    torch.testing.assert_close(found_B, model.log_prob(x_BCHW), rtol=0.05, atol=0.5)
+
+
+def test_raster_sampler_in_float32_differs_from_the_reference_in_few_images(pair):
+    model = small_model(*pair, height=4, width=5, levels=16).float()
+    differ = (sample(model, 16, seed=2) != reference_sample(model, 16, seed=2)).flatten(1).any(1)
+    assert int(differ.sum()) <= 1  # about 2 draws in a million flip
+
+
 def test_gradients_reach_every_tensor(pair):
     model = small_model(*pair, height=5, width=4, num_classes=3).train()
     model.log_prob(random_images(model, 3), Context(torch.tensor([0, 1, 2]))).sum().backward()
@@ -109,8 +125,10 @@ def test_gradients_reach_every_tensor(pair):
 
 def test_files_bring_back_the_same_model(pair, tmp_path):
     model = small_model(*pair, height=3, width=2, num_classes=3)
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) / 3)  # values that float32 does not hold
     save_model(tmp_path, model)
-    again = load_model(tmp_path).double()
+    again = load_model(tmp_path)
     assert describe(again) == describe(model) == describe(from_description(describe(model)))
     x_BCHW, context = random_images(model, 2), Context(torch.tensor([1, 1]))
     assert torch.equal(again.log_prob(x_BCHW, context), model.log_prob(x_BCHW, context))
@@ -122,6 +140,8 @@ def test_wrong_images_and_labels_are_refused(pair):
     for images, context, message in [
         (x_BCHW[:, :, :2], Context(torch.tensor([0, 0])), "images of shape"),
         (x_BCHW.float(), Context(torch.tensor([0, 0])), "give integers"),
+        (x_BCHW + 200, Context(torch.tensor([0, 0])), "level 20. is out of range"),
+        (x_BCHW.long() - 5, Context(torch.tensor([0, 0])), "level -. is out of range"),
         (x_BCHW, None, "conditioned on a class label"),
         (x_BCHW, Context(torch.tensor([0, 3])), "label 3 is out of range"),
         (x_BCHW, Context(torch.tensor([0])), "one for each image"),

@@ -14,7 +14,7 @@ import pixelmodels.models
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import LIKELIHOODS, Likelihood, LikelihoodConfig
 from pixelmodels.likelihoods.base import Likelihood as LikelihoodBase
-from pixelmodels.models import ARCHITECTURES, PixelModel, architecture_of, build, config_class
+from pixelmodels.models import ARCHITECTURES, PixelModel, architecture_class, architecture_of, build, config_class
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.conftest import PAIRS, small_config
 
@@ -48,6 +48,28 @@ def test_config_is_a_frozen_dataclass_of_its_own(name):
 
 def test_every_architecture_has_a_likelihood_for_grey_and_for_colour():
     assert {(a, c) for a, _, c in PAIRS} == {(a, c) for a in ARCHITECTURES for c in (1, 3)}
+
+
+def test_a_pair_where_nobody_orders_the_channels_is_refused(monkeypatch):
+    for architecture in ARCHITECTURES:
+        monkeypatch.setattr(architecture_class(architecture), "orders_channels", False)
+        with pytest.raises(UserError, match=r"'categorical' does not order the 3 channels and neither does"):
+            build(small_config(architecture), ImageSpec(3, 2, 2, 4), LikelihoodConfig("categorical"))
+        build(small_config(architecture), ImageSpec(3, 2, 2, 4), LikelihoodConfig("discretized_logistic_mixture"))
+
+
+def test_configs_that_make_no_sense_are_refused():
+    for architecture in ARCHITECTURES:
+        kind = config_class(architecture)
+        names = {field.name for field in fields(kind)}
+        wrong = {"num_layers": -3, "num_features": 0, "kernel_size": 4, "dropout": 2.0}
+        assert names & set(wrong)
+        for name in names & set(wrong):
+            with pytest.raises(UserError, match=name):
+                kind(**{name: wrong[name]})
+        if "num_features" in names:
+            with pytest.raises(UserError, match="cannot be split into 3 groups"):
+                build(kind(num_features=1), ImageSpec(3, 2, 2, 4), LikelihoodConfig("categorical"))
 
 
 def test_unknown_names_are_refused_with_the_choices():

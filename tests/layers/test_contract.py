@@ -83,6 +83,12 @@ class AttentionToy(Toy):
         return h + run(self.attention, h)
 
 
+class PaddedAttentionToy(AttentionToy):
+    """Padded to an even width: queries also see the columns that are added."""
+
+    period = 2
+
+
 class StridedToy(Toy):
     """Two strides, nested; the row stream enters the pixel stream at every resolution."""
 
@@ -96,7 +102,7 @@ class StridedToy(Toy):
         for stride in (1, 2, 4):
             self.row_convs.append(RowConv(FEATURES, FEATURES, (2, 3)))
             self.links.append(RowLinear(FEATURES, FEATURES))
-            self.convs.append(CausalConv(even_groups(FEATURES, 1), even_groups(FEATURES, 1), (1, 3), "B"))
+            self.convs.append(CausalConv(even_groups(FEATURES, 1), even_groups(FEATURES, 1), (2, 3), "B"))
             for layer in (self.row_convs[-1], self.links[-1], self.convs[-1]):
                 layer.resolution = stride
         self.row_pairs, self.pairs = [], []
@@ -130,7 +136,7 @@ class StridedToy(Toy):
 
 CASES = [
     (toy, channels, likelihood)
-    for toy in (RowLSTMToy, DiagonalToy, AttentionToy, StridedToy)
+    for toy in (RowLSTMToy, DiagonalToy, AttentionToy, PaddedAttentionToy, StridedToy)
     for channels, likelihood in ((1, "categorical"), (3, "categorical"), (3, "discretized_logistic_mixture"))
     if toy.orders_channels or (channels, likelihood) != (3, "categorical")
 ]
@@ -149,6 +155,26 @@ def test_passes_equal_forward(toy):
     torch.testing.assert_close(by_pixel_passes(toy, x_BCHW), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(by_taking_rows(toy, x_BCHW), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(by_taking_rows(toy, x_BCHW, guess=True), expected, rtol=0, atol=1e-12)
+
+
+def test_prepared_weights_are_a_copy(toy):
+    x_BWC = torch.randint(4, (2, 5, toy.spec.channels), generator=torch.Generator().manual_seed(3))
+
+    def first_rows(weights):
+        canvas = toy.start(2)
+        rows = []
+        for _ in range(2):
+            toy.row_pass(weights, canvas)
+            rows.append(toy.take_row(weights, canvas, x_BWC))
+            toy.commit_row(weights, canvas)
+        return torch.stack(rows)
+
+    weights = toy.prepare()
+    expected = first_rows(weights)
+    for name, parameter in toy.named_parameters():
+        if "first_" not in name:  # learned first states are copied by `start`
+            parameter.data.zero_()
+    assert torch.equal(first_rows(weights), expected)
 
 
 def test_nothing_depends_on_a_later_subpixel(toy):

@@ -63,12 +63,12 @@ def test_channels_are_coupled_as_in_the_paper():
 
 def test_gradients_are_finite_and_alive_far_out_in_the_tails():
     head = mixture(256)
-    for mean, log_scale in ((40.0, -7.0), (-40.0, -6.9), (0.0, 5.0), (3.0, -2.0)):
+    for mean, log_scale in ((40.0, -7.0), (-40.0, -6.9), (0.0, 5.0), (0.0, 200.0), (3.0, -2.0)):
         params_BPHW = torch.tensor([0.0, mean, log_scale]).view(1, 3, 1, 1).requires_grad_()
         for level in (0, 1, 128, 254, 255):
             (gradient,) = torch.autograd.grad(head.log_prob_map(params_BPHW, torch.tensor(level).view(1, 1, 1, 1)).sum(), params_BPHW)
             assert torch.isfinite(gradient).all()
-            if level in (1, 128, 254):
+            if level in (1, 128, 254) and log_scale < 100:
                 assert gradient[0, 1, 0, 0] != 0
 
 
