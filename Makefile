@@ -32,6 +32,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq -r requirements.lock
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@# `ray start` and `ray job submit` present a token, wherever .venv is active; Ray itself would make it readable by all
+	@grep -q RAY_AUTH_MODE .venv/bin/activate || echo 'export RAY_AUTH_MODE=token' >> .venv/bin/activate
+	@test -e ~/.ray/auth_token || (umask 077; $(BIN)/ray get-auth-token --generate >/dev/null 2>&1)
+	@chmod 600 ~/.ray/auth_token
 	@touch $@
 
 train: $(STAMP) ## prepare the data, train every model of the suite, report (ARGS="--epochs 2")

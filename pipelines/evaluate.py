@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tyro
-
+from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
 from pixelmodels.training.evaluate_run import Evaluate, evaluate
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print bits/dim with its standard error, and where the rest is; status 0."""
-    found = evaluate(tyro.cli(Evaluate, args=argv))
+    found = evaluate(parse(Evaluate, argv))
     scores = found.scores
     bits_per_dim = f"{scores.bits_per_dim:.4f} +- {scores.bits_per_dim_stderr:.4f} bits/dim"
     print(f"{bits_per_dim}, {scores.nll_nats:.2f} nats an image, {found.num_images} images")

@@ -13,7 +13,8 @@ from typing import Annotated
 import tyro
 
 from pixelmodels import rayctx
-from pixelmodels.data import DatasetConfig, find_prepared, prepare
+from pixelmodels.commandline import parse
+from pixelmodels.data import DatasetConfig, prepare
 from pixelmodels.errors import exit_with
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 
@@ -28,12 +29,10 @@ class Arguments:
 
 def main() -> int:
     """Parse the command line, prepare, print the data set's path; status 0."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     storage = Storage(arguments.storage)
     storage.check_writable()
-    if find_prepared(arguments.data, storage) is None:
-        rayctx.connect()
-    dataset = prepare(arguments.data, storage)
+    dataset = prepare(arguments.data, storage, connect=rayctx.connect)
     print(storage.uri(dataset.folder))
     return 0
 

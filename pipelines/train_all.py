@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tyro
-
+from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
 from pixelmodels.training.suite_run import TrainAll, train_all
 
 
 def main(argv: list[str] | None = None) -> int:
     """Status 0 when every model was trained, 1 when one failed."""
-    outcome = train_all(tyro.cli(TrainAll, args=argv))
+    outcome = train_all(parse(TrainAll, argv))
     print(outcome.leaderboard)
     return 1 if outcome.failed else 0
 

@@ -22,6 +22,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives a shutdown does not start another Ray
 }
 # For a Ray that is started here. Ray caches both when it is imported, so they cannot be set later than that.
 _LOCAL = {
@@ -56,15 +57,19 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False) -> None
             raise UserError(f"Ray at RAY_ADDRESS '{address}' cannot be joined ({reason}); start it, or unset RAY_ADDRESS") from error
         return
     folder = Path.home() / ".ray"
-    folder.mkdir(mode=0o700, exist_ok=True)  # Ray writes its token here, readable by everybody
-    ray.init(
-        address="local",
-        num_cpus=num_cpus or num_cores() + 1,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=log_to_driver,
-    )
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)  # Ray writes its token here, readable by everybody
+        ray.init(
+            address="local",
+            num_cpus=num_cpus or num_cores() + 1,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=log_to_driver,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"a local Ray cannot be started ({reason}); free memory, disk or processes and try again") from error
     token = folder / "auth_token"
     if token.is_file():
         token.chmod(0o600)

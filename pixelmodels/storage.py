@@ -6,12 +6,14 @@ and use `/`. On a cluster of several hosts the root must be one that every host 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
+import re
+import stat
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,8 @@ from pixelmodels.errors import UserError
 
 DEFAULT_STORAGE = "storage"  # a folder in the working directory
 _S3 = "s3://"
-_TEMPORARY = ".tmp"  # folder below a local root for files that are being written; never listed
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")  # name of a local file that is being written, beside the one that it will be
 _STALE_S = 24 * 3600  # age at which such a file is taken to be left behind by a killed process
-_CHUNK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, order=True)
@@ -35,6 +36,7 @@ class FileEntry:
     path: str  # relative to the folder that was listed
     size: int  # bytes
     modified_ns: int  # last change, nanoseconds since 1970 (whole seconds in a bucket)
+    is_regular: bool = True  # False: nothing to read, such as a broken symbolic link or a socket
 
 
 class Storage:
@@ -111,14 +113,22 @@ class Storage:
         return int(info.size)
 
     def list(self, path: str = "") -> list[str]:
-        """Sorted names of the direct children of a folder; none when it does not exist."""
+        """Sorted names of the direct children of a folder, without files that are being written; none when it does not exist."""
         filesystem, full = self.fs_and_path(path)
         infos = filesystem.get_file_info(fs.FileSelector(full, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.base_name not in ("", _TEMPORARY))
+        return sorted(info.base_name for info in infos if info.base_name and not _TEMPORARY.fullmatch(info.base_name))
 
     def files(self, path: str = "") -> Iterator[FileEntry]:
-        """Every file below a folder, at any depth, in no particular order; none when the folder does not exist."""
+        """Every file below a folder, at any depth, in no particular order; none when the folder does not exist.
+
+        Symbolic links are followed; one that leads back to a folder that it lies in is an entry that is not regular.
+        Raises `UnicodeError` for a name that is not UTF-8.
+        """
         filesystem, full = self.fs_and_path(path)
+        if self.is_local:
+            if os.path.isdir(full):
+                yield from _local_files(full, "", ())
+            return
         for info in filesystem.get_file_info(fs.FileSelector(full, allow_not_found=True, recursive=True)):
             if info.type == fs.FileType.File and not info.path.endswith("/"):
                 yield FileEntry(info.path[len(full) :].lstrip("/"), int(info.size), int(info.mtime_ns or 0))
@@ -140,9 +150,9 @@ class Storage:
             with filesystem.open_output_stream(full) as stream:
                 stream.write(data)
             return
-        filesystem.create_dir(posixpath.dirname(full), recursive=True)
-        filesystem.create_dir(self.uri(_TEMPORARY), recursive=True)
-        temporary = self.uri(f"{_TEMPORARY}/{uuid.uuid4().hex}")
+        folder = posixpath.dirname(full)
+        filesystem.create_dir(folder, recursive=True)
+        temporary = f"{folder}/.tmp-{uuid.uuid4().hex}"  # on the same disk, whatever is mounted or linked below the root
         try:
             with filesystem.open_output_stream(temporary) as stream:
                 stream.write(data)
@@ -150,16 +160,6 @@ class Storage:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-
-    def upload(self, local_path: str | os.PathLike[str], path: str) -> None:
-        """Copy a local file, or a local folder with all that is below it, to `path`; files replace files."""
-        source = Path(local_path)
-        if source.is_file():
-            self.write_bytes(path, source.read_bytes())
-            return
-        for file in sorted(source.rglob("*")):
-            if file.is_file():
-                self.write_bytes(posixpath.join(path, file.relative_to(source).as_posix()), file.read_bytes())
 
     def download(self, path: str, local_path: str | os.PathLike[str]) -> None:
         """Copy a file, or a folder with all that is below it, to `local_path`; raises `FileNotFoundError`."""
@@ -185,14 +185,6 @@ class Storage:
         elif info.type == fs.FileType.Directory:
             filesystem.delete_dir(full)
 
-    def sha256(self, path: str) -> str:
-        """Hexadecimal SHA-256 of the file at `path`, read in pieces."""
-        digest = hashlib.sha256()
-        with self.open_input(path) as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
-
     def check_writable(self) -> None:
         """Write and remove a small file; raises `UserError` naming the root and the remedy when that fails."""
         probe = f"write-check-{uuid.uuid4().hex[:8]}"
@@ -205,11 +197,17 @@ class Storage:
             raise UserError(f"storage root '{self.root}' cannot be written ({_short(error)}); {remedy}, with --storage") from error
 
     def _delete_stale(self) -> None:
-        if self.is_local:
-            oldest_ns = time.time_ns() - _STALE_S * 1_000_000_000
-            for entry in self.files(_TEMPORARY):
-                if entry.modified_ns < oldest_ns:
-                    self.delete(f"{_TEMPORARY}/{entry.path}")
+        """Remove what killed processes left half written; other processes may be doing the same."""
+        if not self.is_local:
+            return
+        linked = [entry.path for entry in os.scandir(self.root) if entry.is_symlink()]
+        for top in (self.root, *linked):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    file = Path(folder, name)
+                    with suppress(FileNotFoundError):
+                        if _TEMPORARY.fullmatch(name) and file.stat().st_mtime < time.time() - _STALE_S:
+                            file.unlink()
 
     def _info(self, path: str) -> fs.FileInfo:
         filesystem, full = self.fs_and_path(path)
@@ -222,6 +220,25 @@ def _normal(path: str) -> str:
     if ".." in parts:
         raise ValueError(f"path '{path}' leaves the storage root")
     return "/".join(parts)
+
+
+def _local_files(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[FileEntry]:
+    """Every file below a local folder. Arrow's own listing drops broken links, and never ends where links form a ring."""
+    info = os.stat(folder)
+    above = (*above, (info.st_dev, info.st_ino))
+    for entry in os.scandir(folder):
+        path = prefix + entry.name
+        path.encode()  # Arrow opens no file whose name is not UTF-8
+        try:
+            info = entry.stat()
+        except OSError:  # a link that leads nowhere, or round in a circle
+            info = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(info.st_mode):
+            yield FileEntry(path, info.st_size, info.st_mtime_ns, stat.S_ISREG(info.st_mode))
+        elif (info.st_dev, info.st_ino) in above:
+            yield FileEntry(path, 0, 0, False)
+        else:
+            yield from _local_files(entry.path, f"{path}/", above)
 
 
 def _s3_filesystem(uri: str, endpoint: str | None, region: str | None) -> fs.FileSystem:

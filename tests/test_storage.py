@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
@@ -34,7 +35,6 @@ def test_files_come_back_as_they_were_written(root: Storage) -> None:
     assert root.read_bytes("a/b/file.bin") == data
     assert root.read_bytes("a/empty") == b""
     assert root.size("a/b/file.bin") == len(data)
-    assert root.sha256("a/b/file.bin") == hashlib.sha256(data).hexdigest()
     with root.open_input("a/b/file.bin") as stream:
         stream.seek(255)
         assert stream.read(2) == b"\xff\x00"
@@ -60,13 +60,10 @@ def test_list_exists_and_delete(root: Storage) -> None:
     assert not root.exists("a/1") and root.list() == ["b"]
 
 
-def test_upload_and_download_folders(root: Storage, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    (source / "sub").mkdir(parents=True)
-    (source / "sub" / "one").write_bytes(b"1")
-    (source / "two").write_bytes(b"22")
-    root.upload(source, "there")
-    root.upload(source / "two", "single")
+def test_download_files_and_folders(root: Storage, tmp_path: Path) -> None:
+    root.write_bytes("there/sub/one", b"1")
+    root.write_bytes("there/two", b"22")
+    root.write_bytes("single", b"22")
     root.download("there", tmp_path / "back")
     root.download("single", tmp_path / "elsewhere" / "single")
     assert (tmp_path / "back" / "sub" / "one").read_bytes() == b"1"
@@ -75,7 +72,7 @@ def test_upload_and_download_folders(root: Storage, tmp_path: Path) -> None:
 
 
 def test_missing_files_are_told(root: Storage, tmp_path: Path) -> None:
-    for read in (root.read_bytes, root.size, root.sha256):
+    for read in (root.read_bytes, root.size):
         with pytest.raises(FileNotFoundError):
             read("missing")
     with pytest.raises(FileNotFoundError):
@@ -125,11 +122,44 @@ def test_roots_that_cannot_be_written_are_refused(tmp_path: Path, bucket: str) -
 def test_files_in_the_making_are_not_listed_and_go_away(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     storage.write_bytes("a", b"1")
-    left, fresh = tmp_path / ".tmp" / "left-behind", tmp_path / ".tmp" / "being-written"
-    left.write_bytes(b"half")
-    fresh.write_bytes(b"half")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    left = [tmp_path / folder / f".tmp-{uuid.uuid4().hex}" for folder in ("", "deep/er", "linked")]
+    fresh, other = tmp_path / f".tmp-{uuid.uuid4().hex}", tmp_path / ".tmp-of-somebody-else"
     long_ago = time.time() - 2 * 24 * 3600
-    os.utime(left, (long_ago, long_ago))
-    assert storage.list() == ["a"]
+    for file in (*left, fresh, other):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half")
+        if file != fresh:
+            os.utime(file, (long_ago, long_ago))
+    assert storage.list() == [other.name, "a", "deep", "elsewhere", "linked"]
     storage.check_writable()
-    assert not left.exists() and fresh.exists()
+    assert not any(file.exists() for file in left) and fresh.exists() and other.exists()
+
+
+def test_files_are_written_beside_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder below the root may be on another disk, to which nothing can be renamed from outside."""
+    storage, moves = Storage(tmp_path), []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            return getattr(fs.LocalFileSystem(), name)
+
+        def move(self, old: str, new: str) -> None:
+            moves.append((Path(old).parent, Path(new).parent))
+            fs.LocalFileSystem().move(old, new)
+
+    monkeypatch.setattr(storage, "_filesystem", Spy())
+    storage.write_bytes("datasets/deep/file", b"1")
+    assert moves == [(tmp_path / "datasets" / "deep",) * 2] and storage.read_bytes("datasets/deep/file") == b"1"
+
+
+def test_what_is_no_file_is_in_the_listing_too(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").write_bytes(b"12")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)  # a ring
+    (tmp_path / "link").symlink_to("sub")
+    (tmp_path / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    found = {entry.path: (entry.size if entry.is_regular else None) for entry in Storage(tmp_path).files()}
+    assert found == {"sub/file": 2, "link/file": 2, "sub/up": None, "link/up": None, "broken": None, "pipe": None}

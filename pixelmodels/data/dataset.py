@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pixelmodels.data.config import SPLITS
-from pixelmodels.data.shards import decode_shard
+from pixelmodels.data.shards import decode_labels, decode_shard
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.storage import Storage
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 DATASETS = "datasets"  # folder below the storage root
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # part of every fingerprint: raised when the same options come to give other pixels, or another layout
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ class Dataset:
         """Images of a split."""
         return int(self._split(split)["num_images"])
 
+    def num_unlabelled(self, split: str) -> int:
+        """Images of a split that have no label: all of them in a data set without labels; 0 when an older manifest does not say."""
+        return int(self._split(split).get("num_unlabelled", 0))
+
     def split_bytes(self, split: str) -> int:
         """Bytes of a split's images once decoded: one for each sub-pixel."""
         return self.num_images(split) * self.spec.num_subpixels
@@ -137,6 +142,20 @@ class Dataset:
                 raise self._damaged(path, error) from error
         return Split(images_NCHW, labels_N if self.num_classes else None, keys)
 
+    def read_labels(self, split: str) -> tuple[npt.NDArray[np.int32] | None, list[str]]:
+        """Labels and keys of a split, as `read` gives them, without reading its images."""
+        labels, keys = [np.empty(0, np.int32)], []
+        for shard in self.shards(split):
+            path = f"{self.folder}/{shard['file']}"
+            try:
+                with self.storage.open_input(path) as stream:
+                    table = pq.read_table(stream, columns=["label", "key"])
+            except (FileNotFoundError, pa.ArrowException) as error:
+                raise self._damaged(path, error) from error
+            labels.append(decode_labels(table["label"]))
+            keys += table["key"].to_pylist()
+        return np.concatenate(labels) if self.num_classes else None, keys
+
     def stream(self, split: str) -> ray.data.Dataset:
         """A split as a Ray Data set with columns image (bytes), label, key; `decode_rows` turns a batch into an array.
 
@@ -152,13 +171,9 @@ class Dataset:
 
     def damaged_shards(self, *splits: str) -> list[str]:
         """Files of these splits (all, unless given) that are missing or not as large as the manifest says; a cheap check."""
-        damaged = []
-        for split in splits or SPLITS:
-            for shard in self.shards(split):
-                path = f"{self.folder}/{shard['file']}"
-                if not self.storage.is_file(path) or self.storage.size(path) != shard["num_bytes"]:
-                    damaged.append(str(shard["file"]))
-        return damaged
+        sizes = {entry.path: entry.size for entry in self.storage.files(self.folder)}
+        shards = [shard for split in splits or SPLITS for shard in self.shards(split)]
+        return [str(shard["file"]) for shard in shards if sizes.get(shard["file"]) != shard["num_bytes"]]
 
     def summary(self) -> str:
         """One line: size of the splits, shape and levels, and what was put aside."""
@@ -195,6 +210,9 @@ def find_dataset(storage: Storage, ref: str) -> Dataset:
     if ref in folders:
         return Dataset.load(storage, f"{DATASETS}/{ref}")
     matches = [name for name in folders if name.rpartition("-")[0] == ref]
+    if len(matches) > 1:  # those of another format version cannot be meant
+        manifests = {name: json.loads(storage.read_bytes(f"{DATASETS}/{name}/{MANIFEST}")) for name in matches}
+        matches = [name for name in matches if manifests[name].get("format_version") == FORMAT_VERSION] or matches
     if len(matches) > 1:
         raise UserError(f"data set '{ref}' is not unique; have {', '.join(matches)}; give one of these")
     if not matches:

@@ -47,6 +47,8 @@ def read_header(stream: IO[bytes], max_pixels: int) -> Header:
         try:
             # Of the base class: that of PNG files would decode the pixels first, in search of a late EXIF chunk.
             turned = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)  # orientations that exchange rows and columns
+        except MemoryError:
+            raise  # the machine's, not the image's
         except Exception as error:  # decoders meet damaged data with errors of every kind
             raise BadImage(_reason(error)) from error
         width, height = image.size[::-1] if turned else image.size
@@ -61,25 +63,32 @@ def decode(data: bytes, channels: int, size: tuple[int, int] | None, max_pixels:
                 # Let the decoder shrink large photographs by 2, 4 or 8, to no less than twice what is needed.
                 factor = max(max(size) / min(image.size), 1e-9)
                 image.draft(None, (math.ceil(2 * factor * image.width), math.ceil(2 * factor * image.height)))
-            pixels = _convert(ImageOps.exif_transpose(image), channels)
+            return fit(_convert(ImageOps.exif_transpose(image), channels), size)
+        except MemoryError:
+            raise  # the machine's, not the image's
         except Exception as error:  # decoders meet damaged data with errors of every kind
             raise BadImage(_reason(error)) from error
-    return fit(pixels, size)
 
 
 def fit(pixels_HWC: UInt8, size: tuple[int, int] | None) -> UInt8:
-    """Resize so that `size` (height, width) is just covered (antialiased, bicubic), then crop the centre."""
-    height, width = pixels_HWC.shape[:2]
+    """The largest centred part with the proportions of `size` (height, width), resized to it (antialiased, bicubic).
+
+    Only that part is resized, so memory is that of `size` however long and thin an image is.
+    """
+    height, width, channels = pixels_HWC.shape
     if size is None or (height, width) == size:
         return pixels_HWC
     scale = max(size[0] / height, size[1] / width)
-    if scale != 1:
-        height, width = max(size[0], round(height * scale)), max(size[1], round(width * scale))
-        image = Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
-        resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-        pixels_HWC = resized.reshape(height, width, pixels_HWC.shape[2])
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    return np.ascontiguousarray(pixels_HWC[top : top + size[0], left : left + size[1]])
+    if scale == 1:
+        top, left = (height - size[0]) // 2, (width - size[1]) // 2
+        return np.ascontiguousarray(pixels_HWC[top : top + size[0], left : left + size[1]])
+    top, left = max(0.0, (height - size[0] / scale) / 2), max(0.0, (width - size[1] / scale) / 2)
+    reach = 2 + math.ceil(2 / scale)  # no pixel further from the part than this has a weight in it
+    rows, columns = max(0, int(top) - reach), max(0, int(left) - reach)
+    pixels_HWC = pixels_HWC[rows : height - rows, columns : width - columns]
+    image = Image.fromarray(pixels_HWC[..., 0] if channels == 1 else pixels_HWC)
+    box = (left - columns, top - rows, image.width - (left - columns), image.height - (top - rows))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)).reshape(*size, channels)
 
 
 def convert_channels(pixels_HWC: UInt8, channels: int) -> UInt8:
@@ -104,6 +113,8 @@ def _open(stream: IO[bytes], max_pixels: int) -> Image.Image:
         image = Image.open(stream, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {max_pixels} pixels") from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders meet damaged data with errors of every kind
         raise BadImage("not an image file, or of a format that is not read") from error
     width, height = image.size

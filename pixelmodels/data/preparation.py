@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import Any
 from pixelmodels.data.config import SPLITS, DatasetConfig
 from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, SKIPPED, Dataset
 from pixelmodels.data.parallel import Record, map_records
-from pixelmodels.data.source import Skipped, Source, Survey
+from pixelmodels.data.source import Listing, Skipped, Source, Survey
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.splits import complete_splits
 from pixelmodels.data.writing import ShardWriter
@@ -26,6 +27,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 
 LARGEST_SIDE = 256  # rows or columns that are taken over from a source without being asked for
+SHARD_BYTES = 64 << 20  # decoded bytes of the images of one shard, at most: what one task holds in memory, several times over
 LISTING = "listing.json"  # what the source looked like from outside, so that the next run need not read it
 # Fields of a config that do not shape the images; the others are part of the fingerprint.
 _NOT_CONTENT = ("name", "path", "max_bad_share")
@@ -47,38 +49,36 @@ class _Plan:
 def find_prepared(config: DatasetConfig, storage: Storage) -> Dataset | None:
     """The data set that `prepare` would make, if it is there and that can be told without Ray."""
     source = open_source(config)
-    listing = source.listing()
-    if listing is None:
-        return _find_whole(storage, _plan(config, storage, source, source.survey()).folder)
-    return _find_listed(config, storage, listing)
+    return _find(config, storage, source, source.listing())
 
 
-def prepare(config: DatasetConfig, storage: Storage, say: Callable[[str], None] = print) -> Dataset:
+def prepare(
+    config: DatasetConfig, storage: Storage, say: Callable[[str], None] = print, connect: Callable[[], None] = lambda: None
+) -> Dataset:
     """Make the data set of a config, or find it: the same input and options give the same fingerprint, and nothing is done twice.
 
-    Args: `say` is given one line that tells what was done. Ray must be running (see `rayctx.connect`), unless there is
-    nothing to do. Raises `UserError` when the source is missing, has no images, has too many bad files or changes while
-    it is read.
+    Args: `say` is given one line that tells what was done; `connect` is called when there is something to do, after which Ray
+    must be running (such as `rayctx.connect`). Raises `UserError` when the source is missing, has no images, has too many bad
+    files or changes while it is read.
     """
     started = time.monotonic()
-    dataset = find_prepared(config, storage)
+    source = open_source(config)
+    listing = source.listing()
+    dataset, is_new = _find(config, storage, source, listing), False
     if dataset is None:
-        dataset, is_new = _prepare(config, storage)
-    else:
-        is_new = False
+        connect()
+        dataset, is_new = _prepare(config, storage, source, listing)
     told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
     say(f"data set {dataset.summary()} ({told})")
     return dataset
 
 
-def _prepare(config: DatasetConfig, storage: Storage) -> tuple[Dataset, bool]:
+def _prepare(config: DatasetConfig, storage: Storage, source: Source, listing: Listing | None) -> tuple[Dataset, bool]:
     """Survey, then write what is not there yet; also tells whether anything was written."""
-    storage.check_writable()
-    if config.path is not None and f"{storage.root}/".startswith(f"{Storage(config.path).root.rstrip('/')}/"):
+    if config.path is not None and _lies_in(storage, Storage(config.path)):
         raise UserError(f"storage root '{storage.root}' lies in the folder of images '{config.path}'; give another --storage")
-    source = open_source(config)
-    listing = source.listing()
-    survey = source.survey()
+    storage.check_writable()
+    survey = source.survey(listing)
     _check_bad_share(config, survey, survey.skipped)
     plan = _plan(config, storage, source, survey)
     dataset = _find_whole(storage, plan.folder)
@@ -88,14 +88,22 @@ def _prepare(config: DatasetConfig, storage: Storage) -> tuple[Dataset, bool]:
         skipped = survey.skipped + [Skipped(key, reason) for result in results for key, reason in result["bad"]]
         skipped.sort(key=lambda entry: entry.key)
         _check_bad_share(config, survey, skipped)
-        if listing is not None and (now := source.listing()) is not None and now[0] != listing[0]:
+        if listing is not None and (now := source.listing()) is not None and now.digest != listing.digest:
             raise UserError(f"folder '{config.path}' changed while it was read; run the same command again")
-        manifest = _manifest(config, survey, plan, results, skipped)
-        _commit(storage, plan.folder, manifest, skipped)
-        dataset = Dataset(storage, plan.folder, manifest)
-    if listing is not None and listing[1]:
-        storage.write_bytes(f"{plan.folder}/{LISTING}", json.dumps({"listing": listing[0], "config": _config_record(config)}).encode())
+        dataset = Dataset(storage, plan.folder, _manifest(config, survey, plan, results, skipped))
+        if missing := dataset.damaged_shards():
+            not_there = f"shard '{missing[0]}' written by a worker is not at '{storage.uri(plan.folder)}'"
+            raise UserError(f"{not_there}; give a --storage that every host sees: a bucket or a shared folder")
+        _commit(storage, plan.folder, dataset.manifest, skipped)
+    if listing is not None and listing.is_settled:
+        storage.write_bytes(f"{plan.folder}/{LISTING}", json.dumps({"listing": listing.digest, "config": _config_record(config)}).encode())
     return dataset, is_new
+
+
+def _lies_in(inner: Storage, outer: Storage) -> bool:
+    """Whether one root is the other or below it, symbolic links followed."""
+    roots = [os.path.realpath(storage.root) if storage.is_local else storage.root for storage in (inner, outer)]
+    return f"{roots[0]}/".startswith(f"{roots[1].rstrip('/')}/")
 
 
 def _plan(config: DatasetConfig, storage: Storage, source: Source, survey: Survey) -> _Plan:
@@ -114,18 +122,19 @@ def _plan(config: DatasetConfig, storage: Storage, source: Source, survey: Surve
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = f"{DATASETS}/{config.dataset_name()}-{fingerprint}"
     writer = ShardWriter(source, storage, folder, survey.levels, channels, (height, width), levels, binarize, config.seed)
-    return _Plan(folder, fingerprint, options, levels, binarize, writer, _tasks(config, survey))
+    return _Plan(folder, fingerprint, options, levels, binarize, writer, _tasks(config, survey, height * width * channels))
 
 
-def _tasks(config: DatasetConfig, survey: Survey) -> list[Record]:
+def _tasks(config: DatasetConfig, survey: Survey, image_bytes: int) -> list[Record]:
     """One record for each shard: its split, its place in it, and the keys and labels of its images."""
     own = survey.splits if config.splits == "auto" else [None] * len(survey.keys)
     splits = complete_splits(survey.keys, own, {"test": config.test_share, "validation": config.validation_share}, config.seed)
+    num_rows = max(1, min(config.rows_per_shard, SHARD_BYTES // image_bytes))
     tasks: list[Record] = []
     for split in SPLITS:
         chosen = [i for i, name in enumerate(splits) if name == split]
-        for place, start in enumerate(range(0, len(chosen), config.rows_per_shard)):
-            rows = chosen[start : start + config.rows_per_shard]
+        for place, start in enumerate(range(0, len(chosen), num_rows)):
+            rows = chosen[start : start + num_rows]
             tasks.append(
                 {
                     "number": len(tasks),
@@ -155,7 +164,8 @@ def _manifest(config: DatasetConfig, survey: Survey, plan: _Plan, results: list[
             raise UserError(f"split '{split}' has no readable image ({len(survey.keys)} images in all); give more images, or another share")
         shards = [{key: part[key] for key in ("file", "num_images", "num_bytes", "sha256")} for part in parts]
         stored_levels = 256 if plan.binarize == "dynamic" and split == "train" else plan.levels
-        splits[split] = {"num_images": num_images, "stored_levels": stored_levels, "shards": shards}
+        num_unlabelled = sum(part["num_unlabelled"] for part in parts)
+        splits[split] = {"num_images": num_images, "num_unlabelled": num_unlabelled, "stored_levels": stored_levels, "shards": shards}
     height, width = plan.options["size"]
     return {
         "format": "pixelmodels data set",
@@ -198,10 +208,10 @@ def _find_whole(storage: Storage, folder: str) -> Dataset | None:
     return None
 
 
-def _find_listed(config: DatasetConfig, storage: Storage, listing: tuple[str, bool] | None) -> Dataset | None:
-    """The data set that an earlier run made of a source that still looks the same from outside."""
+def _find(config: DatasetConfig, storage: Storage, source: Source, listing: Listing | None) -> Dataset | None:
+    """The data set that an earlier run made of a source that still looks the same from outside, or that is surveyed without Ray."""
     if listing is None:
-        return None
+        return _find_whole(storage, _plan(config, storage, source, source.survey()).folder)
     for name in storage.list(DATASETS):
         folder = f"{DATASETS}/{name}"
         if name.rpartition("-")[0] == config.dataset_name() and storage.is_file(f"{folder}/{LISTING}"):
@@ -209,7 +219,7 @@ def _find_listed(config: DatasetConfig, storage: Storage, listing: tuple[str, bo
                 record = json.loads(storage.read_bytes(f"{folder}/{LISTING}"))
             except ValueError:
                 continue
-            if record == {"listing": listing[0], "config": _config_record(config)} and (found := _find_whole(storage, folder)):
+            if record == {"listing": listing.digest, "config": _config_record(config)} and (found := _find_whole(storage, folder)):
                 return found
     return None
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelmodels.data.decoding import BadImage
+from pixelmodels.storage import FileEntry
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -20,6 +21,16 @@ class Skipped:
 
     key: str  # where it is
     reason: str  # why it is no image
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source of files looks like from outside, before any of them is read."""
+
+    digest: str  # changes with the source
+    is_settled: bool  # whether the digest can be trusted later: no file changed so recently that another change may go unseen
+    entries: list[FileEntry]  # every file, sorted by path
+    num_hidden: int  # files left out because their name starts with a dot
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,14 @@ class Survey:
 class Source(Protocol):
     """A source of images; picklable, and built from a `DatasetConfig`."""
 
-    def listing(self) -> tuple[str, bool] | None:
-        """A digest that changes with the source, and whether it can be trusted later; None when `survey` itself is cheap."""
+    def listing(self) -> Listing | None:
+        """All files, found without reading them; None when `survey` itself is cheap."""
 
-    def survey(self) -> Survey:
-        """Look at everything once, through Ray Data where it is large; raises `UserError` when there is nothing."""
+    def survey(self, listing: Listing | None = None) -> Survey:
+        """Look at everything once (at what `listing` names, if it is given), through Ray Data where it is large.
+
+        Raises `UserError` when there is nothing.
+        """
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8 | BadImage]:
         """Pixels of each key in order, as H,W,C in `[0, survey.levels)`.

@@ -18,6 +18,8 @@ from pixelmodels.storage import Storage
 
 UInt8 = npt.NDArray[np.uint8]
 
+IMAGES_PER_DRAW = 64  # drawing takes some 40 bytes for each sub-pixel
+
 
 @dataclass(frozen=True)
 class ShardWriter:
@@ -44,13 +46,17 @@ class ShardWriter:
             labels.append(label)
             keys.append(key)
         result = {"number": task["number"], "split": task["split"], "file": task["file"], "num_images": len(keys), "bad": bad}
+        result["num_unlabelled"] = sum(label is None for label in labels)
         if not keys:
             return result
         images_NHWC, levels = np.stack(images), self.levels
         if self.binarize == "dynamic" and task["split"] == "train":
             levels = 256  # drawn anew each epoch, by whoever trains
         elif self.binarize == "dynamic":
-            images_NHWC = binarize_dynamic(images_NHWC, seed=self.seed, epoch=FIXED_EPOCH, indices_N=draw_indices(keys))
+            indices_N = draw_indices(keys)
+            for start in range(0, len(keys), IMAGES_PER_DRAW):
+                part = slice(start, start + IMAGES_PER_DRAW)
+                images_NHWC[part] = binarize_dynamic(images_NHWC[part], seed=self.seed, epoch=FIXED_EPOCH, indices_N=indices_N[part])
         data = encode_shard(images_NHWC, labels, keys, levels)
         self.storage.write_bytes(f"{self.folder}/{task['file']}", data)
         return result | {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

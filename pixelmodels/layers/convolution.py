@@ -80,6 +80,7 @@ class _Grouped(CausalLayer):
 class CausalConv(_Grouped):
     """A masked convolution of a pixel stream: `kernel[0]` rows ending at this one, `kernel[1]` columns around it.
 
+    `right` of the columns are to the right (half of an odd kernel unless given; 0 looks up and to the left only).
     Mask A sees earlier pixels and earlier groups of its own pixel, mask B its own group too. With
     `reads_image` the input is the image itself, of which the passes are told through `Place.image_BWC`.
     With one kernel row it is the horizontal convolution of a two-stack net (1 x n, only its left half kept).
@@ -92,15 +93,19 @@ class CausalConv(_Grouped):
         kernel: tuple[int, int],
         mask: Literal["A", "B"],
         *,
+        right: int | None = None,
         reads_image: bool = False,
     ):
         super().__init__(in_groups, out_groups)
         self.reads_image = reads_image
-        self.rows_above, self.side = kernel[0] - 1, kernel[1] // 2
-        num_columns = kernel[1] if self.rows_above else self.side + 1
+        self.rows_above = kernel[0] - 1
+        self.right = kernel[1] // 2 if right is None else right
+        self.left = kernel[1] - 1 - self.right
+        self.right = self.right if self.rows_above else 0  # nothing to the right is known in its own row
+        num_columns = self.left + 1 + self.right
         mask_OIHW = torch.ones(len(out_groups), len(in_groups), kernel[0], num_columns)
-        mask_OIHW[:, :, -1, self.side] = group_mask(in_groups, out_groups, strict=mask == "A")
-        mask_OIHW[:, :, -1, self.side + 1 :] = 0
+        mask_OIHW[:, :, -1, self.left] = group_mask(in_groups, out_groups, strict=mask == "A")
+        mask_OIHW[:, :, -1, self.left + 1 :] = 0
         self.mask: Tensor
         self.register_buffer("mask", mask_OIHW, persistent=False)
         self.weight = nn.Parameter(torch.empty_like(mask_OIHW))
@@ -114,14 +119,13 @@ class CausalConv(_Grouped):
         return int(self.mask.sum())
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        right = self.side if self.rows_above else 0
-        padded = F.pad(x_BHWC, (0, 0, self.side, right, self.rows_above, 0))
+        padded = F.pad(x_BHWC, (0, 0, self.left, self.right, self.rows_above, 0))
         y_BHWC = convolve(padded, self.weight * self.mask, self.bias)
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 
     def prepare(self) -> Weights:
         weight = (self.weight * self.mask)[self.order]
-        here = weight[:, :, -1, : self.side + 1]  # O I taps
+        here = weight[:, :, -1, : self.left + 1]  # O I taps
         w = {
             "bias": self.bias[self.order],
             "row": here[:, :, None],
@@ -133,9 +137,9 @@ class CausalConv(_Grouped):
 
     def start(self, frame: Frame) -> State:
         num_in, num_out = len(self.in_groups), len(self.out_groups)
-        s = {"row": frame.zeros(self.side + frame.width, num_in), "pending": frame.zeros(frame.width, num_out)}
+        s = {"row": frame.zeros(self.left + frame.width, num_in), "pending": frame.zeros(frame.width, num_out)}
         if self.rows_above:
-            s["rows"] = frame.zeros(self.rows_above, frame.width + 2 * self.side, num_in)
+            s["rows"] = frame.zeros(self.rows_above, self.left + frame.width + self.right, num_in)
         return s
 
     def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
@@ -148,23 +152,23 @@ class CausalConv(_Grouped):
         row_BWI, c, g = s["row"], at.column, at.group
         if self.reads_image:  # the last channel of the pixel before became known after its own last pass
             first = max(c - 1, 0)
-            row_BWI[:, self.side + first : self.side + c + 1] = at.image_BWC[:, first : c + 1]
+            row_BWI[:, self.left + first : self.left + c + 1] = at.image_BWC[:, first : c + 1]
         else:
-            self.put_group(row_BWI[:, self.side + c], x_BC, g)
+            self.put_group(row_BWI[:, self.left + c], x_BC, g)
         num_in = row_BWI.shape[2]
-        window = row_BWI.flatten(1).narrow(1, c * num_in, (self.side + 1) * num_in)
+        window = row_BWI.flatten(1).narrow(1, c * num_in, (self.left + 1) * num_in)
         pending = s["pending"][:, c] if self.num_groups == 1 else s["pending"][:, c, self.out_slices[g]]
         return torch.addmm(pending, window, w[f"taps{g}"])
 
     def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        s["row"][:, self.side :] = x_BWC
+        s["row"][:, self.left :] = x_BWC
         y_BWC = s["pending"] + convolve(s["row"][:, None], w["row"])[:, 0]
         return y_BWC if self.num_groups == 1 else y_BWC[..., self.unsort]
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
         if self.rows_above:
-            row_BWI = at.image_BWC if self.reads_image else s["row"][:, self.side :]
-            push_row(s["rows"], row_BWI, self.side)
+            row_BWI = at.image_BWC if self.reads_image else s["row"][:, self.left :]
+            push_row(s["rows"], row_BWI, self.left)
 
 
 def push_row(rows_BHWC: Tensor, row_BWC: Tensor, margin: int) -> None:

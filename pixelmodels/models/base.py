@@ -78,10 +78,10 @@ class PixelModel(nn.Module):
         raise NotImplementedError
 
     def reach(self) -> Tensor:
-        """Which pixels each pixel's parameters depend on, declared: boolean H W (output) H W (input).
+        """Which sub-pixels each pixel's parameters depend on, declared: boolean H W (output) C H W (input).
 
-        True means: on all of the input pixel's channels. The pixel itself is not counted; where the network
-        orders the channels a parameter also depends on the earlier channels of its own pixel.
+        The pixel itself is not counted; where the network orders the channels a parameter also depends on the
+        earlier channels of its own pixel.
         """
         raise NotImplementedError
 

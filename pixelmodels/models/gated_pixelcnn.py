@@ -15,7 +15,7 @@ from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
 from pixelmodels.models.checks import check_config
 from pixelmodels.models.context import ContextSpec, projection
-from pixelmodels.models.reach import offsets_to_reach
+from pixelmodels.models.reach import same_everywhere
 from pixelmodels.shapes import ImageSpec
 
 
@@ -109,4 +109,4 @@ class GatedPixelCNN(PixelModel):
         def reaches(up: int, right: int) -> bool:
             return -side <= right < 0 if up == 0 else up <= top and abs(right) <= side
 
-        return offsets_to_reach(self.spec.height, self.spec.width, reaches)
+        return same_everywhere(self.spec, reaches)

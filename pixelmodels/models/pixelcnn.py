@@ -14,7 +14,7 @@ from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
 from pixelmodels.models.checks import check_config
 from pixelmodels.models.context import ContextSpec, projection
-from pixelmodels.models.reach import offsets_to_reach
+from pixelmodels.models.reach import same_everywhere
 from pixelmodels.shapes import ImageSpec
 
 
@@ -91,4 +91,4 @@ class PixelCNN(PixelModel):
                 return -(first + n * half) <= right < 0
             return up <= first + n * half and -(first + n * half) <= right <= first + half * min(n, up - 1)
 
-        return offsets_to_reach(self.spec.height, self.spec.width, reaches)
+        return same_everywhere(self.spec, reaches)

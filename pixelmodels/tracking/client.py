@@ -83,7 +83,8 @@ def _is_locked(error: Exception) -> bool:
 
 def already_exists(error: Exception) -> bool:
     """Whether MLflow refused to make something because another process has just made it."""
-    return getattr(error, "error_code", None) == "RESOURCE_ALREADY_EXISTS" or "UNIQUE constraint failed" in str(error)
+    text = str(error).lower()  # SQLite and PostgreSQL say the first, MySQL the second
+    return getattr(error, "error_code", None) == "RESOURCE_ALREADY_EXISTS" or "unique constraint" in text or "duplicate entry" in text
 
 
 def is_missing(error: Exception) -> bool:

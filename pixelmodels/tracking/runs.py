@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Container, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import location, source
 from pixelmodels.tracking.client import already_exists, make_client, patiently, tracking_failure
+from pixelmodels.tracking.entities import dataset_input, param_entities, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,18 +32,19 @@ EXPERIMENT = "pixelmodels"
 PARENT_TAG = "mlflow.parentRunId"
 RUN_KEY_TAG = "pixelmodels.run_key"
 KIND_TAG = "pixelmodels.kind"  # "call" of a pipeline, or "model"
+STORAGE_TAG = "pixelmodels.storage"  # storage root of the run's files
+STORAGE_ID_TAG = "pixelmodels.storage_id"  # what is in the root's STORAGE_ID file
+STORAGE_ID = ".storage-id"  # file in a storage root: tells it from every other one, at the same path of another machine too
 RESUMED_TAG = "pixelmodels.resumed"  # how often this run went on after an interruption
-MAX_PARAMS = 100  # MLflow takes this many parameters, tags and metrics in one call
-MAX_PARAM_CHARACTERS = 6000
-MAX_DIGEST_CHARACTERS = 36
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Tracker:
     """Runs and models in MLflow; picklable, because it holds addresses only: each process makes its own client when it first writes.
 
-    Args: `storage`, under whose root the artifacts go (and the SQLite database, see `tracking_uri`); `experiment`, MLflow's name for
-    all runs.
+    Args: `storage`, under whose root the artifacts go (and the SQLite database, see `tracking_uri`), unless a server decides;
+    `experiment`, MLflow's name for all runs. Where several storage roots share one database, the first has that name and each other
+    one a name of its own (`pixelmodels-1a2b3c4d`), because all artifacts of an experiment lie below one root.
     Several processes of one machine may write at once. Processes of several machines need an MLflow server in `MLFLOW_TRACKING_URI`.
     """
 
@@ -53,12 +56,14 @@ class Tracker:
         self.artifact_root = None if location.is_server(self.uri) else storage.uri("artifacts")
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
+        self._storage_id: str | None = None
+        self._logged: dict[str, dict[str, set[int]]] = {}  # steps of each metric of the runs that this process logs to
 
     def __repr__(self) -> str:
         return f"Tracker({self.uri!r}, experiment={self.experiment!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_client": None}
+        return {**self.__dict__, "_client": None, "_logged": {}}
 
     @property
     def client(self) -> MlflowClient:
@@ -74,6 +79,15 @@ class Tracker:
             self._experiment_id = self._find_or_create_experiment()
         return self._experiment_id
 
+    @property
+    def storage_id(self) -> str:
+        """A name of the storage root that no other root has, kept in a file in it."""
+        if self._storage_id is None:
+            if not self.storage.is_file(STORAGE_ID):
+                self.storage.write_bytes(STORAGE_ID, uuid.uuid4().hex.encode())
+            self._storage_id = self.storage.read_bytes(STORAGE_ID).decode().strip()
+        return self._storage_id
+
     def check(self) -> None:
         """Make the database and the experiment if they are not there, and see that both can be written.
 
@@ -81,7 +95,7 @@ class Tracker:
         """
         location.check_reachable(self.uri)
         try:
-            self._call(lambda: self.client.set_experiment_tag(self.experiment_id, "pixelmodels.storage", self.storage.root))
+            self._call(lambda: self.client.set_experiment_tag(self.experiment_id, "pixelmodels.version", source.package_version()))
         except UserError:
             raise
         except Exception as error:
@@ -90,7 +104,7 @@ class Tracker:
     def start_parent(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
         """Start the run that stands for one call of a pipeline; returns its id.
 
-        Calls that were killed on this machine before, and their models, are closed as `KILLED`, so that the list shows what is alive.
+        Runs whose process was killed on this machine before are closed as `KILLED`, so that the list shows what is alive.
         """
         self._close_abandoned()
         run_id = self._create_run(name, {KIND_TAG: "call", **(tags or {})})
@@ -108,7 +122,9 @@ class Tracker:
         dataset: Dataset | None = None,
         fresh: bool = False,
     ) -> str:
-        """Start the run of one model, or go on with the newest one of the same `run_key` if it is not finished; returns its id.
+        """Start the run of one model, or go on with the newest one of the same `run_key` and storage root if it is not finished.
+
+        Returns the run's id.
 
         Args:
             name: what a reader sees in the list.
@@ -118,30 +134,37 @@ class Tracker:
             dataset: shown by name and fingerprint as the run's input.
             fresh: never go on with an earlier run.
         """
-        own_tags = {KIND_TAG: "model", RUN_KEY_TAG: run_key, **(tags or {})}
+        own_tags = {KIND_TAG: "model", RUN_KEY_TAG: run_key, **self._storage_tags(), **(tags or {})}
         if parent_run_id is not None:
             own_tags[PARENT_TAG] = parent_run_id
-        earlier = None if fresh else self._newest(f"tags.`{RUN_KEY_TAG}` = '{run_key}'")
+        earlier = None if fresh else self._newest(run_key)
         if earlier is not None and earlier.info.status != "FINISHED":
-            run_id: str = earlier.info.run_id
+            run_id, known_params = str(earlier.info.run_id), earlier.data.params
             own_tags[RESUMED_TAG] = str(int(earlier.data.tags.get(RESUMED_TAG, "0")) + 1)
             self._call(lambda: self.client.update_run(run_id, status="RUNNING"))
             self.set_tags(run_id, {**source.source_tags(), **own_tags})
-            return run_id
-        run_id = self._create_run(name, own_tags)
-        self._log_params(run_id, params)
+        else:
+            run_id, known_params = self._create_run(name, own_tags), {}
+        # In a run that goes on too: whoever made it may have been killed before it came this far.
+        self._log_params(run_id, params, known_params)
         if dataset is not None:
             self._log_dataset(run_id, dataset)
         return run_id
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log values by name (`val/bits_per_dim`) at one step of a run's charts."""
+        """Log values by name (`val/bits_per_dim`) at one step of a run's charts; a step that a chart has already stays as it is.
+
+        So a training that goes on from a checkpoint, and does the steps after it again, leaves no point twice.
+        """
         from mlflow.entities import Metric
 
+        logged = self._logged_steps(run_id)
         now_ms = int(time.time() * 1000)
-        entities = [Metric(key, float(value), now_ms, step) for key, value in metrics.items()]
-        for part in _parts(entities, MAX_PARAMS):
+        entities = [Metric(key, float(value), now_ms, step) for key, value in metrics.items() if step not in logged.get(key, ())]
+        for part in parts(entities):
             self._call(partial(self.client.log_batch, run_id, metrics=part))
+            for metric in part:
+                logged.setdefault(metric.key, set()).add(step)
 
     def log_image(self, run_id: str, image_HWC: npt.NDArray[np.uint8], key: str, step: int) -> None:
         """Log a picture (H, W, 1 or 3), uint8, as one step of a series that MLflow shows with a slider."""
@@ -154,27 +177,17 @@ class Tracker:
         else:
             self._call(lambda: self.client.log_artifact(run_id, os.fspath(local_path), folder))
 
-    def log_text(self, run_id: str, text: str, artifact_path: str) -> None:
-        """Store a text as a file of that name with a run."""
-        self._call(lambda: self.client.log_text(run_id, text, artifact_path))
-
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run; those of the same name are replaced."""
         from mlflow.entities import RunTag
 
         entities = [RunTag(key, str(value)) for key, value in tags.items()]
-        for part in _parts(entities, MAX_PARAMS):
+        for part in parts(entities):
             self._call(partial(self.client.log_batch, run_id, tags=part))
 
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """Close a run, with how it ended."""
         self._call(lambda: self.client.set_terminated(run_id, status=status))
-
-    def run_page(self, run_id: str) -> str | None:
-        """Address of the run's page when a server is used, else `None` (`make ui` shows it then)."""
-        if not self.uri.startswith("http"):
-            return None
-        return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
     def register(self, run_id: str, model_folder: Path, registered_name: str, tags: Mapping[str, str] | None = None) -> str:
         """Log a trained model with its run and make it the next version of a registered model; see `registry.register`."""
@@ -192,84 +205,66 @@ class Tracker:
         return patiently(call)
 
     def _find_or_create_experiment(self) -> str:
+        found = self._experiment(self.experiment)
+        if self.artifact_root is not None and found.artifact_location != self.artifact_root:  # another storage root made it
+            found = self._experiment(f"{self.experiment}-{hashlib.sha256(self.storage.root.encode()).hexdigest()[:8]}")
+        return str(found.experiment_id)
+
+    def _experiment(self, name: str) -> Any:
+        """The experiment of this name, made or brought back if need be."""
         client = self.client
-        found = self._call(lambda: client.get_experiment_by_name(self.experiment))
+        found = self._call(lambda: client.get_experiment_by_name(name))
         if found is None:
             try:
-                return str(self._call(lambda: client.create_experiment(self.experiment, artifact_location=self.artifact_root)))
+                self._call(lambda: client.create_experiment(name, artifact_location=self.artifact_root))
             except Exception as error:
                 if not already_exists(error):
                     raise
-                found = self._call(lambda: client.get_experiment_by_name(self.experiment))
+            found = self._call(lambda: client.get_experiment_by_name(name))
         if found.lifecycle_stage == "deleted":
             self._call(lambda: client.restore_experiment(found.experiment_id))
-        return str(found.experiment_id)
+        return found
+
+    def _storage_tags(self) -> dict[str, str]:
+        return {STORAGE_TAG: self.storage.root, STORAGE_ID_TAG: self.storage_id}
 
     def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
         all_tags = {key: str(value) for key, value in {**source.source_tags(), **tags}.items()}
         run = self._call(lambda: self.client.create_run(self.experiment_id, run_name=name, tags=all_tags))
         return str(run.info.run_id)
 
-    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        entities = [Param(key, text[:MAX_PARAM_CHARACTERS]) for key, text in flatten(params)]
-        for part in _parts(entities, MAX_PARAMS):
+    def _log_params(self, run_id: str, params: Mapping[str, Any], known: Container[str] = ()) -> None:
+        """Log what is not known yet: MLflow refuses to change a parameter."""
+        entities = [param for param in param_entities(params) if param.key not in known]
+        for part in parts(entities):
             self._call(partial(self.client.log_batch, run_id, params=part))
 
     def _log_dataset(self, run_id: str, dataset: Dataset) -> None:
-        from mlflow.entities import Dataset as DatasetEntity
-        from mlflow.entities import DatasetInput, InputTag
-
-        spec = dataset.spec
-        entity = DatasetEntity(
-            name=dataset.name,
-            digest=dataset.fingerprint[:MAX_DIGEST_CHARACTERS],
-            source_type="local" if self.storage.is_local else "s3",
-            source=json.dumps({"uri": self.storage.uri(dataset.folder)}),
-            profile=json.dumps(
-                {
-                    "channels": spec.channels,
-                    "height": spec.height,
-                    "width": spec.width,
-                    "levels": spec.levels,
-                    "classes": dataset.num_classes,
-                    **{f"{split}_images": dataset.num_images(split) for split in ("train", "validation", "test")},
-                }
-            ),
-        )
-        inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
-        self._call(lambda: self.client.log_inputs(run_id, datasets=inputs))
+        inputs = [dataset_input(dataset, self.storage)]
+        try:
+            self._call(lambda: self.client.log_inputs(run_id, datasets=inputs))
+        except Exception as error:
+            if not already_exists(error):
+                raise
+            # Another run has added the same data set at this very moment. Now it is there, and the run is only tied to it.
+            self._call(lambda: self.client.log_inputs(run_id, datasets=inputs))
         self.set_tags(run_id, {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint})
 
-    def _newest(self, condition: str) -> Any:
+    def _logged_steps(self, run_id: str) -> dict[str, set[int]]:
+        """Steps of each metric of a run; read once, because one process logs a run's metrics."""
+        if run_id not in self._logged:
+            keys = self._call(lambda: self.client.get_run(run_id)).data.metrics
+            histories = {key: self._call(partial(self.client.get_metric_history, run_id, key)) for key in keys}
+            self._logged[run_id] = {key: {point.step for point in history} for key, history in histories.items()}
+        return self._logged[run_id]
+
+    def _newest(self, run_key: str) -> Any:
+        condition = f"tags.`{RUN_KEY_TAG}` = '{run_key}' AND tags.`{STORAGE_ID_TAG}` = '{self.storage_id}'"
         found = self._call(lambda: self.client.search_runs([self.experiment_id], condition, max_results=1, order_by=["start_time DESC"]))
         return found[0] if found else None
 
     def _close_abandoned(self) -> None:
-        """Close runs of earlier calls whose process has ended without doing so, with the models below them."""
-        filter_calls = f"attributes.status = 'RUNNING' AND tags.`{KIND_TAG}` = 'call'"
-        for call in self._call(lambda: self.client.search_runs([self.experiment_id], filter_calls, max_results=100)):
-            if not source.is_gone(call.data.tags.get(source.HOST_TAG), call.data.tags.get(source.PROCESS_TAG)):
-                continue
-            filter_models = f"attributes.status = 'RUNNING' AND tags.`{PARENT_TAG}` = '{call.info.run_id}'"
-            for child in self._call(partial(self.client.search_runs, [self.experiment_id], filter_models)):
-                self.finish(child.info.run_id, "KILLED")
-            self.finish(call.info.run_id, "KILLED")
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings as pairs of dotted name and text; lists and everything else as their JSON or text."""
-    for key, value in params.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}.")
-        elif isinstance(value, (list, tuple)):
-            yield name, json.dumps(value, default=str)
-        else:
-            yield name, str(value)
-
-
-def _parts(entities: list[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(entities), size):
-        yield entities[start : start + size]
+        """Close runs of calls and of models whose process, on this machine, has ended without doing so."""
+        for run in self._call(lambda: self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'")):
+            if source.is_gone(run.data.tags.get(source.HOST_TAG), run.data.tags.get(source.PROCESS_TAG)):
+                self.finish(run.info.run_id, "KILLED")

@@ -109,9 +109,8 @@ def steps(storage: Storage, run_folder: str) -> list[int]:
 
 
 def prune(storage: Storage, run_folder: str, keep: set[int]) -> None:
-    """Remove the checkpoints of all steps but `keep` and the two newest (the older of these stands in for a damaged last one)."""
-    have = steps(storage, run_folder)
-    for step in have[:-2]:
+    """Remove the checkpoints of all steps but `keep`, whatever a killed run has left of them."""
+    for step in steps(storage, run_folder):
         if step not in keep:
             folder = _folder(run_folder, step)
             storage.delete(f"{folder}/{CHECKPOINT}")  # first, so that a half-removed folder is never taken for whole

@@ -17,11 +17,13 @@ from pixelmodels.data import Dataset, decode_labels, decode_rows, find_dataset
 from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
+from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.grids import grid, png_bytes
 from pixelmodels.training.evaluation import Scores, nats_table, score_rows, summarize
 from pixelmodels.training.feeds import RESIDENT_BYTES, Rows
-from pixelmodels.training.loading import find_model, locate
-from pixelmodels.training.preflight import WorkerNeeds, runs_at_once
+from pixelmodels.training.labels import check_labels
+from pixelmodels.training.loading import REGISTERED, find_model, locate
+from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once
 
 EVALUATIONS = "evaluations"
 
@@ -39,6 +41,12 @@ class Evaluate:
     batch_size: int = 128  # images scored at a time
     num_images: int = 16  # images in each picture of extremes
 
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "batch_size", "num_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value} is too few; give 1 or more")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -52,9 +60,9 @@ class Evaluation:
 class Scorer:
     """An actor that holds the model and scores batches of rows."""
 
-    def __init__(self, place: str, storage: Storage, use_gpu: bool) -> None:
+    def __init__(self, place: str, storage: Storage, tracker: Tracker, use_gpu: bool) -> None:
         self._device = torch.device("cuda" if use_gpu else "cpu")
-        self._model = find_model(place, storage).to(self._device)
+        self._model = find_model(place, storage, tracker).to(self._device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows with columns image, label and key to rows with columns key, label and nll_nats."""
@@ -69,12 +77,13 @@ def evaluate(options: Evaluate) -> Evaluation:
     storage.check_writable()
     dataset = find_dataset(storage, options.dataset)
     place = locate(options.model, storage)
-    model = find_model(place, storage)
+    tracker = Tracker(storage)  # as this process sees it: the actors may have another environment
+    model = find_model(place, storage, tracker)
     _check_fit(model, dataset, options)
     rayctx.connect()
-    num_workers = options.num_workers or 1
-    room = runs_at_once(WorkerNeeds(num_workers, use_gpu=options.use_gpu))
-    table = _score(place, dataset, options, num_workers if options.num_workers else room)
+    check_shared(storage, tracker.uri if place.startswith(REGISTERED) else "")
+    room = runs_at_once(WorkerNeeds(1 if options.num_workers is None else options.num_workers, use_gpu=options.use_gpu))
+    table = _score(place, dataset, options, tracker, room if options.num_workers is None else options.num_workers)
     nll_nats_N = table["nll_nats"].to_numpy()
     scores = summarize(nll_nats_N, dataset.spec.num_subpixels)
     name = options.model.rstrip("/").replace("models:/", "").split("/runs/")[-1].replace("/", "-").replace("@", "-").removeprefix("-")
@@ -112,17 +121,19 @@ def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
             f"the model is conditioned on {classes} classes, data set '{dataset.name}' has {dataset.num_classes}; "
             "use one with the same classes"
         )
+    if classes > 0:
+        check_labels(dataset, (options.split,), "score them with an unconditional model")
     if options.split == "train" and dataset.train_images_are_grey:
         raise UserError(f"split 'train' of data set '{dataset.name}' is drawn anew each epoch; evaluate validation or test")
 
 
-def _score(place: str, dataset: Dataset, options: Evaluate, num_workers: int) -> pa.Table:
+def _score(place: str, dataset: Dataset, options: Evaluate, tracker: Tracker, num_workers: int) -> pa.Table:
     """Columns key, label and nll_nats of every image of the split, ordered by key."""
     import ray.data
 
     rows = dataset.stream(options.split).map_batches(
         Scorer,
-        fn_constructor_args=(place, Storage(options.storage), options.use_gpu),
+        fn_constructor_args=(place, dataset.storage, tracker, options.use_gpu),
         batch_size=options.batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,

@@ -37,14 +37,15 @@ def locate(ref: str, storage: Storage) -> str:
     raise UserError(f"'{place.root}' holds no model; give the folder of a run or a checkpoint")
 
 
-def find_model(ref: str, storage: Storage) -> PixelModel:
+def find_model(ref: str, storage: Storage, tracker: Tracker | None = None) -> PixelModel:
     """The model that `ref` names (see `locate`), on the CPU in evaluation mode, with its averaged weights.
 
+    Args: `tracker`, where registered versions are looked up; the one that this process's environment gives, unless given.
     Raises `UserError` when there is no such model or its files are damaged.
     """
     found = locate(ref, storage)
     if found.startswith(REGISTERED):
-        return load_model(Tracker(storage).model_folder(found))
+        return load_model((tracker or Tracker(storage)).model_folder(found))
     place = Storage(found)
     if place.exists(checkpoints.CHECKPOINT):
         try:

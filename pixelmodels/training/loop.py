@@ -7,73 +7,36 @@ have ended anyway.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from pixelmodels.data import SPLITS
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import Context, ContextSpec, PixelModel, architecture_of, build, describe
-from pixelmodels.models.files import save_model
+from pixelmodels.models import ContextSpec, PixelModel, build
 from pixelmodels.rayctx import num_cores
-from pixelmodels.sampling import sample
 from pixelmodels.tracking.grids import grid
-from pixelmodels.training import checkpoints
 from pixelmodels.training.averaging import Average
-from pixelmodels.training.evaluation import Scores, autocast, nats_table, score, summarize, to_tensors
+from pixelmodels.training.evaluation import autocast, score, summarize, to_tensors
 from pixelmodels.training.feeds import Feed, Rows, SizedFeed
-from pixelmodels.training.optimization import checkpoint_activations, load_moments, make_optimizer, moments
-from pixelmodels.training.plan import RESULT, TEST_NATS, RunPlan, RunResult, finished
+from pixelmodels.training.finish import draw_images, write_result
+from pixelmodels.training.labels import check_labels
+from pixelmodels.training.memory import keep_freed_memory
+from pixelmodels.training.optimization import checkpoint_activations, make_optimizer
+from pixelmodels.training.parallel import averaging_gradients, data_parallel
+from pixelmodels.training.plan import Hopeless, RunPlan, RunResult, finished
+from pixelmodels.training.progress import Say, duration
+from pixelmodels.training.state import Position, RunState
 from pixelmodels.training.workers import Workers
 
-Say = Callable[[str], None]
 Report = Callable[[dict[str, float]], None]
 
 _LOOK_EVERY_S = 0.5  # about how often the clock is looked at, in steps agreed on by all workers
 _LINE_EVERY_S = 30.0  # seconds between lines inside an epoch
-_SAMPLES_TO_TIME = 64  # images drawn to measure samples a second
-
-
-@dataclass
-class Position:
-    """How far a run is, and what it has seen: all of a checkpoint's state that is not a tensor."""
-
-    epoch: int = 0  # being trained, from 0
-    epoch_step: int = 0  # steps done in it
-    step: int = 0  # steps done in all
-    epoch_nats: float = 0.0  # sum of the training nats of the epoch so far
-    epoch_images: int = 0  # images of the epoch so far
-    epoch_seconds: float = 0.0  # spent on training steps of the epoch so far
-    train_images: int = 0  # images trained on in all
-    train_seconds: float = 0.0  # spent on training steps
-    seconds: float = 0.0  # spent in all
-    best_step: int = -1  # of the checkpoint with the best validation
-    best_epoch: int = -1
-    best_bits_per_dim: float = float("inf")
-    val_bits_per_dim: list[float] = field(default_factory=list)  # after each epoch
-
-
-class LogProb(nn.Module):
-    """A model whose `forward` is its log-probability, for wrappers that hook `forward`."""
-
-    def __init__(self, model: PixelModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x_BCHW: torch.Tensor, label_B: torch.Tensor | None) -> torch.Tensor:
-        """Log-probabilities of a batch, in nats: shape (B,)."""
-        return self.model.log_prob(x_BCHW, Context(label_B=label_B))
 
 
 def train(
@@ -106,6 +69,8 @@ class Loop:
         report: Report | None = None,
         after_step: Callable[[int], None] | None = None,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         if plan.num_threads:
             torch.set_num_threads(min(plan.num_threads, num_cores()))
         self.plan, self.recipe, self.device, self.after_step = plan, plan.recipe, device, after_step
@@ -122,14 +87,19 @@ class Loop:
         if self.recipe.activation_checkpointing:
             checkpoint_activations(self.model)
         self.optimizer = make_optimizer(self.model, self.recipe.optimizer)
-        self.position = Position()
+        self.state = RunState(plan, self.workers, device, self.model, self.average, self.optimizer)
         self._restore()
-        self.parallel = self._parallel(wrap)
+        self.parallel = data_parallel(self.model, self.workers, wrap)
 
         now = time.monotonic()
         self._clock = self._reported = self._saved = self._said = now
         self._session_start, self._session_first_step = now, self.position.step
         self._next_look = self.position.step + 1
+
+    @property
+    def position(self) -> Position:
+        """How far the run is."""
+        return self.state.position
 
     def run(self) -> RunResult:
         """Train to the end and test."""
@@ -188,7 +158,7 @@ class Loop:
             labels = np.zeros(1, np.int32) if self.recipe.class_conditional else None
             rows = Rows(np.zeros((1, *spec.shape), np.uint8), labels)
         x_BCHW, label_B = to_tensors(rows, self.device, self.recipe.class_conditional)
-        with self._sync(is_last):
+        with averaging_gradients(self.parallel, is_last):
             with autocast(self.device):
                 nll_nats = -self.parallel(x_BCHW, label_B).sum()
             (nll_nats * (scale * weight)).backward()
@@ -198,11 +168,9 @@ class Loop:
         """Validate, keep what is best, save, and say how it stands."""
         position, recipe, spec = self.position, self.recipe, self.plan.dataset.spec
         train_bits_per_dim = float(bits_per_dim(position.epoch_nats / position.epoch_images, spec.num_subpixels))
-        if not np.isfinite(train_bits_per_dim):
-            raise RuntimeError(
-                f"the training likelihood is {train_bits_per_dim} in epoch {position.epoch + 1}: lower learning_rate or clip_norm"
-            )
+        self._check_finite("training", train_bits_per_dim)
         scores = summarize(self._score("validation"), spec.num_subpixels)
+        self._check_finite("validation", scores.bits_per_dim)
         images_per_second = position.epoch_images / max(1e-9, position.epoch_seconds)
         position.epoch, position.epoch_step = position.epoch + 1, 0
         position.epoch_nats, position.epoch_images, position.epoch_seconds = 0.0, 0, 0.0
@@ -230,6 +198,11 @@ class Loop:
         self._said = time.monotonic()
         if self._decide(report=self._said - self._reported >= self.plan.report_every_s)[0]:
             self._report(metrics)
+
+    def _check_finite(self, split: str, found_bits_per_dim: float) -> None:
+        if not np.isfinite(found_bits_per_dim):
+            where = f"the {split} likelihood is {found_bits_per_dim} in epoch {self.position.epoch + 1}"
+            raise Hopeless(f"{where}: lower learning_rate or clip_norm")
 
     # ---- looking at the clock, together
 
@@ -290,178 +263,44 @@ class Loop:
     # ---- checkpoints
 
     def _save(self) -> None:
-        states = self.workers.gather(torch.get_rng_state())
-        random = {f"cpu.{rank}": state for rank, state in enumerate(states)}
-        if self.device.type == "cuda":
-            random |= {f"cuda.{rank}": state for rank, state in enumerate(self.workers.gather(torch.cuda.get_rng_state(self.device)))}
-        if self.workers.is_first:
-            plan, position = self.plan, self.position
-            state = {
-                "recipe": self.recipe.to_dict(),
-                "dataset": f"{plan.dataset.name}-{plan.dataset.fingerprint}",
-                "run_key": plan.run_key,
-                "mlflow_run_id": plan.mlflow_run_id,
-                "num_workers": self.workers.count,
-                "num_threads": torch.get_num_threads(),
-                "position": dataclasses.asdict(position),
-            }
-            tensors = {
-                checkpoints.MODEL: self.model.state_dict(),
-                checkpoints.AVERAGE: self.average.model.state_dict(),
-                checkpoints.OPTIMIZER: moments(self.optimizer, self.model),
-                checkpoints.RANDOM: random,
-            }
-            documents = {checkpoints.DESCRIPTION: describe(self.model), checkpoints.STATE: state}
-            checkpoints.save(plan.storage, plan.folder, position.step, tensors, documents)
-            checkpoints.prune(plan.storage, plan.folder, keep={position.best_step})
-        self.workers.wait()
+        self.state.save()
         self._saved = time.monotonic()
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint that is whole; where there is none, begin, each worker with its own dropout."""
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.workers.rank)
-        found = checkpoints.latest(self.plan.storage, self.plan.folder, self.say)
-        if found is None:
+        self.state.restore(self.say)
+        position, epochs = self.position, self.recipe.epochs
+        if position.step == 0:
             return
-        self.model.load_state_dict(found.tensors(checkpoints.MODEL))
-        self.average.model.load_state_dict(found.tensors(checkpoints.AVERAGE))
-        load_moments(self.optimizer, self.model, found.tensors(checkpoints.OPTIMIZER))
-        state = found.json(checkpoints.STATE)
-        self.position = Position(**state["position"])
-        self._restore_random(found, state)
-        where = f"epoch {self.position.epoch + 1}/{self.recipe.epochs}, {self.position.epoch_step}/{self.steps_per_epoch} steps of it done"
-        if self.position.epoch == self.recipe.epochs:
+        where = f"epoch {position.epoch + 1}/{epochs}, {position.epoch_step}/{self.steps_per_epoch} steps of it done"
+        if position.epoch == epochs:
             where = "all epochs done"
-        self.say(f"{self.recipe.name}: going on from step {self.position.step} ({where})")
-
-    def _restore_random(self, found: checkpoints.Checkpoint, state: Mapping[str, Any]) -> None:
-        if state["num_workers"] != self.workers.count:
-            change = f"{state['num_workers']} worker(s) before, {self.workers.count} now"
-            self.say(f"{self.recipe.name}: {change}: dropout is drawn anew")
-            torch.manual_seed(self.recipe.seed * 1_000_003 + self.position.step * 1_009 + self.workers.rank)
-            return
-        random = found.tensors(checkpoints.RANDOM)
-        torch.set_rng_state(random[f"cpu.{self.workers.rank}"])
-        if self.device.type == "cuda" and f"cuda.{self.workers.rank}" in random:
-            torch.cuda.set_rng_state(random[f"cuda.{self.workers.rank}"], self.device)
-        if self.plan.num_threads and self.device.type == "cpu":
-            torch.set_num_threads(state["num_threads"])  # another number would round sums otherwise
+        self.say(f"{self.recipe.name}: going on from step {position.step} ({where})")
 
     # ---- the end
 
     def _finish(self) -> RunResult:
         """Test the weights that validated best, draw from them, and write what came of the run."""
         plan, position, spec = self.plan, self.position, self.plan.dataset.spec
-        best = checkpoints.load(plan.storage, plan.folder, position.best_step)
-        self.average.model.load_state_dict(best.tensors(checkpoints.AVERAGE))
+        self.state.restore_best(self.say)
         nll_nats_N = self._score("test")
         scores = summarize(nll_nats_N, spec.num_subpixels)
         self._count_seconds()
         result = None
         if self.workers.is_first:
-            result = self._write_result(scores, nll_nats_N)
+            result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count)
         self.workers.wait()
         self._report({"test/bits_per_dim": scores.bits_per_dim, "val/bits_per_dim": position.best_bits_per_dim})
         if result is None:
             result = _read_result(plan)
         return result
 
-    def _write_result(self, scores: Scores, nll_nats_N: np.ndarray) -> RunResult:
-        plan, position, recipe, spec = self.plan, self.position, self.recipe, self.plan.dataset.spec
-        samples_per_second = self._samples_per_second()
-        test = plan.dataset.read("test")
-        table = nats_table(test.keys, test.labels_N, nll_nats_N, spec.num_subpixels)
-        plan.storage.write_bytes(f"{plan.folder}/{TEST_NATS}", table)
-        version = self._publish(scores, samples_per_second, table)
-        result = RunResult(
-            name=recipe.name,
-            run_key=plan.run_key,
-            dataset=f"{plan.dataset.name}-{plan.dataset.fingerprint}",
-            architecture=architecture_of(recipe.model),
-            likelihood=recipe.likelihood.name,
-            parameters=num_parameters(self.model),
-            epochs=position.epoch,
-            steps=position.step,
-            best_step=position.best_step,
-            val_bits_per_dim=position.best_bits_per_dim,
-            test_nll_nats=scores.nll_nats,
-            test_bits_per_dim=scores.bits_per_dim,
-            test_bits_per_dim_stderr=scores.bits_per_dim_stderr,
-            train_images_per_second=position.train_images / max(1e-9, position.train_seconds),
-            samples_per_second=samples_per_second,
-            seconds=position.seconds,
-            num_workers=self.workers.count,
-            mlflow_run_id=plan.mlflow_run_id,
-            model_version=version,
-        )
-        plan.storage.write_bytes(f"{plan.folder}/{RESULT}", json.dumps(result.to_dict(), indent=1).encode())
-        if plan.tracker is not None and plan.mlflow_run_id is not None:
-            plan.tracker.finish(plan.mlflow_run_id, "FINISHED")
-        return result
-
-    def _publish(self, scores: Scores, samples_per_second: float, table: bytes) -> str | None:
-        """Write the test to MLflow and register the tested model; returns its version."""
-        plan, position = self.plan, self.position
-        if plan.tracker is None or plan.mlflow_run_id is None:
-            return None
-        metrics = {
-            "test/bits_per_dim": scores.bits_per_dim,
-            "test/bits_per_dim_stderr": scores.bits_per_dim_stderr,
-            "test/nll_nats": scores.nll_nats,
-            "samples_per_second": samples_per_second,
-            "train_images_per_second": position.train_images / max(1e-9, position.train_seconds),
-        }
-        plan.tracker.log_metrics(plan.mlflow_run_id, metrics, position.epoch)
-        with TemporaryDirectory() as folder:
-            (Path(folder) / TEST_NATS).write_bytes(table)
-            plan.tracker.log_artifact(plan.mlflow_run_id, Path(folder) / TEST_NATS)
-            if plan.registered_name is None:
-                return None
-            model_folder = Path(folder) / "model"
-            model_folder.mkdir()
-            save_model(model_folder, self.average.model)
-            tags = {
-                "run_key": plan.run_key,
-                "recipe": self.recipe.name,
-                "dataset": f"{plan.dataset.name}-{plan.dataset.fingerprint}",
-                "test_bits_per_dim": f"{scores.bits_per_dim:.6f}",
-            }
-            return plan.tracker.register(plan.mlflow_run_id, model_folder, plan.registered_name, tags)
-
-    def _samples_per_second(self) -> float:
-        started = time.monotonic()
-        self._draw(_SAMPLES_TO_TIME)
-        return _SAMPLES_TO_TIME / (time.monotonic() - started)
-
     # ---- small parts
-
-    def _parallel(self, wrap: Callable[[nn.Module], nn.Module] | None) -> nn.Module:
-        """The model's log-probability, its gradients averaged over the workers."""
-        module: nn.Module = LogProb(self.model)
-        if wrap is not None:
-            return wrap(module)
-        return DistributedDataParallel(module) if self.workers.count > 1 else module
-
-    def _sync(self, is_last: bool) -> AbstractContextManager[None]:
-        """Gradients are averaged once a step: with its last part."""
-        if isinstance(self.parallel, DistributedDataParallel) and not is_last:
-            return self.parallel.no_sync()
-        return nullcontext()
 
     def _score(self, split: str) -> np.ndarray:
         """Nats of each image of a split under the averaged weights."""
         batches = self.feed.rows_in_order(split, self.recipe.evaluation_batch_size)
         num_images = self.plan.dataset.num_images(split)
         return score(self.average.model, batches, num_images, self.workers, self.device, self.recipe.class_conditional)
-
-    def _draw(self, num_images: int) -> np.ndarray:
-        """Samples from the averaged weights, every class in turn; the same seed each time, so that grids compare."""
-        context = None
-        if self.recipe.class_conditional:
-            labels = torch.arange(num_images, device=self.device) % self.plan.dataset.num_classes
-            context = Context(label_B=labels)
-        x_BCHW = sample(self.average.model, num_images, seed=self.recipe.seed, context=context)
-        return x_BCHW.cpu().numpy().astype(np.uint8)
 
     def _track(self, metrics: Mapping[str, float], epoch: int) -> None:
         tracker, run_id = self.plan.tracker, self.plan.mlflow_run_id
@@ -470,7 +309,7 @@ class Loop:
         tracker.log_metrics(run_id, metrics, epoch)
         is_due = epoch % self.recipe.sample_every == 0 or epoch == self.recipe.epochs
         if is_due and self.recipe.num_samples:
-            images = self._draw(self.recipe.num_samples)
+            images = draw_images(self.plan, self.average.model, self.recipe.num_samples)
             tracker.log_image(run_id, grid(images, self.plan.dataset.spec.levels), "samples", epoch)
 
     def _report(self, metrics: dict[str, float]) -> None:
@@ -496,23 +335,10 @@ def build_model(plan: RunPlan) -> PixelModel:
     if recipe.class_conditional and dataset.num_classes == 0:
         raise UserError(
             f"recipe '{recipe.name}' is class-conditional and dataset '{dataset.name}' has no labels; "
-            "use labelled images, or give --no-class-conditional"
+            "use labelled images, or train without --class-conditional"
         )
+    if recipe.class_conditional:
+        check_labels(dataset, SPLITS, "train without --class-conditional")
     torch.manual_seed(recipe.seed)
     context = ContextSpec(num_classes=dataset.num_classes if recipe.class_conditional else 0)
     return build(recipe.model, dataset.spec, recipe.likelihood, context)
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Trained numbers of a model."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def duration(seconds: float) -> str:
-    """A length of time as a person says it: 42 s, 3 min 5 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

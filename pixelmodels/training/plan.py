@@ -13,7 +13,12 @@ from pixelmodels.training.recipes import Recipe
 
 RUNS = "runs"
 RESULT = "result.json"
+FAILURE = "failed.json"
 TEST_NATS = "test_nats.parquet"
+
+
+class Hopeless(RuntimeError):
+    """A failure that another try would only repeat; the message is the reason and the remedy, in one line."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+from pixelmodels.tracking.location import sqlite_path
 
 SPARE_CPUS = 1  # logical CPUs that training leaves to Ray Data
+_ANSWER_S = 120.0  # a node that has to start a process first may take this long to answer
 
 
 @dataclass(frozen=True)
@@ -40,20 +45,24 @@ def runs_at_once(needs: WorkerNeeds) -> int:
 
 def room(needs: WorkerNeeds, nodes: list[dict[str, float]]) -> int:
     """How many models' workers fit on nodes of these resources, each worker on one node, with a spare CPU left."""
-    free = sorted((dict(node) for node in nodes), key=lambda node: node.get("CPU", 0.0))
-    if free:
-        free[-1]["CPU"] = free[-1].get("CPU", 0.0) - SPARE_CPUS
-    workers = sum(_fit(needs.per_worker, node) for node in free)
+    fit = [_fit(needs.per_worker, node) for node in nodes]
+    beside = [_fit(needs.per_worker, {**node, "CPU": node.get("CPU", 0.0) - SPARE_CPUS}) for node in nodes]
+    # The CPU is spared where that costs the fewest workers.
+    costs = [all_of_it - rest for node, all_of_it, rest in zip(nodes, fit, beside, strict=True) if node.get("CPU", 0.0) >= SPARE_CPUS]
+    workers = sum(fit) - min(costs) if costs else 0
     if workers >= needs.num_workers:
         return workers // needs.num_workers
     cpus, gpus = (int(sum(node.get(kind, 0.0) for node in nodes)) for kind in ("CPU", "GPU"))
     asked = f"{needs.num_workers} worker(s) of {needs.cpus_per_worker} CPU(s)" + (" and a GPU" if needs.use_gpu else "")
     have = f"{cpus} logical CPU(s)" + (f" and {gpus} GPU(s)" if needs.use_gpu else "")
-    remedy = (
-        f"give --num-workers {workers}"
-        if workers
-        else ("train without --use-gpu" if needs.use_gpu and not gpus else "give fewer --cpus-per-worker")
-    )
+    if workers:
+        remedy = f"give --num-workers {workers}"
+    elif needs.use_gpu and not gpus:
+        remedy = "train without --use-gpu"
+    elif needs.cpus_per_worker == 1:
+        remedy = f"start Ray with --num-cpus {1 + SPARE_CPUS}"
+    else:
+        remedy = "give fewer --cpus-per-worker"
     raise UserError(
         f"--num-workers {needs.num_workers}: the cluster can never give {asked} beside {SPARE_CPUS} CPU for Ray Data, it has {have}; "
         f"{remedy}, or use a larger cluster"
@@ -68,6 +77,70 @@ def cluster_nodes() -> list[dict[str, float]]:
     largest = _autoscaler_limit()
     more = {kind: max(0.0, largest.get(kind, 0.0) - sum(node.get(kind, 0.0) for node in nodes)) for kind in ("CPU", "GPU")}
     return [*nodes, more] if any(more.values()) else nodes
+
+
+def check_shared(storage: Storage, tracking_uri: str) -> None:
+    """See that every node of the cluster has the storage root and the tracking database, where these are local files.
+
+    Raises `UserError` naming the first node that has not. A cluster of one node has them.
+    """
+    folders = [Path(storage.root)] if storage.is_local else []
+    database = sqlite_path(tracking_uri)
+    folders += [database.parent] if database is not None else []
+    nodes = _alive_nodes()
+    if len(nodes) < 2 or not folders:
+        return
+    name = f".seen-by-every-node-{uuid.uuid4().hex[:8]}"
+    probes = [folder / name for folder in dict.fromkeys(folders)]
+    try:
+        for probe in probes:
+            probe.touch()
+        missing = _missing_on(nodes, [str(probe) for probe in probes])
+    finally:
+        for probe in probes:
+            probe.unlink(missing_ok=True)
+    for node, lacking in missing.items():
+        host = nodes[node]
+        if storage.is_local and str(probes[0]) in lacking:
+            raise UserError(
+                f"node {host} does not see the storage root '{storage.root}'; give --storage s3://bucket/prefix, "
+                "or a folder that all nodes share"
+            )
+        if lacking:
+            raise UserError(
+                f"node {host} does not see the tracking database '{database}'; start `mlflow server` and set MLFLOW_TRACKING_URI to it"
+            )
+
+
+def _alive_nodes() -> dict[str, str]:
+    """Host name and address of each node, by its id."""
+    import ray
+
+    return {node["NodeID"]: f"'{node['NodeManagerHostname']}' ({node['NodeManagerAddress']})" for node in ray.nodes() if node["Alive"]}
+
+
+def _missing_on(nodes: dict[str, str], paths: list[str]) -> dict[str, list[str]]:
+    """By node, which of some files do not exist there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(_missing)
+    asked = {
+        node: task.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(paths) for node in nodes
+    }
+    found: dict[str, list[str]] = {}
+    for node, reference in asked.items():
+        try:
+            found[node] = ray.get(reference, timeout=_ANSWER_S)
+        except ray.exceptions.RayError as error:
+            raise UserError(
+                f"node {nodes[node]} does not answer ({type(error).__name__}); see to it, or remove it from the cluster"
+            ) from error
+    return found
+
+
+def _missing(paths: list[str]) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]
 
 
 def threads_per_worker(needs: WorkerNeeds, num_runs: int) -> int:

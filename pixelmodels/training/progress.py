@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pixelmodels.training.loop import Say
+Say = Callable[[str], None]
 
 
 class Lines:
@@ -35,20 +35,46 @@ class Progress:
         import ray
 
         self._show = show
+        self._is_open = True
         self.actor: Any = ray.remote(Lines).options(num_cpus=0).remote()
 
-    def drain(self) -> None:
-        """Show what was said since the last call."""
-        import ray
-
-        for line in ray.get(self.actor.take.remote()):
+    def show(self, line: str) -> None:
+        """Show a line of the driver's own."""
+        if self._is_open:
             self._show(line)
 
+    def drain(self) -> None:
+        """Show what was said since the last call; nothing when the lines were lost with their machine."""
+        import ray
 
-def sayer(actor: Any) -> Callable[[str], None]:
+        if not self._is_open:
+            return
+        try:
+            lines = ray.get(self.actor.take.remote())
+        except ray.exceptions.RayActorError:
+            return
+        for line in lines:
+            self._show(line)
+
+    def close(self) -> None:
+        """Show nothing more: what runs report while they are being torn down is no news."""
+        self._is_open = False
+
+
+def sayer(actor: Any) -> Say:
     """A function that says a line through the actor, for a worker."""
 
     def say(line: str) -> None:
         actor.say.remote(line)
 
     return say
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

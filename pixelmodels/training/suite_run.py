@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +11,12 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from pixelmodels import rayctx
-from pixelmodels.data import FIXED_EPOCH, Dataset, binarize_dynamic, decode_rows, find_dataset, prepare
+from pixelmodels.data import FIXED_EPOCH, Dataset, DatasetConfig, binarize_dynamic, decode_rows, find_dataset, prepare
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import likelihood_class
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
@@ -25,16 +26,15 @@ from pixelmodels.training import baselines
 from pixelmodels.training.baselines import baseline_rows
 from pixelmodels.training.feeds import RESIDENT_BYTES
 from pixelmodels.training.leaderboard import LeaderboardRow, leaderboard_files, print_leaderboard, write_leaderboard
-from pixelmodels.training.loop import Say, build_model, duration
-from pixelmodels.training.plan import RUNS, RunPlan, RunResult, finished
-from pixelmodels.training.preflight import WorkerNeeds, runs_at_once, threads_per_worker
-from pixelmodels.training.progress import Progress
-from pixelmodels.training.recipes import Recipe, run_key
+from pixelmodels.training.loop import build_model
+from pixelmodels.training.one_run import reason_of, train_one
+from pixelmodels.training.plan import RUNS, RunPlan, RunResult
+from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once, threads_per_worker
+from pixelmodels.training.progress import Progress, Say, duration
+from pixelmodels.training.recipes import Recipe, from_plain, run_key
 from pixelmodels.training.suites import suite
-from pixelmodels.training.trainer import RunFailed, fit
 
 _POLL_S = 0.3
-_TRACKING = threading.Lock()  # runs of one data set would add it to the database at the same moment
 _NOTES = ("Models: exact likelihood of the test images under the averaged weights that validated best.", *baselines.NOTES)
 
 
@@ -51,7 +51,7 @@ class TrainAll:
     batch_size: int | None = None  # images a step, instead of each recipe's own
     learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
     likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own
-    class_conditional: bool | None = None  # condition on the label, instead of each recipe's own choice
+    class_conditional: bool = False  # condition every model on the class label; else as each recipe says
     patience: int | None = None  # epochs without a better validation until a run stops, instead of each recipe's own
     seed: int | None = None  # of weights, order and dropout, instead of each recipe's own
     num_workers: int = 1  # data-parallel workers of each model
@@ -74,8 +74,10 @@ class TrainAll:
         return tuple(self._changed(recipe) for recipe in chosen)
 
     def _changed(self, recipe: Recipe) -> Recipe:
-        given = {name: getattr(self, name) for name in ("epochs", "batch_size", "class_conditional", "patience", "seed")}
+        given = {name: getattr(self, name) for name in ("epochs", "batch_size", "patience", "seed")}
         changes = {name: value for name, value in given.items() if value is not None}
+        if self.class_conditional:
+            changes["class_conditional"] = True
         if self.learning_rate is not None:
             changes["optimizer"] = dataclasses.replace(recipe.optimizer, learning_rate=self.learning_rate)
         if self.likelihood is not None:
@@ -91,7 +93,17 @@ class Outcome:
     folder: str  # of the call below the storage root
     leaderboard: str  # path or URI of leaderboard.md
     results: list[RunResult] = field(default_factory=list)  # of the runs that ended well
+    finished_before: list[str] = field(default_factory=list)  # names of those results that an earlier call had
     failed: dict[str, str] = field(default_factory=dict)  # reason by recipe
+
+    def counts(self) -> str:
+        """How many models were trained, finished before, or failed: `2 trained, 1 failed`."""
+        counts = {
+            "trained": len(self.results) - len(self.finished_before),
+            "finished before": len(self.finished_before),
+            "failed": len(self.failed),
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def train_all(options: TrainAll, say: Say = print) -> Outcome:
@@ -108,17 +120,22 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     tracker = Tracker(storage)
     tracker.check()
     rayctx.connect()
+    check_shared(storage, tracker.uri)
     room = runs_at_once(needs)
     at_once = min(room, len(recipes))
-    prepared = {} if chosen else {config: prepare(config, storage) for config in dict.fromkeys(recipe.dataset for recipe in recipes)}
-    datasets = [chosen or prepared[recipe.dataset] for recipe in recipes]
+    if chosen is None:
+        prepared = {config: prepare(config, storage, say=say) for config in dict.fromkeys(recipe.dataset for recipe in recipes)}
+        datasets = [prepared[recipe.dataset] for recipe in recipes]
+    else:
+        recipes = tuple(dataclasses.replace(recipe, dataset=_config_of(chosen)) for recipe in recipes)
+        datasets = [chosen] * len(recipes)
     plans = [_plan(recipe, dataset, storage, tracker, options) for recipe, dataset in zip(recipes, datasets, strict=True)]
     for plan in plans:
         build_model(plan)  # a recipe that does not fit its data is told before anything starts
     names = ", ".join(recipe.name for recipe in recipes)
     say(f"training {names} on {_names(datasets)}, {at_once} at a time with {needs.num_workers} worker(s) each")
 
-    call = f"{RUNS}/train_all-{options.suite}-{time.strftime('%Y%m%d-%H%M%S')}"
+    call = f"{RUNS}/train_all-{options.suite}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     parent = tracker.start_parent(f"train_all {options.suite}", dataclasses.asdict(options), {"suite": options.suite})
     outcome = Outcome(call, storage.uri(f"{call}/leaderboard.md"))
     status: Status = "KILLED"
@@ -131,10 +148,14 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         status = "FAILED" if outcome.failed else "FINISHED"
     finally:
         tracker.finish(parent, status)
-    for name, why in outcome.failed.items():
-        say(f"{name} failed: {why}")
-    say(f"{len(outcome.results)} of {len(plans)} models trained in {duration(time.monotonic() - started)}")
+    say(f"{outcome.counts()} in {duration(time.monotonic() - started)}")
     return outcome
+
+
+def _config_of(dataset: Dataset) -> DatasetConfig:
+    """The options that a prepared data set was made with, as its manifest keeps them."""
+    config: DatasetConfig = from_plain(DatasetConfig, {**dataset.manifest["options"], "name": dataset.name}, "dataset")
+    return config
 
 
 def _plan(recipe: Recipe, dataset: Dataset, storage: Storage, tracker: Tracker, options: TrainAll) -> RunPlan:
@@ -155,13 +176,15 @@ def _train(plans: list[RunPlan], needs: WorkerNeeds, at_once: int, parent: str, 
 
     progress = Progress(say)
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="run")
-    futures: list[Future[RunResult]] = [pool.submit(_train_one, plan, needs, progress, parent, options, say) for plan in plans]
+    how: dict[str, Any] = {"parent": parent, "suite": options.suite, "max_failures": options.max_failures, "fresh": options.fresh}
+    futures: list[Future[tuple[RunResult, bool]]] = [pool.submit(train_one, plan, needs, progress, **how) for plan in plans]
     try:
         pending = set(futures)
         while pending:
             _, pending = wait_for(pending, timeout=_POLL_S)
             progress.drain()
     except BaseException:
+        progress.close()
         pool.shutdown(wait=False, cancel_futures=True)
         ray.shutdown()  # the threads wait for Ray, and would be waited for
         raise
@@ -169,43 +192,11 @@ def _train(plans: list[RunPlan], needs: WorkerNeeds, at_once: int, parent: str, 
     for plan, future in zip(plans, futures, strict=True):
         error = future.exception()
         if error is None:
-            outcome.results.append(future.result())
+            result, was_there = future.result()
+            outcome.results.append(result)
+            outcome.finished_before += [result.name] if was_there else []
         else:
-            outcome.failed[plan.recipe.name] = " ".join(str(error).split()) or type(error).__name__
-
-
-def _train_one(plan: RunPlan, needs: WorkerNeeds, progress: Progress, parent: str, options: TrainAll, say: Say) -> RunResult:
-    """Train one plan to its end; a run that is finished already is only shown."""
-    recipe, storage = plan.recipe, plan.storage
-    if options.fresh:
-        storage.delete(plan.folder)
-    result = finished(storage, plan.folder)
-    if result is not None:
-        say(f"{recipe.name}: finished before, {_summary(result)}; --fresh trains it anew")
-        return result
-    tracker = plan.tracker
-    if tracker is not None:
-        tags = {"suite": options.suite, "architecture": recipe.to_dict()["model"]["architecture"]}
-        with _TRACKING:
-            run_id = tracker.start_or_resume_child(
-                recipe.name,
-                parent_run_id=parent,
-                run_key=plan.run_key,
-                params=recipe.to_dict(),
-                tags=tags,
-                dataset=plan.dataset,
-                fresh=options.fresh,
-            )
-        plan = dataclasses.replace(plan, mlflow_run_id=run_id)
-    try:
-        result = fit(plan, needs, progress.actor, max_failures=options.max_failures)
-    except RunFailed:
-        if tracker is not None and plan.mlflow_run_id is not None:
-            tracker.finish(plan.mlflow_run_id, "FAILED")
-        raise
-    progress.drain()
-    say(f"{recipe.name}: finished, {_summary(result)}")
-    return result
+            outcome.failed[plan.recipe.name] = reason_of(error)
 
 
 def _publish(rows: Sequence[LeaderboardRow], title: str, storage: Storage, call: str, tracker: Tracker, parent: str) -> None:
@@ -252,11 +243,6 @@ def _row(result: RunResult) -> LeaderboardRow:
         samples_per_second=result.samples_per_second,
         seconds=result.seconds,
     )
-
-
-def _summary(result: RunResult) -> str:
-    test = f"test {result.test_bits_per_dim:.4f} +- {result.test_bits_per_dim_stderr:.4f} bits/dim"
-    return f"{test} after {result.epochs} epochs in {duration(result.seconds)}"
 
 
 def _names(datasets: Sequence[Dataset]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 
 from pixelmodels.errors import UserError
 from pixelmodels.training.loop import train
-from pixelmodels.training.plan import RunPlan, RunResult, finished
+from pixelmodels.training.plan import FAILURE, Hopeless, RunPlan, RunResult, finished
 from pixelmodels.training.preflight import WorkerNeeds
 from pixelmodels.training.progress import sayer
 
@@ -23,10 +24,13 @@ def fit(plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures:
     """Train one run on the cluster and wait for its result. Safe to call from several threads.
 
     Args: `max_failures`, how often dead workers are replaced, going on from the newest checkpoint.
+    What another try would only repeat (a mistake of the user's, a likelihood that is no number) is not tried again.
     Raises `RunFailed` with the reason.
     """
     import ray.train
     import ray.train.torch
+
+    plan.storage.delete(f"{plan.folder}/{FAILURE}")
 
     trainer = ray.train.torch.TorchTrainer(
         run_worker,
@@ -43,7 +47,10 @@ def fit(plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures:
     try:
         trainer.fit()
     except Exception as error:  # of any kind: Ray wraps what happened in a worker, whatever it was
-        raise RunFailed(reason(error)) from error
+        raise RunFailed(_failure(plan) or reason(error)) from error
+    failure = _failure(plan)
+    if failure is not None:
+        raise RunFailed(failure)
     result = finished(plan.storage, plan.folder)
     if result is None:
         raise RunFailed("its workers ended without writing a result")
@@ -51,11 +58,21 @@ def fit(plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures:
 
 
 def run_worker(config: dict[str, Any]) -> None:
-    """What each worker runs: the loop, with Ray Train's device, wrapping and reports."""
+    """What each worker runs: the loop, with Ray Train's device, wrapping and reports.
+
+    A hopeless failure is written down before it is raised: the workers that Ray then starts anew return at once. (To return from
+    here instead would leave the others waiting for this worker, where it alone has failed.)
+    """
     import ray.train.torch
 
-    device = ray.train.torch.get_device()
-    train(config["plan"], device=device, wrap=_wrap, say=sayer(config["progress"]), report=_report)
+    plan: RunPlan = config["plan"]
+    if _failure(plan) is not None:
+        return
+    try:
+        train(plan, device=ray.train.torch.get_device(), wrap=_wrap, say=sayer(config["progress"]), report=_report)
+    except (UserError, Hopeless) as error:
+        plan.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": str(error)}).encode())
+        raise
 
 
 def reason(error: BaseException) -> str:
@@ -67,6 +84,14 @@ def reason(error: BaseException) -> str:
         return f"a worker died, out of memory or with its machine ({lines[0]})"
     told = isinstance(inner, (UserError, RuntimeError)) and lines[0]  # messages that say enough by themselves
     return lines[0] if told else f"{type(inner).__name__}: {lines[0]}"
+
+
+def _failure(plan: RunPlan) -> str | None:
+    """Why the run cannot but fail, where a worker has written that down."""
+    try:
+        return str(json.loads(plan.storage.read_bytes(f"{plan.folder}/{FAILURE}"))["reason"])
+    except FileNotFoundError:
+        return None
 
 
 def _wrap(module: torch.nn.Module) -> torch.nn.Module:

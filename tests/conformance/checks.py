@@ -58,7 +58,7 @@ def _dependencies(model: PixelModel, seed: int, tries: int) -> Tensor:
 def declared(model: PixelModel) -> Tensor:
     """What `model.reach` declares, over sub-pixels: shaped as `dependencies` gives it."""
     channels, height, width = model.spec.shape
-    reach = model.reach()[None, :, :, None].expand(model.num_groups, -1, -1, channels, -1, -1).clone()
+    reach = model.reach()[None].repeat(model.num_groups, 1, 1, 1, 1, 1)
     for g, k, r, c in itertools.product(range(model.num_groups), range(channels), range(height), range(width)):
         reach[g, r, c, k, r, c] = k < g  # earlier channels of the pixel itself
     return reach

@@ -24,7 +24,7 @@ def entry_of(model) -> CausalConv:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_mask_off_by_one(architecture):
     model = small_model(architecture, "categorical", 1, 2, 2)
-    entry_of(model).mask[:, :, -1, entry_of(model).side] = 1  # mask B where mask A belongs
+    entry_of(model).mask[:, :, -1, entry_of(model).left] = 1  # mask B where mask A belongs
     assert (dependencies(model) & illegal(model)).any()
     assert abs(total_probability(model) - 1) > 1e-6
 
@@ -33,7 +33,7 @@ def test_a_mask_off_by_one(architecture):
 def test_green_that_sees_blue(architecture):
     model = small_model(architecture, "categorical", 3, 1, 2)
     mask = entry_of(model).mask
-    mask[:, :, -1, entry_of(model).side] = mask[:, :, -1, entry_of(model).side].flip(0)
+    mask[:, :, -1, entry_of(model).left] = mask[:, :, -1, entry_of(model).left].flip(0)
     assert (dependencies(model) & illegal(model)).any()
     assert abs(total_probability(model) - 1) > 1e-6
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pixelmodels.data import SPLITS, DatasetConfig, prepare
+from pixelmodels.data import SPLITS, DatasetConfig, preparation, prepare
+from pixelmodels.data.source import Listing
+from pixelmodels.data.sources.folder import Folder
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 
@@ -62,8 +64,6 @@ def test_images_that_are_too_large_are_put_aside_undecoded(pictures: Path, stora
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_folder_that_changes_meanwhile_is_told(pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pixelmodels.data import preparation
-
     whole = preparation.map_records
 
     def meddle(*arguments: object) -> object:
@@ -73,6 +73,51 @@ def test_a_folder_that_changes_meanwhile_is_told(pictures: Path, storage: Storag
     monkeypatch.setattr(preparation, "map_records", meddle)
     with pytest.raises(UserError, match="changed while it was read"):
         prepare(folder_config(pictures), storage)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_links_that_lead_nowhere_and_sockets_are_put_aside(pictures: Path, storage: Storage) -> None:
+    (pictures / "ants" / "broken.png").symlink_to("nowhere.png")
+    (pictures / "again").symlink_to(pictures)
+    os.mkfifo(pictures / "pipe")
+    dataset = prepare(folder_config(pictures), storage)
+    assert {entry["key"]: entry["reason"] for entry in dataset.skipped()} == dict.fromkeys(
+        ("again", "ants/broken.png", "pipe"), "not a regular file"
+    )
+    assert sum(dataset.num_images(split) for split in SPLITS) == 30
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_file_that_a_worker_cannot_see_is_told_in_one_line(pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = Folder.listing
+
+    def lose(source: Folder) -> Listing:
+        found = listing(source)
+        (pictures / "bees" / "01.png").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Folder, "listing", lose)
+    with pytest.raises(UserError, match=r"01.png' was listed, but a worker cannot see it") as told:
+        prepare(folder_config(pictures), storage)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_shard_that_the_driver_cannot_see_is_told(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when two hosts have a folder each at the storage root's place."""
+    whole = preparation.map_records
+
+    def lose(*arguments: object) -> object:
+        results = list(whole(*arguments))  # type: ignore[arg-type]
+        next(Path(storage.uri("datasets")).glob("*/validation-00000.parquet")).unlink()
+        return results
+
+    monkeypatch.setattr(preparation, "map_records", lose)
+    with pytest.raises(
+        UserError, match=r"shard 'validation-00000.parquet' written by a worker is not at '.*'; give a --storage that every host"
+    ):
+        prepare(DatasetConfig(), storage)
+    assert not list(Path(storage.uri("datasets")).glob("*/manifest.json"))
 
 
 def test_folders_that_cannot_be_used(pictures: Path, storage: Storage, tmp_path: Path) -> None:
@@ -85,6 +130,10 @@ def test_folders_that_cannot_be_used(pictures: Path, storage: Storage, tmp_path:
         prepare(folder_config(pictures / "ants" / "00.png"), storage)
     with pytest.raises(UserError, match="lies in the folder of images"):
         prepare(folder_config(pictures), Storage(pictures / "storage"))
+    (tmp_path / "short-cut").symlink_to(pictures)
+    for images, root in ((pictures, tmp_path / "short-cut" / "storage"), (tmp_path / "short-cut", pictures / "storage")):
+        with pytest.raises(UserError, match="lies in the folder of images"):
+            prepare(folder_config(images), Storage(root))
 
 
 def test_a_file_name_that_is_no_text_is_told(pictures: Path, storage: Storage) -> None:

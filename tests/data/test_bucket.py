@@ -13,7 +13,8 @@ from pixelmodels.storage import Storage
 @pytest.mark.usefixtures("ray_cluster")
 def test_from_bucket_to_bucket(bucket: str, pictures: Path, storage: Storage) -> None:
     """Images below an s3:// prefix, a data set below another: the same shards as on disk."""
-    Storage(f"{bucket}/images").upload(pictures, "pictures")
+    for file in pictures.rglob("*.png"):
+        Storage(f"{bucket}/images").write_bytes(f"pictures/{file.relative_to(pictures)}", file.read_bytes())
     there = Storage(f"{bucket}/deep/root")
     config = DatasetConfig(source="folder", path=f"{bucket}/images/pictures", labels=True, rows_per_shard=4)
     dataset = prepare(config, there)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -93,6 +94,44 @@ def test_resize_covers_and_crops_the_centre() -> None:
     np.testing.assert_array_equal(fit(pixels, (9, 5)), pixels[:, 1:6])
     np.testing.assert_array_equal(fit(pixels, (9, 7)), pixels)
     assert fit(pixels, (30, 3)).shape == (30, 3, 3) and fit(pixels[..., :1], (3, 30)).shape == (3, 30, 1)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_long_thin_image_takes_little_memory(turn: bool) -> None:
+    line = np.zeros((1, 400_000, 3), np.uint8)
+    line[:, 200_000:] = 255
+    data = encoded(Image.fromarray(line.swapaxes(0, 1) if turn else line))
+    tracemalloc.start()
+    try:
+        found = decode(data, 3, (8, 8), 10**6)
+        assert tracemalloc.get_traced_memory()[1] < 8e6  # the pixels themselves are 1.2 MB; 8 rows of them as wide as that are 77 MB
+    finally:
+        tracemalloc.stop()
+    found = found.swapaxes(0, 1) if turn else found
+    assert found.shape == (8, 8, 3) and (found == found[:1]).all()
+    assert (found[:, :4] < 128).all() and (found[:, 4:] > 127).all()  # the very centre: black on the left, white on the right
+
+
+def test_only_the_part_that_is_wanted_is_resized_and_it_is_the_same() -> None:
+    for (height, width), size in {(40, 120): (20, 20), (90, 30): (60, 60), (5, 44): (20, 30)}.items():
+        pixels = noise(height, width, 3)
+        scale = max(size[0] / height, size[1] / width)
+        whole = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+        top, left = (whole.height - size[0]) // 2, (whole.width - size[1]) // 2
+        expected = np.asarray(whole)[top : top + size[0], left : left + size[1]].astype(int)
+        assert np.abs(fit(pixels, size) - expected).max() <= 1
+
+
+def test_a_machine_without_memory_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    data = encoded(Image.fromarray(noise(4, 4, 3)))
+    for name in ("Image.resize", "Image.getexif", "open"):
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(f"PIL.Image.{name}", full)
+            read_header(io.BytesIO(data), LIMIT)
+            decode(data, 3, (2, 2), LIMIT)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 31), (31, 2), (64, 64), (13, 17)])

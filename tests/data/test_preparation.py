@@ -8,6 +8,7 @@ import pickle
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,8 +27,13 @@ from pixelmodels.data import (
     draw_indices,
     find_dataset,
     find_prepared,
+    preparation,
     prepare,
+    writing,
 )
+from pixelmodels.data.sources import open_source
+from pixelmodels.data.sources.folder import Folder
+from pixelmodels.data.writing import ShardWriter
 from pixelmodels.errors import UserError
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
@@ -99,6 +105,10 @@ def test_a_data_set_is_picklable_and_found_by_name(digits: Dataset) -> None:
     assert find_dataset(digits.storage, f"digits-{digits.fingerprint}") == digits
     with pytest.raises(UserError, match=rf"data set 'letters' unknown; have digits-{digits.fingerprint}; prepare one"):
         find_dataset(digits.storage, "letters")
+    folder = f"datasets/digits-{'0' * 12}"  # of another version of the format
+    digits.storage.write_bytes(f"{folder}/manifest.json", json.dumps(digits.manifest | {"format_version": 1}).encode())
+    assert find_dataset(digits.storage, "digits") == digits
+    digits.storage.delete(folder)
     with pytest.raises(UserError, match="split 'valid' unknown; have test, train, validation"):
         digits.num_images("valid")
 
@@ -183,7 +193,57 @@ def test_a_folder_of_pictures(pictures: Path, storage: Storage) -> None:
             np.testing.assert_array_equal(image_CHW, np.broadcast_to(np.array([i, 2 * i, 3 * i])[:, None, None], (3, 6, 5)))
             seen.append(i)
     assert sorted(seen) == list(range(30))
+    assert [dataset.num_unlabelled(split) for split in SPLITS] == [0, 0, 0]
     assert prepare(folder_config(pictures), storage).num_classes == 0
+
+
+def test_images_without_a_label_are_counted(pictures: Path, storage: Storage) -> None:
+    for file in sorted(pictures.rglob("*.png"))[:4]:
+        file.rename(pictures / file.name)
+    dataset = prepare(folder_config(pictures, labels=True), storage)
+    for split in SPLITS:
+        labels_N = dataset.read(split).labels_N
+        assert labels_N is not None and dataset.num_unlabelled(split) == (labels_N == -1).sum()
+    assert sum(dataset.num_unlabelled(split) for split in SPLITS) == 4
+    older = json.loads(json.dumps(dataset.manifest))
+    del older["splits"]["train"]["num_unlabelled"]
+    assert dataclasses.replace(dataset, manifest=older).num_unlabelled("train") == 0
+
+
+def test_a_folder_is_listed_once_before_and_once_after(pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    listings = []
+    entries = Folder._entries
+    monkeypatch.setattr(Folder, "_entries", lambda source: listings.append(1) or entries(source))
+    connected: list[int] = []
+    prepare(folder_config(pictures), storage, connect=lambda: connected.append(1))
+    assert len(listings) == 2 and connected == [1]
+
+
+def test_shards_of_large_images_have_fewer_rows() -> None:
+    config = DatasetConfig(rows_per_shard=500)
+    survey = open_source(config).survey()
+    for image_bytes, num_rows in ((64, 500), (1 << 20, 64), (1 << 30, 1)):
+        tasks = preparation._tasks(config, survey, image_bytes)
+        assert max(len(task["keys"]) for task in tasks) == num_rows
+        assert sorted(key for task in tasks for key in task["keys"]) == survey.keys
+
+
+def test_fixed_draws_take_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
+    config = DatasetConfig(binarize="dynamic")
+    survey = open_source(config).survey()
+    writer = ShardWriter(open_source(config), storage, "here", 17, 1, (8, 8), 2, "dynamic", seed=3)
+    task = {"number": 0, "split": "test", "file": "x.parquet", "keys": survey.keys[:150], "labels": survey.labels[:150]}
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "IMAGES_PER_DRAW", 1000)
+        expected = writer(task)
+    sizes: list[int] = []
+
+    def draw(images_NHWC: np.ndarray, **options: Any) -> np.ndarray:
+        sizes.append(len(images_NHWC))
+        return binarize_dynamic(images_NHWC, **options)
+
+    monkeypatch.setattr(writing, "binarize_dynamic", draw)
+    assert writer(task) == expected and sizes == [64, 64, 22]
 
 
 def test_a_folder_is_known_by_its_content(pictures: Path, storage: Storage, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import pixelmodels.data.sources
 from pixelmodels.data import SOURCES, DatasetConfig
+from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.sources.folder import Folder
 from pixelmodels.data.sources.photos import Photos
@@ -85,8 +86,26 @@ def test_own_splits_and_labels_of_folders(tmp_path: Path) -> None:
     assert splits == ["train", "train", "validation"] and below == ["a/1.png", "b/2.png", "a/3.png"]
     assert source._labels(below) == ([0, 1, 0], ("a", "b"))
     assert source._labels(["b/x/1.png", "2.png", "a/3.png"]) == ([1, None, 0], ("a", "b"))
-    # One folder that is no split, or a train folder only: the names are not splits.
-    for keys in (["train/1.png", "test/2.png", "more/3.png"], ["train/1.png", "train/2.png"], ["1.png"]):
+    # A train folder only, or none: the names are not splits.
+    for keys in (["train/1.png", "train/2.png"], ["train/1.png", "bus/2.png"], ["test/1.png", "val/2.png"], ["1.png"]):
         assert source._splits(keys) == ([None] * len(keys), keys)
+    for stray in ("more/3.png", "3.png"):
+        keys = ["train/1.png", "test/2.png", stray]
+        with pytest.raises(UserError, match=rf"has splits of its own \(test, train\), but '{stray}' is in none; move it .* --splits hash"):
+            source._splits(keys)
+        by_hash = Folder(DatasetConfig(source="folder", path=str(tmp_path), splits="hash"))
+        assert by_hash._splits(keys) == ([None] * 3, keys)
     with pytest.raises(UserError, match="no sub-folders"):
         source._labels(["1.png"])
+
+
+def test_a_file_that_a_worker_cannot_see_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Folder(DatasetConfig(source="folder", path=str(tmp_path)))
+    with pytest.raises(UserError, match=r"gone.png' was listed, but a worker cannot see it; every host must see --path"):
+        next(source.load(["gone.png"], 1, (4, 4)))
+
+    def refuse(key: str) -> bytes:
+        raise PermissionError(key)
+
+    monkeypatch.setattr(source.storage, "read_bytes", refuse)
+    assert isinstance(next(source.load(["secret.png"], 1, (4, 4))), BadImage)

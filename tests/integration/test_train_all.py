@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -21,23 +21,17 @@ import torch
 from pipelines import evaluate, train_all
 from pixelmodels.data import find_dataset
 from pixelmodels.errors import exit_with
-from pixelmodels.models.pixelcnn import PixelCNNConfig
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
-from pixelmodels.training import checkpoints, suites
+from pixelmodels.training import checkpoints
 from pixelmodels.training.loop import train
 from pixelmodels.training.plan import RunPlan, finished
 from pixelmodels.training.recipes import Recipe
+from tests.integration import small_suites
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS, STEPS = 4, 23  # steps of an epoch of the digits at batch 64
-COMMAND = ["--only", "pixelcnn", "--epochs", str(EPOCHS), "--checkpoint-every-s", "0.1"]
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "pipelines" / "train_all.py"), *COMMAND, "--storage", str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder.parent, env=environment)
+EPOCHS, STEPS = 3, 23  # of the small suite; steps of an epoch of the digits at batch 64
+COMMAND = ["--suite", "small", "--only", "pixelcnn", "--checkpoint-every-s", "1e-9"]  # a checkpoint after every step
 
 
 def inside_an_epoch(storage: Storage) -> bool:
@@ -48,32 +42,43 @@ def inside_an_epoch(storage: Storage) -> bool:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, str]]:
+def killed_and_resumed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, str]]:
     """The storage of a call that was killed while it trained, and started again; and what the second call printed."""
     folder = tmp_path_factory.mktemp("killed") / "storage"
     storage = Storage(str(folder))
-    process = start(folder)
+    command = [sys.executable, str(ROOT / "tests" / "integration" / "small_suites.py"), *COMMAND, "--storage", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder.parent, env=environment)
     try:
         deadline = time.monotonic() + 180
         while not inside_an_epoch(storage):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+            if process.poll() is not None or time.monotonic() > deadline:
+                break
             time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
     finally:
-        process.kill()
-        process.communicate()
+        process.kill()  # SIGKILL
+        said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    assert inside_an_epoch(storage), said
     assert finished(storage, run_of(storage)) is None
-    second = start(folder)
-    try:
-        printed, _ = second.communicate(timeout=240)
-    finally:
-        second.kill()
-    assert second.returncode == 0, printed
-    yield storage, printed
+    small_suites.register()
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train_all.main([*COMMAND, "--storage", storage.root]) == 0
+    yield storage, printed.getvalue()
 
 
 def run_of(storage: Storage) -> str:
     return next(f"runs/{name}" for name in storage.list("runs") if name.startswith("pixelcnn-"))
+
+
+def last_checkpoint(storage: Storage) -> checkpoints.Checkpoint:
+    last = checkpoints.latest(storage, run_of(storage), print)
+    assert last is not None
+    return last
+
+
+def final_weights(storage: Storage) -> dict[str, torch.Tensor]:
+    return last_checkpoint(storage).tensors(checkpoints.MODEL)
 
 
 def test_a_killed_call_goes_on_and_ends_with_the_same_parameters(killed_and_resumed: tuple[Storage, str], tmp_path: Path) -> None:
@@ -117,13 +122,39 @@ def test_the_same_command_on_a_finished_run_shows_its_result(
     killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, _ = killed_and_resumed
+    before = finished(storage, run_of(storage))
+    assert before is not None and before.mlflow_run_id is not None
+    client = Tracker(storage).client
+    client.update_run(before.mlflow_run_id, status="RUNNING")  # as if it had been killed right after its result was written
     assert train_all.main([*COMMAND, "--storage", storage.root]) == 0
+    assert client.get_run(before.mlflow_run_id).info.status == "FINISHED"
     printed = capsys.readouterr().out.strip().splitlines()
     assert any("pixelcnn: finished before" in line and "--fresh" in line for line in printed)
+    assert any(line.startswith("1 finished before in") for line in printed)
     assert printed[-1].endswith("leaderboard.md") and Path(printed[-1]).is_file()
     rows = list(csv.DictReader(io.StringIO(Path(printed[-1]).with_suffix(".csv").read_text())))
     assert {"uniform", "histogram", "pixelcnn"} <= {row["model"] for row in rows}
     assert all((row["parameters"] == "") == (row["likelihood"] == "baseline") for row in rows)
+
+
+def test_fresh_trains_a_finished_run_anew(killed_and_resumed: tuple[Storage, str]) -> None:
+    storage, _ = killed_and_resumed
+    before, weights = finished(storage, run_of(storage)), final_weights(storage)
+    assert before is not None and before.mlflow_run_id is not None
+    storage.write_bytes(f"{run_of(storage)}/left", b"")
+    assert train_all.main([*COMMAND, "--dataset", "digits", "--fresh", "--storage", storage.root]) == 0
+    after = finished(storage, run_of(storage))
+    assert after is not None and after.mlflow_run_id is not None and after.model_version is not None
+    assert after.mlflow_run_id != before.mlflow_run_id
+    assert int(after.model_version) == int(before.model_version or 0) + 1
+    client = Tracker(storage).client
+    assert [client.get_run(run).info.status for run in (before.mlflow_run_id, after.mlflow_run_id)] == ["FINISHED"] * 2
+    for name, value in final_weights(storage).items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-8)
+    assert not {"left", "running.json"} & set(storage.list(run_of(storage)))
+    # the recipe says what the data set named on the command line was made with
+    recipe = Recipe.from_dict(last_checkpoint(storage).json(checkpoints.STATE)["recipe"])
+    assert recipe.dataset.size == (8, 8) and recipe.dataset.name == "digits"
 
 
 def test_evaluate_scores_a_run_and_a_registered_version_as_training_did(
@@ -161,24 +192,13 @@ def test_bernoulli_on_more_than_two_levels_is_one_line(
     assert leaving.value.code == 2 and len(lines) == 1 and "bernoulli" in lines[0] and "17" in lines[0]
 
 
-def pair() -> tuple[Recipe, ...]:
-    """Two recipes of which the second cannot but fail."""
-    digits = suites.suite("digits")[0]
-    model = PixelCNNConfig(num_layers=1, num_features=8, first_kernel_size=3, head_features=8)
-    fine = dataclasses.replace(digits, name="fine", model=model, epochs=1, num_samples=4)
-    broken = dataclasses.replace(fine.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
-    return fine, dataclasses.replace(fine, name="broken", optimizer=broken)
-
-
 def test_one_failing_model_is_reported_and_the_others_go_on(
-    killed_and_resumed: tuple[Storage, str], ray_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    killed_and_resumed: tuple[Storage, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, _ = killed_and_resumed
-    monkeypatch.setitem(suites.SUITES, "pair", f"{__name__}:pair")
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[pair.__module__])
-    arguments = ["--suite", "pair", "--only", "fine", "broken", "--num-workers", "2", "--max-failures", "0", "--storage", storage.root]
-    assert train_all.main(arguments) == 1
+    assert train_all.main(["--suite", "pair", "--only", "fine", "broken", "--num-workers", "2", "--storage", storage.root]) == 1
     printed = capsys.readouterr().out.strip().splitlines()
     assert any(line.startswith("broken failed: the training likelihood is nan") for line in printed), printed
     assert any(line.startswith("fine: finished, test") for line in printed)
+    assert any(line.startswith("1 trained, 1 failed in") for line in printed)
     assert printed[-1].endswith("leaderboard.md")

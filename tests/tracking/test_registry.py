@@ -187,7 +187,8 @@ def test_artifacts_and_models_in_a_bucket(bucket: str, tracker: Tracker, tmp_pat
     there = Tracker(Storage(bucket), experiment="bucket")
     there.check()
     run_id = there.start_parent("bucket", {})
-    there.log_text(run_id, "hello", "notes/hello.txt")
+    (tmp_path / "hello.txt").write_text("hello")
+    there.log_artifact(run_id, tmp_path / "hello.txt", "notes")
     assert there.storage.read_bytes(f"artifacts/{run_id}/artifacts/notes/hello.txt") == b"hello"
     model, folder = model_files(tmp_path / "model", seed=3)
     version = there.register(run_id, folder, "bucket")

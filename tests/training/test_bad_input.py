@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines import evaluate, train_all
+from pixelmodels.data.dataset import FORMAT_VERSION
 from pixelmodels.errors import exit_with
+from pixelmodels.storage import Storage
+from pixelmodels.training import checkpoints
+from pixelmodels.training.loop import train
+from tests.training.tiny_run import tiny_plan, tiny_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,9 +57,71 @@ def test_a_storage_root_that_cannot_be_written_is_named(root: str, capsys: pytes
     assert root in line_of(train_all.main, ["--storage", root], capsys)
 
 
-def test_evaluate_tells_mistakes_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    storage = ["--storage", str(tmp_path)]
-    assert "data set 'mnist' unknown" in line_of(evaluate.main, ["runs/none", "--dataset", "mnist", *storage], capsys)
+MANIFEST = {
+    "format_version": FORMAT_VERSION,
+    "name": "tiny",
+    "fingerprint": "0123456789ab",
+    "image": {"channels": 1, "height": 4, "width": 3, "levels": 4},
+    "label_names": ["a", "b"],
+    "train_images_are_grey": False,
+    "splits": {split: {"num_images": 9, "num_unlabelled": 0, "shards": []} for split in ("train", "validation", "test")},
+}
+
+
+def add_dataset(storage: Storage, name: str, **changes: Any) -> None:
+    manifest = {**MANIFEST, "name": name, **changes}
+    storage.write_bytes(f"datasets/{name}-{manifest['fingerprint']}/manifest.json", json.dumps(manifest).encode())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, str]:
+    """A storage root with one class-conditional run, and data sets that fit it or do not; and the run's folder."""
+    storage = Storage(str(tmp_path_factory.mktemp("trained")))
+    plan = tiny_plan(storage, tiny_recipe(epochs=1))
+    train(plan, say=lambda _: None)
+    add_dataset(storage, "tiny")
+    add_dataset(storage, "wide", image={"channels": 1, "height": 4, "width": 9, "levels": 4})
+    add_dataset(storage, "others", label_names=["a", "b", "c"])
+    some = {split: {"num_images": 9, "num_unlabelled": 2, "shards": []} for split in ("train", "validation", "test")}
+    add_dataset(storage, "partly", splits=some)
+    add_dataset(storage, "dynamic", train_images_are_grey=True)
+    return storage, plan.folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{run}", "--dataset", "mnist"], ["data set 'mnist' unknown", "tiny"]),
+        (["runs/none", "--dataset", "tiny"], ["model 'runs/none' not found", "models:/digits/1"]),
+        (["datasets", "--dataset", "tiny"], ["holds no model"]),
+        (["{run}", "--dataset", "tiny", "--split", "testing"], ["split 'testing' unknown", "did you mean 'test'"]),
+        (["{run}", "--dataset", "wide"], ["data set 'wide'", "1x4x3", "1x4x9"]),
+        (["{run}", "--dataset", "others"], ["2 classes", "'others' has 3"]),
+        (["{run}", "--dataset", "partly"], ["'partly'", "2 of test", "without a label"]),
+        (["{run}", "--dataset", "dynamic", "--split", "train"], ["drawn anew each epoch", "validation or test"]),
+        (["{run}", "--dataset", "tiny", "--num-workers", "0"], ["--num-workers 0 is too few"]),
+        (["{run}", "--dataset", "tiny", "--batch-size", "0"], ["--batch-size 0 is too few"]),
+        (["{run}", "--dataset", "tiny", "--num-images", "-1"], ["--num-images -1 is too few"]),
+    ],
+)
+def test_evaluate_tells_mistakes_in_one_line(
+    arguments: list[str], words: list[str], trained: tuple[Storage, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, run = trained
+    line = line_of(evaluate.main, [*(word.format(run=run) for word in arguments), "--storage", storage.root], capsys)
+    for word in words:
+        assert word in line
+
+
+def test_evaluate_names_a_damaged_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Storage(str(tmp_path))
+    plan = tiny_plan(storage, tiny_recipe(epochs=1))
+    folder = f"{plan.folder}/checkpoints/{train(plan, say=lambda _: None).best_step:08d}"
+    add_dataset(storage, "tiny")
+    weights = f"{folder}/{checkpoints.AVERAGE}"
+    storage.write_bytes(weights, storage.read_bytes(weights)[:-5])
+    line = line_of(evaluate.main, [folder, "--dataset", "tiny", "--storage", storage.root], capsys)
+    assert folder in line and "average.safetensors is cut short" in line
 
 
 def test_a_mistake_in_a_process_of_its_own() -> None:

@@ -11,12 +11,16 @@ import pytest
 import torch
 
 from pixelmodels.errors import UserError
+from pixelmodels.models import Context
 from pixelmodels.storage import Storage
 from pixelmodels.training import checkpoints
 from pixelmodels.training.feeds import ResidentFeed, epoch_order
+from pixelmodels.training.loading import find_model
 from pixelmodels.training.loop import Loop, build_model, train
-from pixelmodels.training.plan import RESULT, TEST_NATS, RunPlan, finished
+from pixelmodels.training.plan import RESULT, TEST_NATS, Hopeless, RunPlan, finished
+from pixelmodels.training.recipes import Recipe
 from pixelmodels.training.workers import Workers
+from tests.s3 import bucket_server
 from tests.training.tiny_run import SIZES, TinyDataset, tiny_plan, tiny_recipe
 
 CPU = torch.device("cpu")
@@ -81,6 +85,75 @@ def test_a_checkpoint_without_its_last_file_is_no_checkpoint(storage: Storage) -
     assert Loop(plan, CPU, say=lambda _: None).position.step == steps[-2]
 
 
+def test_what_killed_runs_left_ahead_never_costs_the_checkpoint_just_written(storage: Storage) -> None:
+    plan = tiny_plan(storage, checkpoint_every_s=1e-9)
+    with pytest.raises(Stop):
+        train(plan, say=lambda _: None, after_step=stop_after(3))
+    for step in (90, 91):
+        storage.write_bytes(f"{plan.folder}/checkpoints/{step:08d}/{checkpoints.MODEL}", b"half")
+    with pytest.raises(Stop):
+        train(plan, say=lambda _: None, after_step=stop_after(5))  # saved after steps 3 and 4
+    assert checkpoints.steps(storage, plan.folder) == [3, 4]
+    found = checkpoints.latest(storage, plan.folder, print)
+    assert found is not None and found.step == 4
+
+
+def overfitting() -> Recipe:
+    """A recipe whose last epochs validate worse than earlier ones."""
+    recipe = tiny_recipe(epochs=200, patience=2)
+    return dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=0.1, schedule="constant"))
+
+
+def test_a_run_whose_best_checkpoint_is_damaged_ends_with_its_last_weights(storage: Storage) -> None:
+    plan = tiny_plan(storage, overfitting())
+    first = train(plan, say=lambda _: None)
+    assert first.best_step < first.steps
+    storage.delete(f"{plan.folder}/{RESULT}")
+    best = f"{plan.folder}/checkpoints/{first.best_step:08d}/{checkpoints.AVERAGE}"
+    storage.write_bytes(best, storage.read_bytes(best)[:-3])
+    lines: list[str] = []
+    again = train(plan, say=lines.append)
+    assert any("best checkpoint is damaged (average.safetensors is cut short" in line for line in lines), lines
+    assert again.best_step == again.steps == first.steps
+    last = checkpoints.load(storage, plan.folder, again.best_step)
+    position = last.json(checkpoints.STATE)["position"]
+    assert again.val_bits_per_dim == position["val_bits_per_dim"][-1] == position["best_bits_per_dim"]
+    model = find_model(plan.folder, storage)
+    test = TinyDataset().read("test")
+    context = Context(label_B=torch.from_numpy(test.labels_N).long())
+    with torch.no_grad():
+        log_prob_B = model.log_prob(torch.from_numpy(test.images_NCHW).long(), context)
+    assert -float(log_prob_B.mean()) == pytest.approx(again.test_nll_nats, rel=1e-5)
+
+
+def test_a_validation_likelihood_that_is_no_number_stops_the_run(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_score", lambda self, split: np.full(SIZES[split], np.nan))
+    with pytest.raises(Hopeless, match="the validation likelihood is nan in epoch 1: lower learning_rate"):
+        train(tiny_plan(storage), say=lambda _: None)
+
+
+def test_a_run_on_a_cpu_keeps_the_memory_that_steps_free(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr("pixelmodels.training.loop.keep_freed_memory", lambda: calls.append(True))
+    Loop(tiny_plan(storage), CPU, say=lambda _: None)
+    assert calls == [True]
+
+
+def test_a_run_in_a_bucket_that_was_stopped_ends_as_one_in_a_folder(storage: Storage) -> None:
+    expected = train(tiny_plan(storage), say=lambda _: None)
+    with bucket_server("training") as uri:
+        plan = tiny_plan(Storage(f"{uri}/root"), checkpoint_every_s=1e-9)
+        with pytest.raises(Stop):
+            train(plan, say=lambda _: None, after_step=stop_after(7))
+        lines: list[str] = []
+        found = train(plan, say=lines.append)
+        assert "going on from step 6" in lines[0]
+        for name, value in final_weights(tiny_plan(storage)).items():
+            assert torch.equal(final_weights(plan)[name], value), name
+        assert finished(plan.storage, plan.folder) == found
+        assert found.test_nll_nats == expected.test_nll_nats
+
+
 def test_best_and_last_checkpoints_are_kept_and_no_others_but_one(storage: Storage) -> None:
     plan = tiny_plan(storage, tiny_recipe(epochs=8))
     result = train(plan, say=lambda _: None)
@@ -103,8 +176,6 @@ def test_a_finished_run_leaves_its_result_and_the_nats_of_every_test_image(stora
     best = checkpoints.load(storage, plan.folder, result.best_step)
     model.load_state_dict(best.tensors(checkpoints.AVERAGE))
     test = TinyDataset().read("test")
-    from pixelmodels.models import Context
-
     for image, label, nats in zip(test.images_NCHW, test.labels_N, table["nll_nats"].to_pylist(), strict=True):
         with torch.no_grad():
             log_prob = model.log_prob(torch.from_numpy(image[None]).long(), Context(label_B=torch.tensor([int(label)])))
@@ -118,9 +189,7 @@ def test_training_lowers_the_likelihoods_bits(storage: Storage) -> None:
 
 
 def test_patience_stops_a_run_that_no_longer_improves(storage: Storage) -> None:
-    recipe = tiny_recipe(epochs=200, patience=2)
-    recipe = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=0.1, schedule="constant"))
-    plan = tiny_plan(storage, recipe)
+    plan = tiny_plan(storage, overfitting())
     result = train(plan, say=lambda _: None)
     assert result.epochs < 200
     history = Loop(plan, CPU, say=lambda _: None).position.val_bits_per_dim
@@ -163,6 +232,13 @@ def test_labels_are_needed_where_a_model_is_conditioned_on_them(storage: Storage
     plan = dataclasses.replace(plan, dataset=TinyDataset(num_classes=0))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="has no labels"):
         build_model(plan)
+
+
+def test_images_without_a_label_are_counted_where_a_model_is_conditioned_on_labels(storage: Storage) -> None:
+    plan = dataclasses.replace(tiny_plan(storage), dataset=TinyDataset(unlabelled=3))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"3 of train, 3 of validation, 3 of test.*without --class-conditional"):
+        build_model(plan)
+    build_model(dataclasses.replace(plan, recipe=tiny_recipe(class_conditional=False)))
 
 
 def test_a_changed_recipe_is_another_run(storage: Storage) -> None:

@@ -57,6 +57,14 @@ def stopped_after(step: int) -> Any:
     return hook
 
 
+def resumed_at(plan: RunPlan) -> int:
+    """Where a worker goes on when all but the first find no checkpoint whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        if dist.get_rank():
+            patch.setattr(checkpoints, "latest", lambda *_: None)
+        return Loop(plan, CPU, say=lambda _: None).position.step
+
+
 def worker(rank: int, count: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
@@ -70,6 +78,7 @@ def worker(rank: int, count: int, port: int, folder: str) -> None:
                 train(stopped, say=lambda _: None, after_step=stopped_after(step))
             except InterruptedError:
                 dist.barrier()
+        found["resumed"] = resumed_at(stopped)
         train(stopped, say=lambda _: None)
     Path(f"{folder}/{count}-{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
@@ -98,6 +107,7 @@ def test_gradients_and_likelihoods_do_not_depend_on_the_number_of_workers(
             np.testing.assert_allclose(of_one_worker[name], expected, rtol=1e-5 if "gradient" in name else 1e-6, atol=1e-7, err_msg=name)
     assert [tuple(one["share"]) for one in found] == {2: [(0, 3), (3, 7)], 3: [(0, 2), (2, 4), (4, 7)]}[count]
     if count == 2:
+        assert [one["resumed"] for one in found] == [8, 8]  # stopped after step 9, before its checkpoint
         recipe = tiny_recipe()
         plans = [tiny_plan(Storage(str(tmp_path / name)), recipe) for name in ("whole", "stopped")]
         ends = [checkpoints.latest(plan.storage, plan.folder, print) for plan in plans]

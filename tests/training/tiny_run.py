@@ -30,9 +30,13 @@ class TinyDataset:
     spec: ImageSpec = SPEC
     num_classes: int = 2
     train_images_are_grey: bool = False
+    unlabelled: int = 0  # images of each split without a label, as a manifest would say
 
     def num_images(self, split: str) -> int:
         return SIZES[split]
+
+    def num_unlabelled(self, split: str) -> int:
+        return self.unlabelled
 
     def split_bytes(self, split: str) -> int:
         return SIZES[split] * self.spec.num_subpixels
@@ -43,6 +47,10 @@ class TinyDataset:
         images[:, :, 1:] = images[:, :, :1]  # something to learn: all rows of an image are the same
         labels = rng.integers(0, 2, SIZES[split]).astype(np.int32)
         return SimpleNamespace(images_NCHW=images, labels_N=labels, keys=[f"{split}/{i}" for i in range(SIZES[split])])
+
+    def read_labels(self, split: str) -> Any:
+        whole = self.read(split)
+        return whole.labels_N, whole.keys
 
 
 def tiny_recipe(**changes: Any) -> Recipe:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelmodels.data.config import DatasetConfig
-from pixelmodels.data.source import Survey, UInt8
+from pixelmodels.data.source import Listing, Survey, UInt8
 
 LEVELS = 17
 
@@ -27,7 +27,7 @@ class Digits:
     def listing(self) -> None:
         return None
 
-    def survey(self) -> Survey:
+    def survey(self, listing: Listing | None = None) -> Survey:
         images_NHW, labels_N = _load()
         return Survey(
             digest=hashlib.sha256(images_NHW.tobytes() + labels_N.tobytes()).hexdigest(),

@@ -3,7 +3,7 @@
 - Every file is tried, whatever its name; what is no image is put aside. Files and folders whose name starts with a dot
   are left out, and counted.
 - Own splits: when files lie below top folders `train`, and `validation` (or `val`, `valid`) or `test`, these are the splits, and
-  a split that is missing is taken from train by hash. Otherwise all splits are by hash of the key.
+  a split that is missing is taken from train by hash; an image elsewhere is then an error. Otherwise all splits are by hash of the key.
 - A label is the name of the first sub-folder (below the split's folder, if there is one). A file in none has no label.
 - The digest is taken of every file's path, size and content; not of times, owners or where the folder is.
 """
@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.decoding import BadImage, decode, read_header
 from pixelmodels.data.parallel import Record, map_records
-from pixelmodels.data.source import Skipped, Survey, UInt8
+from pixelmodels.data.source import Listing, Skipped, Survey, UInt8
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage
 
@@ -42,22 +42,27 @@ class Folder:
         self.own_splits = config.splits == "auto"
         self.max_pixels = config.max_pixels
 
-    def listing(self) -> tuple[str, bool]:
-        """Digest of where the folder is and of all paths, sizes and times; not to be trusted if a file has just changed."""
-        entries, _ = self._entries()
-        digest = hashlib.sha256(repr((self.storage.root, [(e.path, e.size, e.modified_ns) for e in entries])).encode("utf-8", "replace"))
-        newest_ns = max((entry.modified_ns for entry in entries), default=0)
-        return digest.hexdigest(), newest_ns < time.time_ns() - RACY_S * 1_000_000_000
-
-    def survey(self) -> Survey:
-        """Read every file once: digest of its content, and what its first bytes say that it is."""
+    def listing(self) -> Listing:
+        """Where the folder is, and all paths, sizes and times; not to be trusted later if a file has just changed."""
         entries, num_hidden = self._entries()
+        digest = hashlib.sha256(self.storage.root.encode("utf-8", "surrogateescape"))
+        for entry in entries:
+            digest.update(f"\0{entry.path}\0{entry.size}\0{entry.modified_ns}\0{entry.is_regular}".encode("utf-8", "surrogateescape"))
+        newest_ns = max(entry.modified_ns for entry in entries)
+        is_settled = newest_ns < time.time_ns() - RACY_S * 1_000_000_000
+        return Listing(digest.hexdigest(), is_settled, entries, num_hidden)
+
+    def survey(self, listing: Listing | None = None) -> Survey:
+        """Read every listed file once: digest of its content, and what its first bytes say that it is."""
+        listing = listing or self.listing()
+        entries = [entry for entry in listing.entries if entry.is_regular]
         tasks = [
             {"number": number, "files": [(entry.path, entry.size) for entry in entries[start : start + FILES_PER_TASK]]}
             for number, start in enumerate(range(0, len(entries), FILES_PER_TASK))
         ]
         results = sorted(map_records(self._survey_files, tasks), key=lambda result: int(result["number"]))
         bad = {path: reason for result in results for path, reason in result["bad"]}
+        bad |= {entry.path: "not a regular file" for entry in listing.entries if not entry.is_regular}
         keys = [entry.path for entry in entries if entry.path not in bad]
         skipped = [Skipped(path, bad[path]) for path in sorted(bad)]
         if not keys:
@@ -79,7 +84,7 @@ class Folder:
             channels=channels,
             levels=256,
             skipped=skipped,
-            num_hidden=num_hidden,
+            num_hidden=listing.num_hidden,
         )
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8 | BadImage]:
@@ -97,8 +102,10 @@ class Folder:
             raise UserError(f"'{self.storage.root}' is a file; give the folder that holds it")
         try:
             everything = sorted(self.storage.files())
-        except UnicodeDecodeError as error:
-            raise UserError(f"folder '{self.storage.root}' holds a file whose name is not UTF-8 ({error.object!r}); rename it") from error
+        except UnicodeError as error:
+            raise UserError(
+                f"folder '{self.storage.root}' holds a file whose name is not UTF-8 ({getattr(error, 'object', '')!r}); rename it"
+            ) from error
         except OSError as error:
             reason = str(error).splitlines()[0][:160]
             no_listing = f"folder '{self.storage.root}' cannot be listed ({reason})"
@@ -147,16 +154,25 @@ class Folder:
     def _read_one(self, key: str) -> bytes | BadImage:
         try:
             return self.storage.read_bytes(key)
-        except (FileNotFoundError, PermissionError) as error:
+        except PermissionError as error:
             return BadImage(f"cannot be read: {type(error).__name__}")
+        except FileNotFoundError as error:
+            reason = f"'{self.storage.uri(key)}' was listed, but a worker cannot see it"
+            raise UserError(f"{reason}; every host must see --path, or the folder changed: run the same command again") from error
 
     def _splits(self, keys: Sequence[str]) -> tuple[list[str | None], list[str]]:
         """Each file's own split, if the folder has splits, and its path below the split's folder."""
         tops = [key.partition("/")[0] if "/" in key else "" for key in keys]
-        found = {SPLIT_FOLDERS.get(top) for top in tops}
-        if self.own_splits and None not in found and "train" in found and len(found) > 1:
-            return [SPLIT_FOLDERS[top] for top in tops], [key.partition("/")[2] for key in keys]
-        return [None] * len(keys), list(keys)
+        own = [SPLIT_FOLDERS.get(top) for top in tops]
+        found = {split for split in own if split is not None}
+        if not self.own_splits or "train" not in found or len(found) == 1:
+            return [None] * len(keys), list(keys)
+        if None in own:
+            stray = (
+                f"folder '{self.storage.root}' has splits of its own ({', '.join(sorted(found))}), but '{keys[own.index(None)]}' is in none"
+            )
+            raise UserError(f"{stray}; move it into one, or give --splits hash")
+        return own, [key.partition("/")[2] for key in keys]
 
     def _labels(self, paths: Sequence[str]) -> tuple[list[int | None], tuple[str, ...]]:
         if not self.with_labels:

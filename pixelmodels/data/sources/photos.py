@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pixelmodels.data.config import DatasetConfig
-from pixelmodels.data.source import Survey, UInt8
+from pixelmodels.data.source import Listing, Survey, UInt8
 from pixelmodels.data.splits import key_hash
 from pixelmodels.errors import UserError
 
@@ -34,7 +34,7 @@ class Photos:
     def listing(self) -> None:
         return None
 
-    def survey(self) -> Survey:
+    def survey(self, listing: Listing | None = None) -> Survey:
         digest = hashlib.sha256()
         split_of: dict[str, str | None] = {}
         for name, photo_HWC in _load().items():

@@ -1,0 +1,142 @@
+"""All that a run is at one moment, how it is written as a checkpoint, and how a run goes on from one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pixelmodels.models import PixelModel, describe
+from pixelmodels.training import checkpoints
+from pixelmodels.training.averaging import Average
+from pixelmodels.training.optimization import load_moments, moments
+from pixelmodels.training.plan import RunPlan
+from pixelmodels.training.progress import Say
+from pixelmodels.training.workers import Workers
+
+
+@dataclass
+class Position:
+    """How far a run is, and what it has seen: all of a checkpoint's state that is not a tensor."""
+
+    epoch: int = 0  # being trained, from 0
+    epoch_step: int = 0  # steps done in it
+    step: int = 0  # steps done in all
+    epoch_nats: float = 0.0  # sum of the training nats of the epoch so far
+    epoch_images: int = 0  # images of the epoch so far
+    epoch_seconds: float = 0.0  # spent on training steps of the epoch so far
+    train_images: int = 0  # images trained on in all
+    train_seconds: float = 0.0  # spent on training steps
+    seconds: float = 0.0  # spent in all
+    best_step: int = -1  # of the checkpoint with the best validation
+    best_epoch: int = -1
+    best_bits_per_dim: float = float("inf")
+    val_bits_per_dim: list[float] = field(default_factory=list)  # after each epoch
+
+
+@dataclass
+class RunState:
+    """A run at one moment, in one worker."""
+
+    plan: RunPlan
+    workers: Workers
+    device: torch.device  # of this worker
+    model: PixelModel
+    average: Average[PixelModel]
+    optimizer: torch.optim.Optimizer
+    position: Position = field(default_factory=Position)
+    last_saved: int = -1  # step of the newest checkpoint that is known to be whole
+
+    def save(self) -> None:
+        """Write a checkpoint, and remove all but it, the best one and the one before it, which stands in for a damaged last one.
+
+        Call it in every worker.
+        """
+        states = self.workers.gather(torch.get_rng_state())
+        random = {f"cpu.{rank}": state for rank, state in enumerate(states)}
+        if self.device.type == "cuda":
+            random |= {f"cuda.{rank}": state for rank, state in enumerate(self.workers.gather(torch.cuda.get_rng_state(self.device)))}
+        plan, step = self.plan, self.position.step
+        if self.workers.is_first:
+            tensors = {
+                checkpoints.MODEL: self.model.state_dict(),
+                checkpoints.AVERAGE: self.average.model.state_dict(),
+                checkpoints.OPTIMIZER: moments(self.optimizer, self.model),
+                checkpoints.RANDOM: random,
+            }
+            documents = {checkpoints.DESCRIPTION: describe(self.model), checkpoints.STATE: self._document()}
+            checkpoints.save(plan.storage, plan.folder, step, tensors, documents)
+            checkpoints.prune(plan.storage, plan.folder, keep={self.position.best_step, self.last_saved, step})
+        self.workers.wait()
+        self.last_saved = step
+
+    def restore(self, say: Say) -> None:
+        """Go on from the newest checkpoint that is whole; where there is none, begin, each worker with its own dropout.
+
+        Call it in every worker: the first one chooses, because another might find another checkpoint whole.
+        """
+        plan, recipe = self.plan, self.plan.recipe
+        torch.manual_seed(recipe.seed * 1_000_003 + self.workers.rank)
+        found = checkpoints.latest(plan.storage, plan.folder, say) if self.workers.is_first else None
+        (step,) = self.workers.told_by_first([-1.0 if found is None else float(found.step)])
+        if step < 0:
+            return
+        if found is None:
+            found = checkpoints.load(plan.storage, plan.folder, int(step))
+        self.model.load_state_dict(found.tensors(checkpoints.MODEL))
+        self.average.model.load_state_dict(found.tensors(checkpoints.AVERAGE))
+        load_moments(self.optimizer, self.model, found.tensors(checkpoints.OPTIMIZER))
+        document = found.json(checkpoints.STATE)
+        self.position, self.last_saved = Position(**document["position"]), found.step
+        self._restore_random(found, document, say)
+
+    def restore_best(self, say: Say) -> None:
+        """Take the averaged weights that validated best; where their checkpoint is damaged, keep the last ones, which then count as best.
+
+        Call it in every worker, at the end of an epoch.
+        """
+        plan, position = self.plan, self.position
+        best = None
+        if self.workers.is_first:
+            try:
+                best = checkpoints.load(plan.storage, plan.folder, position.best_step)
+            except checkpoints.DamagedCheckpoint as damage:
+                last = f"{position.val_bits_per_dim[-1]:.4f}, instead of {position.best_bits_per_dim:.4f}"
+                say(f"{plan.recipe.name}: the best checkpoint is damaged ({damage}); testing the last weights (validation {last} bits/dim)")
+        (is_whole,) = self.workers.told_by_first([float(best is not None)])
+        if is_whole:
+            best = best or checkpoints.load(plan.storage, plan.folder, position.best_step)
+            self.average.model.load_state_dict(best.tensors(checkpoints.AVERAGE))
+            return
+        position.best_step, position.best_epoch = position.step, position.epoch
+        position.best_bits_per_dim = position.val_bits_per_dim[-1]
+        self.save()  # again: it may have been the damaged one
+
+    def _document(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "recipe": plan.recipe.to_dict(),
+            "dataset": f"{plan.dataset.name}-{plan.dataset.fingerprint}",
+            "run_key": plan.run_key,
+            "mlflow_run_id": plan.mlflow_run_id,
+            "num_workers": self.workers.count,
+            "num_threads": torch.get_num_threads(),
+            "position": dataclasses.asdict(self.position),
+        }
+
+    def _restore_random(self, found: checkpoints.Checkpoint, document: Mapping[str, Any], say: Say) -> None:
+        recipe, rank = self.plan.recipe, self.workers.rank
+        if document["num_workers"] != self.workers.count:
+            change = f"{document['num_workers']} worker(s) before, {self.workers.count} now"
+            say(f"{recipe.name}: {change}: dropout is drawn anew")
+            torch.manual_seed(recipe.seed * 1_000_003 + self.position.step * 1_009 + rank)
+            return
+        random = found.tensors(checkpoints.RANDOM)
+        torch.set_rng_state(random[f"cpu.{rank}"])
+        if self.device.type == "cuda" and f"cuda.{rank}" in random:
+            torch.cuda.set_rng_state(random[f"cuda.{rank}"], self.device)
+        if self.plan.num_threads and self.device.type == "cpu":
+            torch.set_num_threads(document["num_threads"])  # another number would round sums otherwise

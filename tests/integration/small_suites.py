@@ -1,0 +1,36 @@
+"""Suites that train in seconds; as a program, `pipelines/train_all.py` with them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipelines import train_all
+from pixelmodels.errors import exit_with
+from pixelmodels.models.pixelcnn import PixelCNNConfig
+from pixelmodels.training import suites
+from pixelmodels.training.recipes import Recipe
+
+
+def small() -> tuple[Recipe, ...]:
+    """The digits' pixelcnn, made small."""
+    digits = suites.suite("digits")[0]
+    model = PixelCNNConfig(num_layers=1, num_features=8, first_kernel_size=3, head_features=8, dropout=0.1)
+    return (dataclasses.replace(digits, model=model, epochs=3, num_samples=4, sample_every=2),)
+
+
+def pair() -> tuple[Recipe, ...]:
+    """Two recipes of which the second cannot but fail."""
+    fine = dataclasses.replace(small()[0], name="fine", epochs=1)
+    broken = dataclasses.replace(fine.optimizer, learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
+    return fine, dataclasses.replace(fine, name="broken", optimizer=broken)
+
+
+def register() -> None:
+    """Make the suites known to this process."""
+    suites.SUITES["small"] = f"{small.__module__}:small"
+    suites.SUITES["pair"] = f"{pair.__module__}:pair"
+
+
+if __name__ == "__main__":
+    register()
+    exit_with(train_all.main)

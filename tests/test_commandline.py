@@ -1,0 +1,46 @@
+"""Mistakes on a command line: one line that names what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from pixelmodels.commandline import parse
+from pixelmodels.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Some options."""
+
+    epochs: int | None = None  # passes
+    kind: Literal["one", "two"] = "one"  # of them
+
+
+def test_what_parses():
+    assert parse(Options, ["--epochs", "3"]) == Options(epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "two"], r"--epochs.*\['two'\]"),
+        (["--kind", "three"], r"'three'.*--kind.*'one', 'two'"),
+        (["--epoch", "2"], r"--epoch.*did you mean --epochs\?"),
+        (["--epochs"], r"Missing value.*--epochs"),
+    ],
+)
+def test_mistakes_are_one_line(argv, message, capsys):
+    with pytest.raises(UserError, match=message) as mistake:
+        parse(Options, argv)
+    assert "\n" not in str(mistake.value) and str(mistake.value).endswith("--help lists the options")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_is_printed_and_ends_well(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(Options, ["--help"])
+    assert end.value.code == 0
+    assert "passes" in capsys.readouterr().out

@@ -1,0 +1,73 @@
+"""What a worker does with failures: those that another try would only repeat are written down, and not tried again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray.train.torch
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+from pixelmodels.training import trainer
+from pixelmodels.training.plan import FAILURE, Hopeless
+from pixelmodels.training.preflight import WorkerNeeds
+from tests.training.tiny_run import tiny_plan
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """What each call of `train` raised; set `tries.append` first to say what the next ones raise."""
+    raised: list[BaseException] = []
+
+    def train(*_: Any, **__: Any) -> None:
+        raised.append(raised[0])
+        raise raised[0]
+
+    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(trainer, "sayer", lambda actor: print)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    return raised
+
+
+@pytest.mark.parametrize("error", [UserError("a shard is damaged"), Hopeless("the training likelihood is nan")])
+def test_a_hopeless_failure_is_tried_once(error: Exception, storage: Storage, tries: list[BaseException]) -> None:
+    plan = tiny_plan(storage)
+    tries.append(error)
+    with pytest.raises(type(error)):
+        trainer.run_worker({"plan": plan, "progress": None})
+    trainer.run_worker({"plan": plan, "progress": None})  # what Ray starts anew
+    assert len(tries) == 2
+    assert trainer._failure(plan) == str(error)
+
+
+def test_another_failure_is_tried_again(storage: Storage, tries: list[BaseException]) -> None:
+    plan = tiny_plan(storage)
+    tries.append(RuntimeError("connection closed by peer"))
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            trainer.run_worker({"plan": plan, "progress": None})
+    assert len(tries) == 3 and not storage.exists(f"{plan.folder}/{FAILURE}")
+
+
+class Group:
+    """A trainer whose workers do as `run_worker` would, and are started again once when they fail."""
+
+    def __init__(self, worker: Any, *, train_loop_config: dict[str, Any], **_: Any) -> None:
+        self.work = lambda: worker(train_loop_config)
+
+    def fit(self) -> None:
+        try:
+            self.work()
+        except Exception:
+            self.work()
+
+
+def test_the_next_call_tries_a_hopeless_run_again(storage: Storage, tries: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Group)
+    tries.append(Hopeless("the training likelihood is nan"))
+    for call in (1, 2):
+        with pytest.raises(trainer.RunFailed, match="the training likelihood is nan"):
+            trainer.fit(tiny_plan(storage), WorkerNeeds(1), None)
+        assert len(tries) == 1 + call
