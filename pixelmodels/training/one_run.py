@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from contextlib import suppress
 
 from pixelmodels.tracking import Tracker
@@ -12,8 +11,6 @@ from pixelmodels.training.preflight import WorkerNeeds
 from pixelmodels.training.progress import Progress, duration
 from pixelmodels.training.running import RUNNING, holding
 from pixelmodels.training.trainer import RunFailed, fit
-
-_TRACKING = threading.Lock()  # runs of one data set would add it to the database at the same moment
 
 
 def train_one(
@@ -50,16 +47,15 @@ def _fit(plan: RunPlan, needs: WorkerNeeds, progress: Progress, parent: str, sui
     if tracker is None:
         return fit(plan, needs, progress.actor, max_failures=max_failures)
     tags = {"suite": suite, "architecture": recipe.to_dict()["model"]["architecture"]}
-    with _TRACKING:
-        run_id = tracker.start_or_resume_child(
-            recipe.name,
-            parent_run_id=parent,
-            run_key=plan.run_key,
-            params=recipe.to_dict(),
-            tags=tags,
-            dataset=plan.dataset,
-            fresh=fresh,
-        )
+    run_id = tracker.start_or_resume_child(
+        recipe.name,
+        parent_run_id=parent,
+        run_key=plan.run_key,
+        params=recipe.to_dict(),
+        tags=tags,
+        dataset=plan.dataset,
+        fresh=fresh,
+    )
     try:
         return fit(dataclasses.replace(plan, mlflow_run_id=run_id), needs, progress.actor, max_failures=max_failures)
     except RunFailed:
