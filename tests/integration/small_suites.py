@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipelines import train_all
 from pixelmodels.errors import exit_with
@@ -25,12 +27,16 @@ def pair() -> tuple[Recipe, ...]:
     return fine, dataclasses.replace(fine, name="broken", optimizer=broken)
 
 
-def register() -> None:
-    """Make the suites known to this process."""
-    suites.SUITES["small"] = f"{small.__module__}:small"
-    suites.SUITES["pair"] = f"{pair.__module__}:pair"
+@contextmanager
+def registered() -> Iterator[None]:
+    """The suites known to this process, for a while."""
+    suites.SUITES.update(small=f"{small.__module__}:small", pair=f"{pair.__module__}:pair")
+    try:
+        yield
+    finally:
+        del suites.SUITES["small"], suites.SUITES["pair"]
 
 
 if __name__ == "__main__":
-    register()
-    exit_with(train_all.main)
+    with registered():
+        exit_with(train_all.main)

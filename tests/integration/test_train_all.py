@@ -41,8 +41,15 @@ def inside_an_epoch(storage: Storage) -> bool:
     return any(storage.exists(f"runs/{run}/checkpoints/{step:08d}/{checkpoints.CHECKPOINT}") for run in runs for step in steps)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def suites() -> Iterator[None]:
+    """The small suites known to this process, while this file's tests run."""
+    with small_suites.registered():
+        yield
+
+
 @pytest.fixture(scope="module")
-def killed_and_resumed(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, str]]:
+def killed_and_resumed(ray_cluster: None, suites: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, str]]:
     """The storage of a call that was killed while it trained, and started again; and what the second call printed."""
     folder = tmp_path_factory.mktemp("killed") / "storage"
     storage = Storage(str(folder))
@@ -61,7 +68,6 @@ def killed_and_resumed(ray_cluster: None, tmp_path_factory: pytest.TempPathFacto
     assert process.returncode == -signal.SIGKILL, said
     assert inside_an_epoch(storage), said
     assert finished(storage, run_of(storage)) is None
-    small_suites.register()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert train_all.main([*COMMAND, "--storage", storage.root]) == 0
     yield storage, printed.getvalue()
