@@ -30,6 +30,10 @@ __all__ = [
 ARCHITECTURES = {
     "gated_pixelcnn": "pixelmodels.models.gated_pixelcnn:GatedPixelCNN",
     "pixelcnn": "pixelmodels.models.pixelcnn:PixelCNN",
+    "pixelcnn_pp": "pixelmodels.models.pixelcnn_pp:PixelCNNPP",
+    "pixelrnn_diagonal_bilstm": "pixelmodels.models.pixelrnn_diagonal_bilstm:PixelRNNDiagonalBiLSTM",
+    "pixelrnn_row_lstm": "pixelmodels.models.pixelrnn_row_lstm:PixelRNNRowLSTM",
+    "pixelsnail": "pixelmodels.models.pixelsnail:PixelSNAIL",
 }
 
 

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pixelmodels.data import DatasetConfig
 from pixelmodels.likelihoods import LikelihoodConfig
+from pixelmodels.models import architecture_of
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
 from pixelmodels.models.pixelcnn import PixelCNNConfig
+from pixelmodels.models.pixelcnn_pp import PixelCNNPPConfig
+from pixelmodels.models.pixelrnn_diagonal_bilstm import PixelRNNDiagonalBiLSTMConfig
+from pixelmodels.models.pixelrnn_row_lstm import PixelRNNRowLSTMConfig
+from pixelmodels.models.pixelsnail import PixelSNAILConfig
 from pixelmodels.training.recipes import OptimizerConfig, Recipe
 
-_DATASET = DatasetConfig(source="digits")
-_LIKELIHOOD = LikelihoodConfig("categorical")
-_OPTIMIZER = OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=50, average_decay=0.999)
+_CATEGORICAL = LikelihoodConfig("categorical")
+_MIXTURE = LikelihoodConfig("discretized_logistic_mixture", num_mixtures=5)
 
 
 def recipes() -> tuple[Recipe, ...]:
     """The recipes of the suite."""
     return (
-        Recipe(
-            name="pixelcnn",
-            dataset=_DATASET,
-            model=PixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.2),
-            likelihood=_LIKELIHOOD,
-            optimizer=_OPTIMIZER,
-            batch_size=64,
-            epochs=50,
-            sample_every=10,
-        ),
-        Recipe(
-            name="gated_pixelcnn",
-            dataset=_DATASET,
-            model=GatedPixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.3),
-            likelihood=_LIKELIHOOD,
-            optimizer=_OPTIMIZER,
-            batch_size=64,
-            epochs=80,
-            sample_every=10,
-        ),
+        _recipe(PixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.2), epochs=50),
+        _recipe(GatedPixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.3), epochs=80),
+        _recipe(PixelRNNRowLSTMConfig(num_layers=3, num_features=32, first_kernel_size=5, dropout=0.2), epochs=45),
+        _recipe(PixelRNNDiagonalBiLSTMConfig(num_layers=2, num_features=32, first_kernel_size=5, dropout=0.2), epochs=25),
+        _recipe(PixelSNAILConfig(num_blocks=2, num_layers=2, num_features=32, dropout=0.2), epochs=50),
+        _recipe(PixelCNNPPConfig(num_layers=1, num_features=24, dropout=0.2), likelihood=_MIXTURE, epochs=25),
+    )
+
+
+def _recipe(model: Any, *, epochs: int, likelihood: LikelihoodConfig = _CATEGORICAL) -> Recipe:
+    return Recipe(
+        name=architecture_of(model),
+        dataset=DatasetConfig(source="digits"),
+        model=model,
+        likelihood=likelihood,
+        optimizer=OptimizerConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=50, average_decay=0.999),
+        batch_size=64,
+        epochs=epochs,
+        sample_every=10,
     )
