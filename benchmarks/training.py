@@ -1,7 +1,7 @@
 """How fast models train: images a second, share of the machine's matmul peak, and what Ray Train costs.
 
     python benchmarks/training.py            # every architecture at 64 channels on 28x28 images; over a minute each way
-    python benchmarks/training.py --quick    # fewer layers and steps: under 3 minutes
+    python benchmarks/training.py --quick    # two architectures, fewer layers and steps: under 3 minutes
 
 Images a second are those of the training steps of the loop (without validation), first bare in a process of its own,
 then the same recipe through TorchTrainer with one worker. FLOPs utilization is 3 x the floating-point operations of
@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from pixelmodels import rayctx
+from pixelmodels.commandline import parse
 from pixelmodels.data import DatasetConfig, find_dataset, prepare
 from pixelmodels.errors import exit_with
 from pixelmodels.likelihoods import LikelihoodConfig
-from pixelmodels.models import ARCHITECTURES, active_flops_per_image, config_class
+from pixelmodels.models import ARCHITECTURES, active_flops_per_image, architecture_class, config_class
 from pixelmodels.storage import Storage
 from pixelmodels.training.loop import build_model, train
 from pixelmodels.training.plan import RunPlan, RunResult
@@ -42,18 +42,26 @@ from pixelmodels.training.trainer import fit
 
 RESULTS = Path(__file__).parent / "results"
 IMAGE_SIZE = 28
+QUICK = ("gated_pixelcnn", "pixelcnn")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Measure training speed."""
 
-    quick: bool = False  # two layers and few steps, to see that it works; the figures are rough
+    quick: bool = False  # two architectures of two layers and few steps, to see that it works; the figures are rough
+    only: tuple[str, ...] = ()  # architectures to measure; all (with --quick: gated_pixelcnn, pixelcnn) unless given
     num_features: int = 64  # channels of each model
     num_layers: int = 8  # layers of each model (2 with --quick)
     min_seconds: float = 60.0  # of training steps that each measurement covers (6 with --quick)
     out: Path = RESULTS  # folder for the JSON and the plot
     bare: str | None = None  # internal: measure one recipe bare and print its result
+
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the architectures to measure; raises `UserError` for an unknown one."""
+        for name in self.only:
+            architecture_class(name)
+        return self.only or (QUICK if self.quick else tuple(ARCHITECTURES))
 
     def layers(self) -> int:
         """Layers of the models measured."""
@@ -175,16 +183,17 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> int:
     """Measure every registered architecture; the last thing printed is one JSON object."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     if arguments.bare is not None:
         print(json.dumps(measure_bare(arguments, *json.loads(arguments.bare))))
         return 0
+    architectures = arguments.architectures()
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
         rayctx.connect()
-        prepare(recipe_of(next(iter(ARCHITECTURES)), arguments, 1).dataset, storage)
+        prepare(recipe_of(architectures[0], arguments, 1).dataset, storage)
         progress = Progress(lambda line: print(line, file=sys.stderr))
-        rows = [measure(architecture, arguments, storage, progress) for architecture in ARCHITECTURES]
+        rows = [measure(architecture, arguments, storage, progress) for architecture in architectures]
     today = datetime.date.today().isoformat()
     report = {
         "benchmark": "training",
