@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
-from pixelmodels.layers.convolution import CausalConv, CausalLinear, even_groups
-from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.layers.base import Forward, Layer, PixelPass, TakeRow
+from pixelmodels.layers.convolution import CausalConv, CausalLinear, Groups
+from pixelmodels.models.base import CONTEXT_FEATURES, Features
 from pixelmodels.models.checks import check_config
 from pixelmodels.models.context import ContextSpec, projection
 from pixelmodels.models.reach import same_everywhere
-from pixelmodels.shapes import ImageSpec
+from pixelmodels.models.residual import ResidualNet
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,16 @@ class PixelCNNConfig:
 class _Block(nn.Module):
     """1x1 2h -> h, masked convolution h -> h, 1x1 h -> 2h, and the residual connection (figure 5)."""
 
-    def __init__(self, config: PixelCNNConfig, num_groups: int, context_spec: ContextSpec):
+    def __init__(self, config: PixelCNNConfig, wide: Groups, narrow: Groups, context_spec: ContextSpec):
         super().__init__()
-        wide, narrow = even_groups(2 * config.num_features, num_groups), even_groups(config.num_features, num_groups)
         self.reduce = CausalLinear(wide, narrow)
         self.conv = CausalConv(narrow, narrow, (config.kernel_size // 2 + 1, config.kernel_size), "B")
         self.expand = CausalLinear(narrow, wide)
         self.dropout = nn.Dropout(config.dropout)
         self.condition = projection(context_spec, CONTEXT_FEATURES, config.num_features)
+
+    def extras(self, context: Features) -> dict[Layer, Tensor]:
+        return {} if self.condition is None else {self.conv: context[self.condition]}
 
     def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
         y = torch.relu(run(self.conv, torch.relu(run(self.reduce, torch.relu(h)))))
@@ -52,35 +52,11 @@ class _Block(nn.Module):
         return h + run(self.expand, y)
 
 
-class PixelCNN(PixelModel):
+class PixelCNN(ResidualNet):
     """A 7x7 mask-A convolution, residual blocks of mask-B convolutions, and a head of 1x1 layers."""
 
     config_class = PixelCNNConfig
-    orders_channels = True
-
-    def __init__(self, config: PixelCNNConfig, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
-        super().__init__(config, spec, likelihood, context_spec)
-        groups, first = self.num_groups, config.first_kernel_size
-        stream, head = even_groups(2 * config.num_features, groups), even_groups(config.head_features, groups)
-        self.entry = CausalConv(self.input_groups, stream, (first // 2 + 1, first), "A", reads_image=True)
-        self.blocks = nn.ModuleList(_Block(config, groups, context_spec) for _ in range(config.num_layers))
-        self.head1 = CausalLinear(stream, head)
-        self.head2 = CausalLinear(head, head)
-        self.output = CausalLinear(head, self.param_groups)
-
-    def _blocks(self) -> list[_Block]:
-        return cast("list[_Block]", list(self.blocks))
-
-    def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
-        return {block.conv: context[block.condition] for block in self._blocks() if block.condition is not None}
-
-    def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
-        h = run(self.entry, x)
-        for block in self._blocks():
-            h = block.here(run, h)
-        h = run(self.head1, torch.relu(h))
-        h = run(self.head2, torch.relu(h))
-        return run(self.output, torch.relu(h))
+    block_class = _Block
 
     def reach(self) -> Tensor:
         # Only the row above can widen to the right, one kernel's half a layer: the blind spot is beyond.

@@ -232,17 +232,9 @@ def _training_images(dataset: Dataset) -> Iterator[np.ndarray]:
 
 
 def _row(result: RunResult) -> LeaderboardRow:
-    return LeaderboardRow(
-        model=result.name,
-        likelihood=result.likelihood,
-        parameters=result.parameters,
-        test_bits_per_dim=result.test_bits_per_dim,
-        test_bits_per_dim_stderr=result.test_bits_per_dim_stderr,
-        test_nll_nats=result.test_nll_nats,
-        train_images_per_second=result.train_images_per_second,
-        samples_per_second=result.samples_per_second,
-        seconds=result.seconds,
-    )
+    """The result's fields under the leaderboard's columns of the same names."""
+    same = {column.name: getattr(result, column.name) for column in dataclasses.fields(LeaderboardRow) if column.name != "model"}
+    return LeaderboardRow(model=result.name, **same)
 
 
 def _names(datasets: Sequence[Dataset]) -> str:

@@ -19,19 +19,19 @@ from pixelmodels.shapes import ImageSpec
 from tests.conformance.conftest import PAIRS, small_config
 
 
-def defined_in(package, base: type) -> set[str]:
-    """`module:Class` of every subclass of `base` that a module of the package defines."""
+def defined_in(package, base: type, states: str = "__module__") -> set[str]:
+    """`module:Class` of every subclass of `base` that a module of the package defines, and that states an attribute itself."""
     found = set()
     for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         module = importlib.import_module(info.name)
         for name, value in inspect.getmembers(module, inspect.isclass):
-            if issubclass(value, base) and value is not base and value.__module__ == info.name and not name.startswith("_"):
+            if issubclass(value, base) and value is not base and value.__module__ == info.name and states in vars(value):
                 found.add(f"{info.name}:{name}")
     return found
 
 
 def test_every_architecture_is_registered():
-    assert defined_in(pixelmodels.models, PixelModel) == set(ARCHITECTURES.values())
+    assert defined_in(pixelmodels.models, PixelModel, states="config_class") == set(ARCHITECTURES.values())
 
 
 def test_every_likelihood_is_registered():
