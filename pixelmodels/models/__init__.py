@@ -10,12 +10,13 @@ from typing import Any
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import LikelihoodConfig, build_likelihood
 from pixelmodels.models.base import PixelModel, active_flops_per_image
-from pixelmodels.models.context import Context, ContextSpec
+from pixelmodels.models.context import Context, ContextBlend, ContextSpec
 from pixelmodels.shapes import ImageSpec
 
 __all__ = [
     "ARCHITECTURES",
     "Context",
+    "ContextBlend",
     "ContextSpec",
     "PixelModel",
     "active_flops_per_image",
@@ -85,8 +86,14 @@ def from_description(description: Mapping[str, Any]) -> PixelModel:
         _dataclass(config_class(description["architecture"]), description["config"]),
         _dataclass(ImageSpec, description["image_spec"]),
         _dataclass(LikelihoodConfig, description["likelihood"]),
-        _dataclass(ContextSpec, description["context"]),
+        _context_spec(description["context"]),
     )
+
+
+def _context_spec(values: Mapping[str, Any]) -> ContextSpec:
+    image = values.get("image")
+    spec: ContextSpec = _dataclass(ContextSpec, {**values, "image": image and _dataclass(ImageSpec, image)})
+    return spec
 
 
 def _dataclass(kind: type[Any], values: Mapping[str, Any]) -> Any:

@@ -13,11 +13,20 @@ from torch import Tensor, nn
 from pixelmodels.errors import UserError
 from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, RowPass, State, TakeRow, Weights
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.context import Context, ContextEncoder, ContextProjection, ContextSpec
+from pixelmodels.models.context import (
+    Context,
+    ContextBlend,
+    ContextEncoder,
+    ContextProjection,
+    ContextSpec,
+    PositionLinear,
+    check_context,
+)
 from pixelmodels.shapes import ImageSpec
 
 CONTEXT_FEATURES = 32  # D: features of the encoded context
-Features = dict[nn.Module, Tensor]  # by the projection that made them
+Features = dict[PositionLinear, Tensor]  # by the linear map that made them
+Given = Context | ContextBlend | None  # what a batch is conditioned on
 
 
 @dataclass
@@ -52,20 +61,28 @@ class PixelModel(nn.Module):
                 f"likelihood '{likelihood.config.name}' does not order the {spec.channels} channels and neither does "
                 f"{type(self).__name__}; use discretized_logistic_mixture"
             )
-        self.encoder = ContextEncoder(context_spec, CONTEXT_FEATURES) if context_spec else None
+        self.encoder = ContextEncoder(context_spec, spec, CONTEXT_FEATURES) if context_spec else None
         self.num_groups = spec.channels if network_orders else 1
         # a channel of ones tells padding from mid-grey; it belongs to no colour, so every group may see it
         self.input_groups = (*(range(spec.channels) if network_orders else (0,) * spec.channels), -1)
         self.param_groups = likelihood.param_channels if network_orders else (0,) * likelihood.num_params
 
-    def context_features(self, context: Context | None, batch: int) -> Features:
-        """What each layer takes of the context of `batch` images; `UserError` where it is missing or wrong."""
+    def context_features(self, context: Given, batch: int) -> Features:
+        """What each layer takes of the context of `batch` images, at the layer's resolution."""
         if self.encoder is None:
-            if context is not None and context.label_B is not None:
-                raise UserError("labels given to a model that is not conditioned on them; leave them out")
             return {}
         c_BHWD = self.encoder(context, batch)
-        return {module: module(c_BHWD) for module in self.modules() if isinstance(module, ContextProjection)}
+        return {module: module(self._at_resolution(c_BHWD, module)) for module in self.modules() if isinstance(module, ContextProjection)}
+
+    def _at_resolution(self, c_BHWD: Tensor, module: PositionLinear) -> Tensor:
+        """Features of the context as a layer sees them: padded as the image is, and averaged over what a stride leaves out."""
+        height, width = c_BHWD.shape[1:3]
+        if (height, width) == (1, 1):
+            return c_BHWD
+        padded = F.pad(c_BHWD, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
+        if module.resolution == 1:
+            return padded
+        return F.avg_pool2d(padded.permute(0, 3, 1, 2), module.resolution).permute(0, 2, 3, 1)
 
     # --- what an architecture defines ---
 
@@ -96,7 +113,7 @@ class PixelModel(nn.Module):
         scaled = x_BCHW.to(self.dtype).permute(0, 2, 3, 1) * (2 / (self.spec.levels - 1)) - 1
         return F.pad(scaled, (0, 1), value=1.0)
 
-    def forward(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
+    def forward(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Parameters of every pixel's distribution, P channels: `params_BPHW`."""
         self.spec.check(x_BCHW)
         return self.network(self.inputs(x_BCHW), self.context_features(context, x_BCHW.shape[0]))
@@ -108,7 +125,7 @@ class PixelModel(nn.Module):
         run = Forward(image_BHWC, self.above(Forward(image_BHWC), shifted_down(image_BHWC), context))
         return self.here(run, image_BHWC).permute(0, 3, 1, 2)[..., :height, :width]
 
-    def log_prob_map(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
+    def log_prob_map(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W."""
         params_BPHW = self.forward(x_BCHW, context)
         if params_BPHW.dtype in (torch.bfloat16, torch.float16):
@@ -116,13 +133,14 @@ class PixelModel(nn.Module):
         with torch.autocast(params_BPHW.device.type, enabled=False):
             return self.likelihood.log_prob_map(params_BPHW, x_BCHW)
 
-    def log_prob(self, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
+    def log_prob(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Exact log-probability of each image, in nats, summed over C, H and W; shaped B.
 
-        `x_BCHW` holds integers in [0, levels). Raises `UserError` for a wrong shape, type or level, or a label
-        that is missing or out of range.
+        `x_BCHW` holds integers in [0, levels). Raises `UserError` for a wrong shape, type or level, or a context
+        that the model was not built for.
         """
         self.spec.check_values(x_BCHW)
+        check_context(context, self.context_spec, len(x_BCHW))
         return self.log_prob_map(x_BCHW, context).sum((1, 2))
 
     # --- passes ---
@@ -147,8 +165,9 @@ class PixelModel(nn.Module):
         return {layer: {name: value.clone() for name, value in layer.prepare().items()} for layer in self.layers()}
 
     @torch.no_grad()
-    def start(self, batch: int, context: Context | None = None) -> Canvas:
-        """An empty canvas for `batch` images, before row 0."""
+    def start(self, batch: int, context: Given = None) -> Canvas:
+        """An empty canvas for `batch` images, before row 0; `UserError` for a context that does not fit the model."""
+        check_context(context, self.context_spec, batch)
         channels, height, width = self.spec.shape
         rows, columns = self._padded(height), self._padded(width)
         frame = Frame(batch, rows, columns, self.device, self.dtype)
@@ -171,7 +190,8 @@ class PixelModel(nn.Module):
     def row_pass(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
         """Everything that the canvas's current row takes from the rows above it, for all columns."""
         run = RowPass(weights, canvas.states, self._place(canvas))
-        context = {name: map_BHWF[:, canvas.row if map_BHWF.shape[1] > 1 else 0] for name, map_BHWF in canvas.context.items()}
+        rows = {module: canvas.row // module.resolution if map_BHWF.shape[1] > 1 else 0 for module, map_BHWF in canvas.context.items()}
+        context = {module: canvas.context[module][:, row] for module, row in rows.items()}
         extras = self.above(run, canvas.above_BWC, context)
         for layer in self.layers():
             if isinstance(layer, CausalLayer) and canvas.row % layer.resolution == 0:
@@ -228,4 +248,4 @@ def shifted_down(image_BHWC: Tensor) -> Tensor:
 def active_flops_per_image(model: PixelModel) -> float:
     """Floating-point operations of one forward pass of one image that the masks keep (2 for a multiply-add)."""
     pixels = model.spec.height * model.spec.width
-    return sum(2.0 * layer.num_active_weights * pixels / layer.resolution**2 for layer in model.layers())
+    return sum(layer.active_flops(pixels / layer.resolution**2) for layer in model.layers())

@@ -2,66 +2,222 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelmodels.errors import UserError
+from pixelmodels.shapes import ImageSpec
+
+ABSENT = -1  # as a label, or as every level of a given image; a vector that is absent is a row of NaN
 
 
 @dataclass(frozen=True)
 class ContextSpec:
-    """The kinds of context that a model is built for."""
+    """The kinds of context that a model is built for; each may be absent in a batch, or for some of its images."""
 
     num_classes: int = 0  # labels are 0..num_classes-1; 0: not conditioned on a label
+    vector_size: int = 0  # length of an image's vector; 0: not conditioned on a vector
+    image: ImageSpec | None = None  # of the image that is given: as large as the model's, or smaller by whole factors
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "vector_size"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} {getattr(self, name)} is negative; give 0 or more")
 
     def __bool__(self) -> bool:
-        return self.num_classes > 0
+        return self.num_classes > 0 or self.vector_size > 0 or self.image is not None
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the images of a batch are conditioned on."""
+    """What the images of a batch are conditioned on. A kind that is None is absent for all of them."""
 
-    label_B: Tensor | None = None  # class labels, integers, one for each image
+    label_B: Tensor | None = None  # class labels, integers; -1 where an image has none
+    vector_BV: Tensor | None = None  # floats; NaN in the whole row where an image has none
+    image_BCHW: Tensor | None = None  # levels, integers; -1 in the whole image where there is none
+
+    def __len__(self) -> int:
+        """Images that it is the context of; 0 where every kind is None."""
+        return next((len(value) for value in self._given().values()), 0)
+
+    def _given(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) is not None}
+
+    def rows(self, index: slice | Tensor) -> Context:
+        """The context of some of the images."""
+        return Context(**{name: value[index] for name, value in self._given().items()})
+
+    def to(self, device: torch.device) -> Context:
+        """The same on a device."""
+        return Context(**{name: value.to(device) for name, value in self._given().items()})
+
+    def without(self, drop_B: dict[str, Tensor]) -> Context:
+        """The same with kinds absent where `drop_B`, by the field's name, is true."""
+        changed: dict[str, Tensor] = {}
+        for name, drop in drop_B.items():
+            value: Tensor = getattr(self, name)
+            absent = float("nan") if value.is_floating_point() else ABSENT
+            if not value.is_floating_point() and not value.dtype.is_signed:
+                value = value.to(torch.int16)
+            changed[name] = value.masked_fill(drop.view(-1, *[1] * (value.dim() - 1)), absent)
+        return replace(self, **changed)
+
+    def dropped(self, rate: float) -> Context:
+        """Each kind of each image left out with probability `rate`, drawn from torch's global generator."""
+        given = self._given()
+        return self.without({name: torch.rand(len(value)).to(value.device) < rate for name, value in given.items()}) if rate else self
+
+
+@dataclass(frozen=True)
+class ContextBlend:
+    """A point on the way from one context to another: their encoded features are mixed, `share_B` of the second."""
+
+    first: Context
+    second: Context
+    share_B: Tensor  # in [0, 1], one for each image
 
 
 class ContextEncoder(nn.Module):
-    """Context to features `c_BHWD`, where H and W are 1 for what holds for the whole image."""
+    """Context to features `c_BHWD`, where H and W are 1 for what holds for the whole image.
 
-    def __init__(self, spec: ContextSpec, num_features: int):
+    A label is an embedding, a vector a linear map; a given image goes through two 3 x 3 convolutions, and one
+    transposed one where it is smaller than the images of the model. Their features are added up; what is absent
+    adds a learned null.
+    """
+
+    def __init__(self, spec: ContextSpec, image_spec: ImageSpec, num_features: int):
         super().__init__()
         self.spec = spec
-        self.label = nn.Embedding(spec.num_classes, num_features)
+        if spec.num_classes:
+            self.label = nn.Embedding(spec.num_classes + 1, num_features)  # the last is the null
+        if spec.vector_size:
+            self.vector = nn.Linear(spec.vector_size, num_features)
+            self.no_vector = nn.Parameter(torch.randn(num_features))
+        if spec.image is not None:
+            self.factors, self.size = whole_factors(spec.image, image_spec), image_spec.shape[1:]
+            self.image1 = nn.Conv2d(spec.image.channels + 1, num_features, 3)  # with a channel of ones, which tells padding
+            self.image2 = nn.Conv2d(num_features, num_features, 3)
+            self.image3 = nn.ConvTranspose2d(num_features, num_features, self.factors, stride=self.factors)
+            self.no_image = nn.Parameter(torch.randn(num_features))
 
-    def forward(self, context: Context | None, batch: int) -> Tensor:
-        """Raises `UserError` where a label is missing or out of range."""
-        label_B = self.check_labels(context, batch)
-        c_B11D: Tensor = self.label(label_B)[:, None, None]
-        return c_B11D
+    def forward(self, context: Context | ContextBlend | None, batch: int) -> Tensor:
+        """Features of a batch's context, which `check` has accepted."""
+        if isinstance(context, ContextBlend):
+            first, second = self(context.first, batch), self(context.second, batch)
+            return torch.lerp(first, second, context.share_B.to(first).view(-1, 1, 1, 1))
+        context, parts = context or Context(), []
+        if self.spec.num_classes:
+            parts.append(self.encode_labels(context.label_B, batch))
+        if self.spec.vector_size:
+            parts.append(self.encode_vectors(context.vector_BV, batch))
+        if self.spec.image is not None:
+            parts.append(self.encode_images(context.image_BCHW, batch))
+        c_BHWD: Tensor = sum(parts[1:], parts[0])
+        return c_BHWD
 
-    def check_labels(self, context: Context | None, batch: int) -> Tensor:
-        """The labels of a batch, checked."""
-        known = f"0..{self.spec.num_classes - 1}"
-        if context is None or context.label_B is None:
-            raise UserError(f"this model is conditioned on a class label; give one of {known} for each image")
-        label_B = torch.as_tensor(context.label_B, device=self.label.weight.device).long()
-        if label_B.shape != (batch,):
-            raise UserError(f"labels of shape {tuple(label_B.shape)} given for {batch} images; give one for each image")
-        wrong = label_B[(label_B < 0) | (label_B >= self.spec.num_classes)]
-        if len(wrong):
-            raise UserError(f"label {int(wrong[0])} is out of range; this model knows {known}")
-        return label_B
+    def encode_labels(self, label_B: Tensor | None, batch: int) -> Tensor:
+        """Labels to features; the null for -1."""
+        device = self.label.weight.device
+        label_B = torch.full((batch,), ABSENT, device=device) if label_B is None else label_B.to(device)
+        c_BD: Tensor = self.label(label_B.long() % (self.spec.num_classes + 1))
+        return c_BD[:, None, None]
+
+    def encode_vectors(self, vector_BV: Tensor | None, batch: int) -> Tensor:
+        """Vectors to features; the null for a row of NaN."""
+        if vector_BV is None:
+            return self.no_vector.expand(batch, 1, 1, -1)
+        vector_BV = vector_BV.to(self.no_vector)
+        absent_B1 = vector_BV.isnan().any(1, keepdim=True)
+        known_BD = self.vector(vector_BV.masked_fill(absent_B1, 0.0))
+        return torch.where(absent_B1, self.no_vector, known_BD)[:, None, None]
+
+    def encode_images(self, x_BCHW: Tensor | None, batch: int) -> Tensor:
+        """Given images to features at every pixel of the model's images; the null for images that are absent."""
+        if x_BCHW is None:
+            return self.no_image.expand(batch, *self.size, -1)
+        assert self.spec.image is not None
+        x_BCHW = x_BCHW.to(self.no_image.device)
+        absent_B111 = (x_BCHW < 0).flatten(1).any(1)[:, None, None, None]
+        scaled = x_BCHW.clamp(min=0).to(self.no_image.dtype) * (2 / (self.spec.image.levels - 1)) - 1
+        h = F.pad(scaled, (0, 0, 0, 0, 0, 1), value=1.0)
+        for conv in (self.image1, self.image2):
+            h = F.elu(conv(F.pad(h, (1, 1, 1, 1))))
+        known_BHWD = self.image3(h).permute(0, 2, 3, 1)
+        return torch.where(absent_B111, self.no_image, known_BHWD)
 
 
-class ContextProjection(nn.Linear):
+class PositionLinear(nn.Linear):
+    """A linear map of what holds at a position, for a layer that adds it: at the resolution of that layer."""
+
+    resolution: int = 1  # 1 at full resolution, 2 after one stride of two, ...
+
+    def __init__(self, num_in: int, num_features: int):
+        super().__init__(num_in, num_features, bias=False)
+
+
+class ContextProjection(PositionLinear):
     """What one layer takes of the context (V of section 2.3, arXiv:1606.05328); a bias at each position."""
-
-    def __init__(self, num_context: int, num_features: int):
-        super().__init__(num_context, num_features, bias=False)
 
 
 def projection(spec: ContextSpec, num_context: int, num_features: int) -> ContextProjection | None:
     """A layer's projection, or None for a model that is not conditioned."""
     return ContextProjection(num_context, num_features) if spec else None
+
+
+def whole_factors(small: ImageSpec, large: ImageSpec) -> tuple[int, int]:
+    """How many rows and columns of the model's images one row and column of a given image stands for."""
+    if large.height % small.height or large.width % small.width:
+        raise UserError(
+            f"context images of {small.height}x{small.width} do not divide images of {large.height}x{large.width}; give whole factors"
+        )
+    return large.height // small.height, large.width // small.width
+
+
+def check_context(context: Context | ContextBlend | None, spec: ContextSpec, batch: int) -> None:
+    """`UserError` where a batch's context is not what a model was built for (reads the values: on a GPU it waits for them)."""
+    if isinstance(context, ContextBlend):
+        check_context(context.first, spec, batch)
+        check_context(context.second, spec, batch)
+        if context.share_B.shape != (batch,):
+            raise UserError(f"shares of shape {tuple(context.share_B.shape)} given for {batch} images; give one for each image")
+    elif context is not None:
+        given = {"label": context.label_B, "vector": context.vector_BV, "image": context.image_BCHW}
+        built = {"label": spec.num_classes > 0, "vector": spec.vector_size > 0, "image": spec.image is not None}
+        for kind, value in given.items():
+            if value is not None and not built[kind]:
+                raise UserError(f"a context {kind} is given to a model that is not conditioned on one; leave it out")
+        if context.label_B is not None:
+            _check_labels(context.label_B, spec.num_classes, batch)
+        if context.vector_BV is not None:
+            _check_vectors(context.vector_BV, spec.vector_size, batch)
+        if context.image_BCHW is not None and spec.image is not None:
+            _check_images(context.image_BCHW, spec.image, batch)
+
+
+def _check_labels(label_B: Tensor, num_classes: int, batch: int) -> None:
+    if label_B.shape != (batch,) or label_B.is_floating_point():
+        raise UserError(f"labels of shape {tuple(label_B.shape)} given for {batch} images; give one integer for each image")
+    wrong = label_B[(label_B < ABSENT) | (label_B >= num_classes)]
+    if len(wrong):
+        raise UserError(f"label {int(wrong[0])} is out of range; this model knows 0..{num_classes - 1}, and -1 for no label")
+
+
+def _check_vectors(vector_BV: Tensor, size: int, batch: int) -> None:
+    if vector_BV.shape != (batch, size):
+        raise UserError(f"vectors of shape {tuple(vector_BV.shape)} given for {batch} images; this model takes {size} numbers for each")
+    unknown = vector_BV.isnan()
+    if vector_BV.isinf().any() or (unknown.any(1) != unknown.all(1)).any():
+        raise UserError("a vector has numbers that are not finite; give finite numbers, or NaN in all places for no vector")
+
+
+def _check_images(x_BCHW: Tensor, spec: ImageSpec, batch: int) -> None:
+    if x_BCHW.shape != (batch, *spec.shape) or x_BCHW.is_floating_point():
+        raise UserError(
+            f"context images of shape {tuple(x_BCHW.shape)} given for {batch} images; this model takes integers of shape "
+            f"(channels, height, width) = {spec.shape} for each"
+        )
+    absent_B111 = (x_BCHW == ABSENT).flatten(1).all(1)[:, None, None, None]
+    spec.check_values(torch.where(absent_B111, 0, x_BCHW))

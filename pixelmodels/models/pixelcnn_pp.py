@@ -24,7 +24,7 @@ from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowCo
 from pixelmodels.likelihoods import Likelihood, LikelihoodConfig, build_likelihood
 from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, projection
+from pixelmodels.models.context import ContextSpec, PositionLinear, projection
 from pixelmodels.shapes import ImageSpec
 
 NUM_LEVELS = 3
@@ -119,7 +119,7 @@ class _Level(nn.Module):
             self.shrink_u, self.shrink_ul = weight_norm(RowShrinkConv(p, p)), weight_norm(PixelShrinkConv(p, p))
             self.grow_u, self.grow_ul = weight_norm(RowGrowConv(p, p)), weight_norm(PixelGrowConv(p, p))
         for module in self.modules():
-            if isinstance(module, Layer):
+            if isinstance(module, Layer | PositionLinear):
                 module.resolution = resolution
         if index < NUM_LEVELS - 1:
             self.inner = _Level(model, index + 1)

@@ -13,9 +13,9 @@ from pixelmodels.layers.attention import CausalAttention
 from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, one_group
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.models.base import CONTEXT_FEATURES, Features, Given, PixelModel
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import Context, ContextSpec, projection
+from pixelmodels.models.context import ContextSpec, PositionLinear, projection
 from pixelmodels.models.reach import everything_before
 from pixelmodels.shapes import ImageSpec
 
@@ -68,7 +68,7 @@ class _Block(nn.Module):
         self.place = CausalConv(features, features, (1, 1), "B")  # the coordinates join here
         self.attention = CausalAttention(config.num_features, len(model.input_groups), config.key_features, config.value_features)
         self.take = _Residual(model, 1, num_aside=config.value_features)
-        self.coordinates = nn.Linear(2, config.num_features, bias=False)
+        self.coordinates = PositionLinear(2, config.num_features)
 
     def layers(self) -> list[_Residual]:
         return [*cast("list[_Residual]", list(self.residuals)), self.take]
@@ -95,7 +95,7 @@ class PixelSNAIL(PixelModel):
     def _blocks(self) -> list[_Block]:
         return cast("list[_Block]", list(self.blocks))
 
-    def context_features(self, context: Context | None, batch: int) -> Features:
+    def context_features(self, context: Given, batch: int) -> Features:
         rows, columns = (torch.linspace(-0.5, 0.5, size, device=self.device, dtype=self.dtype) for size in self.spec.shape[1:])
         map_1HW2 = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)[None]
         places: Features = {block.coordinates: block.coordinates(map_1HW2).expand(batch, -1, -1, -1) for block in self._blocks()}

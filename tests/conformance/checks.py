@@ -18,25 +18,26 @@ def all_images(model: PixelModel) -> Tensor:
     return torch.tensor(list(values), dtype=torch.uint8).view(-1, *model.spec.shape)
 
 
-def total_probability(model: PixelModel, label: int | None = None) -> float:
-    """The sum of the probabilities of all images."""
+def total_probability(model: PixelModel, context: Context | None = None) -> float:
+    """The sum of the probabilities of all images, given the context of one."""
     x_NCHW = all_images(model)
-    context = None if label is None else Context(torch.full((len(x_NCHW),), label))
+    if context is not None:
+        context = context.rows(torch.zeros(len(x_NCHW), dtype=torch.long))
     with torch.no_grad():
         return float(model.log_prob(x_NCHW, context).exp().sum())
 
 
-def dependencies(model: PixelModel, seed: int = 0, tries: int = 1) -> Tensor:
+def dependencies(model: PixelModel, context: Context | None = None, seed: int = 0, tries: int = 1) -> Tensor:
     """Which sub-pixels the parameters depend on: booleans G H W (output group) by C H W (input).
 
     From gradients, in which a masked weight gives an exact zero. Rectifiers are made smooth meanwhile: where one
     is off it would hide a dependence that the network has.
     """
     with mock.patch.object(torch, "relu", F.softplus), mock.patch.object(F, "relu", F.softplus):
-        return _dependencies(model, seed, tries)
+        return _dependencies(model, context, seed, tries)
 
 
-def _dependencies(model: PixelModel, seed: int, tries: int) -> Tensor:
+def _dependencies(model: PixelModel, context: Context | None, seed: int, tries: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     channels, height, width = model.spec.shape
     found = torch.zeros(model.num_groups, height, width, channels, height, width, dtype=torch.bool)
@@ -44,8 +45,7 @@ def _dependencies(model: PixelModel, seed: int, tries: int) -> Tensor:
     for _ in range(tries):
         x_BCHW = torch.randint(model.spec.levels, (1, *model.spec.shape), generator=rng)
         image_BHWC = model.inputs(x_BCHW).requires_grad_()
-        label = torch.zeros(1, dtype=torch.long) if model.context_spec.num_classes else None
-        params_PHW = model.network(image_BHWC, model.context_features(Context(label), 1))[0]
+        params_PHW = model.network(image_BHWC, model.context_features(context, 1))[0]
         mix_PHW = torch.rand(params_PHW.shape, generator=rng, dtype=params_PHW.dtype) + 0.5
         outputs_GHW = torch.stack([(params_PHW * mix_PHW)[groups == g].sum(0) for g in range(model.num_groups)])
         for g, r, c in itertools.product(range(model.num_groups), range(height), range(width)):

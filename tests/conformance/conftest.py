@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pixelmodels.likelihoods import LIKELIHOODS, LikelihoodConfig, likelihood_class
-from pixelmodels.models import ARCHITECTURES, ContextSpec, PixelModel, architecture_class, build, config_class
+from pixelmodels.models import ARCHITECTURES, Context, ContextSpec, PixelModel, architecture_class, build, config_class
 from pixelmodels.shapes import ImageSpec
 
 SMALL = {"num_layers": 2, "num_features": 7, "head_features": 8, "first_kernel_size": 5, "dropout": 0.0}
@@ -21,16 +21,38 @@ def small_config(architecture: str):
     return kind(**{name: value for name, value in SMALL.items() if name in {field.name for field in fields(kind)}})
 
 
+def context_spec(kind: str, spec: ImageSpec) -> ContextSpec:
+    """A kind of context, small, for images of a shape."""
+    half = ImageSpec(spec.channels, *(size // 2 if size % 2 == 0 else size for size in spec.shape[1:]), spec.levels)
+    return {
+        "none": ContextSpec(),
+        "label": ContextSpec(num_classes=3),
+        "vector": ContextSpec(vector_size=2),
+        "image": ContextSpec(image=ImageSpec(1, spec.height, spec.width, 5)),
+        "mix": ContextSpec(num_classes=3, vector_size=2, image=half),
+    }[kind]
+
+
+def random_context(model: PixelModel, n: int, seed: int = 4) -> Context:
+    """A context of every kind that the model knows, for `n` images."""
+    spec, rng = model.context_spec, torch.Generator().manual_seed(seed)
+    return Context(
+        label_B=torch.randint(spec.num_classes, (n,), generator=rng) if spec.num_classes else None,
+        vector_BV=torch.randn(n, spec.vector_size, generator=rng, dtype=torch.float64) if spec.vector_size else None,
+        image_BCHW=torch.randint(spec.image.levels, (n, *spec.image.shape), generator=rng) if spec.image else None,
+    )
+
+
 def small_model(
-    architecture: str, likelihood: str, channels: int, height: int, width: int, levels: int = 3, num_classes: int = 0
+    architecture: str, likelihood: str, channels: int, height: int, width: int, levels: int = 3, context: str = "none"
 ) -> PixelModel:
     """A float64 model in evaluation mode with seeded weights; `UserError` for a pair that is refused."""
     torch.manual_seed(0)
-    levels = 2 if likelihood == "bernoulli" else levels
+    spec = ImageSpec(channels, height, width, 2 if likelihood == "bernoulli" else levels)
     config = LikelihoodConfig(likelihood, num_mixtures=2)
-    model = build(small_config(architecture), ImageSpec(channels, height, width, levels), config, ContextSpec(num_classes))
-    for parameter in model.parameters():  # fresh weights are small: make what the net does visible
-        parameter.data.mul_(2)
+    model = build(small_config(architecture), spec, config, context_spec(context, spec))
+    for name, parameter in model.named_parameters():  # fresh weights are small: make what the net does visible
+        parameter.data.mul_(1 if name.startswith("encoder.") else 2)
     return model.double().eval()
 
 
@@ -44,6 +66,13 @@ def valid_pairs() -> list[tuple[str, str, int]]:
 
 
 PAIRS = valid_pairs()
+KINDS = ("label", "vector", "image", "mix")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    """One kind of context, or all of them."""
+    return request.param
 
 
 @pytest.fixture(params=PAIRS, ids=lambda pair: "-".join(map(str, pair)))

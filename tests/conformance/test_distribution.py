@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from pixelmodels.errors import UserError
-from pixelmodels.models import Context, describe, from_description
+from pixelmodels.models import Context, ContextBlend, ContextSpec, build, describe, from_description
 from pixelmodels.models.files import load_model, save_model
 from pixelmodels.sampling import noise, reference_sample, sample
 from pixelmodels.sampling.raster import draw
+from pixelmodels.shapes import ImageSpec
 from tests.conformance.checks import by_pixel_passes, by_taking_rows, declared, dependencies, illegal, total_probability
-from tests.conformance.conftest import small_model
+from tests.conformance.conftest import random_context, small_model
 
 SIZES = [(5, 4), (4, 6), (1, 5), (5, 1), (1, 1), (3, 7)]
 
@@ -27,8 +29,13 @@ def test_probabilities_of_all_images_sum_to_one(pair):
     architecture, likelihood, channels = pair
     for height, width in ((2, 3), (3, 2)) if channels == 1 else ((1, 2), (2, 1)):
         assert total_probability(small_model(architecture, likelihood, channels, height, width)) == pytest.approx(1, abs=1e-9)
-    conditional = small_model(architecture, likelihood, channels, 1, 2, num_classes=3)
-    assert total_probability(conditional, label=2) == pytest.approx(1, abs=1e-9)
+
+
+def test_probabilities_sum_to_one_given_any_context(pair, kind):
+    model = small_model(*pair, height=1, width=2, context=kind)
+    given = random_context(model, 1)
+    assert total_probability(model, given) == pytest.approx(1, abs=1e-9)
+    assert total_probability(model) == pytest.approx(1, abs=1e-9)
 
 
 def test_depends_on_exactly_what_is_declared(pair):
@@ -38,10 +45,23 @@ def test_depends_on_exactly_what_is_declared(pair):
     assert torch.equal(found, declared(model)), "the reach differs from what the architecture declares"
 
 
+def test_context_changes_no_order(pair, kind):
+    model = small_model(*pair, height=4, width=6, context=kind)
+    assert torch.equal(dependencies(model, random_context(model, 1)), declared(model))
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_passes_equal_forward(pair, size):
-    model = small_model(*pair, *size, num_classes=3)
-    x_BCHW, context = random_images(model, 2), Context(torch.tensor([2, 0]))
+    check_passes(small_model(*pair, *size))
+
+
+def test_passes_equal_forward_given_any_context(pair, kind):
+    for size in ((5, 4), (4, 6)):
+        check_passes(small_model(*pair, *size, context=kind))
+
+
+def check_passes(model):
+    x_BCHW, context = random_images(model, 2), random_context(model, 2)
     with torch.no_grad():
         expected = model(x_BCHW, context)
     torch.testing.assert_close(by_pixel_passes(model, x_BCHW, context), expected, rtol=0, atol=1e-11)
@@ -50,8 +70,8 @@ def test_passes_equal_forward(pair, size):
 
 
 def test_raster_sampler_equals_the_reference(pair):
-    model = small_model(*pair, height=4, width=5, levels=16, num_classes=3)
-    context = Context(torch.tensor([0, 2, 1]))
+    model = small_model(*pair, height=4, width=5, levels=16, context="mix")
+    context = random_context(model, 3)
     x_NCHW = sample(model, 3, seed=7, context=context)
     assert torch.equal(x_NCHW, reference_sample(model, 3, seed=7, context=context))
     assert x_NCHW.dtype == torch.uint8 and len(x_NCHW.unique()) > 1
@@ -117,34 +137,74 @@ def test_raster_sampler_in_float32_differs_from_the_reference_in_few_images(pair
 
 
 def test_gradients_reach_every_tensor(pair):
-    model = small_model(*pair, height=5, width=4, num_classes=3).train()
-    model.log_prob(random_images(model, 3), Context(torch.tensor([0, 1, 2]))).sum().backward()
+    model = small_model(*pair, height=5, width=4, context="mix").train()
+    x_BCHW, context = random_images(model, 3), random_context(model, 3)
+    model.log_prob(x_BCHW, context).sum().backward()
+    model.log_prob(x_BCHW).sum().backward()  # what stands for a context that is absent is learned too
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
 
 
 def test_files_bring_back_the_same_model(pair, tmp_path):
-    model = small_model(*pair, height=3, width=2, num_classes=3)
+    model = small_model(*pair, height=3, width=2, context="mix")
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) / 3)  # values that float32 does not hold
     save_model(tmp_path, model)
     again = load_model(tmp_path)
     assert describe(again) == describe(model) == describe(from_description(describe(model)))
-    x_BCHW, context = random_images(model, 2), Context(torch.tensor([1, 1]))
+    x_BCHW, context = random_images(model, 2), random_context(model, 2)
     assert torch.equal(again.log_prob(x_BCHW, context), model.log_prob(x_BCHW, context))
 
 
-def test_wrong_images_and_labels_are_refused(pair):
-    model = small_model(*pair, height=3, width=2, num_classes=3)
+def test_each_kind_of_context_counts_and_may_be_absent(pair):
+    model = small_model(*pair, height=4, width=2, context="mix")
+    x_BCHW = random_images(model, 1).repeat(3, 1, 1, 1)
+    given = random_context(model, 3)
+    everywhere = torch.ones(3, dtype=torch.bool)
+    with torch.no_grad():
+        full, none = model.log_prob(x_BCHW, given), model.log_prob(x_BCHW)
+        for name in ("label_B", "vector_BV", "image_BCHW"):
+            without = model.log_prob(x_BCHW, given.without({name: everywhere}))
+            assert not torch.isclose(without, full).any() and not torch.isclose(without, none).any()
+            expected = model.log_prob(x_BCHW, dataclasses.replace(given, **{name: None}))
+            torch.testing.assert_close(without, expected, rtol=0, atol=1e-12)
+        some = {name: torch.tensor([True, False, True]) for name in ("label_B", "vector_BV", "image_BCHW")}
+        expected = torch.where(some["label_B"], none, full)
+        torch.testing.assert_close(model.log_prob(x_BCHW, given.without(some)), expected, rtol=0, atol=1e-12)
+
+
+def test_a_blend_begins_and_ends_at_its_contexts(pair):
+    model = small_model(*pair, height=4, width=2, context="mix")
     x_BCHW = random_images(model, 2)
-    for images, context, message in [
-        (x_BCHW[:, :, :2], Context(torch.tensor([0, 0])), "images of shape"),
-        (x_BCHW.float(), Context(torch.tensor([0, 0])), "give integers"),
-        (x_BCHW + 200, Context(torch.tensor([0, 0])), "level 20. is out of range"),
-        (x_BCHW.long() - 5, Context(torch.tensor([0, 0])), "level -. is out of range"),
-        (x_BCHW, None, "conditioned on a class label"),
-        (x_BCHW, Context(torch.tensor([0, 3])), "label 3 is out of range"),
-        (x_BCHW, Context(torch.tensor([0])), "one for each image"),
+    first, second = random_context(model, 2, seed=1), random_context(model, 2, seed=2)
+    with torch.no_grad():
+        ends = model.log_prob(x_BCHW, ContextBlend(first, second, torch.tensor([0.0, 1.0])))
+        middle = model.log_prob(x_BCHW, ContextBlend(first, second, torch.tensor([0.5, 0.5])))
+        expected = torch.stack([model.log_prob(x_BCHW, first)[0], model.log_prob(x_BCHW, second)[1]])
+    torch.testing.assert_close(ends, expected, rtol=0, atol=1e-12)
+    assert not torch.isclose(middle, expected).any()
+
+
+def test_wrong_images_and_contexts_are_refused(pair):
+    model = small_model(*pair, height=4, width=2, context="mix")
+    x_BCHW, good = random_images(model, 2), random_context(model, 2)
+    for images, changes, message in [
+        (x_BCHW[:, :, :2], {}, "images of shape"),
+        (x_BCHW.float(), {}, "give integers"),
+        (x_BCHW + 200, {}, "level 20. is out of range"),
+        (x_BCHW.long() - 5, {}, "level -. is out of range"),
+        (x_BCHW, {"label_B": torch.tensor([0, 3])}, "label 3 is out of range; this model knows 0..2"),
+        (x_BCHW, {"label_B": torch.tensor([0, -2])}, "label -2 is out of range"),
+        (x_BCHW, {"label_B": torch.tensor([0])}, "one integer for each image"),
+        (x_BCHW, {"vector_BV": torch.zeros(2, 3)}, r"vectors of shape \(2, 3\) .* takes 2 numbers"),
+        (x_BCHW, {"vector_BV": torch.tensor([[0.0, float("inf")]] * 2)}, "not finite"),
+        (x_BCHW, {"vector_BV": torch.tensor([[0.0, float("nan")]] * 2)}, "not finite"),
+        (x_BCHW, {"image_BCHW": torch.zeros(2, 1, 9, 9, dtype=torch.long)}, r"context images of shape \(2, 1, 9, 9\)"),
+        (x_BCHW, {"image_BCHW": good.image_BCHW + 9}, "level .* is out of range"),
     ]:
         with pytest.raises(UserError, match=message):
-            model.log_prob(images, context)
+            model.log_prob(images, dataclasses.replace(good, **changes))
+    with pytest.raises(UserError, match="a context label is given to a model that is not conditioned on one"):
+        small_model(*pair, height=4, width=2).log_prob(x_BCHW, Context(label_B=torch.tensor([0, 0])))
+    with pytest.raises(UserError, match="do not divide images of 4x2"):
+        build(model.config, model.spec, model.likelihood.config, ContextSpec(image=ImageSpec(1, 3, 2, 2)))
