@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
@@ -24,12 +24,15 @@ __all__ = [
     "architecture_of",
     "build",
     "config_class",
+    "config_from_plain",
+    "config_to_plain",
     "describe",
     "from_description",
 ]
 
 ARCHITECTURES = {
     "gated_pixelcnn": "pixelmodels.models.gated_pixelcnn:GatedPixelCNN",
+    "multiscale_pixelrnn": "pixelmodels.models.multiscale_pixelrnn:MultiscalePixelRNN",
     "pixelcnn": "pixelmodels.models.pixelcnn:PixelCNN",
     "pixelcnn_pp": "pixelmodels.models.pixelcnn_pp:PixelCNNPP",
     "pixelrnn_diagonal_bilstm": "pixelmodels.models.pixelrnn_diagonal_bilstm:PixelRNNDiagonalBiLSTM",
@@ -69,11 +72,24 @@ def build(config: Any, image_spec: ImageSpec, likelihood: LikelihoodConfig, cont
     return model_class(config, image_spec, build_likelihood(likelihood, image_spec), context)
 
 
+def config_to_plain(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values: the name of its architecture, and its fields (those that are configs likewise)."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    plain = {name: config_to_plain(value) if is_dataclass(value) else value for name, value in values.items()}
+    return {"architecture": architecture_of(config), "config": plain}
+
+
+def config_from_plain(values: Mapping[str, Any]) -> Any:
+    """The inverse of `config_to_plain`; `UserError` for an architecture or a field that this version does not know."""
+    if set(values) != {"architecture", "config"}:
+        raise UserError(f"a model's config has the entries {', '.join(sorted(values))}; give exactly architecture, config")
+    return _dataclass(config_class(values["architecture"]), values["config"])
+
+
 def describe(model: PixelModel) -> dict[str, Any]:
     """All that is needed to build the model again but its weights, as plain JSON values."""
     return {
-        "architecture": architecture_of(model.config),
-        "config": asdict(model.config),
+        **config_to_plain(model.config),
         "image_spec": asdict(model.spec),
         "likelihood": asdict(model.likelihood.config),
         "context": asdict(model.context_spec),
@@ -83,7 +99,7 @@ def describe(model: PixelModel) -> dict[str, Any]:
 def from_description(description: Mapping[str, Any]) -> PixelModel:
     """The inverse of `describe`, with fresh weights; `UserError` for a field that this version does not know."""
     return build(
-        _dataclass(config_class(description["architecture"]), description["config"]),
+        config_from_plain({name: description[name] for name in ("architecture", "config")}),
         _dataclass(ImageSpec, description["image_spec"]),
         _dataclass(LikelihoodConfig, description["likelihood"]),
         _context_spec(description["context"]),
@@ -91,8 +107,8 @@ def from_description(description: Mapping[str, Any]) -> PixelModel:
 
 
 def _context_spec(values: Mapping[str, Any]) -> ContextSpec:
-    image = values.get("image")
-    spec: ContextSpec = _dataclass(ContextSpec, {**values, "image": image and _dataclass(ImageSpec, image)})
+    images = {name: _dataclass(ImageSpec, values[name]) for name in ("image", "small") if values.get(name)}
+    spec: ContextSpec = _dataclass(ContextSpec, {**values, **images})
     return spec
 
 

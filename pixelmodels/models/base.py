@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,19 +14,18 @@ from pixelmodels.errors import UserError
 from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, RowPass, State, TakeRow, Weights
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.context import (
-    Context,
-    ContextBlend,
     ContextEncoder,
     ContextProjection,
     ContextSpec,
+    Given,
     PositionLinear,
     check_context,
+    scaled_image,
 )
 from pixelmodels.shapes import ImageSpec
 
 CONTEXT_FEATURES = 32  # D: features of the encoded context
 Features = dict[PositionLinear, Tensor]  # by the linear map that made them
-Given = Context | ContextBlend | None  # what a batch is conditioned on
 
 
 @dataclass
@@ -41,8 +40,21 @@ class Canvas:
     row: int = 0  # the current row, the same for all images
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One raster pass over an image, or over some of its pixels."""
+
+    model: PixelModel
+    every: int  # it draws every so-manieth row and column; what stages before it drew of these is known to it
+    context: Callable[[Given, Tensor], Given]  # the stage's, from the image's and what is drawn of it so far (levels, B C H W)
+
+
+def _as_given(context: Given, x_BCHW: Tensor) -> Given:
+    return context
+
+
 class PixelModel(nn.Module):
-    """An exact distribution over images: a product of one-pixel distributions in raster order.
+    """An exact distribution over images: a product of one-pixel distributions, in raster order or stage by stage.
 
     A subclass says how its layers are wired (`above` for its row streams, `here` for its pixel streams) and
     which earlier pixels an output depends on (`reach`). Everything else is derived here, once for all.
@@ -67,11 +79,14 @@ class PixelModel(nn.Module):
         self.input_groups = (*(range(spec.channels) if network_orders else (0,) * spec.channels), -1)
         self.param_groups = likelihood.param_channels if network_orders else (0,) * likelihood.num_params
 
-    def context_features(self, context: Given, batch: int) -> Features:
-        """What each layer takes of the context of `batch` images, at the layer's resolution."""
+    def context_features(self, context: Given, batch: int, small_BHWC: Tensor | None = None) -> Features:
+        """What each layer takes of the context of `batch` images, at the layer's resolution.
+
+        `small_BHWC` are the inputs of the small image that is given, instead of its levels.
+        """
         if self.encoder is None:
             return {}
-        c_BHWD = self.encoder(context, batch)
+        c_BHWD = self.encoder(context, batch, small_BHWC)
         return {module: module(self._at_resolution(c_BHWD, module)) for module in self.modules() if isinstance(module, ContextProjection)}
 
     def _at_resolution(self, c_BHWD: Tensor, module: PositionLinear) -> Tensor:
@@ -94,6 +109,15 @@ class PixelModel(nn.Module):
         """Pixel streams, from the image to the parameters (channel-last)."""
         raise NotImplementedError
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The raster passes that draw an image, one after the other; this model's own unless it is made of several."""
+        return (Stage(self, 1, _as_given),)
+
+    def order(self) -> Tensor:
+        """In which order pixels are drawn: their ranks, integers, H W."""
+        height, width = self.spec.shape[1:]
+        return torch.arange(height * width).view(height, width)
+
     def reach(self) -> Tensor:
         """Which sub-pixels each pixel's parameters depend on, declared: boolean H W (output) C H W (input).
 
@@ -110,16 +134,19 @@ class PixelModel(nn.Module):
 
     def inputs(self, x_BCHW: Tensor) -> Tensor:
         """Levels to the network's inputs: on [-1, 1], channel-last, with a channel of ones."""
-        scaled = x_BCHW.to(self.dtype).permute(0, 2, 3, 1) * (2 / (self.spec.levels - 1)) - 1
-        return F.pad(scaled, (0, 1), value=1.0)
+        return scaled_image(x_BCHW, self.spec.levels, self.dtype)
 
     def forward(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Parameters of every pixel's distribution, P channels: `params_BPHW`."""
         self.spec.check(x_BCHW)
-        return self.network(self.inputs(x_BCHW), self.context_features(context, x_BCHW.shape[0]))
+        return self.network(self.inputs(x_BCHW), context)
 
-    def network(self, image_BHWC: Tensor, context: Features) -> Tensor:
+    def network(self, image_BHWC: Tensor, context: Given) -> Tensor:
         """`forward` from the network's inputs on: differentiable in the image."""
+        return self.wired(image_BHWC, self.context_features(context, image_BHWC.shape[0]))
+
+    def wired(self, image_BHWC: Tensor, context: Features) -> Tensor:
+        """The layers as `above` and `here` wire them, on whole images."""
         height, width = image_BHWC.shape[1:3]
         image_BHWC = F.pad(image_BHWC, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
         run = Forward(image_BHWC, self.above(Forward(image_BHWC), shifted_down(image_BHWC), context))
@@ -247,5 +274,8 @@ def shifted_down(image_BHWC: Tensor) -> Tensor:
 
 def active_flops_per_image(model: PixelModel) -> float:
     """Floating-point operations of one forward pass of one image that the masks keep (2 for a multiply-add)."""
-    pixels = model.spec.height * model.spec.width
-    return sum(layer.active_flops(pixels / layer.resolution**2) for layer in model.layers())
+    total = 0.0
+    for stage in model.stages():
+        pixels = stage.model.spec.height * stage.model.spec.width
+        total += sum(2.0 * layer.num_active_weights * pixels / layer.resolution**2 for layer in stage.model.layers())
+    return total

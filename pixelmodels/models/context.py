@@ -20,7 +20,8 @@ class ContextSpec:
 
     num_classes: int = 0  # labels are 0..num_classes-1; 0: not conditioned on a label
     vector_size: int = 0  # length of an image's vector; 0: not conditioned on a vector
-    image: ImageSpec | None = None  # of the image that is given: as large as the model's, or smaller by whole factors
+    image: ImageSpec | None = None  # of the image that is given, such as a grey one: as large as the model's, or whole factors apart
+    small: ImageSpec | None = None  # of the small image that is given beside it: sub-sampled by whole factors
 
     def __post_init__(self) -> None:
         for name in ("num_classes", "vector_size"):
@@ -28,7 +29,7 @@ class ContextSpec:
                 raise UserError(f"{name} {getattr(self, name)} is negative; give 0 or more")
 
     def __bool__(self) -> bool:
-        return self.num_classes > 0 or self.vector_size > 0 or self.image is not None
+        return self.num_classes > 0 or self.vector_size > 0 or self.image is not None or self.small is not None
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Context:
     label_B: Tensor | None = None  # class labels, integers; -1 where an image has none
     vector_BV: Tensor | None = None  # floats; NaN in the whole row where an image has none
     image_BCHW: Tensor | None = None  # levels, integers; -1 in the whole image where there is none
+    small_BCHW: Tensor | None = None  # as image_BCHW
 
     def __len__(self) -> int:
         """Images that it is the context of; 0 where every kind is None."""
@@ -80,15 +82,56 @@ class ContextBlend:
     share_B: Tensor  # in [0, 1], one for each image
 
 
+Given = Context | ContextBlend | None  # what a batch is conditioned on
+
+
+class ImageEncoder(nn.Module):
+    """A given image to features at every pixel of the model's images: two 3 x 3 convolutions, then its size is changed.
+
+    A summary of the whole image (a linear map of the mean) is added everywhere, so that all of it is seen from any
+    pixel. An image that is absent is zeros in the channel of ones too, as the padding is: what comes of them is learned.
+    """
+
+    def __init__(self, spec: ImageSpec, model_spec: ImageSpec, num_features: int):
+        super().__init__()
+        self.spec, self.size = spec, model_spec.shape[1:]
+        grow, shrink = whole_factors(spec, model_spec)
+        self.conv1 = nn.Conv2d(spec.channels + 1, num_features, 3, padding=1)
+        self.conv2 = nn.Conv2d(num_features, num_features, 3, padding=1)
+        self.summary = nn.Linear(num_features, num_features)
+        self.shrink = nn.Conv2d(num_features, num_features, shrink, stride=shrink) if max(shrink) > 1 else None
+        self.grow = nn.ConvTranspose2d(num_features, num_features, grow, stride=grow)
+
+    def forward(self, image_BHWC: Tensor) -> Tensor:
+        """Features c_BHWD from inputs as `scaled_image` makes them."""
+        h = image_BHWC.permute(0, 3, 1, 2)
+        h = F.elu(self.conv2(F.elu(self.conv1(h))))
+        h = h + self.summary(h.mean((2, 3)))[:, :, None, None]
+        if self.shrink is not None:
+            (rows, columns), (height, width) = self.shrink.stride, h.shape[2:]
+            h = self.shrink(F.pad(h, (0, -width % columns, 0, -height % rows)))
+        h = self.grow(h)
+        c_BHWD: Tensor = h[..., : self.size[0], : self.size[1]].permute(0, 2, 3, 1)
+        return c_BHWD
+
+    def inputs(self, x_BCHW: Tensor | None, batch: int) -> Tensor:
+        """Inputs from levels, with zeros for images that are absent."""
+        weight = self.conv1.weight
+        if x_BCHW is None:
+            return weight.new_zeros(batch, *self.spec.shape[1:], self.spec.channels + 1)
+        x_BCHW = x_BCHW.to(weight.device)
+        given_B111 = (x_BCHW >= 0).flatten(1).all(1)[:, None, None, None]
+        return scaled_image(x_BCHW, self.spec.levels, weight.dtype) * given_B111
+
+
 class ContextEncoder(nn.Module):
     """Context to features `c_BHWD`, where H and W are 1 for what holds for the whole image.
 
-    A label is an embedding, a vector a linear map; a given image goes through two 3 x 3 convolutions, and one
-    transposed one where it is smaller than the images of the model. Their features are added up; what is absent
-    adds a learned null.
+    A label is an embedding, a vector a linear map, a given image goes through convolutions; their features are added
+    up. What is absent adds a learned null.
     """
 
-    def __init__(self, spec: ContextSpec, image_spec: ImageSpec, num_features: int):
+    def __init__(self, spec: ContextSpec, model_spec: ImageSpec, num_features: int):
         super().__init__()
         self.spec = spec
         if spec.num_classes:
@@ -96,25 +139,23 @@ class ContextEncoder(nn.Module):
         if spec.vector_size:
             self.vector = nn.Linear(spec.vector_size, num_features)
             self.no_vector = nn.Parameter(torch.randn(num_features))
-        if spec.image is not None:
-            self.factors, self.size = whole_factors(spec.image, image_spec), image_spec.shape[1:]
-            self.image1 = nn.Conv2d(spec.image.channels + 1, num_features, 3)  # with a channel of ones, which tells padding
-            self.image2 = nn.Conv2d(num_features, num_features, 3)
-            self.image3 = nn.ConvTranspose2d(num_features, num_features, self.factors, stride=self.factors)
-            self.no_image = nn.Parameter(torch.randn(num_features))
+        self.image = ImageEncoder(spec.image, model_spec, num_features) if spec.image is not None else None
+        self.small = ImageEncoder(spec.small, model_spec, num_features) if spec.small is not None else None
 
-    def forward(self, context: Context | ContextBlend | None, batch: int) -> Tensor:
-        """Features of a batch's context, which `check` has accepted."""
+    def forward(self, context: Given, batch: int, small_BHWC: Tensor | None = None) -> Tensor:
+        """Features of a batch's context, which `check_context` has accepted; `small_BHWC` are inputs of the small image."""
         if isinstance(context, ContextBlend):
-            first, second = self(context.first, batch), self(context.second, batch)
+            first, second = self(context.first, batch, small_BHWC), self(context.second, batch, small_BHWC)
             return torch.lerp(first, second, context.share_B.to(first).view(-1, 1, 1, 1))
         context, parts = context or Context(), []
         if self.spec.num_classes:
             parts.append(self.encode_labels(context.label_B, batch))
         if self.spec.vector_size:
             parts.append(self.encode_vectors(context.vector_BV, batch))
-        if self.spec.image is not None:
-            parts.append(self.encode_images(context.image_BCHW, batch))
+        if self.image is not None:
+            parts.append(self.image(self.image.inputs(context.image_BCHW, batch)))
+        if self.small is not None:
+            parts.append(self.small(self.small.inputs(context.small_BCHW, batch) if small_BHWC is None else small_BHWC))
         c_BHWD: Tensor = sum(parts[1:], parts[0])
         return c_BHWD
 
@@ -133,20 +174,6 @@ class ContextEncoder(nn.Module):
         absent_B1 = vector_BV.isnan().any(1, keepdim=True)
         known_BD = self.vector(vector_BV.masked_fill(absent_B1, 0.0))
         return torch.where(absent_B1, self.no_vector, known_BD)[:, None, None]
-
-    def encode_images(self, x_BCHW: Tensor | None, batch: int) -> Tensor:
-        """Given images to features at every pixel of the model's images; the null for images that are absent."""
-        if x_BCHW is None:
-            return self.no_image.expand(batch, *self.size, -1)
-        assert self.spec.image is not None
-        x_BCHW = x_BCHW.to(self.no_image.device)
-        absent_B111 = (x_BCHW < 0).flatten(1).any(1)[:, None, None, None]
-        scaled = x_BCHW.clamp(min=0).to(self.no_image.dtype) * (2 / (self.spec.image.levels - 1)) - 1
-        h = F.pad(scaled, (0, 0, 0, 0, 0, 1), value=1.0)
-        for conv in (self.image1, self.image2):
-            h = F.elu(conv(F.pad(h, (1, 1, 1, 1))))
-        known_BHWD = self.image3(h).permute(0, 2, 3, 1)
-        return torch.where(absent_B111, self.no_image, known_BHWD)
 
 
 class PositionLinear(nn.Linear):
@@ -167,16 +194,34 @@ def projection(spec: ContextSpec, num_context: int, num_features: int) -> Contex
     return ContextProjection(num_context, num_features) if spec else None
 
 
-def whole_factors(small: ImageSpec, large: ImageSpec) -> tuple[int, int]:
-    """How many rows and columns of the model's images one row and column of a given image stands for."""
-    if large.height % small.height or large.width % small.width:
-        raise UserError(
-            f"context images of {small.height}x{small.width} do not divide images of {large.height}x{large.width}; give whole factors"
-        )
-    return large.height // small.height, large.width // small.width
+def scaled_image(x_BCHW: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
+    """Levels to a network's inputs: on [-1, 1], channel-last, with a channel of ones."""
+    scaled = x_BCHW.to(dtype).permute(0, 2, 3, 1) * (2 / (levels - 1)) - 1
+    return F.pad(scaled, (0, 1), value=1.0)
 
 
-def check_context(context: Context | ContextBlend | None, spec: ContextSpec, batch: int) -> None:
+def whole_factors(given: ImageSpec, model: ImageSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """By how much rows and columns of a given image grow, and by how much they shrink, to the size of the model's images.
+
+    The smaller one may be what sub-sampling leaves, its last row and column standing for fewer. Raises `UserError`
+    for sizes that are no whole factors apart.
+    """
+    (grow_rows, shrink_rows), (grow_columns, shrink_columns) = (
+        _whole_factor(theirs, ours, given, model) for theirs, ours in zip(given.shape[1:], model.shape[1:], strict=True)
+    )
+    return (grow_rows, grow_columns), (shrink_rows, shrink_columns)
+
+
+def _whole_factor(theirs: int, ours: int, given: ImageSpec, model: ImageSpec) -> tuple[int, int]:
+    small, large = sorted((theirs, ours))
+    factor = -(-large // small)
+    if -(-large // factor) != small:
+        size, wanted = (f"{spec.height}x{spec.width}" for spec in (given, model))
+        raise UserError(f"context images of {size} are no whole factors apart from images of {wanted}; sub-sample them")
+    return (factor, 1) if theirs < ours else (1, factor)
+
+
+def check_context(context: Given, spec: ContextSpec, batch: int) -> None:
     """`UserError` where a batch's context is not what a model was built for (reads the values: on a GPU it waits for them)."""
     if isinstance(context, ContextBlend):
         check_context(context.first, spec, batch)
@@ -184,10 +229,13 @@ def check_context(context: Context | ContextBlend | None, spec: ContextSpec, bat
         if context.share_B.shape != (batch,):
             raise UserError(f"shares of shape {tuple(context.share_B.shape)} given for {batch} images; give one for each image")
     elif context is not None:
-        given = {"label": context.label_B, "vector": context.vector_BV, "image": context.image_BCHW}
-        built = {"label": spec.num_classes > 0, "vector": spec.vector_size > 0, "image": spec.image is not None}
-        for kind, value in given.items():
-            if value is not None and not built[kind]:
+        for kind, value, built in (
+            ("label", context.label_B, spec.num_classes > 0),
+            ("vector", context.vector_BV, spec.vector_size > 0),
+            ("image", context.image_BCHW, spec.image is not None),
+            ("small image", context.small_BCHW, spec.small is not None),
+        ):
+            if value is not None and not built:
                 raise UserError(f"a context {kind} is given to a model that is not conditioned on one; leave it out")
         if context.label_B is not None:
             _check_labels(context.label_B, spec.num_classes, batch)
@@ -195,6 +243,8 @@ def check_context(context: Context | ContextBlend | None, spec: ContextSpec, bat
             _check_vectors(context.vector_BV, spec.vector_size, batch)
         if context.image_BCHW is not None and spec.image is not None:
             _check_images(context.image_BCHW, spec.image, batch)
+        if context.small_BCHW is not None and spec.small is not None:
+            _check_images(context.small_BCHW, spec.small, batch)
 
 
 def _check_labels(label_B: Tensor, num_classes: int, batch: int) -> None:

@@ -13,9 +13,9 @@ from pixelmodels.layers.attention import CausalAttention
 from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, one_group
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import CONTEXT_FEATURES, Features, Given, PixelModel
+from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, PositionLinear, projection
+from pixelmodels.models.context import ContextSpec, Given, PositionLinear, projection
 from pixelmodels.models.reach import everything_before
 from pixelmodels.shapes import ImageSpec
 
@@ -95,11 +95,11 @@ class PixelSNAIL(PixelModel):
     def _blocks(self) -> list[_Block]:
         return cast("list[_Block]", list(self.blocks))
 
-    def context_features(self, context: Given, batch: int) -> Features:
+    def context_features(self, context: Given, batch: int, small_BHWC: Tensor | None = None) -> Features:
         rows, columns = (torch.linspace(-0.5, 0.5, size, device=self.device, dtype=self.dtype) for size in self.spec.shape[1:])
         map_1HW2 = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)[None]
         places: Features = {block.coordinates: block.coordinates(map_1HW2).expand(batch, -1, -1, -1) for block in self._blocks()}
-        return super().context_features(context, batch) | places
+        return super().context_features(context, batch, small_BHWC) | places
 
     def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
         extras: dict[Layer, Tensor] = {block.place: context[block.coordinates] for block in self._blocks()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from unittest import mock
 
 import torch
@@ -45,7 +47,7 @@ def _dependencies(model: PixelModel, context: Context | None, seed: int, tries: 
     for _ in range(tries):
         x_BCHW = torch.randint(model.spec.levels, (1, *model.spec.shape), generator=rng)
         image_BHWC = model.inputs(x_BCHW).requires_grad_()
-        params_PHW = model.network(image_BHWC, model.context_features(context, 1))[0]
+        params_PHW = model.network(image_BHWC, context)[0]
         mix_PHW = torch.rand(params_PHW.shape, generator=rng, dtype=params_PHW.dtype) + 0.5
         outputs_GHW = torch.stack([(params_PHW * mix_PHW)[groups == g].sum(0) for g in range(model.num_groups)])
         for g, r, c in itertools.product(range(model.num_groups), range(height), range(width)):
@@ -65,9 +67,10 @@ def declared(model: PixelModel) -> Tensor:
 
 
 def illegal(model: PixelModel) -> Tensor:
-    """Every dependence that raster order forbids, shaped as `dependencies` gives it."""
+    """Every dependence that the model's order forbids, shaped as `dependencies` gives it."""
     channels, height, width = model.spec.shape
-    order = torch.arange(height * width).view(height, width)
+    order = model.order()
+    assert sorted(order.flatten().tolist()) == list(range(height * width))
     later = order[None, None] > order[:, :, None, None]
     forbidden = later[None, :, :, None].expand(model.num_groups, -1, -1, channels, -1, -1).clone()
     for g, k, r, c in itertools.product(range(model.num_groups), range(channels), range(height), range(width)):
@@ -76,7 +79,26 @@ def illegal(model: PixelModel) -> Tensor:
 
 
 def by_pixel_passes(model: PixelModel, x_BCHW: Tensor, context: Context | None = None) -> Tensor:
-    """Parameters from row passes and pixel passes alone, the image fed in sub-pixel by sub-pixel."""
+    """Parameters from row passes and pixel passes alone, each stage's image fed in sub-pixel by sub-pixel."""
+    return _by_stages(model, x_BCHW, context, _stage_by_pixel_passes)
+
+
+def by_taking_rows(model: PixelModel, x_BCHW: Tensor, context: Context | None = None, guess: bool = False) -> Tensor:
+    """Parameters from row passes and `take_row`; with `guess`, another row is taken in (and dropped) before each."""
+    return _by_stages(model, x_BCHW, context, partial(_stage_by_taking_rows, guess=guess))
+
+
+def _by_stages(model: PixelModel, x_BCHW: Tensor, context: Context | None, passes: Callable[..., Tensor]) -> Tensor:
+    """The parameters of every pixel from the first stage that draws it."""
+    params_BPHW = torch.full((len(x_BCHW), len(model.param_groups), *model.spec.shape[1:]), float("nan"), dtype=model.dtype)
+    for stage in reversed(model.stages()):
+        params_BPHW[..., :: stage.every, :: stage.every] = passes(
+            stage.model, x_BCHW[..., :: stage.every, :: stage.every], stage.context(context, x_BCHW)
+        )
+    return params_BPHW
+
+
+def _stage_by_pixel_passes(model: PixelModel, x_BCHW: Tensor, context: Context | None) -> Tensor:
     groups = torch.tensor(model.param_groups)
     params_BPHW = torch.full((len(x_BCHW), len(groups), *model.spec.shape[1:]), float("nan"), dtype=model.dtype)
     weights, canvas = model.prepare(), model.start(len(x_BCHW), context)
@@ -91,8 +113,7 @@ def by_pixel_passes(model: PixelModel, x_BCHW: Tensor, context: Context | None =
     return params_BPHW
 
 
-def by_taking_rows(model: PixelModel, x_BCHW: Tensor, context: Context | None = None, guess: bool = False) -> Tensor:
-    """Parameters from row passes and `take_row`; with `guess`, another row is taken in (and dropped) before each."""
+def _stage_by_taking_rows(model: PixelModel, x_BCHW: Tensor, context: Context | None, guess: bool) -> Tensor:
     rows = []
     rng = torch.Generator().manual_seed(1)
     weights, canvas = model.prepare(), model.start(len(x_BCHW), context)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 
 import pytest
 import torch
 
 from pixelmodels.likelihoods import LIKELIHOODS, LikelihoodConfig, likelihood_class
-from pixelmodels.models import ARCHITECTURES, Context, ContextSpec, PixelModel, architecture_class, build, config_class
+from pixelmodels.models import ARCHITECTURES, Context, ContextSpec, PixelModel, architecture_class, architecture_of, build, config_class
 from pixelmodels.shapes import ImageSpec
 
 SMALL = {"num_layers": 2, "num_features": 7, "head_features": 8, "first_kernel_size": 5, "dropout": 0.0}
@@ -18,7 +18,9 @@ SMALL = {"num_layers": 2, "num_features": 7, "head_features": 8, "first_kernel_s
 def small_config(architecture: str):
     """An architecture's config with the fields it has of those that make it small; other fields keep their defaults."""
     kind = config_class(architecture)
-    return kind(**{name: value for name, value in SMALL.items() if name in {field.name for field in fields(kind)}})
+    names = {field.name for field in fields(kind)}
+    nested = {name: small_config(architecture_of(getattr(kind(), name))) for name in names if is_dataclass(getattr(kind(), name))}
+    return kind(**nested, **{name: value for name, value in SMALL.items() if name in names})
 
 
 def context_spec(kind: str, spec: ImageSpec) -> ContextSpec:

@@ -206,5 +206,5 @@ def test_wrong_images_and_contexts_are_refused(pair):
             model.log_prob(images, dataclasses.replace(good, **changes))
     with pytest.raises(UserError, match="a context label is given to a model that is not conditioned on one"):
         small_model(*pair, height=4, width=2).log_prob(x_BCHW, Context(label_B=torch.tensor([0, 0])))
-    with pytest.raises(UserError, match="do not divide images of 4x2"):
+    with pytest.raises(UserError, match="no whole factors apart"):
         build(model.config, model.spec, model.likelihood.config, ContextSpec(image=ImageSpec(1, 3, 2, 2)))

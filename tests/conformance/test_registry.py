@@ -62,7 +62,7 @@ def test_configs_that_make_no_sense_are_refused():
     for architecture in ARCHITECTURES:
         kind = config_class(architecture)
         names = {field.name for field in fields(kind)}
-        wrong = {"num_layers": -3, "num_features": 0, "kernel_size": 4, "dropout": 2.0}
+        wrong = {"num_layers": -3, "num_features": 0, "kernel_size": 4, "dropout": 2.0, "factor": 1}
         assert names & set(wrong)
         for name in names & set(wrong):
             with pytest.raises(UserError, match=name):

@@ -1,0 +1,53 @@
+"""Guidance and interpolation: exact tables, and noise that stays where it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context
+from pixelmodels.sampling import interpolate, reference_sample, sample
+from pixelmodels.sampling.raster import choose
+from tests.conformance.conftest import PAIRS, random_context, small_model
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(map(str, pair)))
+def test_raster_sampler_equals_the_reference_with_guidance(pair):
+    model = small_model(*pair, height=3, width=4, levels=8, context="label")
+    context = random_context(model, 3)
+    guided = sample(model, 3, seed=1, context=context, guidance=1.5)
+    assert torch.equal(guided, reference_sample(model, 3, seed=1, context=context, guidance=1.5))
+
+
+def test_guided_draws_follow_the_extrapolated_table():
+    model = small_model("pixelcnn", "categorical", 1, 2, 2, levels=5, context="label")
+    given_B, without_B = (torch.randn(1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    n, weight = 20001, 2.0
+    u_BU = ((torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]
+    params = [params_B.expand(n, -1) for params_B in (given_B, without_B)]
+    drawn = choose(model.likelihood, params, 0, torch.zeros(n, 1), u_BU, weight)
+    probability = torch.softmax(given_B, -1) ** (1 + weight) / torch.softmax(without_B, -1) ** weight
+    expected = (probability / probability.sum())[0]
+    torch.testing.assert_close(torch.bincount(drawn, minlength=5) / n, expected.float(), rtol=0, atol=2e-4)
+
+
+def test_guidance_is_of_models_with_context():
+    model = small_model("pixelcnn", "categorical", 1, 2, 2)
+    with pytest.raises(UserError, match=r"guidance 1 asked of a model without context"):
+        sample(model, 1, seed=0, guidance=1)
+    with pytest.raises(UserError, match=r"guidance -0\.5 is negative"):
+        sample(small_model("pixelcnn", "categorical", 1, 2, 2, context="label"), 1, seed=0, guidance=-0.5)
+
+
+def test_interpolation_begins_and_ends_at_its_contexts_with_the_same_noise():
+    model = small_model("gated_pixelcnn", "categorical", 1, 4, 4, levels=16, context="label")
+    first, second = Context(label_B=torch.tensor([0])), Context(label_B=torch.tensor([2]))
+    x_SNCHW = interpolate(model, first, second, 4, n=3, seed=5)
+    assert x_SNCHW.shape == (4, 3, 1, 4, 4)
+    zeros = torch.zeros(3, dtype=torch.long)
+    assert torch.equal(x_SNCHW[0], sample(model, 3, seed=5, context=first.rows(zeros)))
+    assert torch.equal(x_SNCHW[-1], sample(model, 3, seed=5, context=second.rows(zeros)))
+    assert not torch.equal(x_SNCHW[1], x_SNCHW[0])
+    with pytest.raises(UserError, match="1 steps asked for"):
+        interpolate(model, first, second, 1, n=1, seed=0)
