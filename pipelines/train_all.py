@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
+from pixelmodels.training.dry_run import dry_run
 from pixelmodels.training.suite_run import TrainAll, train_all
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Status 0 when every model was trained, 1 when one failed."""
-    outcome = train_all(parse(TrainAll, argv))
+    """Status 0 when every model was trained, 1 when one failed; with --dry-run nothing is trained."""
+    options = parse(TrainAll, argv)
+    if options.dry_run:
+        dry_run(options)
+        return 0
+    outcome = train_all(options)
     print(outcome.leaderboard)
     return 1 if outcome.failed else 0
 

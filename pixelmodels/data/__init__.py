@@ -6,7 +6,7 @@ from pixelmodels.data.config import SPLITS, DatasetConfig
 from pixelmodels.data.dataset import Dataset, Split, find_dataset
 from pixelmodels.data.preparation import find_prepared, prepare
 from pixelmodels.data.quantization import FIXED_EPOCH, binarize_dynamic, dequantize, quantize
-from pixelmodels.data.shards import decode_labels, decode_rows
+from pixelmodels.data.shards import decode_labels, decode_rows, decode_vectors
 from pixelmodels.data.sources import SOURCES
 from pixelmodels.data.splits import draw_indices
 
@@ -20,6 +20,7 @@ __all__ = [
     "binarize_dynamic",
     "decode_labels",
     "decode_rows",
+    "decode_vectors",
     "dequantize",
     "draw_indices",
     "find_dataset",

@@ -19,8 +19,8 @@ LARGEST_MAX_PIXELS = 89_478_485
 class DatasetConfig:
     """One data set to prepare; `None` stands for the source's own value. Raises `UserError` for values out of range."""
 
-    source: str = "digits"  # digits, photos or folder
-    path: str | None = None  # of source `folder`: a local folder or s3://bucket/prefix with image files at any depth
+    source: str = "digits"  # digits, photos, folder, mnist, binarized_mnist, cifar10 or imagenet_downsampled
+    path: str | None = None  # local folder or s3://bucket/prefix with the source's files (of source `folder`: images at any depth)
     name: str | None = None  # of the data set; None: the source's name, or the folder's
     size: tuple[int, int] | None = None  # (height, width): the shorter side is resized, then the centre is cropped
     channels: Literal[1, 3] | None = None  # 1 grey, 3 RGB
@@ -28,6 +28,7 @@ class DatasetConfig:
     binarize: Literal["none", "threshold", "dynamic"] = "none"  # two levels: by threshold, or drawn anew each epoch from the grey value
     patch_size: Literal[8, 16, 32] = 16  # of source `photos`: pixels along a side of a patch
     labels: bool | None = None  # keep class labels (of source `folder`: the name of the sub-folder)
+    vectors: str | None = None  # Parquet file (path or s3:// URI) of columns key and vector: an embedding, say, of each image
     splits: Literal["auto", "hash"] = "auto"  # auto: the source's own splits where it has some; hash: always by hash of the key
     validation_share: float = 0.1  # of the images, where the source has no validation split of its own
     test_share: float = 0.1  # of the images, where the source has no test split of its own
@@ -70,5 +71,5 @@ class DatasetConfig:
         """The name given, or the folder's, or the source's."""
         if self.name is not None:
             return self.name
-        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1]
+        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1] if self.source == "folder" else ""
         return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._") or self.source

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pixelmodels.data.config import SPLITS
-from pixelmodels.data.shards import decode_labels, decode_shard
+from pixelmodels.data.shards import columns_of, decode_labels, decode_shard
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.storage import Storage
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DATASETS = "datasets"  # folder below the storage root
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.json"
+VECTOR_BYTES = 4  # of one number of an image's vector
 FORMAT_VERSION = 2  # part of every fingerprint: raised when the same options come to give other pixels, or another layout
 
 
@@ -35,9 +36,16 @@ class Split:
     images_NCHW: npt.NDArray[np.uint8]  # values in [0, levels); grey 0..255 where the data set says that train images are grey
     labels_N: npt.NDArray[np.int32] | None  # -1: this image has no label; None: the data set has no labels
     keys: list[str]  # where each image came from
+    vectors_NV: npt.NDArray[np.float32] | None = None  # a row of NaN: this image has no vector; None: the data set has no vectors
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Split:
+        """These images only, in this order."""
+        labels_N = None if self.labels_N is None else self.labels_N[rows]
+        vectors_NV = None if self.vectors_NV is None else self.vectors_NV[rows]
+        return Split(self.images_NCHW[rows], labels_N, [self.keys[row] for row in rows], vectors_NV)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,11 @@ class Dataset:
         return len(self.manifest["label_names"])
 
     @property
+    def vector_size(self) -> int:
+        """Length of the vector that each image has; 0: no vectors."""
+        return int(self.manifest.get("vector_size", 0))
+
+    @property
     def train_images_are_grey(self) -> bool:
         """Whether train images are stored as grey 0..255, to be drawn anew each epoch with `binarize_dynamic`."""
         return bool(self.manifest["train_images_are_grey"])
@@ -108,8 +121,8 @@ class Dataset:
         return int(self._split(split).get("num_unlabelled", 0))
 
     def split_bytes(self, split: str) -> int:
-        """Bytes of a split's images once decoded: one for each sub-pixel."""
-        return self.num_images(split) * self.spec.num_subpixels
+        """Bytes of a split's images once decoded: one for each sub-pixel, and those of their vectors."""
+        return self.num_images(split) * (self.spec.num_subpixels + VECTOR_BYTES * self.vector_size)
 
     def shards(self, split: str) -> list[dict[str, Any]]:
         """The manifest's entry of each shard in order: file, num_images, num_bytes, sha256."""
@@ -122,25 +135,48 @@ class Dataset:
 
     def read(self, split: str) -> Split:
         """All of a split, in stored order (sorted by key); raises `UserError` when a shard is not the one that was written."""
-        spec = self.spec
-        images_NCHW = np.empty((self.num_images(split), *spec.shape), np.uint8)
-        labels_N = np.empty(len(images_NCHW), np.int32)
+        return self._read(self.shards(split))
+
+    def some(self, split: str, num_images: int) -> Split:
+        """Images spread evenly over a split (all of them where there are no more), of which only the shards that hold them are read."""
+        shards, total = self.shards(split), self.num_images(split)
+        offsets = np.cumsum([0, *(shard["num_images"] for shard in shards)])
+        indices = np.arange(min(num_images, total)) * total // max(1, min(num_images, total))
+        parts = []
+        for shard, start, stop in zip(shards, offsets, offsets[1:], strict=False):
+            rows = indices[(indices >= start) & (indices < stop)] - start
+            parts += [self._read([shard]).take(rows)] if len(rows) else []
+        labels, vectors = ([getattr(part, name) for part in parts] for name in ("labels_N", "vectors_NV"))
+        return Split(
+            np.concatenate([part.images_NCHW for part in parts]),
+            np.concatenate(labels) if self.num_classes else None,
+            [key for part in parts for key in part.keys],
+            np.concatenate(vectors) if self.vector_size else None,
+        )
+
+    def _read(self, shards: list[dict[str, Any]]) -> Split:
+        spec, num_images = self.spec, sum(shard["num_images"] for shard in shards)
+        images_NCHW = np.empty((num_images, *spec.shape), np.uint8)
+        labels_N = np.empty(num_images, np.int32)
+        vectors_NV = np.empty((num_images, self.vector_size), np.float32) if self.vector_size else None
         keys: list[str] = []
-        for shard in self.shards(split):
+        for shard in shards:
             path, start = f"{self.folder}/{shard['file']}", len(keys)
             try:
                 data = self.storage.read_bytes(path)
                 if hashlib.sha256(data).hexdigest() != shard["sha256"]:
                     raise ValueError("its sha256 is not the manifest's")
-                images, labels, shard_keys = decode_shard(data, spec.shape)
+                images, labels, vectors, shard_keys = decode_shard(data, spec.shape, self.vector_size)
                 stop = start + len(shard_keys)
                 if len(shard_keys) != shard["num_images"]:
                     raise ValueError(f"{len(shard_keys)} images, and the manifest says {shard['num_images']}")
                 images_NCHW[start:stop], labels_N[start:stop] = images, labels
+                if vectors_NV is not None:
+                    vectors_NV[start:stop] = vectors
                 keys += shard_keys
             except (FileNotFoundError, ValueError, pa.ArrowException) as error:
                 raise self._damaged(path, error) from error
-        return Split(images_NCHW, labels_N if self.num_classes else None, keys)
+        return Split(images_NCHW, labels_N if self.num_classes else None, keys, vectors_NV)
 
     def read_labels(self, split: str) -> tuple[npt.NDArray[np.int32] | None, list[str]]:
         """Labels and keys of a split, as `read` gives them, without reading its images."""
@@ -157,17 +193,17 @@ class Dataset:
         return np.concatenate(labels) if self.num_classes else None, keys
 
     def stream(self, split: str) -> ray.data.Dataset:
-        """A split as a Ray Data set with columns image (bytes), label, key; `decode_rows` turns a batch into an array.
+        """A split as a Ray Data set with columns image (bytes), label, key and, where there are any, vector.
 
-        Files are in order; rows keep it when `DataContext.preserve_order` is set or the reader asks for it.
-        Raises `UserError` when a shard is missing or has another size than the manifest says.
+        `decode_rows` turns a batch into an array. Files are in order; rows keep it when `DataContext.preserve_order` is set or the
+        reader asks for it. Raises `UserError` when a shard is missing or has another size than the manifest says.
         """
         import ray.data
 
         if damaged := self.damaged_shards(split):
             raise self._damaged(f"{self.folder}/{damaged[0]}", ValueError("missing, or of another size than the manifest's"))
         paths = [self.storage.fs_and_path(f"{self.folder}/{shard['file']}")[1] for shard in self.shards(split)]
-        return ray.data.read_parquet(paths, filesystem=self.storage.filesystem, columns=["image", "label", "key"])
+        return ray.data.read_parquet(paths, filesystem=self.storage.filesystem, columns=columns_of(self.vector_size, "key"))
 
     def damaged_shards(self, *splits: str) -> list[str]:
         """Files of these splits (all, unless given) that are missing or not as large as the manifest says; a cheap check."""
@@ -182,6 +218,7 @@ class Dataset:
         shape = f"{spec.height}x{spec.width}, {'RGB' if spec.channels == 3 else 'grey'}, {spec.levels} levels"
         parts = [f"{self.name}-{self.fingerprint}: {shape}; {counts}"]
         parts += [f"{self.num_classes} classes"] if self.num_classes else []
+        parts += [f"vectors of {self.vector_size}"] if self.vector_size else []
         if self.num_skipped:
             skipped = self.skipped()
             shown = ", ".join(f"{entry['key']} ({entry['reason']})" for entry in skipped[:3])

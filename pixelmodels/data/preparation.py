@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pixelmodels.data.config import SPLITS, DatasetConfig
-from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, SKIPPED, Dataset
+from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, SKIPPED, VECTOR_BYTES, Dataset
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.source import Listing, Skipped, Source, Survey
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.splits import complete_splits
+from pixelmodels.data.vectors import VectorFile
 from pixelmodels.data.writing import ShardWriter
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
@@ -30,7 +31,7 @@ LARGEST_SIDE = 256  # rows or columns that are taken over from a source without 
 SHARD_BYTES = 64 << 20  # decoded bytes of the images of one shard, at most: what one task holds in memory, several times over
 LISTING = "listing.json"  # what the source looked like from outside, so that the next run need not read it
 # Fields of a config that do not shape the images; the others are part of the fingerprint.
-_NOT_CONTENT = ("name", "path", "max_bad_share")
+_NOT_CONTENT = ("name", "path", "vectors", "max_bad_share")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class _Plan:
     binarize: str
     writer: ShardWriter
     tasks: list[Record]
+    vectors_digest: str | None  # of the file of vectors, where there is one
 
 
 def find_prepared(config: DatasetConfig, storage: Storage) -> Dataset | None:
@@ -90,13 +92,16 @@ def _prepare(config: DatasetConfig, storage: Storage, source: Source, listing: L
         _check_bad_share(config, survey, skipped)
         if listing is not None and (now := source.listing()) is not None and now.digest != listing.digest:
             raise UserError(f"folder '{config.path}' changed while it was read; run the same command again")
+        if _vectors_digest(config) != plan.vectors_digest:
+            raise UserError(f"vectors '{config.vectors}' changed while they were read; run the same command again")
         dataset = Dataset(storage, plan.folder, _manifest(config, survey, plan, results, skipped))
         if missing := dataset.damaged_shards():
             not_there = f"shard '{missing[0]}' written by a worker is not at '{storage.uri(plan.folder)}'"
             raise UserError(f"{not_there}; give a --storage that every host sees: a bucket or a shared folder")
         _commit(storage, plan.folder, dataset.manifest, skipped)
     if listing is not None and listing.is_settled:
-        storage.write_bytes(f"{plan.folder}/{LISTING}", json.dumps({"listing": listing.digest, "config": _config_record(config)}).encode())
+        record = _listing_record(config, listing, plan.vectors_digest)
+        storage.write_bytes(f"{plan.folder}/{LISTING}", json.dumps(record).encode())
     return dataset, is_new
 
 
@@ -118,15 +123,28 @@ def _plan(config: DatasetConfig, storage: Storage, source: Source, survey: Surve
     options |= {"size": [height, width], "channels": channels, "levels": levels, "binarize": binarize, "labels": bool(survey.label_names)}
     if config.source != "photos":
         del options["patch_size"]
-    text = json.dumps({"format_version": FORMAT_VERSION, "digest": survey.digest, "options": options}, sort_keys=True)
+    known_by = {"format_version": FORMAT_VERSION, "digest": survey.digest, "options": options}
+    vectors, vectors_digest, vector_size, rows = None, _vectors_digest(config), 0, None
+    if config.vectors is not None:
+        vectors = VectorFile(config.vectors)
+        vector_size, rows = vectors.survey(survey.keys)
+        known_by["vectors"] = vectors_digest
+    text = json.dumps(known_by, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = f"{DATASETS}/{config.dataset_name()}-{fingerprint}"
-    writer = ShardWriter(source, storage, folder, survey.levels, channels, (height, width), levels, binarize, config.seed)
-    return _Plan(folder, fingerprint, options, levels, binarize, writer, _tasks(config, survey, height * width * channels))
+    writer = ShardWriter(
+        source, storage, folder, survey.levels, channels, (height, width), levels, binarize, config.seed, vectors, vector_size
+    )
+    tasks = _tasks(config, survey, height * width * channels + vector_size * VECTOR_BYTES, rows)
+    return _Plan(folder, fingerprint, options, levels, binarize, writer, tasks, vectors_digest)
 
 
-def _tasks(config: DatasetConfig, survey: Survey, image_bytes: int) -> list[Record]:
-    """One record for each shard: its split, its place in it, and the keys and labels of its images."""
+def _vectors_digest(config: DatasetConfig) -> str | None:
+    return None if config.vectors is None else VectorFile(config.vectors).digest()
+
+
+def _tasks(config: DatasetConfig, survey: Survey, image_bytes: int, vector_rows: list[int] | None = None) -> list[Record]:
+    """One record for each shard: its split, its place in it, and the keys, labels and rows of vectors of its images."""
     own = survey.splits if config.splits == "auto" else [None] * len(survey.keys)
     splits = complete_splits(survey.keys, own, {"test": config.test_share, "validation": config.validation_share}, config.seed)
     num_rows = max(1, min(config.rows_per_shard, SHARD_BYTES // image_bytes))
@@ -135,15 +153,14 @@ def _tasks(config: DatasetConfig, survey: Survey, image_bytes: int) -> list[Reco
         chosen = [i for i, name in enumerate(splits) if name == split]
         for place, start in enumerate(range(0, len(chosen), num_rows)):
             rows = chosen[start : start + num_rows]
-            tasks.append(
-                {
-                    "number": len(tasks),
-                    "split": split,
-                    "file": f"{split}-{place:05d}.parquet",
-                    "keys": [survey.keys[i] for i in rows],
-                    "labels": [survey.labels[i] for i in rows],
-                }
-            )
+            task = {
+                "number": len(tasks),
+                "split": split,
+                "file": f"{split}-{place:05d}.parquet",
+                "keys": [survey.keys[i] for i in rows],
+                "labels": [survey.labels[i] for i in rows],
+            }
+            tasks.append(task if vector_rows is None else {**task, "vector_rows": [vector_rows[i] for i in rows]})
     return tasks
 
 
@@ -167,6 +184,7 @@ def _manifest(config: DatasetConfig, survey: Survey, plan: _Plan, results: list[
         num_unlabelled = sum(part["num_unlabelled"] for part in parts)
         splits[split] = {"num_images": num_images, "num_unlabelled": num_unlabelled, "stored_levels": stored_levels, "shards": shards}
     height, width = plan.options["size"]
+    vectors = {"vector_size": plan.writer.vector_size, "vectors_digest": {"sha256": plan.vectors_digest}} if config.vectors else {}
     return {
         "format": "pixelmodels data set",
         "format_version": FORMAT_VERSION,
@@ -176,6 +194,7 @@ def _manifest(config: DatasetConfig, survey: Survey, plan: _Plan, results: list[
         "layout": "column image: uint8, row-major (height, width, channels)",
         "train_images_are_grey": plan.binarize == "dynamic",
         "label_names": list(survey.label_names),
+        **vectors,
         "splits": splits,
         "skipped": {"count": len(skipped), "file": SKIPPED, "num_hidden": survey.num_hidden},
         "options": plan.options,
@@ -212,6 +231,7 @@ def _find(config: DatasetConfig, storage: Storage, source: Source, listing: List
     """The data set that an earlier run made of a source that still looks the same from outside, or that is surveyed without Ray."""
     if listing is None:
         return _find_whole(storage, _plan(config, storage, source, source.survey()).folder)
+    wanted = _listing_record(config, listing, _vectors_digest(config))
     for name in storage.list(DATASETS):
         folder = f"{DATASETS}/{name}"
         if name.rpartition("-")[0] == config.dataset_name() and storage.is_file(f"{folder}/{LISTING}"):
@@ -219,11 +239,14 @@ def _find(config: DatasetConfig, storage: Storage, source: Source, listing: List
                 record = json.loads(storage.read_bytes(f"{folder}/{LISTING}"))
             except ValueError:
                 continue
-            if record == {"listing": listing.digest, "config": _config_record(config)} and (found := _find_whole(storage, folder)):
+            if record == wanted and (found := _find_whole(storage, folder)):
                 return found
     return None
 
 
-def _config_record(config: DatasetConfig) -> Record:
-    record: Record = json.loads(json.dumps(asdict(config)))
+def _listing_record(config: DatasetConfig, listing: Listing, vectors_digest: str | None) -> Record:
+    """What tells that a data set was made with this config, of a source that looks like this from outside."""
+    options = {name: value for name, value in asdict(config).items() if name != "vectors"}
+    vectors = {} if vectors_digest is None else {"vectors": vectors_digest}
+    record: Record = json.loads(json.dumps({"listing": listing.digest, "config": options, **vectors}))
     return record

@@ -14,6 +14,8 @@ from pixelmodels.storage import FileEntry
 
 UInt8 = npt.NDArray[np.uint8]
 
+RACY_S = 5  # a change this recent may be followed by another one that a bucket's clock does not tell apart
+
 
 @dataclass(frozen=True)
 class Skipped:

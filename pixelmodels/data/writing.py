@@ -14,6 +14,7 @@ from pixelmodels.data.quantization import FIXED_EPOCH, binarize_dynamic, dequant
 from pixelmodels.data.shards import encode_shard
 from pixelmodels.data.source import Source
 from pixelmodels.data.splits import draw_indices
+from pixelmodels.data.vectors import VectorFile
 from pixelmodels.storage import Storage
 
 UInt8 = npt.NDArray[np.uint8]
@@ -34,17 +35,21 @@ class ShardWriter:
     levels: int  # values of the images that a model sees
     binarize: str  # none, threshold or dynamic; a threshold is what quantization to two levels is
     seed: int  # of the fixed draws of dynamic binarization
+    vectors: VectorFile | None = None  # where the images' vectors are
+    vector_size: int = 0  # their length; 0: none
 
     def __call__(self, task: Record) -> Record:
         """Write one shard (none if no image is readable) and tell its file, number of images, bytes, sha256 and the bad keys."""
-        images, labels, keys, bad = [], [], [], []
-        for key, label, pixels in zip(task["keys"], task["labels"], self.source.load(task["keys"], self.channels, self.size), strict=True):
+        images, labels, keys, places, bad = [], [], [], [], []
+        loaded = self.source.load(task["keys"], self.channels, self.size)
+        for place, (key, label, pixels) in enumerate(zip(task["keys"], task["labels"], loaded, strict=True)):
             if isinstance(pixels, BadImage):
                 bad.append((key, str(pixels)))
                 continue
             images.append(self._shape(pixels))
             labels.append(label)
             keys.append(key)
+            places.append(place)
         result = {"number": task["number"], "split": task["split"], "file": task["file"], "num_images": len(keys), "bad": bad}
         result["num_unlabelled"] = sum(label is None for label in labels)
         if not keys:
@@ -57,7 +62,10 @@ class ShardWriter:
             for start in range(0, len(keys), IMAGES_PER_DRAW):
                 part = slice(start, start + IMAGES_PER_DRAW)
                 images_NHWC[part] = binarize_dynamic(images_NHWC[part], seed=self.seed, epoch=FIXED_EPOCH, indices_N=indices_N[part])
-        data = encode_shard(images_NHWC, labels, keys, levels)
+        vectors_NV = None
+        if self.vectors is not None:
+            vectors_NV = self.vectors.read([task["vector_rows"][place] for place in places], self.vector_size)
+        data = encode_shard(images_NHWC, labels, keys, levels, vectors_NV)
         self.storage.write_bytes(f"{self.folder}/{task['file']}", data)
         return result | {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 

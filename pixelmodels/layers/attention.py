@@ -31,6 +31,10 @@ class CausalAttention(CausalLayer):
     def num_active_weights(self) -> int:
         return self.query.numel() + self.key_value.numel()
 
+    def active_flops(self, num_pixels: float) -> float:
+        num_pairs = num_pixels * (num_pixels - 1) / 2  # of a query and an earlier pixel
+        return super().active_flops(num_pixels) + 2.0 * num_pairs * (self.num_key + self.num_value)
+
     def attend(self, query_BQD: Tensor, key_BKD: Tensor, value_BKV: Tensor, allowed_BQK: Tensor) -> Tensor:
         """Softmax over the allowed keys; zeros where there are none."""
         logits_BQK = query_BQD @ key_BKD.transpose(1, 2) / math.sqrt(self.num_key)

@@ -81,6 +81,10 @@ class Layer(nn.Module):
         """Weights that the masks keep: each costs one multiply-add per position of the output."""
         raise NotImplementedError
 
+    def active_flops(self, num_pixels: float) -> float:
+        """Floating-point operations of `forward` on one image that the masks keep (2 for a multiply-add), at `num_pixels` positions."""
+        return 2.0 * self.num_active_weights * num_pixels
+
 
 class RowLayer(Layer):
     """A layer of a row stream: `forward(x_BHWC) -> y_BHWC`, and `row`, the same for the next row only."""

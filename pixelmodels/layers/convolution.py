@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Literal
 
 import torch
@@ -45,6 +46,12 @@ def group_mask(in_groups: Groups, out_groups: Groups, *, strict: bool) -> Tensor
     inputs, outputs = torch.tensor(in_groups), torch.tensor(out_groups)
     seen = inputs[None] < outputs[:, None] if strict else inputs[None] <= outputs[:, None]
     return seen.float()
+
+
+def num_seen(in_groups: Groups, out_groups: Groups, *, strict: bool) -> int:
+    """How many ones `group_mask` has."""
+    inputs, outputs = Counter(in_groups), Counter(out_groups)
+    return sum(inputs[i] * outputs[o] for i in inputs for o in outputs if (i < o if strict else i <= o))
 
 
 class _Grouped(CausalLayer):
@@ -110,13 +117,16 @@ class CausalConv(_Grouped):
         self.register_buffer("mask", mask_OIHW, persistent=False)
         self.weight = nn.Parameter(torch.empty_like(mask_OIHW))
         self.bias = nn.Parameter(torch.empty(len(out_groups)))
-        fan_in = self.num_active_weights / len(out_groups)
+        num_earlier = self.rows_above * num_columns + self.left  # taps that see every input
+        num_here = num_seen(in_groups, out_groups, strict=mask == "A")
+        self.num_active = len(out_groups) * len(in_groups) * num_earlier + num_here
+        fan_in = self.num_active / len(out_groups)
         init_uniform(self.weight, fan_in)
         init_uniform(self.bias, fan_in)
 
     @property
     def num_active_weights(self) -> int:
-        return int(self.mask.sum())
+        return self.num_active
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         padded = F.pad(x_BHWC, (0, 0, self.left, self.right, self.rows_above, 0))
@@ -187,13 +197,14 @@ class CausalLinear(_Grouped):
         self.register_buffer("mask", group_mask(in_groups, out_groups, strict=False), persistent=False)
         self.weight = nn.Parameter(torch.empty_like(self.mask))
         self.bias = nn.Parameter(torch.empty(len(out_groups)))
-        fan_in = self.num_active_weights / len(out_groups)
+        self.num_active = num_seen(in_groups, out_groups, strict=False)
+        fan_in = self.num_active / len(out_groups)
         init_uniform(self.weight, fan_in)
         init_uniform(self.bias, fan_in)
 
     @property
     def num_active_weights(self) -> int:
-        return int(self.mask.sum())
+        return self.num_active
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         weight = self.weight if self.num_groups == 1 else self.weight * self.mask

@@ -1,4 +1,4 @@
-"""The gated activation of Gated PixelCNN (eq. 2, arXiv:1606.05328)."""
+"""The gated activation of Gated PixelCNN (eq. 2, arXiv:1606.05328), and what stands in its place without gating."""
 
 from __future__ import annotations
 
@@ -38,3 +38,8 @@ def gate(y: Tensor) -> Tensor:
         return result
     f, g = y.chunk(2, -1)
     return torch.tanh(f) * torch.sigmoid(g)
+
+
+def rectify(y: Tensor) -> Tensor:
+    """max(0, y) of every feature, as PixelCNN has it."""
+    return torch.relu(y)

@@ -277,5 +277,5 @@ def active_flops_per_image(model: PixelModel) -> float:
     total = 0.0
     for stage in model.stages():
         pixels = stage.model.spec.height * stage.model.spec.width
-        total += sum(2.0 * layer.num_active_weights * pixels / layer.resolution**2 for layer in stage.model.layers())
+        total += sum(layer.active_flops(pixels / layer.resolution**2) for layer in stage.model.layers())
     return total

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, even_groups
-from pixelmodels.layers.gate import gate
+from pixelmodels.layers.gate import gate, rectify
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
 from pixelmodels.models.checks import check_config
@@ -29,6 +29,7 @@ class GatedPixelCNNConfig:
     first_kernel_size: int = 7  # n of the first layer, odd
     head_features: int = 64  # maps of the 1x1 layer before the output
     dropout: float = 0.0  # of both stacks' inputs to a layer
+    gating: bool = True  # eq. 2 after each convolution of 2p maps; else a rectifier after one of p maps
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -43,15 +44,17 @@ class _GatedLayer(nn.Module):
         features = even_groups(p, model.num_groups)
         n = config.first_kernel_size if first else config.kernel_size
         num_in = len(model.input_groups) if first else p
-        self.vertical = RowConv(num_in, 2 * p, (n // 2 + 1, n))
-        self.link = RowLinear(2 * p, 2 * p)
+        maps = 2 if config.gating else 1  # for each feature
+        self.activation = gate if config.gating else rectify
+        self.vertical = RowConv(num_in, maps * p, (n // 2 + 1, n))
+        self.link = RowLinear(maps * p, maps * p)
         if first:
-            self.horizontal = CausalConv(model.input_groups, features + features, (1, n), "A", reads_image=True)
+            self.horizontal = CausalConv(model.input_groups, maps * features, (1, n), "A", reads_image=True)
         else:
-            self.horizontal = CausalConv(features, features + features, (1, n), "B")
+            self.horizontal = CausalConv(features, maps * features, (1, n), "B")
         self.mix = CausalLinear(features, features)
         self.dropout = nn.Dropout(config.dropout)
-        self.condition = projection(model.context_spec, CONTEXT_FEATURES, 4 * p)
+        self.condition = projection(model.context_spec, CONTEXT_FEATURES, 2 * maps * p)
         self.first = first
 
     def above(self, run: Forward | RowPass, v: Tensor, context: Features) -> tuple[Tensor, Tensor]:
@@ -63,13 +66,13 @@ class _GatedLayer(nn.Module):
         if self.condition is not None:
             for_v, for_h = context[self.condition].chunk(2, -1)
             v, link = v + for_v, link + for_h
-        return gate(v), link
+        return self.activation(v), link
 
     def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
         if self.first:
-            return run(self.mix, gate(run(self.horizontal, h)))
+            return run(self.mix, self.activation(run(self.horizontal, h)))
         dropped = self.dropout(h) if self.training else h
-        return h + run(self.mix, gate(run(self.horizontal, dropped)))
+        return h + run(self.mix, self.activation(run(self.horizontal, dropped)))
 
 
 class GatedPixelCNN(PixelModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +18,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pixelmodels.models import Context, PixelModel
+    from pixelmodels.shapes import ImageSpec
 
 SCORING_BATCH = 64  # images of one forward pass
+ABSENT = -1  # every level of a given image that is absent
 
 
 class PixelModelPyfunc(PythonModel):
     """What `mlflow.pyfunc.load_model("models:/digits@champion")` returns the `predict` of.
 
-        model.predict(images_NCHW)                                      -> table with nll_nats and bits_per_dim, a row an image
-        model.predict(table with columns image and, optionally, label)  -> the same; a data set's Parquet shard can be given as it is
-        model.predict(None, params={"n": 16, "seed": 1, "label": 3})    -> 16 images (16, C, H, W), uint8
+        model.predict(images_NCHW)                                    -> table with nll_nats and bits_per_dim, a row an image
+        model.predict(table with column image)                        -> the same; a data set's Parquet shard can be given as it is
+        model.predict(None, params={"n": 16, "seed": 1, "label": 3})  -> 16 images (16, C, H, W), uint8
+        model.predict(table without column image, params={"n": 4})    -> 4 images for each row, one row's after the other's
 
-    `label` of `params` is the class of all images, -1 for none. Images are integers in `[0, levels)`.
+    What the images are conditioned on comes in a table's columns label, vector, context_image (such as a grey one) and small_image
+    (sub-sampled); `label` of `params`, if given, is the class of all images instead. Each is optional, as a column and in each row
+    (-1 for a label, or null): the model does without. Columns that the model is not conditioned on are left alone. Images are integers
+    in `[0, levels)`.
     """
 
     _model: PixelModel
@@ -43,24 +51,27 @@ class PixelModelPyfunc(PythonModel):
         """Draw `params["n"]` images if that is above 0, else score the images given; raises `UserError` when there is neither."""
         given = {"n": 0, "seed": 0, "label": NO_LABEL, **(params or {})}
         if given["n"] > 0:
-            return self.sample(int(given["n"]), seed=int(given["seed"]), label=int(given["label"]))
+            return self.sample(int(given["n"]), seed=int(given["seed"]), label=int(given["label"]), table=self._table(model_input))
         images: Any = model_input
         if images is None or len(images) == 0:
             raise UserError("neither images nor a number of samples given; give images to score, or params={'n': 16} to draw some")
-        images_NCHW, labels_N = self._images(images)
-        if int(given["label"]) != NO_LABEL:
-            labels_N = np.full(len(images_NCHW), int(given["label"]))
-        return self.score(images_NCHW, labels_N)
+        images_NCHW = self._images(images)
+        return self.score(images_NCHW, self._context(len(images_NCHW), self._table(images), int(given["label"])))
 
-    def sample(self, n: int, *, seed: int = 0, label: int = NO_LABEL) -> npt.NDArray[np.uint8]:
-        """Draw `n` images (n, C, H, W), uint8; the same seed draws the same images."""
+    def sample(self, n: int, *, seed: int = 0, label: int = NO_LABEL, table: pd.DataFrame | None = None) -> npt.NDArray[np.uint8]:
+        """Draw `n` images, or `n` for each row of a table of contexts: (images, C, H, W), uint8; the same seed draws the same images."""
         from pixelmodels.sampling import sample
 
-        labels_N = None if label == NO_LABEL else np.full(n, label)
-        images: npt.NDArray[np.uint8] = sample(self._model, n, seed=seed, context=self._context(labels_N)).cpu().numpy().astype(np.uint8)
+        num_rows = 1 if table is None else len(table)
+        context = self._context(num_rows, table, label)
+        if context is not None:
+            import torch
+
+            context = context.rows(torch.arange(num_rows).repeat_interleave(n))
+        images: npt.NDArray[np.uint8] = sample(self._model, num_rows * n, seed=seed, context=context).cpu().numpy().astype(np.uint8)
         return images
 
-    def score(self, images_NCHW: npt.NDArray[Any], labels_N: npt.NDArray[Any] | None = None) -> pd.DataFrame:
+    def score(self, images_NCHW: npt.NDArray[Any], context: Context | None = None) -> pd.DataFrame:
         """Exact negative log-likelihood of each image: columns `nll_nats` (of the whole image) and `bits_per_dim`."""
         import pandas as pd
         import torch
@@ -73,43 +84,49 @@ class PixelModelPyfunc(PythonModel):
             for start in range(0, len(images_NCHW), SCORING_BATCH):
                 part = slice(start, start + SCORING_BATCH)
                 x_BCHW = torch.from_numpy(np.ascontiguousarray(images_NCHW[part]).astype(np.int64))
-                log_prob_B = self._model.log_prob(x_BCHW, self._context(None if labels_N is None else labels_N[part]))
+                log_prob_B = self._model.log_prob(x_BCHW, None if context is None else context.rows(part))
                 nll_nats.extend((-log_prob_B.double()).tolist())
         bits = [float(bits_per_dim(nats, self._model.spec.num_subpixels)) for nats in nll_nats]
         return pd.DataFrame({"nll_nats": nll_nats, "bits_per_dim": bits})
 
-    def _context(self, labels_N: npt.NDArray[Any] | None) -> Context | None:
+    def _table(self, given: Any) -> pd.DataFrame | None:
+        import pandas as pd
+
+        return given if isinstance(given, pd.DataFrame) and len(given) else None
+
+    def _context(self, num: int, table: pd.DataFrame | None, label: int) -> Context | None:
+        """The context of `num` images out of a table's columns, with one label for all of them if it is not -1; None: nothing is given."""
         import torch
 
         from pixelmodels.models import Context
 
-        if labels_N is None:
-            return None
-        num_classes = self._model.context_spec.num_classes
-        if num_classes == 0:
-            raise UserError("this model knows no labels; leave the label out")
-        if labels_N.min() < 0 or labels_N.max() >= num_classes:
-            raise UserError(f"label {labels_N.min()}..{labels_N.max()} is outside 0..{num_classes - 1}; give one of the model's classes")
-        return Context(label_B=torch.from_numpy(labels_N.astype(np.int64)))
+        spec, values = self._model.context_spec, dict[str, Any]()
+        columns = set() if table is None else set(table.columns)
+        if label != NO_LABEL:
+            values["label_B"] = np.full(num, label)
+        elif table is not None and spec.num_classes and "label" in columns:
+            values["label_B"] = _stacked(table["label"], np.array(NO_LABEL), np.asarray)
+        if table is not None and spec.vector_size and "vector" in columns:
+            absent = np.full(spec.vector_size, np.nan, np.float32)
+            values["vector_BV"] = _stacked(table["vector"], absent, lambda value: np.asarray(value, np.float32))
+        for column, image, name in (("context_image", spec.image, "image_BCHW"), ("small_image", spec.small, "small_BCHW")):
+            if table is not None and image is not None and column in columns:
+                absent = np.full(image.shape, ABSENT, np.int64)
+                values[name] = _stacked(table[column], absent, partial(self._image, spec=image))
+        return Context(**{name: torch.from_numpy(value) for name, value in values.items()}) if values else None
 
-    def _images(self, given: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Images and labels out of what `predict` was given: an array, nested lists, or a table."""
-        import pandas as pd
+    def _images(self, given: Any) -> npt.NDArray[Any]:
+        """Images out of what `predict` was given: an array, nested lists, or a table."""
+        table = self._table(given)
+        if table is None:
+            return np.asarray(given)
+        if "image" not in table.columns:
+            raise UserError(f"no column 'image' among {', '.join(map(str, table.columns))}; give the images in one")
+        return np.stack([self._image(value, self._model.spec) for value in table["image"]])
 
-        if not isinstance(given, pd.DataFrame):
-            return np.asarray(given), None
-        if "image" not in given.columns:
-            raise UserError(f"no column 'image' among {', '.join(map(str, given.columns))}; give the images in one")
-        images_NCHW = np.stack([self._image(value) for value in given["image"]])
-        if "label" not in given.columns or given["label"].isna().all() or self._model.context_spec.num_classes == 0:
-            return images_NCHW, None
-        if given["label"].isna().any():
-            raise UserError("some rows have a label and some have none; score them apart")
-        return images_NCHW, given["label"].to_numpy().astype(np.int64)
-
-    def _image(self, value: Any) -> npt.NDArray[Any]:
+    @staticmethod
+    def _image(value: Any, spec: ImageSpec) -> npt.NDArray[Any]:
         """One image (C, H, W) from nested lists, an array, or the bytes of a data set's shard (rows, columns, channels)."""
-        spec = self._model.spec
         if not isinstance(value, (bytes, bytearray, memoryview)):
             return np.asarray(value.tolist() if isinstance(value, np.ndarray) and value.dtype == object else value)
         if len(value) != spec.num_subpixels:
@@ -126,3 +143,15 @@ class PixelModelPyfunc(PythonModel):
             raise UserError(f"images of type {images_NCHW.dtype} given; give integers in [0, {spec.levels})")
         if images_NCHW.min() < 0 or images_NCHW.max() >= spec.levels:
             raise UserError(f"pixel values {images_NCHW.min()}..{images_NCHW.max()} given; this model takes 0..{spec.levels - 1}")
+
+
+def _stacked(column: pd.Series, absent: npt.NDArray[Any], read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """A column's values as one array, `absent` for null; raises `UserError` where they have another shape, or are no whole numbers."""
+    values = [absent if missing else read(value) for value, missing in zip(column, column.isna(), strict=True)]
+    wrong = next((value for value in values if value.shape != absent.shape), None)
+    if wrong is not None:
+        raise UserError(f"a value of shape {wrong.shape} is in column '{column.name}'; this model takes {absent.shape}")
+    stacked = np.stack(values)
+    if absent.dtype.kind == "i" and not (stacked == np.floor(stacked)).all():
+        raise UserError(f"column '{column.name}' has values that are not whole numbers; give integers")
+    return stacked.astype(absent.dtype)

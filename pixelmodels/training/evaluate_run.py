@@ -19,11 +19,12 @@ from pixelmodels.models import PixelModel
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.grids import grid, png_bytes
+from pixelmodels.training.conditioning import check_context_fits
 from pixelmodels.training.evaluation import Scores, nats_table, score_rows, summarize
-from pixelmodels.training.feeds import RESIDENT_BYTES, Rows
-from pixelmodels.training.labels import check_labels
+from pixelmodels.training.feeds import RESIDENT_BYTES
 from pixelmodels.training.loading import REGISTERED, find_model, locate
 from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once
+from pixelmodels.training.streaming import rows_of
 
 EVALUATIONS = "evaluations"
 
@@ -40,6 +41,7 @@ class Evaluate:
     use_gpu: bool = False  # one GPU an actor
     batch_size: int = 128  # images scored at a time
     num_images: int = 16  # images in each picture of extremes
+    without_context: bool = False  # score a conditional model with all that it is conditioned on left out
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "batch_size", "num_images"):
@@ -60,14 +62,14 @@ class Evaluation:
 class Scorer:
     """An actor that holds the model and scores batches of rows."""
 
-    def __init__(self, place: str, storage: Storage, tracker: Tracker, use_gpu: bool) -> None:
+    def __init__(self, place: str, dataset: Dataset, tracker: Tracker, *, use_gpu: bool = False, with_context: bool = True) -> None:
+        self._dataset, self._with_context = dataset, with_context
         self._device = torch.device("cuda" if use_gpu else "cpu")
-        self._model = find_model(place, storage, tracker).to(self._device)
+        self._model = find_model(place, dataset.storage, tracker).to(self._device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows with columns image, label and key to rows with columns key, label and nll_nats."""
-        rows = Rows(decode_rows(batch["image"], self._model.spec.shape), decode_labels(batch["label"]))
-        nll_nats = score_rows(self._model, rows, self._device, self._model.context_spec.num_classes > 0)
+        """Rows of the data set to rows with columns key, label and nll_nats."""
+        nll_nats = score_rows(self._model, rows_of(batch, self._dataset), self._device, with_context=self._with_context)
         return pa.table({"key": batch["key"], "label": batch["label"], "nll_nats": nll_nats})
 
 
@@ -100,6 +102,7 @@ def evaluate(options: Evaluate) -> Evaluation:
         "model": options.model,
         "dataset": f"{dataset.name}-{dataset.fingerprint}",
         "split": options.split,
+        "with_context": bool(model.context_spec) and not options.without_context,
         "num_images": len(nll_nats_N),
         "bits_per_dim": scores.bits_per_dim,
         "bits_per_dim_stderr": scores.bits_per_dim_stderr,
@@ -115,14 +118,10 @@ def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
         raise UserError(
             f"the model was trained on images of {_shape(model)}, data set '{dataset.name}' has {_shape(dataset)}; prepare one that fits"
         )
-    classes = model.context_spec.num_classes
-    if classes > 0 and classes != dataset.num_classes:
-        raise UserError(
-            f"the model is conditioned on {classes} classes, data set '{dataset.name}' has {dataset.num_classes}; "
-            "use one with the same classes"
-        )
-    if classes > 0:
-        check_labels(dataset, (options.split,), "score them with an unconditional model")
+    if options.without_context and not model.context_spec:
+        raise UserError("--without-context given, and the model is not conditioned on anything; leave it out")
+    if not options.without_context:
+        check_context_fits(model.context_spec, dataset, (options.split,), "score it with --without-context")
     if options.split == "train" and dataset.train_images_are_grey:
         raise UserError(f"split 'train' of data set '{dataset.name}' is drawn anew each epoch; evaluate validation or test")
 
@@ -133,7 +132,8 @@ def _score(place: str, dataset: Dataset, options: Evaluate, tracker: Tracker, nu
 
     rows = dataset.stream(options.split).map_batches(
         Scorer,
-        fn_constructor_args=(place, dataset.storage, tracker, options.use_gpu),
+        fn_constructor_args=(place, dataset, tracker),
+        fn_constructor_kwargs={"use_gpu": options.use_gpu, "with_context": not options.without_context},
         batch_size=options.batch_size,
         batch_format="pyarrow",
         zero_copy_batch=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ import pyarrow.parquet as pq
 import torch
 
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import Context, PixelModel
-from pixelmodels.training.feeds import Rows
+from pixelmodels.models import PixelModel
+from pixelmodels.training.conditioning import to_tensors
+from pixelmodels.training.rows import Rows
 from pixelmodels.training.workers import Workers
 
 
@@ -28,27 +28,24 @@ class Scores:
     bits_per_dim_stderr: float  # standard error of that mean over the images
 
 
-def score(
-    model: PixelModel, batches: Iterator[Rows], num_images: int, workers: Workers, device: torch.device, class_conditional: bool
-) -> np.ndarray:
-    """Nats of each image of a split, in its order, known to every worker: float64, shape (num_images,).
+def score(model: PixelModel, batches: Iterator[Rows], num_images: int, workers: Workers, device: torch.device) -> np.ndarray:
+    """Nats of each image of a split given its whole context, in its order, known to every worker: float64, shape (num_images,).
 
     Args: `batches`, this worker's share of the split in order (see `Feed.rows_in_order`).
     """
     nll_nats_N = np.zeros(num_images)
     position, _ = workers.share(0, num_images)
     for rows in batches:
-        nll_nats_N[position : position + len(rows)] = score_rows(model, rows, device, class_conditional)
+        nll_nats_N[position : position + len(rows)] = score_rows(model, rows, device)
         position += len(rows)
     return workers.sum(nll_nats_N)  # each entry is one worker's value and the others' zeros: exact
 
 
 @torch.no_grad()
-def score_rows(model: PixelModel, rows: Rows, device: torch.device, class_conditional: bool) -> np.ndarray:
-    """Nats of each of some images under a model in evaluation mode, as float64."""
-    x_BCHW, label_B = to_tensors(rows, device, class_conditional)
-    with autocast(device):
-        log_prob_B = model.log_prob(x_BCHW, Context(label_B=label_B))
+def score_rows(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool = True) -> np.ndarray:
+    """Nats of each of some images under a model in evaluation mode, given its whole context or none, as float64; in float32 throughout."""
+    x_BCHW, context = to_tensors(rows, device, model.context_spec)
+    log_prob_B = model.log_prob(x_BCHW, context if with_context else None)
     return -log_prob_B.double().cpu().numpy()
 
 
@@ -71,18 +68,3 @@ def nats_table(keys: Sequence[str], labels_N: np.ndarray | None, nll_nats_N: np.
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue()
-
-
-def to_tensors(rows: Rows, device: torch.device, class_conditional: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Images and, where the model is conditioned on them, labels on the device; through pinned memory to a GPU."""
-    images = torch.from_numpy(np.ascontiguousarray(rows.images_NCHW))
-    labels = torch.from_numpy(rows.labels_N.astype(np.int64)) if class_conditional and rows.labels_N is not None else None
-    if device.type == "cuda":
-        images = images.pin_memory().to(device, non_blocking=True)
-        labels = None if labels is None else labels.pin_memory().to(device, non_blocking=True)
-    return images.long(), labels
-
-
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 for the network's products on a GPU; nothing on a CPU. Likelihoods stay in float32 by themselves."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

@@ -7,31 +7,17 @@ out in rank order, so that their number changes who scores an image and never wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from pixelmodels.data import SPLITS, Dataset, binarize_dynamic
-from pixelmodels.training.streaming import StreamedRows
+from pixelmodels.training.rows import Rows
+from pixelmodels.training.streaming import StreamedFeed
 from pixelmodels.training.workers import Workers
 
 RESIDENT_BYTES = 512 << 20  # splits of less are read once by each worker
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some images with their labels."""
-
-    images_NCHW: np.ndarray  # uint8 levels
-    labels_N: np.ndarray | None  # int32, -1 where an image has none; None when the data set has no labels
-
-    def __len__(self) -> int:
-        return len(self.images_NCHW)
-
-    def part(self, start: int, stop: int) -> Rows:
-        """Rows start..stop."""
-        return Rows(self.images_NCHW[start:stop], None if self.labels_N is None else self.labels_N[start:stop])
 
 
 class Feed(Protocol):
@@ -61,10 +47,11 @@ class ResidentFeed:
             stop = min(start + self._batch_size, len(rows))
             first, last = self._workers.share(start, stop)
             indices = order[first:last]
-            images = rows.images_NCHW[indices]
+            part = rows.at(indices)
             if self._dataset.train_images_are_grey:
-                images = binarize_dynamic(images, seed=self._seed, epoch=epoch, indices_N=indices)
-            yield Rows(images, None if rows.labels_N is None else rows.labels_N[indices]), stop - start
+                images = binarize_dynamic(part.images_NCHW, seed=self._seed, epoch=epoch, indices_N=indices)
+                part = replace(part, images_NCHW=images)
+            yield part, stop - start
 
     def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
         """See `Feed`."""
@@ -76,26 +63,8 @@ class ResidentFeed:
     def _split(self, split: str) -> Rows:
         if split not in self._splits:
             read = self._dataset.read(split)
-            self._splits[split] = Rows(read.images_NCHW, read.labels_N)
+            self._splits[split] = Rows(read.images_NCHW, read.labels_N, read.vectors_NV)
         return self._splits[split]
-
-
-class StreamedFeed:
-    """Splits streamed through Ray Data; see `streaming` for what is guaranteed of their order."""
-
-    def __init__(self, dataset: Dataset, workers: Workers, *, seed: int, batch_size: int) -> None:
-        self._rows = StreamedRows(dataset, workers, seed=seed, batch_size=batch_size)
-        self._has_labels = dataset.num_classes > 0
-
-    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
-        """See `Feed`."""
-        for images, labels, step_images in self._rows.training_arrays(epoch, first_step):
-            yield Rows(images, labels if self._has_labels else None), step_images
-
-    def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
-        """See `Feed`."""
-        for images, labels in self._rows.arrays_in_order(split, batch_size):
-            yield Rows(images, labels if self._has_labels else None)
 
 
 class SizedFeed:

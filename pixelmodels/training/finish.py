@@ -9,13 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
-from pixelmodels.models import Context, PixelModel, architecture_of
+from pixelmodels.models import PixelModel, architecture_of
 from pixelmodels.models.files import save_model
 from pixelmodels.sampling import sample
 from pixelmodels.training.evaluation import Scores, nats_table
 from pixelmodels.training.plan import RESULT, TEST_NATS, RunPlan, RunResult
+from pixelmodels.training.sample_grids import sample_context
 from pixelmodels.training.state import Position
 
 _SAMPLES_TO_TIME = 64  # images drawn to measure samples a second
@@ -29,8 +29,9 @@ def write_result(
     Args: `model`, the weights that were tested; `scores` and `nll_nats_N`, their test. Call it in the first worker only.
     """
     recipe, dataset = plan.recipe, plan.dataset
+    context = sample_context(dataset, model, _SAMPLES_TO_TIME)
     started = time.monotonic()
-    draw_images(plan, model, _SAMPLES_TO_TIME)
+    sample(model, _SAMPLES_TO_TIME, seed=recipe.seed, context=context)
     samples_per_second = _SAMPLES_TO_TIME / (time.monotonic() - started)
     labels_N, keys = dataset.read_labels("test")
     table = nats_table(keys, labels_N, nll_nats_N, dataset.spec.num_subpixels)
@@ -87,13 +88,3 @@ def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -
         }
         version = plan.tracker.register(plan.mlflow_run_id, model_folder, plan.registered_name, tags)
     return dataclasses.replace(result, model_version=version)
-
-
-def draw_images(plan: RunPlan, model: PixelModel, num_images: int) -> np.ndarray:
-    """Samples, every class in turn, (N, C, H, W); the same seed each time, so that grids compare."""
-    context = None
-    if plan.recipe.class_conditional:
-        device = next(model.parameters()).device
-        context = Context(label_B=torch.arange(num_images, device=device) % plan.dataset.num_classes)
-    x_BCHW = sample(model, num_images, seed=plan.recipe.seed, context=context)
-    return x_BCHW.cpu().numpy().astype(np.uint8)

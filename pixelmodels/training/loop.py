@@ -14,22 +14,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from pixelmodels.data import SPLITS
-from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import ContextSpec, PixelModel, build
+from pixelmodels.models import PixelModel, build
 from pixelmodels.rayctx import num_cores
-from pixelmodels.tracking.grids import grid
 from pixelmodels.training.averaging import Average
-from pixelmodels.training.evaluation import autocast, score, summarize, to_tensors
-from pixelmodels.training.feeds import Feed, Rows, SizedFeed
-from pixelmodels.training.finish import draw_images, write_result
-from pixelmodels.training.labels import check_labels
+from pixelmodels.training.conditioning import context_spec, to_tensors
+from pixelmodels.training.evaluation import score, summarize
+from pixelmodels.training.feeds import Feed, SizedFeed
+from pixelmodels.training.finish import write_result
 from pixelmodels.training.memory import keep_freed_memory
-from pixelmodels.training.optimization import checkpoint_activations, make_optimizer
+from pixelmodels.training.optimization import autocast, checkpoint_activations, make_optimizer
 from pixelmodels.training.parallel import averaging_gradients, data_parallel
 from pixelmodels.training.plan import Hopeless, RunPlan, RunResult, finished
 from pixelmodels.training.progress import Say, duration
+from pixelmodels.training.rows import Rows
+from pixelmodels.training.sample_grids import sample_grid
 from pixelmodels.training.state import Position, RunState
 from pixelmodels.training.workers import Workers
 
@@ -155,12 +154,14 @@ class Loop:
         scale = self.workers.count / (step_images * spec.num_subpixels)
         weight = 1.0 if len(rows) else 0.0
         if not len(rows):
-            labels = np.zeros(1, np.int32) if self.recipe.class_conditional else None
-            rows = Rows(np.zeros((1, *spec.shape), np.uint8), labels)
-        x_BCHW, label_B = to_tensors(rows, self.device, self.recipe.class_conditional)
+            vectors = np.zeros((1, self.plan.dataset.vector_size), np.float32)
+            rows = Rows(np.zeros((1, *spec.shape), np.uint8), np.zeros(1, np.int32), vectors)
+        x_BCHW, context = to_tensors(rows, self.device, self.model.context_spec)
+        if context is not None:
+            context = context.dropped(self.recipe.context_drop_rate)
         with averaging_gradients(self.parallel, is_last):
-            with autocast(self.device):
-                nll_nats = -self.parallel(x_BCHW, label_B).sum()
+            with autocast(self.device, self.recipe.precision):
+                nll_nats = -self.parallel(x_BCHW, context).sum()
             (nll_nats * (scale * weight)).backward()
         return nll_nats.detach().double() * weight
 
@@ -300,7 +301,7 @@ class Loop:
         """Nats of each image of a split under the averaged weights."""
         batches = self.feed.rows_in_order(split, self.recipe.evaluation_batch_size)
         num_images = self.plan.dataset.num_images(split)
-        return score(self.average.model, batches, num_images, self.workers, self.device, self.recipe.class_conditional)
+        return score(self.average.model, batches, num_images, self.workers, self.device)
 
     def _track(self, metrics: Mapping[str, float], epoch: int) -> None:
         tracker, run_id = self.plan.tracker, self.plan.mlflow_run_id
@@ -309,8 +310,8 @@ class Loop:
         tracker.log_metrics(run_id, metrics, epoch)
         is_due = epoch % self.recipe.sample_every == 0 or epoch == self.recipe.epochs
         if is_due and self.recipe.num_samples:
-            images = draw_images(self.plan, self.average.model, self.recipe.num_samples)
-            tracker.log_image(run_id, grid(images, self.plan.dataset.spec.levels), "samples", epoch)
+            picture = sample_grid(self.plan.dataset, self.average.model, self.recipe.num_samples, seed=self.recipe.seed)
+            tracker.log_image(run_id, picture, "samples", epoch)
 
     def _report(self, metrics: dict[str, float]) -> None:
         if self.report is not None:
@@ -332,13 +333,6 @@ def _read_result(plan: RunPlan) -> RunResult:
 def build_model(plan: RunPlan) -> PixelModel:
     """The model of a run with the weights that its seed gives; raises `UserError` where recipe and data do not fit."""
     recipe, dataset = plan.recipe, plan.dataset
-    if recipe.class_conditional and dataset.num_classes == 0:
-        raise UserError(
-            f"recipe '{recipe.name}' is class-conditional and dataset '{dataset.name}' has no labels; "
-            "use labelled images, or train without --class-conditional"
-        )
-    if recipe.class_conditional:
-        check_labels(dataset, SPLITS, "train without --class-conditional")
+    context = context_spec(recipe, dataset)
     torch.manual_seed(recipe.seed)
-    context = ContextSpec(num_classes=dataset.num_classes if recipe.class_conditional else 0)
     return build(recipe.model, dataset.spec, recipe.likelihood, context)

@@ -20,10 +20,10 @@ class LogProb(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x_BCHW: torch.Tensor, label_B: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, x_BCHW: torch.Tensor, context: Context | None = None) -> torch.Tensor:
         """Log-probabilities of a batch, in nats: shape (B,)."""
         # without `log_prob`'s check of the levels, which the data set vouches for: a GPU would be waited for
-        return self.model.log_prob_map(x_BCHW, Context(label_B=label_B)).sum((1, 2))
+        return self.model.log_prob_map(x_BCHW, context).sum((1, 2))
 
 
 def data_parallel(model: PixelModel, workers: Workers, wrap: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:

@@ -69,6 +69,11 @@ def room(needs: WorkerNeeds, nodes: list[dict[str, float]]) -> int:
     )
 
 
+def has_memory(needs: WorkerNeeds, worker_bytes: float, nodes: list[dict[str, float]]) -> bool:
+    """Whether the nodes' main memory holds all workers of one model that need so much each, where their CPUs are."""
+    return sum(min(_fit(needs.per_worker, node), int(node.get("memory", 0.0) // worker_bytes)) for node in nodes) >= needs.num_workers
+
+
 def cluster_nodes() -> list[dict[str, float]]:
     """Resources of each node that the cluster has, or that its autoscaler may add."""
     import ray

@@ -18,18 +18,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pixelmodels.data import DatasetConfig
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import LikelihoodConfig
-from pixelmodels.models import architecture_of, config_class
+from pixelmodels.models import architecture_of, config_class, config_to_plain
 
 Schedule = Literal["constant", "cosine", "exponential"]
+OptimizerName = Literal["adam", "rmsprop"]
+Precision = Literal["float32", "bfloat16"]
+ContextKind = Literal["label", "vector", "grey", "small"]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam, its learning rate by step, gradient clipping and the averaging of the weights."""
+    """Adam or RMSProp, the learning rate by step, gradient clipping and the averaging of the weights."""
 
-    learning_rate: float = 1e-3  # Adam's step size at the top of the schedule
-    betas: tuple[float, float] = (0.9, 0.999)  # decay of Adam's first and second moments
-    weight_decay: float = 0.0  # decoupled from the gradient (AdamW); 0 is plain Adam
+    name: OptimizerName = "adam"  # rmsprop is what arXiv:1601.06759 trains with
+    learning_rate: float = 1e-3  # step size at the top of the schedule
+    betas: tuple[float, float] = (0.9, 0.999)  # decay of the gradient's first and second moments; RMSProp keeps the second only
+    weight_decay: float = 0.0  # decoupled from the gradient (AdamW); 0 is plain Adam, and the only value for RMSProp
     schedule: Schedule = "cosine"  # of the learning rate by step: constant, cosine down to 0, or exponential
     warmup_steps: int = 50  # steps over which the learning rate grows linearly from 0
     decay: float = 0.999995  # factor a step of the exponential schedule
@@ -41,6 +45,10 @@ class OptimizerConfig:
         _not_negative(self, "weight_decay", "warmup_steps", "clip_norm", "average_decay")
         if self.schedule not in get_args(Schedule):
             raise unknown("schedule", self.schedule, get_args(Schedule))
+        if self.name not in get_args(OptimizerName):
+            raise unknown("optimizer", self.name, get_args(OptimizerName))
+        if self.name == "rmsprop" and self.weight_decay:
+            raise UserError(f"weight_decay is {self.weight_decay} and optimizer rmsprop has none; give 0, or optimizer adam")
         if not all(0 <= beta < 1 for beta in (*self.betas, self.average_decay)):
             raise UserError(f"betas {self.betas} and average_decay {self.average_decay} must lie in [0, 1)")
 
@@ -64,14 +72,17 @@ class Recipe:
     dataset: DatasetConfig  # the images; a run is known by their fingerprint
     model: Any  # the config of a registered architecture
     likelihood: LikelihoodConfig  # how a sub-pixel's value is distributed
-    class_conditional: bool = False  # condition on the label; the dataset must have labels
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # Adam and its schedule
+    condition_on: tuple[ContextKind, ...] = ()  # label, vector (of the dataset), grey (to be coloured), small (to be enlarged)
+    small_factor: int = 2  # of `small`: pixels along a side for which one pixel of the given, sub-sampled image stands
+    context_drop_rate: float = 0.1  # share of training images that do without each kind, so that the model learns to do without
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # with its schedule
     batch_size: int = 64  # images a step, over all workers
     accumulate: int = 1  # parts that a worker's share of a step is scored in, to save memory
     epochs: int = 20  # passes over the training images
     patience: int = 0  # epochs without a better validation likelihood until the run stops; 0 never stops early
     seed: int = 0  # of the weights, the order of images, dropout and sample grids
     activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory
+    precision: Precision = "float32"  # of the network's products in training; weights, likelihood and scores are float32 always
     evaluation_batch_size: int = 128  # images scored at a time by a worker
     num_samples: int = 16  # images in a sample grid
     sample_every: int = 1  # epochs between sample grids
@@ -81,12 +92,28 @@ class Recipe:
         _not_negative(self, "patience", "seed", "num_samples")
         if not self.name or "/" in self.name:
             raise UserError(f"recipe name '{self.name}' must be a plain folder name")
+        if self.precision not in get_args(Precision):
+            raise unknown("precision", self.precision, get_args(Precision))
         architecture_of(self.model)
+        self._check_context()
+
+    def _check_context(self) -> None:
+        for kind in self.condition_on:
+            if kind not in get_args(ContextKind):
+                raise unknown("kind of condition_on", kind, get_args(ContextKind))
+        if len(set(self.condition_on)) < len(self.condition_on):
+            raise UserError(f"condition_on is {', '.join(self.condition_on)}; give each kind once")
+        if {"grey", "small"} <= set(self.condition_on):
+            raise UserError("condition_on has both grey and small, and one image can be given; give one of the two")
+        if self.small_factor < 2:
+            raise UserError(f"small_factor is {self.small_factor}; give 2 or more")
+        if not 0 <= self.context_drop_rate < 1:
+            raise UserError(f"context_drop_rate is {self.context_drop_rate}; give 0 or more, and less than 1")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values for JSON; `from_dict` is its inverse."""
         plain = {spec.name: _plain(getattr(self, spec.name)) for spec in dataclasses.fields(self)}
-        return {**plain, "model": {"architecture": architecture_of(self.model), "config": plain["model"]}}
+        return {**plain, "model": config_to_plain(self.model)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

@@ -10,13 +10,15 @@ Each worker reads every shard of the epoch and keeps its own rows: only those ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pixelmodels.data import Dataset, binarize_dynamic, decode_labels, decode_rows
+from pixelmodels.data import Dataset, binarize_dynamic, decode_labels, decode_rows, decode_vectors
+from pixelmodels.data.shards import columns_of
+from pixelmodels.training.rows import Rows
 from pixelmodels.training.workers import Workers
 
 WINDOW_SHARDS = 4  # shards whose rows are shuffled together, and held in memory by one task
@@ -53,7 +55,7 @@ class EpochReader:
         return start + sum(self.dataset.shards("train")[index]["num_images"] for index in shards) > self.first_step * self.batch_size
 
     def read(self, number: int) -> pa.Table:
-        """This worker's rows of a window, in the epoch's order: columns image, label, and index, the row's place in the split."""
+        """This worker's rows of a window, in the epoch's order: the columns of the images, and index, the row's place in the split."""
         chosen, start = self.window(number)
         sizes = [shard["num_images"] for shard in self.dataset.shards("train")]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -73,14 +75,14 @@ class EpochReader:
         return asked
 
 
-class StreamedRows:
+class StreamedFeed:
     """A worker's rows of large splits; see `feeds.Feed`."""
 
     def __init__(self, dataset: Dataset, workers: Workers, *, seed: int, batch_size: int) -> None:
         self._dataset, self._workers, self._seed, self._batch_size = dataset, workers, seed, batch_size
 
-    def training_arrays(self, epoch: int, first_step: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-        """Images, labels and the number of images over all workers of each step of an epoch, from `first_step` on."""
+    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
+        """See `Feed`."""
         dataset, workers = self._dataset, self._workers
         reader = EpochReader(dataset, self._seed, epoch, self._batch_size, first_step, workers.rank, workers.count)
         windows = [number for number in range(reader.num_windows) if reader.has_rows(number)]
@@ -90,13 +92,14 @@ class StreamedRows:
             stop = min(start + self._batch_size, total)
             first, last = workers.share(start, stop)
             table = rows.take(last - first)
-            images = decode_rows(table["image"], self._shape)
+            part = rows_of(table, dataset)
             if dataset.train_images_are_grey:
-                images = binarize_dynamic(images, seed=self._seed, epoch=epoch, indices_N=table["index"].to_numpy())
-            yield images, decode_labels(table["label"]), stop - start
+                images = binarize_dynamic(part.images_NCHW, seed=self._seed, epoch=epoch, indices_N=table["index"].to_numpy())
+                part = replace(part, images_NCHW=images)
+            yield part, stop - start
 
-    def arrays_in_order(self, split: str, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Images and labels of this worker's share of a split, in the split's own order."""
+    def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
+        """See `Feed`."""
         first, last = self._workers.share(0, self._dataset.num_images(split))
         sizes = [shard["num_images"] for shard in self._dataset.shards(split)]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -108,12 +111,16 @@ class StreamedRows:
 
         rows = _Cutter(_stream(read, [number for number in range(len(sizes)) if offsets[number] < last and offsets[number + 1] > first]))
         for start in range(first, last, batch_size):
-            table = rows.take(min(batch_size, last - start))
-            yield decode_rows(table["image"], self._shape), decode_labels(table["label"])
+            yield rows_of(rows.take(min(batch_size, last - start)), dataset)
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        return self._dataset.spec.shape
+
+def rows_of(table: pa.Table, dataset: Dataset) -> Rows:
+    """Rows out of a table with columns image, label and, where the data set has vectors, vector."""
+    return Rows(
+        decode_rows(table["image"], dataset.spec.shape),
+        decode_labels(table["label"]) if dataset.num_classes else None,
+        decode_vectors(table["vector"], dataset.vector_size) if dataset.vector_size else None,
+    )
 
 
 class _Cutter:
@@ -165,7 +172,8 @@ class _Read:
 
 def _read_shard(dataset: Dataset, split: str, number: int) -> pa.Table:
     shard = dataset.shards(split)[number]
-    table = pq.read_table(pa.BufferReader(dataset.storage.read_bytes(f"{dataset.folder}/{shard['file']}")), columns=["image", "label"])
+    data = dataset.storage.read_bytes(f"{dataset.folder}/{shard['file']}")
+    table = pq.read_table(pa.BufferReader(data), columns=columns_of(dataset.vector_size))
     if len(table) != shard["num_images"]:
         raise RuntimeError(
             f"shard {shard['file']} has {len(table)} images, the manifest says {shard['num_images']}; prepare the data again"

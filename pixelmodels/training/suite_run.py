@@ -17,6 +17,7 @@ import numpy as np
 
 from pixelmodels import rayctx
 from pixelmodels.data import FIXED_EPOCH, Dataset, DatasetConfig, binarize_dynamic, decode_rows, find_dataset, prepare
+from pixelmodels.data.sources import SHIPPED, open_source
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import likelihood_class
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
@@ -31,8 +32,8 @@ from pixelmodels.training.one_run import reason_of, train_one
 from pixelmodels.training.plan import RUNS, RunPlan, RunResult
 from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once, threads_per_worker
 from pixelmodels.training.progress import Progress, Say, duration
-from pixelmodels.training.recipes import Recipe, from_plain, run_key
-from pixelmodels.training.suites import suite
+from pixelmodels.training.recipes import ContextKind, Precision, Recipe, from_plain, run_key
+from pixelmodels.training.suites import published, suite
 
 _POLL_S = 0.3
 _NOTES = ("Models: exact likelihood of the test images under the averaged weights that validated best.", *baselines.NOTES)
@@ -42,16 +43,20 @@ _NOTES = ("Models: exact likelihood of the test images under the averaged weight
 class TrainAll:
     """Train every model of a suite and compare them; go on with what an earlier call left unfinished."""
 
-    suite: str = "digits"  # named list of recipes: digits, photos
+    suite: str = "digits"  # named list of recipes: digits, photos, cifar10 and others; an unknown name lists them all
     only: tuple[str, ...] = ()  # names of the recipes to train; all unless given
     exclude: tuple[str, ...] = ()  # names of recipes to leave out
     dataset: str | None = None  # prepared data set to train on instead of the suite's: name, or name-fingerprint
+    data_path: str | None = None  # folder with the files of the suite's data, where they do not come with a package
     storage: str = DEFAULT_STORAGE  # storage root: a local folder or s3://bucket/prefix
     epochs: int | None = None  # passes over the training images, instead of each recipe's own
     batch_size: int | None = None  # images a step, instead of each recipe's own
+    accumulate: int | None = None  # parts that a worker's share of a step is scored in, to save memory, instead of each recipe's own
+    activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory; else as each recipe says
+    precision: Precision | None = None  # float32 or bfloat16, instead of each recipe's own
     learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
     likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own
-    class_conditional: bool = False  # condition every model on the class label; else as each recipe says
+    condition_on: tuple[ContextKind, ...] = ()  # condition every model on: label, vector, grey, small; as each recipe says unless given
     patience: int | None = None  # epochs without a better validation until a run stops, instead of each recipe's own
     seed: int | None = None  # of weights, order and dropout, instead of each recipe's own
     num_workers: int = 1  # data-parallel workers of each model
@@ -60,6 +65,7 @@ class TrainAll:
     checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch; 0: at the end of epochs only
     max_failures: int = 2  # times that dead workers are replaced, in each run
     fresh: bool = False  # train anew what is finished or begun
+    dry_run: bool = False  # only say what each model costs, and whether the cluster has room
 
     def recipes(self) -> tuple[Recipe, ...]:
         """The recipes that are asked for, with what the command line sets; raises `UserError` for unknown names."""
@@ -74,10 +80,14 @@ class TrainAll:
         return tuple(self._changed(recipe) for recipe in chosen)
 
     def _changed(self, recipe: Recipe) -> Recipe:
-        given = {name: getattr(self, name) for name in ("epochs", "batch_size", "patience", "seed")}
+        given = {name: getattr(self, name) for name in ("epochs", "batch_size", "accumulate", "precision", "patience", "seed")}
         changes = {name: value for name, value in given.items() if value is not None}
-        if self.class_conditional:
-            changes["class_conditional"] = True
+        if self.activation_checkpointing:
+            changes["activation_checkpointing"] = True
+        if self.data_path is not None:
+            changes["dataset"] = dataclasses.replace(recipe.dataset, path=self.data_path)
+        if self.condition_on:
+            changes["condition_on"] = self.condition_on
         if self.learning_rate is not None:
             changes["optimizer"] = dataclasses.replace(recipe.optimizer, learning_rate=self.learning_rate)
         if self.likelihood is not None:
@@ -117,6 +127,8 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     storage = Storage(options.storage)
     storage.check_writable()
     chosen = find_dataset(storage, options.dataset) if options.dataset is not None else None
+    if chosen is None:
+        check_sources(recipes)
     tracker = Tracker(storage)
     tracker.check()
     rayctx.connect()
@@ -129,6 +141,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     else:
         recipes = tuple(dataclasses.replace(recipe, dataset=_config_of(chosen)) for recipe in recipes)
         datasets = [chosen] * len(recipes)
+    check_images(options, datasets)
     plans = [_plan(recipe, dataset, storage, tracker, options) for recipe, dataset in zip(recipes, datasets, strict=True)]
     for plan in plans:
         build_model(plan)  # a recipe that does not fit its data is told before anything starts
@@ -150,6 +163,27 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         tracker.finish(parent, status)
     say(f"{outcome.counts()} in {duration(time.monotonic() - started)}")
     return outcome
+
+
+def check_sources(recipes: Sequence[Recipe]) -> None:
+    """Raise `UserError` where a recipe's images are in files that nobody has named."""
+    for recipe in recipes:
+        source = recipe.dataset.source
+        if recipe.dataset.path is None and source not in SHIPPED:
+            raise UserError(
+                f"recipe '{recipe.name}' trains on source '{source}', whose files do not come with a package; "
+                "give their folder with --data-path, or a prepared data set with --dataset"
+            )
+        open_source(recipe.dataset)  # options that make no sense are told
+
+
+def check_images(options: TrainAll, datasets: Sequence[Dataset]) -> None:
+    """Raise `UserError` where the files of --data-path hold other images than those that a published suite is for."""
+    papers = published(options.suite)
+    for dataset in datasets:
+        if papers is not None and options.data_path is not None and dataset.spec != papers.data.image:
+            found, wanted = (f"{spec.height}x{spec.width} with {spec.channels} channel(s)" for spec in (dataset.spec, papers.data.image))
+            raise UserError(f"'{options.data_path}' holds images of {found}, and suite '{options.suite}' is for {wanted}; give such files")
 
 
 def _config_of(dataset: Dataset) -> DatasetConfig:

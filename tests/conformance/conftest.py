@@ -46,13 +46,17 @@ def random_context(model: PixelModel, n: int, seed: int = 4) -> Context:
 
 
 def small_model(
-    architecture: str, likelihood: str, channels: int, height: int, width: int, levels: int = 3, context: str = "none"
+    architecture: object, likelihood: str, channels: int, height: int, width: int, levels: int = 3, context: str = "none"
 ) -> PixelModel:
-    """A float64 model in evaluation mode with seeded weights; `UserError` for a pair that is refused."""
+    """A float64 model in evaluation mode with seeded weights; `UserError` for a pair that is refused.
+
+    Args: `architecture`, its name (made small), or a config of it.
+    """
     torch.manual_seed(0)
     spec = ImageSpec(channels, height, width, 2 if likelihood == "bernoulli" else levels)
     config = LikelihoodConfig(likelihood, num_mixtures=2)
-    model = build(small_config(architecture), spec, config, context_spec(context, spec))
+    model_config = small_config(architecture) if isinstance(architecture, str) else architecture
+    model = build(model_config, spec, config, context_spec(context, spec))
     for name, parameter in model.named_parameters():  # fresh weights are small: make what the net does visible
         parameter.data.mul_(1 if name.startswith("encoder.") else 2)
     return model.double().eval()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelmodels.data.shards import decode_labels, decode_rows, decode_shard, encode_shard
+from pixelmodels.data.shards import decode_labels, decode_rows, decode_shard, decode_vectors, encode_shard
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 3]), st.integers(0, 1000))
@@ -19,12 +19,32 @@ def test_shards_come_back(num: int, height: int, width: int, channels: int, seed
     labels = [None if rng.random() < 0.3 else int(rng.integers(10)) for _ in range(num)]
     keys = [f"ключ/{i}" for i in range(num)]
     data = encode_shard(images_NHWC, labels, keys, 256)
-    images_NCHW, labels_N, back = decode_shard(data, (channels, height, width))
+    images_NCHW, labels_N, vectors_NV, back = decode_shard(data, (channels, height, width))
     np.testing.assert_array_equal(images_NCHW.transpose(0, 2, 3, 1), images_NHWC)
     assert images_NCHW.flags.writeable and images_NCHW.flags.c_contiguous
     assert labels_N.tolist() == [-1 if label is None else label for label in labels] and labels_N.dtype == np.int32
-    assert back == keys
+    assert back == keys and vectors_NV is None
     assert encode_shard(images_NHWC, labels, keys, 256) == data
+
+
+def test_vectors_come_back_and_other_shards_stay_as_they_were() -> None:
+    images_NHWC, labels, keys = np.zeros((3, 2, 2, 1), np.uint8), [None] * 3, ["a", "b", "c"]
+    vectors_NV = np.array([[1.5, -2], [0.1, 3], [np.nan, np.nan]], np.float32)
+    data = encode_shard(images_NHWC, labels, keys, 4, vectors_NV)
+    np.testing.assert_array_equal(decode_shard(data, (1, 2, 2), 2)[2], vectors_NV)
+    schema = pq.read_schema(io.BytesIO(data))
+    assert schema.field("vector").type == pa.list_(pa.float32(), 2) and schema.metadata[b"vector_size"] == b"2"
+    assert b"vector_size" not in pq.read_schema(io.BytesIO(encode_shard(images_NHWC, labels, keys, 4))).metadata
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2)])
+def test_vectors_decode_from_every_kind_of_list(kind: pa.DataType) -> None:
+    rows = [[9, 9], [1, 2], None, [3, 4], [5, 6]]
+    column = pa.chunked_array([pa.array(rows[:2], kind).slice(1), pa.array(rows[2:], kind)])
+    expected = np.array([[1, 2], [np.nan, np.nan], [3, 4], [5, 6]], np.float32)
+    np.testing.assert_array_equal(decode_vectors(column, 2), expected)
+    with pytest.raises(ValueError, match="vectors of 2 values in all, where 1 x 3 were expected"):
+        decode_vectors(column, 3)
 
 
 def test_a_shard_is_plain_parquet() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,14 +42,14 @@ def dataset(tracker: Tracker) -> Dataset:
     return Dataset(tracker.storage, "datasets/tiny-0123456789ab", manifest)
 
 
-def small_model(num_classes: int = 0, seed: int = 0) -> PixelModel:
+def small_model(num_classes: int = 0, seed: int = 0, **context: Any) -> PixelModel:
     torch.manual_seed(seed)
     config = GatedPixelCNNConfig(num_layers=2, num_features=6, head_features=8)
-    return build(config, SPEC, LikelihoodConfig("categorical"), ContextSpec(num_classes)).eval()
+    return build(config, SPEC, LikelihoodConfig("categorical"), ContextSpec(num_classes, **context)).eval()
 
 
-def model_files(folder: Path, num_classes: int = 0, seed: int = 0) -> tuple[PixelModel, Path]:
+def model_files(folder: Path, num_classes: int = 0, seed: int = 0, **context: Any) -> tuple[PixelModel, Path]:
     """A small model and the folder that it was saved to."""
-    model = small_model(num_classes, seed)
+    model = small_model(num_classes, seed, **context)
     save_model(folder, model)
     return model, folder

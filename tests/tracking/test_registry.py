@@ -19,11 +19,13 @@ from pixelmodels.errors import UserError
 from pixelmodels.models import Context
 from pixelmodels.models.files import load_model
 from pixelmodels.sampling import sample
+from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.registry import save_pyfunc
 from tests.tracking.conftest import NUM_CLASSES, SPEC, model_files
 
+GIVEN = ImageSpec(channels=1, height=2, width=1, levels=SPEC.levels)
 IMAGES_NCHW = np.random.default_rng(0).integers(0, SPEC.levels, (6, *SPEC.shape)).astype(np.uint8)
 
 
@@ -129,12 +131,72 @@ def test_predict_draws_the_same_samples(conditional) -> None:  # type: ignore[no
     np.testing.assert_array_equal(drawn, sample(model, 4, seed=5, context=Context(torch.full((4,), 1))).numpy())
 
 
+@pytest.fixture
+def of_all_kinds(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A model of labels, vectors and given images, and what `mlflow.pyfunc` makes of its files."""
+    model, folder = model_files(tmp_path / "model", NUM_CLASSES, vector_size=2, image=SPEC, small=GIVEN)
+    save_pyfunc(tmp_path / "pyfunc", folder)
+    return model, mlflow.pyfunc.load_model(str(tmp_path / "pyfunc"))
+
+
+def test_predict_takes_every_kind_of_context_and_does_without(of_all_kinds) -> None:  # type: ignore[no-untyped-def]
+    model, pyfunc = of_all_kinds
+    given_NCHW = IMAGES_NCHW[:, :, ::2, ::3]
+    vectors_NV = np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32)
+    table = pd.DataFrame(
+        {
+            "image": list(IMAGES_NCHW),
+            "label": [0, None, 2, -1, 1, 0],
+            "vector": [None, *(list(vector) for vector in vectors_NV[1:])],
+            "context_image": [None, *IMAGES_NCHW[:5]],
+            "small_image": [given_NCHW[0].tolist(), given_NCHW[1].transpose(1, 2, 0).tobytes(), None, *given_NCHW[3:]],
+        }
+    )
+    labels_B = torch.tensor([0, -1, 2, -1, 1, 0])
+    vector_BV = torch.from_numpy(vectors_NV.copy())
+    vector_BV[0] = torch.nan
+    image_BCHW = torch.from_numpy(given_NCHW).long()
+    image_BCHW[2] = -1
+    whole_BCHW = torch.cat([torch.full((1, *SPEC.shape), -1), torch.from_numpy(IMAGES_NCHW[:5]).long()])
+    context = Context(labels_B, vector_BV, whole_BCHW, image_BCHW)
+    with torch.no_grad():
+        given, absent = (-model.log_prob(torch.from_numpy(IMAGES_NCHW).long(), one).double().numpy() for one in (context, None))
+    np.testing.assert_allclose(pyfunc.predict(table)["nll_nats"], given, rtol=1e-6)
+    np.testing.assert_allclose(pyfunc.predict(table[["image"]])["nll_nats"], absent, rtol=1e-6)
+    np.testing.assert_allclose(pyfunc.predict(IMAGES_NCHW)["nll_nats"], absent, rtol=1e-6)
+    drawn = pyfunc.predict(table.drop(columns="image"), params={"n": 2, "seed": 4})
+    np.testing.assert_array_equal(drawn, sample(model, 12, seed=4, context=context.rows(torch.arange(6).repeat_interleave(2))).numpy())
+    np.testing.assert_array_equal(pyfunc.predict(None, params={"n": 3, "seed": 4}), sample(model, 3, seed=4).numpy())
+    for column, values, message in (
+        ("vector", [[1.0, 2.0, 3.0]] * 6, r"a value of shape \(3,\) is in column 'vector'; this model takes \(2,\)"),
+        ("small_image", list(IMAGES_NCHW), r"a value of shape \(1, 4, 3\) is in column 'small_image'; this model takes \(1, 2, 1\)"),
+        ("context_image", list(IMAGES_NCHW / 2), "column 'context_image' has values that are not whole numbers"),
+        ("small_image", [image + 5 for image in given_NCHW], "level [5-9] is out of range"),
+        ("small_image", [b"123"] * 6, "an image of 3 bytes given; this model takes 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pyfunc.predict(table.assign(**{column: values}))
+
+
+def test_an_unconditional_model_takes_a_shard_as_it_is_and_no_label(tmp_path: Path) -> None:
+    model, folder = model_files(tmp_path / "model")
+    save_pyfunc(tmp_path / "pyfunc", folder)
+    pyfunc = mlflow.pyfunc.load_model(str(tmp_path / "pyfunc"))
+    shard = pd.DataFrame({"image": list(IMAGES_NCHW), "label": 1, "vector": [[1.0]] * 6, "key": "anything"})
+    with torch.no_grad():
+        expected = -model.log_prob(torch.from_numpy(IMAGES_NCHW).long()).double().numpy()
+    np.testing.assert_allclose(pyfunc.predict(shard)["nll_nats"], expected, rtol=1e-6)
+    with pytest.raises(UserError, match="label is given to a model that is not conditioned on one; leave it out"):
+        pyfunc.predict(shard, params={"label": 1})
+
+
 @pytest.mark.parametrize(
     ("images", "params", "message"),
     [
         (None, {}, "neither images nor a number of samples given"),
-        (None, {"n": 2}, "conditioned on a class label"),
-        (None, {"n": 2, "label": 9}, "label 9..9 is outside 0..2"),
+        (None, {"n": 2, "label": 9}, r"label 9 is out of range; this model knows 0..2, and -1 for no label"),
+        (pd.DataFrame({"label": [1, 4]}), {"n": 2}, "label 4 is out of range"),
+        (pd.DataFrame({"label": [0.5]}), {"n": 2}, "column 'label' has values that are not whole numbers"),
         (IMAGES_NCHW[:, :, :2], {"label": 0}, r"images of shape \(6, 1, 2, 3\) given; this model takes \(images, 1, 4, 3\)"),
         (IMAGES_NCHW + 5, {"label": 0}, "pixel values 5..9 given; this model takes 0..4"),
         (IMAGES_NCHW / 5, {"label": 0}, "images of type float64 given"),

@@ -33,7 +33,7 @@ def line_of(main: object, argv: list[str], capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--suite", "digts"], ["suite 'digts' unknown", "digits, photos", "did you mean 'digits'"]),
+        (["--suite", "digts"], ["suite 'digts' unknown", "digits_by_class, ", "did you mean 'digits'"]),
         (["--only", "pixelcn"], ["model 'pixelcn' unknown", "did you mean 'pixelcnn'"]),
         (["--exclude", "resnet"], ["model 'resnet' unknown"]),
         (["--only", "pixelcnn", "--exclude", "pixelcnn"], ["leave no model"]),
@@ -41,6 +41,8 @@ def line_of(main: object, argv: list[str], capsys: pytest.CaptureFixture[str]) -
         (["--likelihood", "mixx"], ["likelihood 'mixx' unknown", "discretized_logistic_mixture"]),
         (["--epochs", "0"], ["epochs is 0"]),
         (["--learning-rate", "-1"], ["learning_rate is -1"]),
+        (["--condition-on", "lable"], ["lable", "label", "vector", "grey", "small"]),
+        (["--condition-on", "grey", "small"], ["both grey and small"]),
         (["--num-workers", "0"], ["--num-workers 0"]),
     ],
 )
@@ -74,18 +76,21 @@ def add_dataset(storage: Storage, name: str, **changes: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, str]:
-    """A storage root with one class-conditional run, and data sets that fit it or do not; and the run's folder."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str, str]]:
+    """A storage root with runs, and data sets that fit them or do not; and the folders of a run on labels, on vectors, on nothing."""
     storage = Storage(str(tmp_path_factory.mktemp("trained")))
-    plan = tiny_plan(storage, tiny_recipe(epochs=1))
-    train(plan, say=lambda _: None)
+    folders = {}
+    for name, kinds in (("run", ("label",)), ("vectors", ("vector",)), ("plain", ())):
+        plan = tiny_plan(storage, tiny_recipe(epochs=1, condition_on=kinds))
+        train(plan, say=lambda _: None)
+        folders[name] = plan.folder
     add_dataset(storage, "tiny")
     add_dataset(storage, "wide", image={"channels": 1, "height": 4, "width": 9, "levels": 4})
     add_dataset(storage, "others", label_names=["a", "b", "c"])
     some = {split: {"num_images": 9, "num_unlabelled": 2, "shards": []} for split in ("train", "validation", "test")}
     add_dataset(storage, "partly", splits=some)
     add_dataset(storage, "dynamic", train_images_are_grey=True)
-    return storage, plan.folder
+    return storage, folders
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, str]:
         (["{run}", "--dataset", "tiny", "--split", "testing"], ["split 'testing' unknown", "did you mean 'test'"]),
         (["{run}", "--dataset", "wide"], ["data set 'wide'", "1x4x3", "1x4x9"]),
         (["{run}", "--dataset", "others"], ["2 classes", "'others' has 3"]),
-        (["{run}", "--dataset", "partly"], ["'partly'", "2 of test", "without a label"]),
+        (["{run}", "--dataset", "partly"], ["'partly'", "2 of test", "without a label", "--without-context"]),
+        (["{vectors}", "--dataset", "tiny"], ["vectors of 3 numbers", "'tiny' has 0", "--without-context"]),
+        (["{plain}", "--dataset", "tiny", "--without-context"], ["--without-context", "not conditioned on anything"]),
         (["{run}", "--dataset", "dynamic", "--split", "train"], ["drawn anew each epoch", "validation or test"]),
         (["{run}", "--dataset", "tiny", "--num-workers", "0"], ["--num-workers 0 is too few"]),
         (["{run}", "--dataset", "tiny", "--batch-size", "0"], ["--batch-size 0 is too few"]),
@@ -105,10 +112,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, str]:
     ],
 )
 def test_evaluate_tells_mistakes_in_one_line(
-    arguments: list[str], words: list[str], trained: tuple[Storage, str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: list[str], trained: tuple[Storage, dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, run = trained
-    line = line_of(evaluate.main, [*(word.format(run=run) for word in arguments), "--storage", storage.root], capsys)
+    storage, folders = trained
+    line = line_of(evaluate.main, [*(word.format(**folders) for word in arguments), "--storage", storage.root], capsys)
     for word in words:
         assert word in line
 

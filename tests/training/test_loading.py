@@ -11,7 +11,7 @@ from pixelmodels.models.files import save_model
 from pixelmodels.storage import Storage
 from pixelmodels.training.evaluate_run import Scorer
 from pixelmodels.training.loop import build_model
-from tests.training.tiny_run import tiny_plan
+from tests.training.tiny_run import TinyDataset, tiny_plan
 
 
 class Registry:
@@ -30,5 +30,5 @@ def test_an_actor_looks_versions_up_where_the_driver_does(storage: Storage, tmp_
     (tmp_path / "model").mkdir()
     save_model(tmp_path / "model", model)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")  # of the actor's host
-    scorer = Scorer("models:/tiny/3", storage, Registry(tmp_path / "model"), False)  # type: ignore[arg-type]
+    scorer = Scorer("models:/tiny/3", TinyDataset(), Registry(tmp_path / "model"))  # type: ignore[arg-type]
     assert isinstance(scorer._model, PixelModel) and scorer._model.config == model.config

@@ -44,7 +44,7 @@ def stop_after(step: int):  # type: ignore[no-untyped-def]
     return hook
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "class_conditional": False}])
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "condition_on": ()}])
 def test_a_run_stopped_in_the_middle_of_epochs_ends_as_if_it_had_not_been(tmp_path: Path, changes: dict[str, object]) -> None:
     recipe = tiny_recipe(**changes)
     whole = tiny_plan(Storage(str(tmp_path / "whole")), recipe)
@@ -236,9 +236,9 @@ def test_labels_are_needed_where_a_model_is_conditioned_on_them(storage: Storage
 
 def test_images_without_a_label_are_counted_where_a_model_is_conditioned_on_labels(storage: Storage) -> None:
     plan = dataclasses.replace(tiny_plan(storage), dataset=TinyDataset(unlabelled=3))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"3 of train, 3 of validation, 3 of test.*without --class-conditional"):
+    with pytest.raises(UserError, match=r"3 of train, 3 of validation, 3 of test.*without --condition-on label"):
         build_model(plan)
-    build_model(dataclasses.replace(plan, recipe=tiny_recipe(class_conditional=False)))
+    build_model(dataclasses.replace(plan, recipe=tiny_recipe(condition_on=())))
 
 
 def test_a_changed_recipe_is_another_run(storage: Storage) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pixelmodels.errors import UserError
 from pixelmodels.models import ARCHITECTURES, architecture_of
 from pixelmodels.training.recipes import OptimizerConfig, Recipe, run_key
-from pixelmodels.training.suites import SUITES, suite
+from pixelmodels.training.suites import AS_LISTED, SUITES, suite
 from tests.training.tiny_run import tiny_recipe
 
 
@@ -21,11 +21,18 @@ def test_every_recipe_of_every_suite_comes_back_from_json(name: str) -> None:
         assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", SUITES.keys() - set(AS_LISTED))
 def test_every_suite_has_every_registered_architecture(name: str) -> None:
     recipes = suite(name)
     assert {architecture_of(recipe.model) for recipe in recipes} == set(ARCHITECTURES)
     assert len({recipe.name for recipe in recipes}) == len(recipes)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("colorization", "grey"), ("super_resolution", "small"), ("digits_by_class", "label")])
+def test_suites_of_conditioning_compare_a_recipe_with_itself(name: str, kind: str) -> None:
+    without, given = suite(name)
+    assert without.condition_on == () and given.condition_on == (kind,)
+    assert dataclasses.replace(given, name=without.name, condition_on=()) == without
 
 
 def test_run_key_changes_with_everything_that_can_change_the_result() -> None:
@@ -35,7 +42,9 @@ def test_run_key_changes_with_everything_that_can_change_the_result() -> None:
         dataclasses.replace(recipe, epochs=4),
         dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=2e-2)),
         dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_features=8)),
-        dataclasses.replace(recipe, class_conditional=False),
+        dataclasses.replace(recipe, condition_on=()),
+        dataclasses.replace(recipe, small_factor=4),
+        dataclasses.replace(recipe, context_drop_rate=0.2),
     ]
     keys = [run_key(recipe, "a"), run_key(recipe, "b"), *(run_key(one, "a") for one in changed)]
     assert len(set(keys)) == len(keys)
@@ -53,6 +62,12 @@ def test_run_key_changes_with_everything_that_can_change_the_result() -> None:
         (("model", "architecture"), "pixelcn", ("'pixelcn'", "pixelcnn")),
         (("model", "config"), {"layers": 3}, ("'layers'", "num_layers")),
         (("batch_size",), 0, ("batch_size", "0")),
+        (("condition_on",), ["lable"], ("condition_on", "'lable'", "grey, label, small, vector", "did you mean 'label'")),
+        (("condition_on",), ["label", "label"], ("label, label", "once")),
+        (("condition_on",), ["small", "label", "grey"], ("grey and small",)),
+        (("small_factor",), 1, ("small_factor is 1", "2 or more")),
+        (("context_drop_rate",), 1.0, ("context_drop_rate is 1.0", "less than 1")),
+        (("context_drop_rate",), -0.1, ("context_drop_rate is -0.1",)),
     ],
 )
 def test_nonsense_is_refused_by_name(path: tuple[str, ...], value: object, words: tuple[str, ...]) -> None:

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from sklearn.datasets import load_digits
 
 from pixelmodels.data import Dataset, DatasetConfig, prepare
 from pixelmodels.storage import Storage
@@ -21,6 +24,16 @@ BATCH = 64
 def digits(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     storage = Storage(str(tmp_path_factory.mktemp("streaming")))
     return prepare(DatasetConfig(source="digits", rows_per_shard=150), storage)
+
+
+@pytest.fixture(scope="module")
+def with_vectors(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Digits without labels; the vector of each image is its first two rows."""
+    keys = [f"digit-{i:04d}" for i in range(1797)]
+    folder = tmp_path_factory.mktemp("vectors")
+    pq.write_table(pa.table({"key": keys, "vector": list(load_digits().data[:, :16])}), folder / "v.parquet")
+    config = DatasetConfig(source="digits", rows_per_shard=150, labels=False, vectors=str(folder / "v.parquet"))
+    return prepare(config, Storage(str(folder)))
 
 
 def feed(dataset: Dataset, rank: int = 0, count: int = 1, resident_bytes: int = 0) -> SizedFeed:
@@ -68,3 +81,14 @@ def test_a_split_is_read_in_its_own_order_whether_streamed_or_not(digits: Datase
             parts = [joined(list(feed(digits, rank, 2, size).rows_in_order(split, 100))) for rank in range(2)]
             np.testing.assert_array_equal(np.concatenate([images for images, _ in parts]), expected.images_NCHW)
             np.testing.assert_array_equal(np.concatenate([labels for _, labels in parts]), expected.labels_N)
+
+
+def test_vectors_stay_with_their_images_whether_streamed_or_not(with_vectors: Dataset) -> None:
+    assert with_vectors.vector_size == 16 and with_vectors.num_classes == 0
+    for size in (0, 1 << 30):
+        source = feed(with_vectors, 1, 2, size)
+        parts = [rows for rows, _ in source.training_rows(2, 20)] + list(source.rows_in_order("test", 50))
+        for rows in parts:
+            assert rows.labels_N is None and rows.vectors_NV is not None and rows.vectors_NV.dtype == np.float32
+            np.testing.assert_array_equal(rows.vectors_NV, rows.images_NCHW[:, 0, :2].reshape(-1, 16))
+        assert len(parts) > 3 and sum(len(rows) for rows in parts) > 150

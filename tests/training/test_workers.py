@@ -14,19 +14,25 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.training import checkpoints
 from pixelmodels.training.loop import Loop, train
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.workers import Workers
-from tests.training.tiny_run import SIZES, tiny_plan, tiny_recipe
+from tests.training.tiny_run import SIZES, TinyDataset, tiny_plan, tiny_recipe
 
 CPU = torch.device("cpu")
+DATASET = TinyDataset(spec=ImageSpec(1, 4, 4, 4))
 
 
 def recipe_without_dropout() -> Any:
-    recipe = tiny_recipe(accumulate=2)
+    recipe = conditional_recipe(accumulate=2, context_drop_rate=0.0)
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dropout=0.0))
+
+
+def conditional_recipe(**changes: Any) -> Any:
+    return tiny_recipe(**{"condition_on": ("label", "vector", "small"), "context_drop_rate": 0.4, **changes})
 
 
 def gradient(loop: Loop, rows: Any, step_images: int) -> torch.Tensor:
@@ -68,10 +74,12 @@ def resumed_at(plan: RunPlan) -> int:
 def worker(rank: int, count: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
-    found: dict[str, Any] = look(tiny_plan(Storage(f"{folder}/look"), recipe_without_dropout()))
+    found: dict[str, Any] = look(tiny_plan(Storage(f"{folder}/look"), recipe_without_dropout(), DATASET))
     found["share"] = Workers(CPU).share(0, SIZES["test"])
-    if count == 2:  # with dropout, stopped in the middle of an epoch, and again
-        whole, stopped = (tiny_plan(Storage(f"{folder}/{name}"), checkpoint_every_s=1e-9) for name in ("whole", "stopped"))
+    if count == 2:  # with dropout and context left out, stopped in the middle of an epoch, and again
+        whole, stopped = (
+            tiny_plan(Storage(f"{folder}/{name}"), conditional_recipe(), DATASET, checkpoint_every_s=1e-9) for name in ("whole", "stopped")
+        )
         train(whole, say=lambda _: None)
         for step in (4, 9):
             try:
@@ -94,7 +102,7 @@ def run_workers(count: int, folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    return look(tiny_plan(Storage(str(tmp_path_factory.mktemp("alone"))), recipe_without_dropout()))
+    return look(tiny_plan(Storage(str(tmp_path_factory.mktemp("alone"))), recipe_without_dropout(), DATASET))
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -108,8 +116,7 @@ def test_gradients_and_likelihoods_do_not_depend_on_the_number_of_workers(
     assert [tuple(one["share"]) for one in found] == {2: [(0, 3), (3, 7)], 3: [(0, 2), (2, 4), (4, 7)]}[count]
     if count == 2:
         assert [one["resumed"] for one in found] == [8, 8]  # stopped after step 9, before its checkpoint
-        recipe = tiny_recipe()
-        plans = [tiny_plan(Storage(str(tmp_path / name)), recipe) for name in ("whole", "stopped")]
+        plans = [tiny_plan(Storage(str(tmp_path / name)), conditional_recipe(), DATASET) for name in ("whole", "stopped")]
         ends = [checkpoints.latest(plan.storage, plan.folder, print) for plan in plans]
         assert ends[0] is not None and ends[1] is not None
         for name, value in ends[0].tensors(checkpoints.AVERAGE).items():

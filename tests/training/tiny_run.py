@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from pixelmodels.data import DatasetConfig
+from pixelmodels.data import DatasetConfig, Split
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models.pixelcnn import PixelCNNConfig
 from pixelmodels.shapes import ImageSpec
@@ -22,14 +21,16 @@ SIZES = {"train": 23, "validation": 11, "test": 7}
 
 @dataclass(frozen=True)
 class TinyDataset:
-    """Images of 4x3 with 4 levels and two classes, drawn from a seed; what training asks of a data set and no more."""
+    """Images of 4x3 with 4 levels, two classes and vectors of 3, drawn from a seed; what training asks of a data set and no more."""
 
     name: str = "tiny"
     fingerprint: str = "0123456789"
     folder: str = "datasets/tiny-0123456789"
     spec: ImageSpec = SPEC
     num_classes: int = 2
+    vector_size: int = 3
     train_images_are_grey: bool = False
+    storage: Storage | None = None
     unlabelled: int = 0  # images of each split without a label, as a manifest would say
 
     def num_images(self, split: str) -> int:
@@ -41,12 +42,17 @@ class TinyDataset:
     def split_bytes(self, split: str) -> int:
         return SIZES[split] * self.spec.num_subpixels
 
-    def read(self, split: str) -> Any:
+    def read(self, split: str) -> Split:
         rng = np.random.default_rng(list(SIZES).index(split))
         images = rng.integers(0, self.spec.levels, (SIZES[split], *self.spec.shape)).astype(np.uint8)
         images[:, :, 1:] = images[:, :, :1]  # something to learn: all rows of an image are the same
         labels = rng.integers(0, 2, SIZES[split]).astype(np.int32)
-        return SimpleNamespace(images_NCHW=images, labels_N=labels, keys=[f"{split}/{i}" for i in range(SIZES[split])])
+        vectors = images[:, 0, 0, :1] + rng.normal(0, 0.1, (SIZES[split], self.vector_size)).astype(np.float32)  # tell the image
+        return Split(images, labels, [f"{split}/{i}" for i in range(SIZES[split])], vectors)
+
+    def some(self, split: str, num_images: int) -> Split:
+        whole = self.read(split)
+        return whole.take(np.arange(min(num_images, len(whole))))
 
     def read_labels(self, split: str) -> Any:
         whole = self.read(split)
@@ -60,7 +66,7 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "dataset": DatasetConfig(),
         "model": PixelCNNConfig(num_layers=1, num_features=4, first_kernel_size=3, head_features=8, dropout=0.2),
         "likelihood": LikelihoodConfig("categorical"),
-        "class_conditional": True,
+        "condition_on": ("label",),
         "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, average_decay=0.9),
         "batch_size": 5,
         "epochs": 3,
@@ -70,7 +76,7 @@ def tiny_recipe(**changes: Any) -> Recipe:
     return Recipe(**{**values, **changes})
 
 
-def tiny_plan(storage: Storage, recipe: Recipe | None = None, **changes: Any) -> RunPlan:
+def tiny_plan(storage: Storage, recipe: Recipe | None = None, dataset: TinyDataset = TinyDataset(), **changes: Any) -> RunPlan:
     """A plan that tracks nothing."""
-    recipe, dataset = recipe or tiny_recipe(), TinyDataset()
+    recipe = recipe or tiny_recipe()
     return RunPlan(recipe=recipe, dataset=dataset, storage=storage, run_key=run_key(recipe, dataset.fingerprint), **changes)  # type: ignore[arg-type]

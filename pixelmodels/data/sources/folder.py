@@ -20,13 +20,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.decoding import BadImage, decode, read_header
 from pixelmodels.data.parallel import Record, map_records
-from pixelmodels.data.source import Listing, Skipped, Survey, UInt8
+from pixelmodels.data.source import RACY_S, Listing, Skipped, Survey, UInt8
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage
 
 FILES_PER_TASK = 256  # part of the digest's definition: changing it changes every folder's fingerprint
 BYTES_PER_PIXEL = 8  # a file with more bytes than this for each pixel of the largest image is not read at all
-RACY_S = 5  # a change this recent may be followed by another one that a bucket's clock does not tell apart
 READS_AHEAD = 16  # files of a bucket that one task fetches at a time
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 

@@ -1,0 +1,75 @@
+"""MNIST as its IDX files: 70,000 grey digits of 28x28, in train and test; plain or packed with gzip.
+
+Format: LeCun, Cortes and Burges, "The MNIST database of handwritten digits". Any images in IDX files of these names will do
+(Fashion-MNIST, KMNIST); labels are 0..9.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pixelmodels.data.packed import Contents, PackedSource, Part
+from pixelmodels.data.source import UInt8
+
+NUM_CLASSES = 10
+_UINT8 = 0x08  # the IDX code of unsigned bytes
+
+
+class MNIST(PackedSource):
+    """Source `mnist`; keys are `train/0000000` and `test/0000000`, in the order of the files."""
+
+    name = "mnist"
+    about = "the page 'The MNIST database of handwritten digits' (yann.lecun.com/exdb/mnist)"
+
+    def parts(self) -> list[Part]:
+        return [self._part("train", "train"), self._part("test", "t10k")]
+
+    def _part(self, split: str, stem: str) -> Part:
+        def file(kind: str) -> str:
+            return self.find(*(f"{stem}-{kind}{end}" for end in ("-ubyte", "-ubyte.gz")), f"{stem}-{kind.replace('-', '.', 1)}-ubyte")
+
+        return Part(split, split, file("images-idx3"), file("labels-idx1") if self.with_labels else None)
+
+    def look(self, part: Part) -> Contents:
+        images_NHW = self._idx(part.images, 3)
+        digest = hashlib.sha256(images_NHW.tobytes())
+        labels = None
+        if part.labels is not None:
+            labels_N = self._idx(part.labels, 1)
+            if len(labels_N) != len(images_NHW):
+                raise self.bad(part.labels, f"{len(labels_N)} labels for the {len(images_NHW)} images of {part.images}")
+            if len(labels_N) and labels_N.max() >= NUM_CLASSES:
+                raise self.bad(part.labels, f"label {labels_N.max()} is not in 0..{NUM_CLASSES - 1}")
+            digest.update(labels_N.tobytes())
+            labels = labels_N.tolist()
+        return Contents(len(images_NHW), (*images_NHW.shape[1:], 1), labels, digest.hexdigest())
+
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(map(str, range(NUM_CLASSES)))
+
+    def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
+        images_NHW = self._idx(part.images, 3)
+        for number in numbers:
+            yield images_NHW[number][..., None]
+
+    def _idx(self, file: str, num_dimensions: int) -> UInt8:
+        """A file of unsigned bytes in `num_dimensions` dimensions: magic (0, 0, type, dimensions), sizes, values (all big-endian)."""
+        data = self.storage.read_bytes(file)
+        try:
+            data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        except (OSError, EOFError, zlib.error) as error:
+            raise self.bad(file, str(error)) from error
+        start = 4 + 4 * num_dimensions
+        if data[:4] != bytes((0, 0, _UINT8, num_dimensions)) or len(data) < start:
+            raise self.bad(file, f"its first bytes are {data[:4].hex()}, not {bytes((0, 0, _UINT8, num_dimensions)).hex()}")
+        sizes = struct.unpack(f">{num_dimensions}I", data[4:start])
+        if len(data) - start != math.prod(sizes):
+            raise self.bad(file, f"{len(data) - start} values, and its head says {' x '.join(map(str, sizes))}")
+        return np.frombuffer(data, np.uint8, offset=start).reshape(sizes)

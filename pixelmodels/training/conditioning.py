@@ -1,0 +1,121 @@
+"""What a run's images are conditioned on: which kinds, out of recipe and data set; and the context of each batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from pixelmodels.data import SPLITS, Dataset
+from pixelmodels.data.derived import grey, small
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context, ContextSpec
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.rows import Rows
+
+
+def context_spec(recipe: Recipe, dataset: Dataset) -> ContextSpec:
+    """The kinds of context of a run's model; raises `UserError` where the data set does not have what the recipe asks for."""
+    spec, kinds = dataset.spec, recipe.condition_on
+    image: ImageSpec | None = None
+    sampled: ImageSpec | None = None
+    if "label" in kinds:
+        if dataset.num_classes == 0:
+            raise _lacks(recipe, dataset, "label", "has no labels; use labelled images")
+        check_labels(dataset, SPLITS, "train without --condition-on label")
+    if "vector" in kinds and dataset.vector_size == 0:
+        raise _lacks(recipe, dataset, "vector", "has no vectors; prepare it with --vectors FILE")
+    if "grey" in kinds:
+        if spec.channels != 3:
+            raise _lacks(recipe, dataset, "grey", "is grey already; use RGB images")
+        image = dataclasses.replace(spec, channels=1)
+    if "small" in kinds:
+        factor = recipe.small_factor
+        if spec.height % factor or spec.width % factor:
+            size = f"has images of {spec.height}x{spec.width}, which small_factor {factor} does not divide; use another size or factor"
+            raise _lacks(recipe, dataset, "small", size)
+        sampled = dataclasses.replace(spec, height=spec.height // factor, width=spec.width // factor)
+    num_classes, vector_size = dataset.num_classes if "label" in kinds else 0, dataset.vector_size if "vector" in kinds else 0
+    return ContextSpec(num_classes, vector_size, image, sampled)
+
+
+def _lacks(recipe: Recipe, dataset: Dataset, kind: str, what: str) -> UserError:
+    return UserError(
+        f"recipe '{recipe.name}' is conditioned on '{kind}' and data set '{dataset.name}' {what}, or train without --condition-on {kind}"
+    )
+
+
+def check_labels(dataset: Dataset, splits: Iterable[str], remedy: str) -> None:
+    """Raise `UserError`, with the number of images and the remedy, when images of these splits have no label."""
+    unlabelled = {split: dataset.num_unlabelled(split) for split in splits}
+    if any(unlabelled.values()):
+        counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items() if count)
+        raise UserError(
+            f"data set '{dataset.name}' has images without a label ({counts}), and a model conditioned on labels needs one of each; "
+            f"put them into their classes' folders, or {remedy}"
+        )
+
+
+def check_context_fits(spec: ContextSpec, dataset: Dataset, splits: Iterable[str], remedy: str) -> None:
+    """Raise `UserError`, with the remedy, when a model's context cannot be had of a data set whose images fit it."""
+    for asked, has, what in (
+        (spec.num_classes, dataset.num_classes, "{} classes"),
+        (spec.vector_size, dataset.vector_size, "vectors of {} numbers"),
+    ):
+        if asked and asked != has:
+            raise UserError(
+                f"the model is conditioned on {what.format(asked)}, data set '{dataset.name}' has {has}; use one that fits, or {remedy}"
+            )
+    if spec.num_classes:
+        check_labels(dataset, splits, remedy)
+    own = dataset.spec
+    grey_of_own = dataclasses.replace(own, channels=1) if own.channels == 3 else None
+    for image, makeable in ((spec.image, (None, grey_of_own)), (spec.small, (None, _sampled(own, spec.small)))):
+        if image not in makeable:
+            given = f"{image.channels}x{image.height}x{image.width} with {image.levels} levels"
+            raise UserError(f"the model is given images of {given}, which cannot be made of its own images; {remedy}")
+
+
+def context_of(
+    spec: ContextSpec, x_BCHW: torch.Tensor, label_B: torch.Tensor | None = None, vector_BV: torch.Tensor | None = None
+) -> Context | None:
+    """The whole context of images, of the kinds that a model is built for: given images are made of the images themselves.
+
+    `image` is them without their colours, `small` sub-sampled, as `check_context_fits` sees to.
+
+    Args: `label_B` and `vector_BV`, where the data set has them. None for a model without context.
+    """
+    if not spec:
+        return None
+    return Context(
+        label_B=label_B if spec.num_classes else None,
+        vector_BV=vector_BV if spec.vector_size else None,
+        image_BCHW=grey(x_BCHW) if spec.image is not None else None,
+        small_BCHW=small(x_BCHW, -(-x_BCHW.shape[2] // spec.small.height)) if spec.small is not None else None,
+    )
+
+
+def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[torch.Tensor, Context | None]:
+    """Images and their whole context on the device; through pinned memory to a GPU."""
+
+    def moved(values: np.ndarray | None) -> torch.Tensor | None:
+        if values is None:
+            return None
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    x_BCHW = moved(rows.images_NCHW)
+    assert x_BCHW is not None
+    label_B = moved(rows.labels_N) if spec.num_classes else None
+    vector_BV = moved(rows.vectors_NV) if spec.vector_size else None
+    x_BCHW = x_BCHW.long()
+    return x_BCHW, context_of(spec, x_BCHW, None if label_B is None else label_B.long(), vector_BV)
+
+
+def _sampled(own: ImageSpec, given: ImageSpec | None) -> ImageSpec | None:
+    """What sub-sampling leaves of images, by the factor that a given image stands for."""
+    factor = 1 if given is None else -(-own.height // given.height)
+    return dataclasses.replace(own, height=-(-own.height // factor), width=-(-own.width // factor)) if factor > 1 else None

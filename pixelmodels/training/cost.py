@@ -1,0 +1,167 @@
+"""What training a recipe costs, found from the model itself: parameters, operations, memory, and estimates of a GPU's.
+
+Nothing of the model's size is allocated: its weights and features are fakes that know their shapes only. Most models take a
+second or two; those that scan diagonals have many small steps, and take up to a minute.
+
+- **Operations** are those that the masks keep, 2 for a multiply-add. A backward pass costs two forward passes; activations
+  that are computed again cost one more.
+- **Activations** are what autograd keeps between a forward and its backward pass, each storage once; what does not grow with
+  the batch (masked weights, their copies in bfloat16) is told apart by a second run at batch 2. Buffers that live shorter
+  (workspaces, gradients of features) and what the allocator wastes come on top: `HEADROOM`.
+- **Weights** are kept in float32, beside their gradients, the optimizer's moments and the running average.
+- **Time** is operations over `UTILIZATION` of the peak of `GPU`, or `LAUNCH_S` for each kernel where that is longer: networks that
+  scan rows or diagonals are thousands of small kernels, one after another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pixelmodels.models import ContextSpec, PixelModel, active_flops_per_image, build
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.training.optimization import NUM_MOMENTS, autocast, block_parts, checkpoint_activations
+from pixelmodels.training.recipes import Recipe
+
+GPU = "A100 (80 GB)"  # what estimates are made for
+PEAK_FLOPS = {"bfloat16": 312e12, "float32": 156e12}  # of its dense matrix products, a second, by precision (float32 as TF32)
+UTILIZATION = 0.3  # share of the peak that training is taken to reach
+LAUNCH_S = 5e-6  # seconds that a kernel takes at least
+HEADROOM = 1.3  # memory taken to be needed for each byte of activations
+_BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one recipe costs on images of one shape."""
+
+    parameters: int  # trained numbers
+    forward_flops: float  # of one image, forward only
+    training_flops: float  # of one image, forward and backward
+    image_bytes: int  # activations that are kept for each image of a batch
+    shared_bytes: int  # activations that are kept once, whatever the batch
+    state_bytes: int  # weights, gradients, moments and running average
+    num_kernels: int  # of one forward pass, whatever the batch: tensor operations that are no views
+
+    def worker_bytes(self, batch: int) -> float:
+        """Memory of one worker that scores `batch` images at a time."""
+        return self.state_bytes + HEADROOM * (self.shared_bytes + batch * self.image_bytes)
+
+    def gpu_hours(self, num_images: float, recipe: Recipe) -> float:
+        """Hours of one `GPU` for training on so many images, every epoch's counted, with activations as the recipe keeps them."""
+        by_flops = num_images * self.training_flops / (UTILIZATION * PEAK_FLOPS[recipe.precision])
+        num_passes = num_images / recipe.batch_size * recipe.accumulate * self.training_flops / self.forward_flops
+        return max(by_flops, num_passes * self.num_kernels * LAUNCH_S) / 3600
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What takes longest to find of a cost."""
+
+    image_bytes: int  # see `Cost`
+    shared_bytes: int
+    num_kernels: int
+
+
+def cost(recipe: Recipe, spec: ImageSpec, context: ContextSpec = ContextSpec(), kept: Kept | None = None) -> Cost:  # noqa: B008
+    """The cost of a recipe; torch's random state stays as it was. Raises `UserError` where the recipe and the images do not fit.
+
+    Args: `kept`, where an earlier call has found it.
+    """
+    with torch.random.fork_rng(devices=[]), FakeTensorMode():
+        model = build(recipe.model, spec, recipe.likelihood, context)
+        flops = active_flops_per_image(model)
+        kept = kept or _activations(model, recipe)
+    parameters = model.num_parameters
+    copies = 3 + NUM_MOMENTS[recipe.optimizer.name]  # weights, gradients, running average, moments
+    passes = 4 if recipe.activation_checkpointing else 3
+    state_bytes = copies * _BYTES * parameters
+    return Cost(parameters, flops, passes * flops, kept.image_bytes, kept.shared_bytes, state_bytes, kept.num_kernels)
+
+
+def batch_of_a_part(recipe: Recipe, num_workers: int) -> int:
+    """Images that a worker scores at a time: its share of a step, in `accumulate` parts."""
+    return math.ceil(math.ceil(recipe.batch_size / num_workers) / recipe.accumulate)
+
+
+class _Kernels(TorchDispatchMode):
+    """Counts tensor operations that are no views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aliases = [value.alias_info for value in func._schema.returns]
+        self.count += not any(alias is not None and not alias.is_write for alias in aliases)
+        return func(*args, **(kwargs or {}))
+
+
+def _activations(model: PixelModel, recipe: Recipe) -> Kept:
+    """Bytes that are kept for each image, and once for all; and the number of kernels."""
+    model.train()
+    with _Kernels() as kernels:
+        whole = _kept(model, recipe, 1)
+    sizes = [whole, 0]
+    if recipe.activation_checkpointing:
+        largest = [max(_kept_by_blocks(model, recipe, batch)) for batch in (1, 2)]
+        checkpoint_activations(model)
+        sizes = [_kept(model, recipe, batch) + largest[batch - 1] for batch in (1, 2)]
+    else:
+        sizes[1] = _kept(model, recipe, 2)
+    one, two = sizes
+    return Kept(two - one, max(0, 2 * one - two), kernels.count)
+
+
+def _kept(model: PixelModel, recipe: Recipe, batch: int) -> int:
+    """Bytes that autograd keeps of one forward pass, parameters and buffers left out."""
+    storages: dict[int, Any] = {}
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    x_BCHW = torch.zeros(batch, *model.spec.shape, dtype=torch.long)
+    with _keeping(storages), autocast(torch.device("cpu"), recipe.precision):
+        log_prob_map = model.log_prob_map(x_BCHW)
+    del log_prob_map
+    return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
+
+
+def _keeping(storages: dict[int, Any]) -> AbstractContextManager[None]:
+    """Note the storage of each tensor that autograd keeps, by its address; held, so that the address stays its own."""
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
+
+    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+
+
+def _kept_by_blocks(model: PixelModel, recipe: Recipe, batch: int) -> list[int]:
+    """Bytes that autograd keeps of each part of a block: what has to be there while the part is computed again."""
+    counts: list[int] = []
+
+    def counted(part: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            storages: dict[int, Any] = {}
+            with _keeping(storages):
+                result = part(*arguments)
+            counts.append(sum(storage.nbytes() for storage in storages.values()))
+            return result
+
+        return run
+
+    parts: list[tuple[nn.Module, str]] = list(block_parts(model))
+    originals = [getattr(block, name) for block, name in parts]
+    for (block, name), original in zip(parts, originals, strict=True):
+        setattr(block, name, counted(original))
+    _kept(model, recipe, batch)
+    for block, name in parts:
+        delattr(block, name)
+    return counts

@@ -1,0 +1,112 @@
+"""`train_all --dry-run`: what each recipe of a suite costs, and whether the cluster has room; nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pixelmodels import rayctx
+from pixelmodels.data import Dataset, find_dataset, find_prepared, prepare
+from pixelmodels.data.sources import SHIPPED
+from pixelmodels.errors import UserError
+from pixelmodels.models import ContextSpec
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.storage import Storage
+from pixelmodels.training.conditioning import context_spec
+from pixelmodels.training.cost import Cost, batch_of_a_part, cost
+from pixelmodels.training.preflight import WorkerNeeds, cluster_nodes, has_memory, room
+from pixelmodels.training.progress import Say
+from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.suite_run import TrainAll, check_images, check_sources
+from pixelmodels.training.suites import published
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is known of the images that a recipe would train on."""
+
+    spec: ImageSpec
+    context: ContextSpec
+    num_train: int
+    origin: str  # where that is known from, in words
+
+
+def dry_run(options: TrainAll, say: Say = print) -> None:
+    """Say for each recipe: parameters, memory of a worker, steps, and whether the cluster has room.
+
+    Raises `UserError` for names and data as `train_all` does, and when the cluster can never give what a recipe needs: CPUs,
+    GPUs, or memory by the estimate of `cost`. A GPU's memory is known where the driver has one.
+    """
+    recipes, storage = options.recipes(), Storage(options.storage)
+    needs = WorkerNeeds(options.num_workers, options.cpus_per_worker, options.use_gpu)
+    images = [_images(options, recipe, storage) for recipe in recipes]
+    rayctx.connect()
+    nodes = cluster_nodes()
+    at_once = room(needs, nodes)
+    for origin in dict.fromkeys(one.origin for one in images):
+        say(origin)
+    shares = f"{needs.num_workers} worker(s) of {needs.cpus_per_worker} CPU(s)" + (" and a GPU" if needs.use_gpu else "")
+    say(f"{shares} for each model: room for {at_once} model(s) at a time")
+    lacking: list[str] = []
+    for recipe, found in zip(recipes, images, strict=True):
+        cost_of_it = cost(recipe, found.spec, found.context)
+        line, lack = _line(recipe, found, cost_of_it, needs, nodes)
+        say(line)
+        lacking += [lack] if lack else []
+    if lacking:
+        raise UserError(lacking[0])
+
+
+def _images(options: TrainAll, recipe: Recipe, storage: Storage) -> _Images:
+    """Of the data set that is named or prepared already, else as the papers have it; what comes with a package is prepared."""
+    if options.dataset is not None:
+        return _prepared(recipe, find_dataset(storage, options.dataset))
+    papers, config = published(options.suite), recipe.dataset
+    if config.path is not None or config.source in SHIPPED:
+        check_sources([recipe])
+        if (dataset := find_prepared(config, storage)) is not None:
+            check_images(options, [dataset])
+            return _prepared(recipe, dataset)
+    if papers is not None:
+        count = papers.data.num_training(recipe)
+        origin = f"{config.source}, not prepared yet: about {count:,} training images, as published"
+        return _Images(papers.data.image, papers.data.context(recipe), count, origin)
+    check_sources([recipe])
+    return _prepared(recipe, prepare(config, storage, lambda _: None, rayctx.connect))
+
+
+def _prepared(recipe: Recipe, dataset: Dataset) -> _Images:
+    return _Images(dataset.spec, context_spec(recipe, dataset), dataset.num_images("train"), dataset.summary())
+
+
+def _line(recipe: Recipe, images: _Images, spent: Cost, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> tuple[str, str | None]:
+    """One recipe's line, and what it lacks."""
+    batch = batch_of_a_part(recipe, needs.num_workers)
+    asked = spent.worker_bytes(batch)
+    steps = recipe.epochs * -(-images.num_train // recipe.batch_size)
+    how = f"{batch} image(s) at a time, {recipe.precision}"
+    how += f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+    how += ", activations computed again" if recipe.activation_checkpointing else ""
+    has, of_it = _memory(asked, needs, nodes)
+    line = f"{recipe.name}: {spent.parameters:,} parameters; {asked / GIB:.2f} GiB a worker ({how}); {steps:,} steps; {of_it}"
+    if has:
+        return line, None
+    remedy = "give --activation-checkpointing" if not recipe.activation_checkpointing else "use a larger machine"
+    if batch > 1:
+        remedy = f"give --accumulate {recipe.accumulate * 2} or more, or --activation-checkpointing"
+    return line, f"recipe '{recipe.name}' needs about {asked / GIB:.1f} GiB for each worker, and {of_it}; {remedy}"
+
+
+def _memory(asked: float, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> tuple[bool, str]:
+    """Whether a worker's memory is there, as far as is known, and of how much."""
+    if needs.use_gpu:
+        if not torch.cuda.is_available():
+            return True, "the GPUs' memory is not known here"
+        have = float(torch.cuda.get_device_properties(0).total_memory)
+        return asked <= have, f"a GPU has {have / GIB:.1f} GiB" + ("" if asked <= have else ": no room")
+    largest = max((node.get("memory", 0.0) for node in nodes), default=0.0)
+    has = has_memory(needs, asked, nodes)
+    return has, f"the largest node has {largest / GIB:.1f} GiB" + ("" if has else f": no room for {needs.num_workers}")

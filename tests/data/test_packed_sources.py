@@ -1,0 +1,226 @@
+"""MNIST, CIFAR-10 and down-sampled ImageNet from files that the tests write in the real formats, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pixelmodels.data import DatasetConfig, find_prepared, prepare
+from pixelmodels.data.sources import open_source
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+
+Images = dict[str, npt.NDArray[np.uint8]]  # N H W C, by split
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def images(counts: dict[str, int], shape: tuple[int, int, int], levels: int = 256) -> Images:
+    rng = np.random.default_rng(0)
+    return {split: rng.integers(0, levels, (count, *shape)).astype(np.uint8) for split, count in counts.items()}
+
+
+def write_mnist(folder: Path, packed: bool = False) -> Images:
+    made = images({"train": 12, "test": 5}, (28, 28, 1))
+    for split, stem in (("train", "train"), ("test", "t10k")):
+        count = len(made[split])
+        for kind, data in (
+            ("images-idx3", struct.pack(">4I", 0x803, count, 28, 28) + made[split].tobytes()),
+            ("labels-idx1", struct.pack(">2I", 0x801, count) + bytes(i % 10 for i in range(count))),
+        ):
+            if packed:
+                (folder / f"{stem}-{kind}-ubyte.gz").write_bytes(gzip.compress(data))
+            else:
+                (folder / f"{stem}-{kind}-ubyte").write_bytes(data)
+    return made
+
+
+def write_binarized_mnist(folder: Path) -> Images:
+    made = images({"train": 7, "validation": 3, "test": 4}, (28, 28, 1), levels=2)
+    for split, name in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        np.savetxt(folder / f"binarized_mnist_{name}.amat", made[split].reshape(-1, 784), fmt="%d")
+    return made
+
+
+def write_cifar10(folder: Path) -> Images:
+    made = images({"train": 15, "test": 4}, (32, 32, 3))
+
+    def records(first: int, part: npt.NDArray[np.uint8]) -> bytes:
+        return b"".join(bytes([(first + i) % 10]) + one.transpose(2, 0, 1).tobytes() for i, one in enumerate(part))
+
+    for i in range(5):
+        (folder / f"data_batch_{i + 1}.bin").write_bytes(records(3 * i, made["train"][3 * i : 3 * i + 3]))
+    (folder / "test_batch.bin").write_bytes(records(0, made["test"]))
+    (folder / "batches.meta.txt").write_text("\n".join(NAMES) + "\n\n")
+    return made
+
+
+def write_imagenet(folder: Path) -> Images:
+    made = images({"train": 20, "test": 3}, (32, 32, 3))
+    for i in range(10):
+        save = np.savez_compressed if i % 2 else np.savez
+        part = made["train"][2 * i : 2 * i + 2].transpose(0, 3, 1, 2).reshape(2, -1)
+        save(folder / f"train_data_batch_{i + 1}.npz", data=part, labels=np.array([1 + 2 * i, 1000]), mean=part.mean(0))
+    np.savez(folder / "val_data.npz", data=made["test"].transpose(0, 3, 1, 2).reshape(3, -1), labels=np.array([1, 2, 3]))
+    return made
+
+
+WRITERS: dict[str, Callable[[Path], Images]] = {
+    "mnist": write_mnist,
+    "binarized_mnist": write_binarized_mnist,
+    "cifar10": write_cifar10,
+    "imagenet_downsampled": write_imagenet,
+}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", WRITERS)
+def test_images_labels_and_splits_are_those_of_the_files(name: str, tmp_path: Path) -> None:
+    made = WRITERS[name](tmp_path)
+    source = pickle.loads(pickle.dumps(open_source(DatasetConfig(source=name, path=str(tmp_path)))))
+    survey = source.survey()
+    assert survey.keys == sorted(survey.keys) and len(set(survey.keys)) == len(survey.keys)
+    assert (survey.height, survey.width, survey.channels) == made["train"].shape[1:]
+    assert survey.levels == (2 if name == "binarized_mnist" else 256)
+    loaded = list(source.load(survey.keys, survey.channels, (survey.height, survey.width)))
+    for split in made:
+        found = [pixels for pixels, own in zip(loaded, survey.splits, strict=True) if own == split]
+        np.testing.assert_array_equal(np.stack(found), made[split])
+    labels = [label for label, own in zip(survey.labels, survey.splits, strict=True) if own == "train"]
+    expected: dict[str, list[int | None]] = {
+        "mnist": [i % 10 for i in range(12)],
+        "binarized_mnist": [None] * 7,
+        "cifar10": [i % 10 for i in range(15)],
+        "imagenet_downsampled": [label for i in range(10) for label in (2 * i, 999)],
+    }
+    assert labels == expected[name]
+    names = {"mnist": tuple("0123456789"), "binarized_mnist": (), "cifar10": NAMES}
+    assert survey.label_names == names.get(name, tuple(str(i) for i in range(1, 1001)))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_prepared_set_keeps_the_test_split_and_takes_validation_from_train(tmp_path: Path, storage: Storage) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    made = write_mnist(folder)
+    config = DatasetConfig(source="mnist", path=str(folder), validation_share=0.25)
+    dataset = prepare(config, storage)
+    assert dataset.name == "mnist" and dataset.num_classes == 10
+    assert dataset.num_images("train") + dataset.num_images("validation") == 12 and dataset.num_images("validation") > 0
+    test = dataset.read("test")
+    np.testing.assert_array_equal(test.images_NCHW, made["test"].transpose(0, 3, 1, 2))
+    assert test.labels_N is not None and test.labels_N.tolist() == [0, 1, 2, 3, 4]
+    other = tmp_path / "packed"
+    other.mkdir()
+    write_mnist(other, packed=True)
+    assert prepare(DatasetConfig(source="mnist", path=str(other), validation_share=0.25), storage).fingerprint == dataset.fingerprint
+    dynamic = prepare(DatasetConfig(source="mnist", path=str(folder), binarize="dynamic"), storage)
+    assert dynamic.spec.levels == 2 and dynamic.train_images_are_grey
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    write_cifar10(folder)
+    config = DatasetConfig(source="cifar10", path=str(folder))
+    monkeypatch.setattr("pixelmodels.data.packed.RACY_S", -3600)
+    dataset = prepare(config, storage)
+    found = find_prepared(config, storage)
+    assert found is not None and found.folder == dataset.folder
+    (folder / "test_batch.bin").write_bytes(bytes(2 * 3073))
+    assert find_prepared(config, storage) is None
+
+
+def test_labels_can_be_left_out(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    for file in tmp_path.glob("*labels*"):
+        file.unlink()
+    source = open_source(DatasetConfig(source="mnist", path=str(tmp_path), labels=False))
+    assert source.look(source.parts()[0]).labels is None  # type: ignore[attr-defined]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def patched(position: int, value: int) -> Callable[[Path], None]:
+    def patch(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[position] = value
+        path.write_bytes(data)
+
+    return patch
+
+
+def with_objects(path: Path) -> None:
+    np.savez(path, data=np.array([[1], "a"], object), labels=np.array([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "damage", "words"),
+    [
+        ("mnist", "t10k-labels-idx1-ubyte", Path.unlink, ("is missing", "The MNIST database")),
+        ("mnist", "train-images-idx3-ubyte", cut, ("9398 values", "12 x 28 x 28")),
+        ("mnist", "train-images-idx3-ubyte", patched(3, 1), ("00000801, not 00000803",)),
+        ("mnist", "train-labels-idx1-ubyte", patched(9, 10), ("label 10",)),
+        ("mnist", "train-labels-idx1-ubyte", cut, ("2 values",)),
+        ("binarized_mnist", "binarized_mnist_valid.amat", Path.unlink, ("is missing", "Larochelle")),
+        ("binarized_mnist", "binarized_mnist_test.amat", cut, ("no whole number of 28x28",)),
+        ("binarized_mnist", "binarized_mnist_test.amat", patched(4, ord("2")), ("does not hold 0 and 1",)),
+        ("cifar10", "data_batch_3.bin", Path.unlink, ("is missing", "The CIFAR-10 dataset")),
+        ("cifar10", "data_batch_3.bin", cut, ("9209 bytes", "3073")),
+        ("cifar10", "test_batch.bin", patched(0, 77), ("label 77",)),
+        ("cifar10", "batches.meta.txt", Path.unlink, ("is missing",)),
+        ("imagenet_downsampled", "train_data_batch_7.npz", Path.unlink, ("is missing", "image-net.org")),
+        ("imagenet_downsampled", "train_data_batch_7.npz", cut, ("zip",)),
+        ("imagenet_downsampled", "train_data_batch_7.npz", patched(3000, 1), ("CRC",)),
+        ("imagenet_downsampled", "val_data.npz", with_objects, ("object",)),
+    ],
+)
+def test_bad_files_are_told_in_one_line_before_anything_is_decoded(
+    name: str, file: str, damage: Callable[[Path], None], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    WRITERS[name](tmp_path)
+    damage(tmp_path / file)
+    source = open_source(DatasetConfig(source=name, path=str(tmp_path)))
+    with pytest.raises(UserError) as error:
+        for part in source.parts():  # type: ignore[attr-defined]
+            source.look(part)  # type: ignore[attr-defined]
+        source.label_names()  # type: ignore[attr-defined]
+    text = str(error.value)
+    assert file in text and "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_arrays_of_a_wrong_shape_or_label_are_refused(tmp_path: Path) -> None:
+    write_imagenet(tmp_path)
+    source = open_source(DatasetConfig(source="imagenet_downsampled", path=str(tmp_path)))
+    last = source.parts()[-1]  # type: ignore[attr-defined]
+    for arrays, word in (
+        ({"data": np.zeros((2, 100), np.uint8), "labels": np.array([1, 2])}, "not RGB images of 8x8"),
+        ({"data": np.zeros((2, 3072), np.float32), "labels": np.array([1, 2])}, "float32"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": np.array([0, 2])}, "not in 1..1000"),
+        ({"data": np.zeros((2, 3072), np.uint8), "labels": np.array([2])}, "for 2 images"),
+        ({"data": np.zeros((2, 3072), np.uint8)}, "labels"),
+    ):
+        np.savez(tmp_path / "val_data.npz", **arrays)
+        with pytest.raises(UserError, match=word):
+            source.look(last)  # type: ignore[attr-defined]
+
+
+def test_options_that_make_no_sense_are_refused() -> None:
+    for options, word in (
+        ({"source": "mnist"}, "--path"),
+        ({"source": "binarized_mnist", "path": "x", "binarize": "dynamic"}, "is binary"),
+        ({"source": "binarized_mnist", "path": "x", "labels": True}, "no labels"),
+    ):
+        with pytest.raises(UserError, match=word):
+            open_source(DatasetConfig(**options))  # type: ignore[arg-type]

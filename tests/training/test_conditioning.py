@@ -1,0 +1,232 @@
+"""Every kind of context through the loop: derived, dropped in training only, scored whole, and drawn in grids."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pixelmodels.data.derived import grey, small
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context, ContextSpec
+from pixelmodels.sampling import sample
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.training import checkpoints
+from pixelmodels.training.conditioning import check_context_fits, context_of
+from pixelmodels.training.evaluate_run import Scorer
+from pixelmodels.training.evaluation import score_rows
+from pixelmodels.training.loading import find_model
+from pixelmodels.training.loop import Loop, build_model, train
+from pixelmodels.training.plan import TEST_NATS, RunPlan
+from pixelmodels.training.rows import Rows
+from pixelmodels.training.sample_grids import sample_grid
+from tests.training.tiny_run import TinyDataset, tiny_plan, tiny_recipe
+
+CPU = torch.device("cpu")
+KINDS = [("label",), ("vector",), ("small",), ("grey",), ("label", "vector", "small")]
+
+
+def plan_of(folder: Path | str, kinds: tuple[str, ...], plan_changes: dict[str, Any] | None = None, **changes: Any) -> RunPlan:
+    """A plan of 4x4 images, RGB where they are to be coloured."""
+    dataset = TinyDataset(spec=ImageSpec(3 if "grey" in kinds else 1, 4, 4, 4))
+    recipe = tiny_recipe(condition_on=kinds, **changes)
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_features=12, head_features=24))
+    return tiny_plan(Storage(str(folder)), recipe, dataset, **(plan_changes or {}))
+
+
+def whole_context(kinds: tuple[str, ...], part: Any) -> Context:
+    """Derived by hand."""
+    x_BCHW = torch.from_numpy(part.images_NCHW).long()
+    return Context(
+        label_B=torch.from_numpy(part.labels_N).long() if "label" in kinds else None,
+        vector_BV=torch.from_numpy(part.vectors_NV) if "vector" in kinds else None,
+        image_BCHW=grey(x_BCHW) if "grey" in kinds else None,
+        small_BCHW=small(x_BCHW, 2) if "small" in kinds else None,
+    )
+
+
+class Stop(Exception):
+    """Raised inside a run to stop it."""
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+def test_a_stopped_run_with_context_left_out_now_and_then_ends_as_if_it_had_not_been(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    def stop(step: int) -> None:
+        if step == 7:
+            raise Stop
+
+    whole = plan_of(tmp_path / "whole", kinds, context_drop_rate=0.5, epochs=2)
+    stopped = plan_of(tmp_path / "stopped", kinds, {"checkpoint_every_s": 1e-9}, context_drop_rate=0.5, epochs=2)
+    expected = train(whole, say=lambda _: None)
+    with pytest.raises(Stop):
+        train(stopped, say=lambda _: None, after_step=stop)
+    assert train(stopped, say=lambda _: None).test_nll_nats == expected.test_nll_nats
+    weights = [checkpoints.latest(plan.storage, plan.folder, print) for plan in (whole, stopped)]
+    assert weights[0] is not None and weights[1] is not None
+    for name, value in weights[0].tensors(checkpoints.MODEL).items():
+        assert torch.equal(weights[1].tensors(checkpoints.MODEL)[name], value), name
+    other = plan_of(tmp_path / "other", kinds, context_drop_rate=0.0, epochs=2)
+    assert train(other, say=lambda _: None).test_nll_nats != expected.test_nll_nats
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+def test_splits_are_scored_with_the_whole_context(kinds: tuple[str, ...], tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, kinds, context_drop_rate=0.9, epochs=1)
+    result = train(plan, say=lambda _: None)
+    model, test = find_model(plan.folder, plan.storage), plan.dataset.read("test")
+    x_BCHW = torch.from_numpy(test.images_NCHW).long()
+    with torch.no_grad():
+        given_B = -model.log_prob(x_BCHW, whole_context(kinds, test))
+        absent_B = -model.log_prob(x_BCHW)
+    assert float(given_B.mean()) == pytest.approx(result.test_nll_nats, rel=1e-6)
+    assert not torch.allclose(given_B, absent_B, rtol=1e-6)
+    rows = Rows(test.images_NCHW, test.labels_N, test.vectors_NV)
+    np.testing.assert_allclose(score_rows(model, rows, CPU), given_B, rtol=1e-6)
+    np.testing.assert_allclose(score_rows(model, rows, CPU, with_context=False), absent_B, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_each_kind_of_each_training_image_is_left_out_at_the_rate(rate: float, storage: Storage) -> None:
+    kinds = ("label", "vector", "small")
+    plan = plan_of(storage.root, kinds, context_drop_rate=rate, epochs=20)
+    loop = Loop(plan, CPU, say=lambda _: None)
+    seen: list[tuple[torch.Tensor, Context]] = []
+    loop.parallel.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    loop.run()
+    assert len(seen) == 20 * 5
+    absent_BK = torch.cat(
+        [
+            torch.stack([c.label_B == -1, c.vector_BV.isnan().all(1), (c.small_BCHW == -1).flatten(1).all(1)], 1)  # type: ignore[union-attr]
+            for _, c in seen
+        ]
+    )
+    total = len(absent_BK)
+    assert total == 20 * 23
+    if rate == 0:
+        assert not absent_BK.any()
+        return
+    spread = (rate * (1 - rate) / total) ** 0.5
+    assert ((absent_BK.float().mean(0) - rate).abs() < 4 * spread).all()
+    both = absent_BK[:, 0] & absent_BK[:, 1]
+    assert abs(float(both.float().mean()) - rate**2) < 4 * (rate**2 / total) ** 0.5, "kinds are left out independently"
+    for x_BCHW, context in seen:  # what is there is the image's own
+        assert context.small_BCHW is not None
+        there = (context.small_BCHW >= 0).flatten(1).all(1)
+        assert torch.equal(context.small_BCHW[there], small(x_BCHW, 2)[there])
+
+
+def test_a_model_learns_from_a_vector(tmp_path: Path) -> None:
+    """The first level of each image is in its vector."""
+    plans = [plan_of(tmp_path / "-".join(kinds), kinds, context_drop_rate=0.0, epochs=60) for kinds in ((), ("vector",))]
+    without, given = (train(plan, say=lambda _: None).test_bits_per_dim for plan in plans)
+    assert given < without - 0.05
+
+
+def test_context_of_makes_given_images_of_the_images() -> None:
+    x_BCHW = torch.randint(0, 8, (5, 3, 6, 9))
+    labels, vectors = torch.arange(5), torch.randn(5, 2)
+    assert context_of(ContextSpec(), x_BCHW, labels, vectors) is None
+    coloured = context_of(ContextSpec(num_classes=7, image=ImageSpec(1, 6, 9, 8)), x_BCHW, labels, vectors)
+    assert coloured is not None and coloured.vector_BV is None and coloured.label_B is labels
+    assert coloured.image_BCHW is not None and torch.equal(coloured.image_BCHW, grey(x_BCHW))
+    large = context_of(ContextSpec(vector_size=2, small=ImageSpec(3, 2, 3, 8)), x_BCHW, labels, vectors)
+    assert large is not None and large.label_B is None and large.vector_BV is vectors and large.image_BCHW is None
+    assert large.small_BCHW is not None and torch.equal(large.small_BCHW, small(x_BCHW, 3))
+    uneven = context_of(ContextSpec(small=ImageSpec(3, 3, 5, 8)), x_BCHW)  # 9 columns leave 5
+    assert uneven is not None and uneven.small_BCHW is not None and torch.equal(uneven.small_BCHW, x_BCHW[..., ::2, ::2])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dataset", "words"),
+    [
+        (("label",), TinyDataset(num_classes=0), ["conditioned on 'label'", "'tiny' has no labels", "without --condition-on label"]),
+        (("vector",), TinyDataset(vector_size=0), ["conditioned on 'vector'", "'tiny' has no vectors", "--vectors FILE"]),
+        (("grey",), TinyDataset(), ["conditioned on 'grey'", "is grey already", "without --condition-on grey"]),
+        (("small",), TinyDataset(), ["4x3", "small_factor 2 does not divide"]),
+        (("label",), TinyDataset(unlabelled=3), ["3 of train, 3 of validation, 3 of test", "without --condition-on label"]),
+    ],
+)
+def test_data_that_lacks_what_a_recipe_asks_for_is_told_in_one_line(
+    kinds: tuple[str, ...], dataset: TinyDataset, words: list[str], storage: Storage
+) -> None:
+    with pytest.raises(UserError) as error:
+        build_model(tiny_plan(storage, tiny_recipe(condition_on=kinds), dataset))
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), error.value
+
+
+def test_given_images_that_cannot_be_made_are_told() -> None:
+    rgb: Any = TinyDataset(spec=ImageSpec(3, 8, 8, 4))
+    grey_one, half, quarter = ImageSpec(1, 8, 8, 4), ImageSpec(3, 4, 4, 4), ImageSpec(3, 2, 2, 4)
+    for image, sampled in ((grey_one, None), (None, half), (None, quarter), (grey_one, half)):
+        check_context_fits(ContextSpec(image=image, small=sampled), rgb, ("test",), "remedy")
+    strange_images = (half, ImageSpec(3, 8, 8, 4), ImageSpec(1, 8, 8, 8), ImageSpec(1, 4, 4, 4))
+    strange_samples = (ImageSpec(1, 4, 4, 4), ImageSpec(3, 8, 8, 4), ImageSpec(3, 4, 2, 4), ImageSpec(3, 16, 16, 4), ImageSpec(3, 4, 4, 8))
+    strange = [ContextSpec(image=one) for one in strange_images] + [ContextSpec(small=one) for one in strange_samples]
+    for spec in strange:
+        with pytest.raises(UserError, match="cannot be made of its own images; remedy"):
+            check_context_fits(spec, rgb, ("test",), "remedy")
+
+
+def cells(picture_HWC: np.ndarray, rows: int, columns: int, size: int = 4) -> np.ndarray:
+    """The images of a grid, rows columns height width channels, at one pixel each."""
+    scale = picture_HWC.shape[0] // (rows * (size + 1) + 1)
+    assert picture_HWC.shape == ((rows * (size + 1) + 1) * scale, (columns * (size + 1) + 1) * scale, 3)
+    plain = picture_HWC[::scale, ::scale]
+    step = size + 1
+    return np.array([[plain[1 + r * step : r * step + step, 1 + c * step : c * step + step] for c in range(columns)] for r in range(rows)])
+
+
+@pytest.mark.parametrize("kinds", [("small",), ("grey", "label"), ("vector",)])
+def test_grids_show_what_is_given_the_image_and_samples(kinds: tuple[str, ...], storage: Storage) -> None:
+    plan = plan_of(storage.root, kinds)
+    model, dataset = build_model(plan), plan.dataset
+    picture = sample_grid(dataset, model, 10, seed=3)
+    test = dataset.some("test", 2)
+    x_BCHW, context = torch.from_numpy(test.images_NCHW).long(), whole_context(kinds, test)
+    twice = context.rows(torch.tensor([0, 0, 0, 0, 1, 1, 1, 1]))
+    columns = [x_BCHW[:, None], sample(model, 8, seed=3, context=twice).long().unflatten(0, (2, 4))]
+    given = context.image_BCHW if context.image_BCHW is not None else context.small_BCHW
+    if given is not None:
+        factor = 4 // given.shape[2]
+        blocks = given.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+        columns.insert(0, blocks.expand(-1, x_BCHW.shape[1], -1, -1)[:, None])
+    expected = torch.cat(columns, 1).permute(0, 1, 3, 4, 2).numpy() * 85  # four levels over 0..255
+    np.testing.assert_array_equal(cells(picture, 2, expected.shape[1]), np.broadcast_to(expected, (*expected.shape[:4], 3)))
+
+
+def test_grids_of_classes_have_a_column_for_each(storage: Storage) -> None:
+    plan = plan_of(storage.root, ("label",))
+    model = build_model(plan)
+    drawn = sample(model, 6, seed=1, context=Context(label_B=torch.tensor([0, 1, 0, 1, 0, 1])))
+    expected = drawn.unflatten(0, (3, 2)).permute(0, 1, 3, 4, 2).numpy() * 85
+    np.testing.assert_array_equal(cells(sample_grid(plan.dataset, model, 6, seed=1), 3, 2)[..., :1], expected)
+
+
+def test_an_actor_scores_rows_of_a_data_set_as_the_run_did(storage: Storage) -> None:
+    plan = plan_of(storage.root, ("label", "vector", "small"), epochs=1)
+    result = train(plan, say=lambda _: None)
+    test = plan.dataset.read("test")
+    assert test.vectors_NV is not None
+    batch = pa.table(
+        {
+            "image": [image.transpose(1, 2, 0).tobytes() for image in test.images_NCHW],
+            "label": pa.array(test.labels_N, pa.int32()),
+            "key": test.keys,
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(test.vectors_NV.ravel()), 3),
+        }
+    )
+    dataset: Any = dataclasses.replace(plan.dataset, storage=storage)  # type: ignore[type-var]
+    found = Scorer(plan.folder, dataset, Tracker(storage))(batch)
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(f"{plan.folder}/{TEST_NATS}")))
+    assert found["key"].to_pylist() == table["key"].to_pylist() == test.keys
+    np.testing.assert_allclose(found["nll_nats"].to_numpy(), table["nll_nats"].to_numpy(), rtol=1e-6)
+    without = Scorer(plan.folder, dataset, Tracker(storage), with_context=False)(batch)["nll_nats"].to_numpy()
+    assert abs(without.mean() - result.test_nll_nats) > 1e-4

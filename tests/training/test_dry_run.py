@@ -1,0 +1,99 @@
+"""What `--dry-run` says, and when it says that there is no room; and what a suite says that lacks its files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import train_all as pipeline
+from pixelmodels.data import prepare
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+from pixelmodels.training import dry_run as module
+from pixelmodels.training.dry_run import dry_run
+from pixelmodels.training.preflight import WorkerNeeds, has_memory
+from pixelmodels.training.suite_run import TrainAll, check_images, train_all
+from pixelmodels.training.suites import suite
+from tests.data.test_packed_sources import write_cifar10
+
+LARGE = {"CPU": 64.0, "memory": float(1 << 40)}
+
+
+def said(options: TrainAll, monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(module.rayctx, "connect", lambda: None)
+    monkeypatch.setattr(module, "cluster_nodes", lambda: list(nodes))
+    dry_run(options, lines.append)
+    return lines
+
+
+def test_each_recipe_is_told_with_its_steps_although_nobody_has_the_files(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TrainAll(
+        suite="mnist_dynamic", storage=storage.root, only=("pixelcnn", "gated_pixelcnn"), epochs=2, num_workers=2, accumulate=4
+    )
+    lines = said(options, monkeypatch, LARGE)
+    assert "mnist, not prepared yet: about 54,000 training images, as published" in lines[0]
+    assert "room for 31 model(s)" in lines[1]
+    assert lines[2].startswith("pixelcnn: 638,017 parameters; ") and "8 image(s) at a time, float32, in 4 parts" in lines[2]
+    assert "1,688 steps" in lines[2] and "the largest node has 1024.0 GiB" in lines[2]  # 2 * ceil(54,000 / 64)
+    assert lines[3].startswith("gated_pixelcnn: 897,985 parameters; ") and len(lines) == 4
+    assert not storage.exists("runs") and not storage.exists("datasets")
+
+
+def test_a_cluster_that_can_never_give_it_is_told_in_one_line_and_status_2(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = TrainAll(suite="mnist_dynamic", storage=storage.root, only=("pixelcnn",))
+    with pytest.raises(UserError, match=r"--num-workers 1: the cluster can never give"):
+        said(options, monkeypatch, {"CPU": 1.0, "memory": 1e12})
+    with pytest.raises(UserError, match=r"'pixelcnn' needs about 1\.\d GiB for each worker.*no room.*--accumulate 2 or more"):
+        said(options, monkeypatch, {"CPU": 8.0, "memory": 1e8})
+    monkeypatch.setattr(module, "room", lambda *_: 1)
+    flags = ["--dry-run", "--suite", "mnist_dynamic", "--only", "pixelcnn", "--storage", storage.root]
+    with pytest.raises(SystemExit) as end:
+        pipeline.exit_with(lambda: pipeline.main(flags))
+    captured = capsys.readouterr()
+    assert end.value.code == 2 and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
+
+
+def test_memory_is_needed_where_the_cpus_are() -> None:
+    two = WorkerNeeds(2)
+    assert has_memory(two, 4e9, [{"CPU": 2.0, "memory": 8e9}])
+    assert not has_memory(two, 5e9, [{"CPU": 2.0, "memory": 8e9}])
+    assert not has_memory(two, 5e9, [{"CPU": 1.0, "memory": 2e10}])
+    assert has_memory(two, 5e9, [{"CPU": 1.0, "memory": 5e9}, {"CPU": 1.0, "memory": 5e9}])
+
+
+def test_a_suite_without_its_files_says_how_to_name_them(storage: Storage) -> None:
+    with pytest.raises(UserError, match=r"source 'cifar10', whose files .*--data-path.*--dataset"):
+        train_all(TrainAll(suite="cifar10", storage=storage.root))
+    with pytest.raises(UserError, match="path 'x' has no meaning for source 'digits'"):
+        train_all(TrainAll(suite="digits", data_path="x", storage=storage.root))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_files_of_data_path_are_used_and_their_shape_is_checked(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    write_cifar10(folder)
+    options = TrainAll(suite="cifar10", data_path=str(folder), storage=storage.root, only=("pixelcnn_pp_conditional",), precision="float32")
+    (recipe,) = options.recipes()
+    assert recipe.dataset.path == str(folder) and recipe.precision == "float32"
+    dataset = prepare(recipe.dataset, storage)
+    check_images(options, [dataset])
+    with pytest.raises(UserError, match=r"images of 32x32 with 3 channel\(s\), and suite 'imagenet64' is for 64x64"):
+        check_images(dataclasses.replace(options, suite="imagenet64", only=()), [dataset])
+    named: Any = dataclasses.replace(options, data_path=None, dataset=dataset.name, only=("pixelcnn",))
+    assert any("train 1" in line and "10 classes" in line for line in said(named, monkeypatch, LARGE))
+
+
+def test_flags_change_recipes() -> None:
+    plain = suite("mnist_fixed")
+    changed = TrainAll(suite="mnist_fixed", accumulate=3, activation_checkpointing=True, precision="bfloat16").recipes()
+    assert [(one.accumulate, one.activation_checkpointing, one.precision) for one in changed] == [(3, True, "bfloat16")] * len(plain)
+    assert TrainAll(suite="mnist_fixed").recipes() == plain

@@ -1,0 +1,64 @@
+"""Published recipes: what is known of them is told, and what the papers leave open is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from pixelmodels.data.sources import SOURCES
+from pixelmodels.models import architecture_of, build
+from pixelmodels.training.published import Published, PublishedData, has_field
+from pixelmodels.training.suites import PUBLISHED, published, suite
+
+ENTRIES: list[tuple[str, PublishedData, Published]] = [
+    (name, found.data, entry) for name in PUBLISHED if (found := published(name)) is not None for entry in found.entries
+]
+EACH = pytest.mark.parametrize(("name", "data", "entry"), ENTRIES, ids=[f"{name}-{entry.recipe.name}" for name, _, entry in ENTRIES])
+
+
+def test_suites_have_what_was_published_and_nothing_else() -> None:
+    names = {name: [recipe.name for recipe in suite(name)] for name in PUBLISHED}
+    assert {name: set(recipes) for name, recipes in names.items()} == {
+        "mnist_fixed": {"pixelcnn", "pixelrnn_diagonal_bilstm"},
+        "mnist_dynamic": {"pixelcnn", "gated_pixelcnn", "pixelsnail"},
+        "cifar10": {
+            "pixelcnn",
+            "pixelrnn_row_lstm",
+            "pixelrnn_diagonal_bilstm",
+            "gated_pixelcnn",
+            "pixelcnn_pp",
+            "pixelcnn_pp_conditional",
+            "pixelsnail",
+        },
+        "imagenet32": {"pixelrnn_row_lstm", "gated_pixelcnn", "pixelsnail"},
+        "imagenet64": {"pixelrnn_row_lstm", "gated_pixelcnn", "pixelsnail"},
+    }
+    assert all(len(set(recipes)) == len(recipes) for recipes in names.values())
+    assert published("digits") is None
+
+
+@EACH
+def test_every_gap_names_a_field_and_every_open_field_is_named_once(name: str, data: PublishedData, entry: Published) -> None:
+    told = (*entry.gaps, *entry.unverified)
+    assert len(set(told)) == len(told)
+    for path in told:
+        assert has_field(entry.recipe, path), path
+    assert "epochs" in told or "reproduction" in entry.note
+
+
+@EACH
+def test_recipes_fit_their_data(name: str, data: PublishedData, entry: Published) -> None:
+    config = entry.recipe.dataset
+    assert config.source in SOURCES and config.path is None
+    assert entry.recipe.name.startswith(architecture_of(entry.recipe.model))
+    assert 0 < data.num_training(entry.recipe) <= data.num_train
+    assert (entry.unit == "nats") == (data.image.levels == 2)
+    if entry.parameters is not None:
+        model = build(entry.recipe.model, data.image, entry.recipe.likelihood, data.context(entry.recipe))
+        assert model.num_parameters == entry.parameters
+
+
+def test_a_field_is_one_of_the_recipe_or_of_its_parts() -> None:
+    recipe = suite("cifar10")[0]
+    known = ("epochs", "model.num_layers", "optimizer.betas", "dataset.validation_share", "model.*")
+    assert all(has_field(recipe, path) for path in known)
+    assert not any(has_field(recipe, path) for path in ("epoch", "model.layers", "epochs.one", "modell.*"))
