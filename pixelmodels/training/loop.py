@@ -17,7 +17,7 @@ from torch import nn
 from pixelmodels.data import SPLITS
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import ContextSpec, PixelModel, build
+from pixelmodels.models import Context, ContextSpec, PixelModel, build
 from pixelmodels.rayctx import num_cores
 from pixelmodels.tracking.grids import grid
 from pixelmodels.training.averaging import Average
@@ -77,7 +77,7 @@ class Loop:
         self.workers = Workers(device)
         self.say = say if self.workers.is_first else _silent
         self.report = report
-        self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
+        self.feed = self._feed(self.workers)
         self.num_images = plan.dataset.num_images("train")
         self.steps_per_epoch = -(-self.num_images // self.recipe.batch_size)
         self.total_steps = self.steps_per_epoch * self.recipe.epochs
@@ -270,11 +270,23 @@ class Loop:
         self.state.restore(self.say)
         position, epochs = self.position, self.recipe.epochs
         if position.step == 0:
+            self._initialize()
             return
         where = f"epoch {position.epoch + 1}/{epochs}, {position.epoch_step}/{self.steps_per_epoch} steps of it done"
         if position.epoch == epochs:
             where = "all epochs done"
         self.say(f"{self.recipe.name}: going on from step {position.step} ({where})")
+
+    def _initialize(self) -> None:
+        """What the architecture takes from the images of the first step, whoever scores them later; the same in all workers."""
+        if type(self.model).initialize is PixelModel.initialize:
+            return  # it takes nothing: leave the images unread
+        if self.workers.is_first:
+            rows, _ = next(self._feed(Workers(self.device, alone=True)).training_rows(0, 0))
+            x_BCHW, label_B = to_tensors(rows, self.device, self.recipe.class_conditional)
+            self.model.initialize(x_BCHW, Context(label_B=label_B))
+        self.workers.copy_from_first(self.model.parameters())
+        self.average.model.load_state_dict(self.model.state_dict())
 
     # ---- the end
 
@@ -295,6 +307,9 @@ class Loop:
         return result
 
     # ---- small parts
+
+    def _feed(self, workers: Workers) -> Feed:
+        return SizedFeed(self.plan.dataset, workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
 
     def _score(self, split: str) -> np.ndarray:
         """Nats of each image of a split under the averaged weights."""
