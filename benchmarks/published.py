@@ -71,12 +71,15 @@ def check(data: PublishedData, entry: Published, precision: Precision) -> dict[s
     found: dict[str, Any] = {"parameters": model.num_parameters, "published_parameters": entry.parameters}
     found["build_s"] = round(time.monotonic() - started, 2)
     context = Context(label_B=torch.zeros(1, dtype=torch.long)) if "label" in recipe.condition_on else None
+    total_steps = recipe.epochs * data.num_training(recipe) // recipe.batch_size
     seconds: list[float] = []
     bits: list[float] = []
     while len(seconds) < (1 if seconds and seconds[0] > LONG_S else 2):
         started = time.monotonic()
         x_BCHW = torch.randint(data.image.levels, (1, *data.image.shape))
         model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimizer.learning_rate_at(len(seconds), total_steps)
         optimizer.zero_grad(set_to_none=True)
         with autocast(torch.device("cpu"), precision):
             nll_nats = -model.log_prob_map(x_BCHW, context).sum()

@@ -6,8 +6,10 @@
 Images a second are those of the training steps of the loop (without validation), first bare in a process of its own,
 then the same recipe through TorchTrainer with one worker. FLOPs utilization is 3 x the floating-point operations of
 one forward pass that the masks keep (a backward pass costs two), times images a second, over the peak of a float32
-matrix product measured before and after in the same process. The last thing printed is one JSON object; it is also
-written to `benchmarks/results/` with the date, beside a plot.
+matrix product measured before and after in the same process. Peak memory per image is what one more image in a batch
+adds to the peak of the resident memory of a training step, in a fresh process. `step_over_row_lstm` compares the time
+of a training step with the Row LSTM's at the same width and depth, the two in turn in one process. The last thing
+printed is one JSON object; it is also written to `benchmarks/results/` with the date, beside a plot.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,6 +46,10 @@ from pixelmodels.training.trainer import fit
 RESULTS = Path(__file__).parent / "results"
 IMAGE_SIZE = 28
 QUICK = ("gated_pixelcnn", "pixelcnn")
+# where `num_layers` counts the layers of one block or resolution of several
+LAYERS = {"pixelcnn_pp": 1, "pixelsnail": 3}
+MEMORY_BATCHES = (4, 20)  # the fewer images first: the peak of a process only grows
+RECURRENT = ("pixelrnn_row_lstm", "pixelrnn_diagonal_bilstm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Arguments:
     min_seconds: float = 60.0  # of training steps that each measurement covers (6 with --quick)
     out: Path = RESULTS  # folder for the JSON and the plot
     bare: str | None = None  # internal: measure one recipe bare and print its result
+    memory: str | None = None  # internal: measure one architecture's memory and print it
 
     def architectures(self) -> tuple[str, ...]:
         """Names of the architectures to measure; raises `UserError` for an unknown one."""
@@ -88,6 +96,7 @@ def recipe_of(architecture: str, arguments: Arguments, epochs: int) -> Recipe:
     """The recipe that is timed: digits enlarged to 28x28."""
     kind = config_class(architecture)
     wanted = {"num_features": arguments.num_features, "num_layers": arguments.layers(), "head_features": arguments.num_features}
+    wanted["num_layers"] = min(LAYERS.get(architecture, arguments.layers()), arguments.layers())
     model = kind(**{name: value for name, value in wanted.items() if name in {field.name for field in dataclasses.fields(kind)}})
     return Recipe(
         name=architecture,
@@ -116,6 +125,40 @@ def measure_bare(arguments: Arguments, architecture: str, epochs: int, root: str
     return {"images_per_second": result.train_images_per_second, "peak_flops": max(before, matmul_peak())}
 
 
+def memory_per_image(arguments: Arguments, architecture: str, storage: Storage) -> float:
+    """Bytes that one more image adds to the peak of a training step's resident memory; for a process of its own."""
+    plan = plan_of(recipe_of(architecture, arguments, 1), storage)
+    torch.set_num_threads(plan.num_threads)
+    model, images = build_model(plan), torch.from_numpy(plan.dataset.read("validation").images_NCHW)
+    peaks = []
+    for batch in MEMORY_BATCHES:
+        for _ in range(2):
+            (-model.log_prob(images[:batch]).mean()).backward()
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return (peaks[1] - peaks[0]) / (MEMORY_BATCHES[1] - MEMORY_BATCHES[0])
+
+
+def step_over_row_lstm(arguments: Arguments, storage: Storage, num_steps: int = 5) -> dict[str, float]:
+    """Best time of a training step over the Row LSTM's, for the recurrent architectures."""
+    models = {name: build_model(plan_of(recipe_of(name, arguments, 1), storage)) for name in RECURRENT}
+    x_BCHW = torch.from_numpy(find_dataset(storage, "digits-28").read("validation").images_NCHW[:32])
+    torch.set_num_threads(rayctx.num_cores())
+    best = dict.fromkeys(models, float("inf"))
+    for _ in range(num_steps):
+        for name, model in models.items():
+            started = time.perf_counter()
+            (-model.log_prob(x_BCHW).mean()).backward()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return {name: round(seconds / best["pixelrnn_row_lstm"], 3) for name, seconds in best.items()}
+
+
+def in_own_process(arguments: Arguments, flag: str, values: list[Any]) -> Any:
+    """What this script prints last when one of its internal flags is given."""
+    command = [sys.executable, __file__, flag, json.dumps(values)]
+    command += ["--num-features", str(arguments.num_features), "--num-layers", str(arguments.layers())]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
 def calibrate(arguments: Arguments, architecture: str, storage: Storage) -> int:
     """Epochs that take at least the seconds asked for, from the time of a few steps."""
     plan = plan_of(recipe_of(architecture, arguments, 1), storage)
@@ -140,9 +183,8 @@ def measure(architecture: str, arguments: Arguments, storage: Storage, progress:
         for root in roots:
             root.mkdir()
             (root / "datasets").symlink_to(Path(storage.root) / "datasets")
-        command = [sys.executable, __file__, "--bare", json.dumps([architecture, epochs, str(roots[0])])]
-        command += ["--num-features", str(arguments.num_features), "--num-layers", str(arguments.layers())]
-        bare = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        bare = in_own_process(arguments, "--bare", [architecture, epochs, str(roots[0])])
+        memory = in_own_process(arguments, "--memory", [architecture, str(roots[0])])
         plan = plan_of(recipe_of(architecture, arguments, epochs), Storage(str(roots[1])))
         result: RunResult = fit(plan, WorkerNeeds(1, rayctx.num_cores(), False), progress.actor)
     model = build_model(plan)
@@ -154,7 +196,9 @@ def measure(architecture: str, arguments: Arguments, storage: Storage, progress:
         "flops_utilization": round(flops * bare["images_per_second"] / bare["peak_flops"], 3),
         "ray_over_bare": round(result.train_images_per_second / bare["images_per_second"], 3),
         "seconds_of_steps": round(epochs * plan.dataset.num_images("train") / bare["images_per_second"], 1),
+        "peak_memory_per_image_mib": round(memory / 2**20, 2),
         "parameters": model.num_parameters,
+        "layers": plan.recipe.to_dict()["model"]["config"].get("num_layers"),
         "train_gflops_per_image": round(flops / 1e9, 3),
         "peak_gflops_per_second": round(bare["peak_flops"] / 1e9, 1),
     }
@@ -187,6 +231,10 @@ def main() -> int:
     if arguments.bare is not None:
         print(json.dumps(measure_bare(arguments, *json.loads(arguments.bare))))
         return 0
+    if arguments.memory is not None:
+        architecture, root = json.loads(arguments.memory)
+        print(memory_per_image(arguments, architecture, Storage(root)))
+        return 0
     architectures = arguments.architectures()
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
@@ -194,6 +242,9 @@ def main() -> int:
         prepare(recipe_of(architectures[0], arguments, 1).dataset, storage)
         progress = Progress(lambda line: print(line, file=sys.stderr))
         rows = [measure(architecture, arguments, storage, progress) for architecture in architectures]
+        if set(RECURRENT) <= set(architectures):
+            ratios = step_over_row_lstm(arguments, storage)
+            rows = [{**row, **({"step_over_row_lstm": ratios[row["model"]]} if row["model"] in ratios else {})} for row in rows]
     today = datetime.date.today().isoformat()
     report = {
         "benchmark": "training",

@@ -12,6 +12,7 @@ for the pixel streams; `run` decides which of its passes each layer makes:
     RowPass        h_BWC        `row`: all that row r takes from above, for all columns
     PixelPass      h_BC         `pixel`: what column c still needs once (r, c-1) is known
     TakeRow        h_BWC        `take_row`: all columns of a row that is known, or guessed
+    Recording      h_BHWC       as `Forward`; it keeps the features that the wiring names (`run.feature`)
 
 Modules hold weights only. What is recorded of finished rows lives in a `State` (tensors, batch first) that the
 caller owns and that the passes update in place. Weights laid out for the passes are made once by `prepare`.
@@ -128,7 +129,13 @@ class Strided:
     grow: Layer
 
 
-class Forward:
+class _Run:
+    def feature(self, name: str, h: Tensor) -> Tensor:
+        """`h`, the pixel stream's features at this point of the wiring, under a name of their own; kept by `Recording` alone."""
+        return h
+
+
+class Forward(_Run):
     """Every layer on whole images."""
 
     def __init__(self, image_BHWC: Tensor, extras: Mapping[Layer, Tensor] | None = None):
@@ -147,7 +154,23 @@ class Forward:
         return pair.grow(inner(pair.shrink(x_BHWC)))
 
 
-class _Pass:
+class Recording(Forward):
+    """`Forward` that keeps what `keep` makes of the features that the wiring names (some at a coarser resolution), in order of depth."""
+
+    def __init__(self, image_BHWC: Tensor, extras: Mapping[Layer, Tensor], keep: Callable[[Tensor], Tensor]):
+        super().__init__(image_BHWC, extras)
+        self.keep = keep
+        self.features: dict[str, Tensor] = {}  # by name
+
+    def feature(self, name: str, h_BHWC: Tensor) -> Tensor:
+        """See `Forward`; `ValueError` for a name that is taken."""
+        if name in self.features:
+            raise ValueError(f"two features are called '{name}'; give each its own name")
+        self.features[name] = self.keep(h_BHWC)
+        return h_BHWC
+
+
+class _Pass(_Run):
     def __init__(self, weights: Mapping[Layer, Weights], states: Mapping[Layer, State], at: Place):
         self.weights, self.states, self.at = weights, states, at
 

@@ -6,6 +6,8 @@ features), made by a masked convolution of the wiring; state-to-state convolutio
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,6 +85,14 @@ class RowLSTM(_Grouped):
         s["cell"].copy_(s["row_cell"])
 
 
+@lru_cache(maxsize=64)
+def diagonals(height: int, width: int) -> tuple[Tensor, list[int]]:
+    """The pixels of a map (r * width + c) by r + c and then r, and how many there are of each r + c."""
+    r, c = torch.arange(height)[:, None], torch.arange(width)
+    order = torch.argsort(((r + c) * height + r).flatten())
+    return order, torch.bincount((r + c).flatten()).tolist()
+
+
 class _DiagonalLSTM(_Grouped):
     """What the two directions of the Diagonal BiLSTM share: two taps, above and before, and a learned first state."""
 
@@ -101,27 +111,34 @@ class _DiagonalLSTM(_Grouped):
         return self.weight.numel()
 
     def scan_diagonals(self, gates_BHWG: Tensor) -> Tensor:
-        """Left-to-right hidden states of a whole map, one diagonal after another: H + W - 1 steps."""
-        batch, height, width = gates_BHWG.shape[:3]
-        num_steps = height + width - 1
-        # skew: row r is moved r columns to the right, so that step d holds the pixels with r + c = d
-        skewed = F.pad(gates_BHWG, (0, 0, 0, height)).flatten(1, 2)[:, : height * num_steps]
-        skewed_DBHG = skewed.unflatten(1, (height, num_steps)).permute(2, 0, 1, 3).contiguous()
-        rows = torch.arange(height, device=gates_BHWG.device)[:, None]
-        hidden = self.first_hidden.expand(batch, height, -1)
-        cell = self.first_cell.expand(batch, height, -1)
+        """Left-to-right hidden states of a whole map, one diagonal after another: H + W - 1 steps.
+
+        Step d computes the pixels with r + c = d: a column of the map whose row r is skewed by r, without the places
+        of it where the skewed map is empty.
+        """
+        height, width = gates_BHWG.shape[1:3]
+        order, sizes = diagonals(height, width)
+        order = order.to(gates_BHWG.device)
+        gates_TBG = gates_BHWG.flatten(1, 2).transpose(0, 1)[order]
+        hidden_nBH = self.first_hidden.expand(0, gates_BHWG.shape[0], -1)
+        cell_nBH = self.first_cell.expand(0, gates_BHWG.shape[0], -1)
+        nothing_1BH = torch.zeros_like(self.first_hidden).expand(1, gates_BHWG.shape[0], -1)
+        first_hidden_1BH, first_cell_1BH = (first.expand(1, gates_BHWG.shape[0], -1) for first in (self.first_hidden, self.first_cell))
+        before, above = self.weight.split(self.num_hidden, 1)
+        taps = torch.cat([before, above])  # both taps of all that the step before left, in one product
         steps = []
-        for d in range(num_steps):
-            above = F.pad(hidden, (0, 0, 1, 0))[:, :-1]  # looks up, never down
-            state_gates = F.linear(torch.cat([hidden, above], -1), self.weight)
-            new_hidden, new_cell = lstm(skewed_DBHG[d] + state_gates, cell)
-            started = rows <= d  # a row has its learned first state until its column 0
-            hidden = torch.where(started, new_hidden, self.first_hidden)
-            cell = torch.where(started, new_cell, self.first_cell)
-            steps.append(hidden)
-        stacked_BHD = torch.stack(steps, 2)
-        index = rows + torch.arange(width, device=rows.device)  # unskew
-        return stacked_BHD[:, rows, index]
+        for d, gates_nBG in enumerate(gates_TBG.split(sizes)):
+            if d < height:  # a row begins, from its learned first state
+                hidden_nBH, cell_nBH = torch.cat([hidden_nBH, first_hidden_1BH]), torch.cat([cell_nBH, first_cell_1BH])
+            if d < width:  # the first row is still there: nothing is above it
+                hidden_nBH = torch.cat([nothing_1BH, hidden_nBH])
+            else:  # the row above the first one has ended
+                cell_nBH = cell_nBH[1:]
+            from_before, from_above = F.linear(hidden_nBH, taps).chunk(2, -1)
+            hidden_nBH, cell_nBH = lstm(gates_nBG + from_before[1:] + from_above[:-1], cell_nBH)
+            steps.append(hidden_nBH)
+        hidden_BTH = torch.cat(steps)[torch.argsort(order)].transpose(0, 1)
+        return hidden_BTH.unflatten(1, (height, width))
 
     def prepare(self) -> Weights:
         before, above = self.weight.split(self.num_hidden, 1)

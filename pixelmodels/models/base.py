@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelmodels.errors import UserError
-from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, RowPass, State, TakeRow, Weights
+from pixelmodels.errors import UserError, unknown
+from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, Recording, RowPass, State, TakeRow, Weights
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.context import (
     ContextEncoder,
@@ -26,6 +27,7 @@ from pixelmodels.shapes import ImageSpec
 
 CONTEXT_FEATURES = 32  # D: features of the encoded context
 Features = dict[PositionLinear, Tensor]  # by the linear map that made them
+WholeRun = TypeVar("WholeRun", bound=Forward)
 
 
 @dataclass
@@ -126,6 +128,12 @@ class PixelModel(nn.Module):
         """
         raise NotImplementedError
 
+    def initialize(self, x_BCHW: Tensor, context: Given = None) -> None:
+        """Data-dependent initialization from a batch of training images; nothing for architectures that have none.
+
+        A function of the weights and the batch, without dropout. Raises `UserError` for no images, and where `log_prob` does.
+        """
+
     # --- the whole image ---
 
     def _padded(self, size: int) -> int:
@@ -148,9 +156,17 @@ class PixelModel(nn.Module):
     def wired(self, image_BHWC: Tensor, context: Features) -> Tensor:
         """The layers as `above` and `here` wire them, on whole images."""
         height, width = image_BHWC.shape[1:3]
+        _, params_BHWP = self._run(Forward, image_BHWC, context)
+        return params_BHWP.permute(0, 3, 1, 2)[..., :height, :width]
+
+    def _run(
+        self, run_of: Callable[[Tensor, Mapping[Layer, Tensor]], WholeRun], image_BHWC: Tensor, context: Features
+    ) -> tuple[WholeRun, Tensor]:
+        """A run of the whole image and the parameters that it gave, both of padded size."""
+        height, width = image_BHWC.shape[1:3]
         image_BHWC = F.pad(image_BHWC, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
-        run = Forward(image_BHWC, self.above(Forward(image_BHWC), shifted_down(image_BHWC), context))
-        return self.here(run, image_BHWC).permute(0, 3, 1, 2)[..., :height, :width]
+        run = run_of(image_BHWC, self.above(Forward(image_BHWC), shifted_down(image_BHWC), context))
+        return run, self.here(run, image_BHWC)
 
     def log_prob_map(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W."""
@@ -169,6 +185,58 @@ class PixelModel(nn.Module):
         self.spec.check_values(x_BCHW)
         check_context(context, self.context_spec, len(x_BCHW))
         return self.log_prob_map(x_BCHW, context).sum((1, 2))
+
+    # --- activations ---
+
+    def features(self, x_BCHW: Tensor, layer: str | int, context: Given = None) -> Tensor:
+        """Activations of the pixel stream after a layer, `h_BFHW`: what the network made of the pixels before each.
+
+        Args: `layer`, a name of `feature_names` or its index (negative: from the last).
+        A map may be coarser than the image: one of ceil(H / s) rows holds at (r, c) what is known before pixel (s r, s c). Where the
+        network orders the channels, the F features are in the channels' even groups, and also know their own pixel's earlier channels.
+        Raises `UserError` for an unknown layer, or images or a context that `forward` refuses.
+        """
+        maps = self.all_features(x_BCHW, context)
+        names = tuple(maps)
+        if isinstance(layer, int):
+            if not -len(names) <= layer < len(names):
+                raise UserError(f"layer {layer} is out of range; give {-len(names)}..{len(names) - 1}, or one of {', '.join(names)}")
+            return maps[names[layer]]
+        if layer not in maps:
+            raise unknown("layer", layer, names)
+        return maps[layer]
+
+    def all_features(
+        self, x_BCHW: Tensor, context: Given = None, each: Callable[[Tensor], Tensor] = lambda h_BFHW: h_BFHW
+    ) -> dict[str, Tensor]:
+        """`features` of every layer by name, in order of depth, from one pass; `each` makes of a map what is kept of it."""
+        self.spec.check(x_BCHW)
+        check_context(context, self.context_spec, len(x_BCHW))
+        return self.network_features(self.inputs(x_BCHW), context, each)
+
+    def network_features(
+        self, image_BHWC: Tensor, context: Given, each: Callable[[Tensor], Tensor] = lambda h_BFHW: h_BFHW
+    ) -> dict[str, Tensor]:
+        """`all_features` from the network's inputs on: differentiable in the image."""
+        return self.wired_features(image_BHWC, self.context_features(context, image_BHWC.shape[0]), each)
+
+    def wired_features(self, image_BHWC: Tensor, context: Features, each: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """What the layers give on whole images, as `above` and `here` wire and name them."""
+        height, width = image_BHWC.shape[1:3]
+
+        def keep(h_BHWF: Tensor) -> Tensor:
+            stride = self._padded(height) // h_BHWF.shape[1]
+            return each(h_BHWF.permute(0, 3, 1, 2)[..., : -(-height // stride), : -(-width // stride)])
+
+        run, _ = self._run(partial(Recording, keep=keep), image_BHWC, context)
+        return run.features
+
+    @torch.no_grad()
+    def feature_names(self) -> tuple[str, ...]:
+        """The layers that `features` knows, in order of depth; found by recording one blank image."""
+        x_1CHW = torch.zeros(1, *self.spec.shape, dtype=torch.uint8, device=self.device)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout, where the model is being trained
+            return tuple(self.all_features(x_1CHW))
 
     # --- passes ---
 

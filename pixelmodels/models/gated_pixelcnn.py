@@ -100,8 +100,8 @@ class GatedPixelCNN(PixelModel):
 
     def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
         h = x
-        for layer in self._layers():
-            h = layer.here(run, h)
+        for i, layer in enumerate(self._layers()):
+            h = run.feature(f"block{i - 1}" if i else "entry", layer.here(run, h))
         h = run(self.head, torch.relu(h))
         return run(self.output, torch.relu(h))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -64,6 +64,21 @@ class MultiscalePixelRNN(PixelModel):
         params_BPHW = self.large.wired(image_BHWC, features).clone()
         params_BPHW[..., ::every, ::every] = self.small.network(small_BHWC, context)
         return params_BPHW
+
+    def network_features(
+        self, image_BHWC: Tensor, context: Given, each: Callable[[Tensor], Tensor] = lambda h_BFHW: h_BFHW
+    ) -> dict[str, Tensor]:
+        """Of both stages, by their place and name; those of the small image are at its pixels."""
+        every = self.config.factor
+        small_BHWC = image_BHWC[:, ::every, ::every]
+        of_small = self.small.network_features(small_BHWC, context, each)
+        of_large = self.large.wired_features(image_BHWC, self.large.context_features(context, len(image_BHWC), small_BHWC), each)
+        return {f"small.{name}": h for name, h in of_small.items()} | {f"large.{name}": h for name, h in of_large.items()}
+
+    def initialize(self, x_BCHW: Tensor, context: Given = None) -> None:
+        every = self.config.factor
+        self.small.initialize(x_BCHW[..., ::every, ::every], context)
+        self.large.initialize(x_BCHW, with_small(context, x_BCHW[..., ::every, ::every]))
 
     def stages(self) -> tuple[Stage, ...]:
         def given_small(context: Given, x_BCHW: Tensor) -> Given:

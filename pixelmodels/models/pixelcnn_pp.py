@@ -14,20 +14,24 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.linalg import vector_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from pixelmodels.errors import UserError
 from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, Strided, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, one_group
 from pixelmodels.layers.pixelcnn_pp import LeftColumnConv, SplitLinear
 from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowConv, RowShrinkConv
+from pixelmodels.layers.weight_norm import initializing, normed
 from pixelmodels.likelihoods import Likelihood, LikelihoodConfig, build_likelihood
 from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, PositionLinear, projection
+from pixelmodels.models.context import ContextSpec, Given, PositionLinear, projection
+from pixelmodels.models.pixelcnn_pp_reach import Reach
 from pixelmodels.shapes import ImageSpec
 
 NUM_LEVELS = 3
+RESIDUAL_SCALE = 0.1  # standard deviation that residual layers begin with, before their gate
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class _AboveLayer(nn.Module):
     def __init__(self, model: PixelCNNPP, *, has_skip: bool):
         super().__init__()
         p = model.config.num_features
-        self.conv_input = weight_norm(RowConv(2 * p, p, (2, 3)))
-        self.nin_skip = weight_norm(RowLinear(2 * p, p)) if has_skip else None
-        self.conv_out = weight_norm(RowConv(2 * p, 2 * p, (2, 3)))
+        self.conv_input = normed(RowConv(2 * p, p, (2, 3)))
+        self.nin_skip = normed(RowLinear(2 * p, p)) if has_skip else None
+        self.conv_out = normed(RowConv(2 * p, 2 * p, (2, 3)))
         self.dropout = nn.Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, CONTEXT_FEATURES, 2 * p)
 
@@ -78,9 +82,9 @@ class _HereLayer(nn.Module):
         super().__init__()
         p = model.config.num_features
         wide = one_group(2 * p)
-        self.conv_input = weight_norm(CausalConv(wide, one_group(p), (2, 2), "B", right=0))
-        self.nin_skip = weight_norm(SplitLinear(p, p) if has_skip else RowLinear(2 * p, p))
-        self.conv_out = weight_norm(CausalConv(wide, wide, (2, 2), "B", right=0))
+        self.conv_input = normed(CausalConv(wide, one_group(p), (2, 2), "B", right=0))
+        self.nin_skip = normed(SplitLinear(p, p) if has_skip else RowLinear(2 * p, p))
+        self.conv_out = normed(CausalConv(wide, wide, (2, 2), "B", right=0))
         self.dropout = nn.Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, CONTEXT_FEATURES, 2 * p)
 
@@ -108,6 +112,7 @@ class _Level(nn.Module):
 
     def __init__(self, model: PixelCNNPP, index: int):
         super().__init__()
+        self.index = index  # the features of this level are at 1/2^index of the resolution
         p, resolution, num_down = model.config.num_features, 2**index, model.config.num_layers
         num_up = num_down + (index < NUM_LEVELS - 1)
         self.down_u = nn.ModuleList(_AboveLayer(model, has_skip=False) for _ in range(num_down))
@@ -116,8 +121,8 @@ class _Level(nn.Module):
         self.up_ul = nn.ModuleList(_HereLayer(model, has_skip=True) for _ in range(num_up))
         self.inner: _Level | None = None
         if index < NUM_LEVELS - 1:
-            self.shrink_u, self.shrink_ul = weight_norm(RowShrinkConv(p, p)), weight_norm(PixelShrinkConv(p, p))
-            self.grow_u, self.grow_ul = weight_norm(RowGrowConv(p, p)), weight_norm(PixelGrowConv(p, p))
+            self.shrink_u, self.shrink_ul = normed(RowShrinkConv(p, p)), normed(PixelShrinkConv(p, p))
+            self.grow_u, self.grow_ul = normed(RowGrowConv(p, p)), normed(PixelGrowConv(p, p))
         for module in self.modules():
             if isinstance(module, Layer | PositionLinear):
                 module.resolution = resolution
@@ -143,15 +148,15 @@ class _Level(nn.Module):
 
     def here(self, run: Forward | PixelPass | TakeRow, ul: Tensor) -> Tensor:
         shortcuts = [ul]
-        for layer in self.down_ul:
-            ul = cast(_HereLayer, layer).here(run, ul, None)
+        for i, layer in enumerate(self.down_ul):
+            ul = run.feature(f"level{self.index}.down{i}", cast(_HereLayer, layer).here(run, ul, None))
             shortcuts.append(ul)
         if self.inner is None:
             ul = shortcuts.pop()
         else:
             ul = run.strided(Strided(self.shrink_ul, self.grow_ul), lambda y: cast(_Level, self.inner).here(run, y), ul)
-        for layer in self.up_ul:
-            ul = cast(_HereLayer, layer).here(run, ul, shortcuts.pop())
+        for i, layer in enumerate(self.up_ul):
+            ul = run.feature(f"level{self.index}.up{i}", cast(_HereLayer, layer).here(run, ul, shortcuts.pop()))
         return ul
 
 
@@ -165,11 +170,11 @@ class PixelCNNPP(PixelModel):
     def __init__(self, config: PixelCNNPPConfig, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
         super().__init__(config, spec, likelihood, context_spec)
         p, num_in = config.num_features, len(self.input_groups)
-        self.u_init = weight_norm(RowConv(num_in, p, (2, 3)))
-        self.ul_init_above = weight_norm(RowConv(num_in, p, (1, 3)))
-        self.ul_init_left = weight_norm(LeftColumnConv(num_in, p))
+        self.u_init = normed(RowConv(num_in, p, (2, 3)))
+        self.ul_init_above = normed(RowConv(num_in, p, (1, 3)))
+        self.ul_init_left = normed(LeftColumnConv(num_in, p))
         self.level = _Level(self, 0)
-        self.output = weight_norm(CausalLinear(one_group(p), self.param_groups))
+        self.output = normed(CausalLinear(one_group(p), self.param_groups))
 
     def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
         # above row 0 there is nothing: its outputs are zeros, without the bias (the channel of ones is 0 there)
@@ -179,82 +184,28 @@ class PixelCNNPP(PixelModel):
         return extras
 
     def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
-        return run(self.output, F.elu(self.level.here(run, run(self.ul_init_left, x))))
+        ul = run.feature("entry", run(self.ul_init_left, x))
+        return run(self.output, F.elu(self.level.here(run, ul)))
+
+    @torch.no_grad()
+    def initialize(self, x_BCHW: Tensor, context: Given = None) -> None:
+        """See `PixelModel`: every layer's output has mean 0 and standard deviation 1 (0.1 at the end of a residual layer)."""
+        self.spec.check_values(x_BCHW)
+        if not len(x_BCHW):
+            raise UserError("0 images given to initialize from; give a batch of training images")
+        scales = {layer: 1.0 for layer in self.layers() if is_parametrized(layer)}
+        scales |= {module.conv_out: RESIDUAL_SCALE for module in self.modules() if isinstance(module, (_AboveLayer, _HereLayer))}
+        training = self.training
+        self.eval()  # without dropout: a function of weights and images
+        try:
+            with initializing(scales):
+                self(x_BCHW, context)
+        finally:
+            self.train(training)
 
     def reach(self) -> Tensor:
         # Every layer's kernel reaches as far as its resolution is coarse: on booleans, as the layers are wired.
-        return _Reach(self).of_output()
-
-
-class _Reach:
-    """What each feature depends on, as booleans H W (feature) H W (image), through the network's levels."""
-
-    def __init__(self, model: PixelCNNPP):
-        self.model = model
-        self.height, self.width = (model._padded(size) for size in model.spec.shape[1:])
-
-    def look(self, reach: Tensor, offsets: list[tuple[int, int]]) -> Tensor:
-        """The union over places at (rows down, columns right) of each feature, outside of which there is nothing."""
-        height, width = reach.shape[:2]
-        result = torch.zeros_like(reach)
-        for down, right in offsets:
-            to_r, to_c = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
-            from_r, from_c = slice(max(0, down), height - max(0, -down)), slice(max(0, right), width - max(0, -right))
-            result[to_r, to_c] |= reach[from_r, from_c]
-        return result
-
-    def of_output(self) -> Tensor:
-        """H W (output) C H W (input), real pixels only."""
-        height, width = self.height, self.width
-        image = torch.eye(height * width, dtype=torch.bool).view(height, width, height, width)
-        image[self.model.spec.height :] = False  # what is added to the image depends on nothing
-        image[:, self.model.spec.width :] = False
-        u = self.look(image, [(-1 - i, j) for i in (0, 1) for j in (-1, 0, 1)])
-        ul = self.look(image, [(-1, j) for j in (-1, 0, 1)] + [(-i, -1) for i in (0, 1)])
-        _, ul = self.level(self.model.level, u, ul)
-        real = ul[: self.model.spec.height, : self.model.spec.width, : self.model.spec.height, : self.model.spec.width]
-        return real[:, :, None].repeat(1, 1, self.model.spec.channels, 1, 1)
-
-    def residual_u(self, u: Tensor, skip: Tensor | None) -> Tensor:
-        """A residual layer of the row stream: two convolutions, the first beside the short-cut."""
-        offsets = [(-i, j) for i in (0, 1) for j in (-1, 0, 1)]
-        y = self.look(u, offsets)
-        return u | self.look(y if skip is None else y | skip, offsets)
-
-    def residual_ul(self, ul: Tensor, aside: Tensor) -> Tensor:
-        """A residual layer of the pixel stream."""
-        offsets = [(-i, -j) for i in (0, 1) for j in (0, 1)]
-        return ul | self.look(self.look(ul, offsets) | aside, offsets)
-
-    def level(self, level: _Level, u: Tensor, ul: Tensor) -> tuple[Tensor, Tensor]:
-        """Both streams through a level and all below it."""
-        shortcuts = [(u, ul)]
-        for _ in level.down_u:
-            u = self.residual_u(u, None)
-            ul = self.residual_ul(ul, u)
-            shortcuts.append((u, ul))
-        if level.inner is None:
-            u, ul = shortcuts.pop()
-        else:
-            small_u = self.look(u, [(-i, j) for i in (0, 1) for j in (-1, 0, 1)])[::2, ::2]
-            small_ul = self.look(ul, [(-i, -j) for i in (0, 1) for j in (0, 1)])[::2, ::2]
-            small_u, small_ul = self.level(level.inner, small_u, small_ul)
-            u, ul = self.grow(small_u, 3), self.grow(small_ul, 2)
-        for _ in level.up_u:
-            skip_u, skip_ul = shortcuts.pop()
-            u = self.residual_u(u, skip_u)
-            ul = self.residual_ul(ul, u | skip_ul)
-        return u, ul
-
-    def grow(self, small: Tensor, columns: int) -> Tensor:
-        """A transposed convolution of stride two with 2 x `columns` taps, its sides cut off evenly."""
-        height, width = small.shape[:2]
-        large = torch.zeros(2 * height, 2 * width + 2, *small.shape[2:], dtype=torch.bool)
-        for row in (0, 1):
-            for column in range(columns):
-                large[row::2, column : column + 2 * width : 2] |= small
-        margin = columns // 2 if columns % 2 else 0
-        return large[:, margin : margin + 2 * width]
+        return Reach(self).of_output()
 
 
 def from_port(state_dict: Mapping[str, Tensor], *, channels: int, height: int, width: int) -> PixelCNNPP:
@@ -280,10 +231,21 @@ def from_port(state_dict: Mapping[str, Tensor], *, channels: int, height: int, w
         )
     model = model.to(state_dict["nin_out.lin_a.weight_v"].dtype)
     try:
-        model.load_state_dict({names[name]: value for name, value in state_dict.items()})
+        model.load_state_dict({names[name]: value for name, value in _gains_by_output(state_dict).items()})
     except RuntimeError as error:
         raise UserError(f"the port's weights do not fit: {str(error).splitlines()[-1].strip()}") from error
     return model.eval()
+
+
+def _gains_by_output(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights with the gains of transposed convolutions along their outputs, which the port has along their inputs."""
+    state = dict(state_dict)
+    for name in state_dict:
+        if name.endswith("deconv.weight_g"):
+            direction_IOHW = state_dict[name[:-1] + "v"]
+            weight_IOHW = direction_IOHW * (state_dict[name] / vector_norm(direction_IOHW, dim=(1, 2, 3), keepdim=True))
+            state[name], state[name[:-1] + "v"] = vector_norm(weight_IOHW, dim=(0, 2, 3), keepdim=True), weight_IOHW
+    return state
 
 
 def port_names(num_layers: int) -> dict[str, str]:

@@ -108,9 +108,9 @@ class PixelSNAIL(PixelModel):
         return extras
 
     def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
-        h = run(self.entry, x)
-        for block in self._blocks():
-            h = block.here(run, h)
+        h = run.feature("entry", run(self.entry, x))
+        for i, block in enumerate(self._blocks()):
+            h = run.feature(f"block{i}", block.here(run, h))
         return run(self.output, F.elu(h))
 
     def reach(self) -> Tensor:

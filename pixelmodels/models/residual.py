@@ -55,9 +55,9 @@ class ResidualNet(PixelModel):
         return {layer: extra for block in self._blocks() for layer, extra in block.extras(context).items()}
 
     def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
-        h = run(self.entry, x)
-        for block in self._blocks():
-            h = block.here(run, h)
+        h = run.feature("entry", run(self.entry, x))
+        for i, block in enumerate(self._blocks()):
+            h = run.feature(f"block{i}", block.here(run, h))
         h = run(self.head1, torch.relu(h))
         h = run(self.head2, torch.relu(h))
         return run(self.output, torch.relu(h))

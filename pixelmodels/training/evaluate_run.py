@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,6 +24,8 @@ from pixelmodels.training.evaluation import Scores, nats_table, score_rows, summ
 from pixelmodels.training.feeds import RESIDENT_BYTES
 from pixelmodels.training.loading import REGISTERED, find_model, locate
 from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once
+from pixelmodels.training.probe import ProbeRow, probe_files
+from pixelmodels.training.probe_run import Source, choose_images, probe_model
 from pixelmodels.training.streaming import rows_of
 
 EVALUATIONS = "evaluations"
@@ -41,10 +43,13 @@ class Evaluate:
     use_gpu: bool = False  # one GPU an actor
     batch_size: int = 128  # images scored at a time
     num_images: int = 16  # images in each picture of extremes
+    probe: bool = False  # also read the labels off each layer's activations with a linear classifier: trained on train, tested on test
+    probe_images: int = 10_000  # training images of a probe at most
+    probe_seed: int = 0  # which ones, and the weights of the untrained network that it compares with
     without_context: bool = False  # score a conditional model with all that it is conditioned on left out
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "batch_size", "num_images"):
+        for name in ("num_workers", "batch_size", "num_images", "probe_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value} is too few; give 1 or more")
@@ -56,7 +61,9 @@ class Evaluation:
 
     scores: Scores  # of the split
     num_images: int  # images scored
-    folder: str  # path or URI: nats.parquet, lowest.png, highest.png, evaluation.json
+    folder: str  # path or URI: nats.parquet, lowest.png, highest.png, evaluation.json; with a probe also probe.csv, probe.png
+    probe: tuple[ProbeRow, ...] = ()  # baselines, then layers in order of depth
+    probe_title: str = ""  # what the probes were trained and tested on
 
 
 class Scorer:
@@ -82,10 +89,14 @@ def evaluate(options: Evaluate) -> Evaluation:
     tracker = Tracker(storage)  # as this process sees it: the actors may have another environment
     model = find_model(place, storage, tracker)
     _check_fit(model, dataset, options)
+    chosen = None
+    if options.probe:
+        chosen = choose_images(dataset, options.probe_images, options.probe_seed)
     rayctx.connect()
     check_shared(storage, tracker.uri if place.startswith(REGISTERED) else "")
     room = runs_at_once(WorkerNeeds(1 if options.num_workers is None else options.num_workers, use_gpu=options.use_gpu))
-    table = _score(place, dataset, options, tracker, room if options.num_workers is None else options.num_workers)
+    num_workers = room if options.num_workers is None else options.num_workers
+    table = _score(place, dataset, options, tracker, num_workers)
     nll_nats_N = table["nll_nats"].to_numpy()
     scores = summarize(nll_nats_N, dataset.spec.num_subpixels)
     name = options.model.rstrip("/").replace("models:/", "").split("/runs/")[-1].replace("/", "-").replace("@", "-").removeprefix("-")
@@ -109,7 +120,16 @@ def evaluate(options: Evaluate) -> Evaluation:
         "nll_nats": scores.nll_nats,
     }
     storage.write_bytes(f"{folder}/evaluation.json", json.dumps(summary, indent=1).encode())
-    return Evaluation(scores, len(nll_nats_N), storage.uri(folder))
+    found = Evaluation(scores, len(nll_nats_N), storage.uri(folder))
+    if chosen is None:
+        return found
+    source = Source(place, storage, tracker, options.use_gpu, num_workers, options.batch_size, options.probe_seed)
+    rows = probe_model(source, dataset, chosen)
+    counts = [f"{len(positions):,} of {dataset.num_images(split):,} {split}" for split, positions in chosen.items()]
+    title = f"linear probes on labelled images: {', '.join(counts)}"
+    for file, data in probe_files(rows, f"{name}\n{title}").items():
+        storage.write_bytes(f"{folder}/{file}", data)
+    return replace(found, probe=tuple(rows), probe_title=title)
 
 
 def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:

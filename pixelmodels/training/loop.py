@@ -76,7 +76,7 @@ class Loop:
         self.workers = Workers(device)
         self.say = say if self.workers.is_first else _silent
         self.report = report
-        self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
+        self.feed = self._feed(self.workers)
         self.num_images = plan.dataset.num_images("train")
         self.steps_per_epoch = -(-self.num_images // self.recipe.batch_size)
         self.total_steps = self.steps_per_epoch * self.recipe.epochs
@@ -271,11 +271,22 @@ class Loop:
         self.state.restore(self.say)
         position, epochs = self.position, self.recipe.epochs
         if position.step == 0:
+            self._initialize()
             return
         where = f"epoch {position.epoch + 1}/{epochs}, {position.epoch_step}/{self.steps_per_epoch} steps of it done"
         if position.epoch == epochs:
             where = "all epochs done"
         self.say(f"{self.recipe.name}: going on from step {position.step} ({where})")
+
+    def _initialize(self) -> None:
+        """What the architecture takes from the images of the first step, whoever scores them later; the same in all workers."""
+        if type(self.model).initialize is PixelModel.initialize:
+            return  # it takes nothing: leave the images unread
+        if self.workers.is_first:
+            rows, _ = next(self._feed(Workers(self.device, alone=True)).training_rows(0, 0))
+            self.model.initialize(*to_tensors(rows, self.device, self.model.context_spec))
+        self.workers.copy_from_first(self.model.parameters())
+        self.average.model.load_state_dict(self.model.state_dict())
 
     # ---- the end
 
@@ -296,6 +307,9 @@ class Loop:
         return result
 
     # ---- small parts
+
+    def _feed(self, workers: Workers) -> Feed:
+        return SizedFeed(self.plan.dataset, workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
 
     def _score(self, split: str) -> np.ndarray:
         """Nats of each image of a split under the averaged weights."""

@@ -24,6 +24,8 @@ from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.runs import Status
 from pixelmodels.training import baselines
+from pixelmodels.training.ablation import Ablation, recipes_of
+from pixelmodels.training.ablation_table import AblationRow, ablation_files, compare, print_ablation, read_bits
 from pixelmodels.training.baselines import baseline_rows
 from pixelmodels.training.feeds import RESIDENT_BYTES
 from pixelmodels.training.leaderboard import LeaderboardRow, leaderboard_files, print_leaderboard, write_leaderboard
@@ -33,7 +35,7 @@ from pixelmodels.training.plan import RUNS, RunPlan, RunResult
 from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once, threads_per_worker
 from pixelmodels.training.progress import Progress, Say, duration
 from pixelmodels.training.recipes import ContextKind, Precision, Recipe, from_plain, run_key
-from pixelmodels.training.suites import published, suite
+from pixelmodels.training.suites import ablations_of, published, suite
 
 _POLL_S = 0.3
 _NOTES = ("Models: exact likelihood of the test images under the averaged weights that validated best.", *baselines.NOTES)
@@ -65,11 +67,14 @@ class TrainAll:
     checkpoint_every_s: float = 120.0  # seconds between checkpoints inside an epoch; 0: at the end of epochs only
     max_failures: int = 2  # times that dead workers are replaced, in each run
     fresh: bool = False  # train anew what is finished or begun
+    ablation: bool = False  # train the suite's improvements switched one by one instead, and show what each is worth in bits/dim
     dry_run: bool = False  # only say what each model costs, and whether the cluster has room
 
     def recipes(self) -> tuple[Recipe, ...]:
         """The recipes that are asked for, with what the command line sets; raises `UserError` for unknown names."""
-        recipes = suite(self.suite)
+        recipes = recipes_of(ablations_of(self.suite)) if self.ablation else suite(self.suite)
+        if self.ablation and self.likelihood is not None:
+            raise UserError(f"--likelihood {self.likelihood} is given and --ablation compares likelihoods; leave one of the two out")
         names = [recipe.name for recipe in recipes]
         for name in (*self.only, *self.exclude):
             if name not in names:
@@ -157,7 +162,12 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         plans = [dataclasses.replace(plan, num_threads=threads_per_worker(needs, at_once)) for plan in plans]
         _train(plans, needs, at_once, parent, options, outcome, say)
         rows += [_row(result) for result in outcome.results]
-        _publish(rows, f"{options.suite} on {_names(datasets)}", storage, call, tracker, parent)
+        title = f"{options.suite} on {_names(datasets)}"
+        _publish(rows, title, storage, call, tracker, parent)
+        if options.ablation:
+            comparisons = ablations_of(options.suite)
+            worths = ablation_rows(comparisons, outcome.results, storage, say)
+            _publish_ablation(worths, comparisons, f"{title}: improvements", storage, call, tracker, parent)
         status = "FAILED" if outcome.failed else "FINISHED"
     finally:
         tracker.finish(parent, status)
@@ -235,12 +245,45 @@ def _train(plans: list[RunPlan], needs: WorkerNeeds, at_once: int, parent: str, 
 
 def _publish(rows: Sequence[LeaderboardRow], title: str, storage: Storage, call: str, tracker: Tracker, parent: str) -> None:
     """The leaderboard on the terminal, in the call's folder and in MLflow."""
-    write_leaderboard(storage, call, rows, title, _NOTES)
+    _keep(leaderboard_files(rows, title, _NOTES), storage, call, tracker, parent)
+    print_leaderboard(rows, title)
+
+
+def ablation_rows(comparisons: Sequence[Ablation], results: Sequence[RunResult], storage: Storage, say: Say) -> list[AblationRow]:
+    """A line for each improvement both of whose runs ended well; what lacks one is told."""
+    tests: dict[str, ScoredTest] = {}
+    for result in results:
+        try:
+            tests[result.name] = read_bits(storage, result)
+        except FileNotFoundError:
+            say(f"{result.name}: its run kept no nats of its test images; --fresh trains it anew")
+    rows = []
+    for one in comparisons:
+        lacking = [recipe.name for recipe in (one.recipe_with, one.recipe_without) if recipe.name not in tests]
+        if lacking:
+            say(f"{one.name}: not compared, there is no test of {' and '.join(lacking)}")
+        else:
+            rows.append(compare(one, tests))
+    return rows
+
+
+def _publish_ablation(
+    rows: Sequence[AblationRow], comparisons: Sequence[Ablation], title: str, storage: Storage, call: str, tracker: Tracker, parent: str
+) -> None:
+    """What the improvements are worth, in the same places; nothing where none could be compared."""
+    if rows:
+        shown = [one for one in comparisons if one.name in {row.improvement for row in rows}]
+        _keep(ablation_files(rows, title, shown), storage, call, tracker, parent)
+        print_ablation(rows, title)
+
+
+def _keep(files: Mapping[str, bytes], storage: Storage, call: str, tracker: Tracker, parent: str) -> None:
+    """Files by name, in the call's folder and in MLflow."""
     with TemporaryDirectory() as folder:
-        for name, content in leaderboard_files(rows, title, _NOTES).items():
+        for name, content in files.items():
+            storage.write_bytes(f"{call}/{name}", content)
             (Path(folder) / name).write_bytes(content)
         tracker.log_artifact(parent, folder)
-    print_leaderboard(rows, title)
 
 
 def _baseline_rows(datasets: Sequence[Dataset]) -> list[LeaderboardRow]:

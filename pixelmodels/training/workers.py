@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ import torch.distributed as dist
 class Workers:
     """Rank and number of the workers; one worker alone where no process group was set up."""
 
-    def __init__(self, device: torch.device) -> None:
-        grouped = dist.is_available() and dist.is_initialized()
+    def __init__(self, device: torch.device, *, alone: bool = False) -> None:
+        """`alone`: as if this worker were the only one, to read what all of them share."""
+        grouped = not alone and dist.is_available() and dist.is_initialized()
         self.rank = dist.get_rank() if grouped else 0
         self.count = dist.get_world_size() if grouped else 1
         self._device = device if grouped and dist.get_backend() == "nccl" else torch.device("cpu")
@@ -43,6 +44,16 @@ class Workers:
         told = torch.tensor(values, dtype=torch.float64, device=self._device)
         dist.broadcast(told, src=0)
         return [float(value) for value in told.cpu()]
+
+    @torch.no_grad()
+    def copy_from_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite each tensor with the first worker's."""
+        if self.count == 1:
+            return
+        for tensor in tensors:
+            told = tensor.detach().to(self._device)
+            dist.broadcast(told, src=0)
+            tensor.copy_(told)
 
     def gather(self, state: torch.Tensor) -> list[torch.Tensor]:
         """A tensor of bytes of each worker, by rank; all have the same length."""

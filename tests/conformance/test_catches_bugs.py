@@ -1,71 +1,218 @@
-"""Deliberate bugs, one a test: the conformance checks must see each of them."""
+"""Each conformance test catches a deliberate bug: it fails, and for the reason that it should."""
 
 from __future__ import annotations
 
+import inspect
+import sys
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from pixelmodels.layers.convolution import CausalConv
-from pixelmodels.layers.recurrent import DiagonalLSTM
-from pixelmodels.models import base
-from pixelmodels.sampling import reference_sample, sample
+import pixelmodels.likelihoods
+import pixelmodels.models
+from pixelmodels.errors import UserError
+from pixelmodels.likelihoods.categorical import Categorical
+from pixelmodels.likelihoods.discretized_logistic_mixture import DiscretizedLogisticMixture
+from pixelmodels.models import PixelModel, base, context, files, gated_pixelcnn
+from pixelmodels.models.context import ContextEncoder, ContextProjection
+from pixelmodels.models.gated_pixelcnn import GatedPixelCNN
+from pixelmodels.models.pixelcnn import PixelCNN, PixelCNNConfig
+from pixelmodels.sampling import raster
 from pixelmodels.shapes import ImageSpec
-from tests.conformance.checks import by_pixel_passes, by_taking_rows, declared, dependencies, illegal, total_probability
-from tests.conformance.conftest import small_model
-from tests.layers.test_contract import DiagonalToy
+from tests.conformance import test_distribution as distribution
+from tests.conformance import test_registry as registry
+from tests.conformance.conftest import valid_pairs
+from tests.conformance.layer_bugs import CASES, GATED, PIXELCNN, PP_MIXTURE, caught_by
 
-ARCHITECTURES = ("pixelcnn", "gated_pixelcnn")
-
-
-def entry_of(model) -> CausalConv:
-    return next(layer for layer in model.layers() if isinstance(layer, CausalConv) and layer.reads_image)
+# ---- samples and likelihoods
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_mask_off_by_one(architecture):
-    model = small_model(architecture, "categorical", 1, 2, 2)
-    entry_of(model).mask[:, :, -1, entry_of(model).left] = 1  # mask B where mask A belongs
-    assert (dependencies(model) & illegal(model)).any()
-    assert abs(total_probability(model) - 1) > 1e-6
+@caught_by(distribution.test_raster_sampler_equals_the_reference, "torch.equal", pair=PIXELCNN)
+def pixel_that_the_network_is_not_told(patch, _):
+    def put(self, canvas, column, channel, x_B):
+        canvas.x_BHWC[:, canvas.row, column, channel] = x_B.to(torch.uint8)
+
+    patch.setattr(PixelModel, "put", put)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_green_that_sees_blue(architecture):
-    model = small_model(architecture, "categorical", 3, 1, 2)
-    mask = entry_of(model).mask
-    mask[:, :, -1, entry_of(model).left] = mask[:, :, -1, entry_of(model).left].flip(0)
-    assert (dependencies(model) & illegal(model)).any()
-    assert abs(total_probability(model) - 1) > 1e-6
+@caught_by(distribution.test_an_image_is_the_same_whoever_shares_its_batch, "torch.equal", pair=PIXELCNN)
+def noise_by_the_batch(patch, _):
+    def noise(model, n, seed, first=0):
+        shape = (n, model.spec.height, model.spec.width, model.likelihood.num_uniforms)
+        return torch.from_numpy(np.random.default_rng([seed, first, n]).random(shape))
+
+    for module in (raster, distribution):
+        patch.setattr(module, "noise", noise)
 
 
-def test_a_missing_shift_of_the_vertical_stack(monkeypatch):
-    monkeypatch.setattr(base, "shifted_down", lambda image_BHWC: image_BHWC)
-    model = small_model("gated_pixelcnn", "categorical", 1, 2, 2)
-    assert (dependencies(model) & illegal(model)).any()
-    assert abs(total_probability(model) - 1) > 1e-6
+@caught_by(distribution.test_samples_follow_the_distribution, r"< \(\(8 \+ ", pair=PIXELCNN)
+def draws_that_are_not_uniform(patch, _):
+    draw = Categorical.draw
+    patch.setattr(Categorical, "draw", lambda self, params_BP, channel, x_BC, u_BU: draw(self, params_BP, channel, x_BC, u_BU**1.2))
 
 
-def test_a_blind_spot_that_is_not_declared():
-    model = small_model("gated_pixelcnn", "categorical", 1, 5, 7)
-    for layer in model.gated:  # the horizontal stack no longer takes anything from the vertical one to its right
-        layer.vertical.weight.data[..., layer.vertical.side + 1 :] = 0
-    assert not (dependencies(model) & illegal(model)).any()
-    assert not torch.equal(dependencies(model), declared(model))
+@caught_by(
+    distribution.test_table_is_the_distribution_that_is_scored,
+    "Tensor-likes are not close",
+    pair=("pixelcnn", "discretized_logistic_mixture", 3),
+)
+def table_without_the_channels_before(patch, _):
+    table = DiscretizedLogisticMixture.table
+    patch.setattr(DiscretizedLogisticMixture, "table", lambda self, params_BP, channel, x_BC: table(self, params_BP, channel, 0 * x_BC))
 
 
-def test_a_kernel_that_looks_down(monkeypatch):
-    torch.manual_seed(0)
-    toy = DiagonalToy(ImageSpec(1, 4, 4, 3), "categorical").double()
-    scan = DiagonalLSTM.scan_diagonals
-    monkeypatch.setattr(DiagonalLSTM, "scan_diagonals", lambda self, gates_BHWG: scan(self, gates_BHWG.flip(1)).flip(1))
-    assert (dependencies(toy) & illegal(toy)).any()
+@caught_by(distribution.test_half_precision_networks_keep_the_likelihood_in_float32, "bfloat16", pair=PIXELCNN)
+def likelihood_in_half_precision(patch, _):
+    patch.setattr(PixelModel, "log_prob_map", lambda self, x, context=None: self.likelihood.log_prob_map(self(x, context), x))
 
 
-def test_a_row_that_is_not_recorded(monkeypatch):
-    model = small_model("pixelcnn", "categorical", 1, 4, 4)
-    x_BCHW = torch.randint(3, (2, 1, 4, 4), generator=torch.Generator().manual_seed(0))
-    expected = model(x_BCHW)
-    monkeypatch.setattr(CausalConv, "commit", lambda self, w, s, at: None)
-    for passes in (by_pixel_passes, by_taking_rows):
-        assert not torch.allclose(passes(model, x_BCHW), expected, atol=1e-6)
-    assert not torch.equal(sample(model, 8, seed=0), reference_sample(model, 8, seed=0))
+@caught_by(distribution.test_raster_sampler_in_float32_differs_from_the_reference_in_few_images, "<= 1", pair=PIXELCNN)
+def weights_of_the_passes_in_half_precision(patch, _):
+    prepare = PixelModel.prepare
+
+    def halved(self):
+        weights = prepare(self)
+        return {layer: {name: value.bfloat16().to(value.dtype) for name, value in one.items()} for layer, one in weights.items()}
+
+    patch.setattr(PixelModel, "prepare", halved)
+
+
+@caught_by(distribution.test_gradients_reach_every_tensor, r"assert not \['encoder", pair=GATED)
+def context_that_no_gradient_reaches(patch, _):
+    patch.setattr(ContextProjection, "forward", lambda self, c_BHWD: F.linear(c_BHWD.detach(), self.weight))
+
+
+@caught_by(distribution.test_files_bring_back_the_same_model, "torch.equal", pair=PIXELCNN)
+def files_that_round(patch, _):
+    def save(folder, model):
+        files.save_model(folder, model, {name: value.float().to(value.dtype) for name, value in model.state_dict().items()})
+
+    patch.setattr(distribution, "save_model", save)
+
+
+@caught_by(distribution.test_files_bring_back_the_same_model, "255", pair=PP_MIXTURE)
+def field_that_is_not_described(patch, _):
+    describe = files.describe
+    patch.setattr(files, "describe", lambda model: {**describe(model), "image_spec": {**describe(model)["image_spec"], "levels": 255}})
+
+
+@caught_by(distribution.test_wrong_images_and_contexts_are_refused, "DID NOT RAISE", pair=PP_MIXTURE)
+def levels_that_are_not_looked_at(patch, _):
+    patch.setattr(ImageSpec, "check_values", ImageSpec.check)
+
+
+# ---- context
+
+
+@caught_by(distribution.test_wrong_images_and_contexts_are_refused, "DID NOT RAISE", pair=PIXELCNN)
+def labels_that_are_not_checked(patch, _):
+    patch.setattr(context, "_check_labels", lambda label_B, num_classes, batch: None)
+    embed = ContextEncoder.encode_labels
+    patch.setattr(ContextEncoder, "encode_labels", lambda self, label_B, batch: embed(self, label_B * 0, batch))
+
+
+@caught_by(distribution.test_probabilities_sum_to_one_given_any_context, "approx", pair=GATED, kind="image")
+def stack_that_is_not_shifted_where_there_is_a_context(patch, _):
+    patch.setattr(base, "shifted_down", lambda image_BHWC: image_BHWC)
+
+
+@caught_by(distribution.test_context_changes_no_order, "torch.equal", pair=GATED, kind="label")
+def stack_that_is_not_shifted_where_there_is_a_label(patch, _):
+    patch.setattr(base, "shifted_down", lambda image_BHWC: image_BHWC)
+
+
+@caught_by(distribution.test_passes_equal_forward_given_any_context, "not close", pair=GATED, kind="image")
+def passes_that_read_the_context_upside_down(patch, _):
+    start = PixelModel.start
+
+    def upside_down(self, batch, context=None):
+        canvas = start(self, batch, context)
+        canvas.context = {module: map_BHWF.flip(1) for module, map_BHWF in canvas.context.items()}
+        return canvas
+
+    patch.setattr(PixelModel, "start", upside_down)
+
+
+@caught_by(distribution.test_each_kind_of_context_counts_and_may_be_absent, "assert", pair=PIXELCNN)
+def label_that_does_not_count(patch, _):
+    embed = ContextEncoder.encode_labels
+    patch.setattr(ContextEncoder, "encode_labels", lambda self, label_B, batch: embed(self, None, batch))
+
+
+@caught_by(distribution.test_a_blend_begins_and_ends_at_its_contexts, "not close", pair=PIXELCNN)
+def blend_from_end_to_beginning(patch, _):
+    lerp = torch.lerp
+    patch.setattr(torch, "lerp", lambda first, second, share: lerp(second, first, share))
+
+
+# ---- tables
+
+
+def add_module(patch, package, folder, text):
+    """A module `forgotten` in the package, whose file is in another folder."""
+    (folder / "forgotten.py").write_text(text)
+    patch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    patch.setattr(package, "forgotten", None, raising=False)  # taken away again, as is the module
+    patch.setitem(sys.modules, f"{package.__name__}.forgotten", None)
+    del sys.modules[f"{package.__name__}.forgotten"]
+
+
+@caught_by(registry.test_every_architecture_is_registered, "forgotten:Forgotten")
+def architecture_that_is_not_registered(patch, folder):
+    text = "from pixelmodels.models.base import PixelModel\nclass Forgotten(PixelModel):\n    config_class = object\n"
+    add_module(patch, pixelmodels.models, folder, text)
+
+
+@caught_by(registry.test_every_likelihood_is_registered, "forgotten:Forgotten")
+def likelihood_that_is_not_registered(patch, folder):
+    text = "from pixelmodels.likelihoods.base import Likelihood\nclass Forgotten(Likelihood): pass\n"
+    add_module(patch, pixelmodels.likelihoods, folder, text)
+
+
+@caught_by(registry.test_config_is_a_frozen_dataclass_of_its_own, "frozen", name="pixelcnn")
+def config_that_can_be_changed(patch, _):
+    patch.setattr(PixelCNN, "config_class", dataclass(type("Config", (), {"__annotations__": {"num_layers": int}, "num_layers": 1})))
+
+
+@caught_by(registry.test_config_is_a_frozen_dataclass_of_its_own, "'gated_pixelcnn' == 'pixelcnn'", name="pixelcnn")
+def config_that_two_share(patch, _):
+    patch.setattr(GatedPixelCNN, "config_class", PixelCNNConfig)
+
+
+@caught_by(registry.test_every_architecture_has_a_likelihood_for_grey_and_for_colour, "pixelsnail")
+def mixture_that_does_not_order(patch, _):
+    patch.setattr(DiscretizedLogisticMixture, "orders_channels", False)
+    patch.setattr(registry, "PAIRS", valid_pairs())
+
+
+@caught_by(registry.test_a_pair_where_nobody_orders_the_channels_is_refused, "DID NOT RAISE")
+def likelihood_that_claims_to_order(patch, _):
+    patch.setattr(Categorical, "orders_channels", True)
+
+
+@caught_by(registry.test_configs_that_make_no_sense_are_refused, "DID NOT RAISE")
+def config_that_is_not_checked(patch, _):
+    patch.setattr(gated_pixelcnn, "check_config", lambda config: None)
+
+
+@caught_by(registry.test_unknown_names_are_refused_with_the_choices, "have .*pixelcnn")
+def choices_that_are_not_told(patch, _):
+    patch.setattr(pixelmodels.models, "unknown", lambda kind, name, choices: UserError(f"{kind} '{name}' unknown"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.bug.__name__}-{case.check.__name__}")
+def test_a_bug_is_caught(case, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "bug").mkdir()
+        case.bug(patch, tmp_path / "bug")
+        given = {"tmp_path": tmp_path, "monkeypatch": patch, **case.arguments}
+        with pytest.raises((AssertionError, pytest.fail.Exception), match=case.says):
+            case.check(**{name: given[name] for name in inspect.signature(case.check).parameters})
+
+
+def test_every_conformance_test_has_a_bug_that_it_catches():
+    tests = {value for module in (distribution, registry) for name, value in vars(module).items() if name.startswith("test_")}
+    assert tests == {case.check for case in CASES}

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,8 +24,11 @@ from pixelmodels.errors import exit_with
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.training import checkpoints
+from pixelmodels.training.loading import find_model
 from pixelmodels.training.loop import train
 from pixelmodels.training.plan import RunPlan, finished
+from pixelmodels.training.probe import fit, pool
+from pixelmodels.training.probe_run import choose_images
 from pixelmodels.training.recipes import Recipe
 from tests.integration import small_suites
 
@@ -178,6 +181,42 @@ def test_evaluate_scores_a_run_and_a_registered_version_as_training_did(
         table = pq.read_table(folder / "nats.parquet")
         assert table.column_names == ["key", "label", "nll_nats", "bits_per_dim"] and len(table) == 185
         assert (folder / "lowest.png").is_file() and (folder / "highest.png").is_file()
+
+
+def test_evaluate_probes_every_layer(
+    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _ = killed_and_resumed
+    command = [storage.uri(run_of(storage)), "--dataset", "digits", "--storage", storage.root, "--probe", "--probe-images", "300"]
+    assert evaluate.main([*command, "--num-workers", "2", "--batch-size", "50"]) == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert any(line.startswith("linear probes on labelled images: 300 of 1,426 train, ") for line in printed)
+    assert [line.split()[0] for line in printed if line.strip().startswith(("entry", "block"))] == ["entry", "block0"]
+    folder = Path(printed[-1])
+    assert (folder / "probe.png").is_file() and (folder / "evaluation.json").is_file()
+    rows = list(csv.DictReader(io.StringIO((folder / "probe.csv").read_text())))
+    model = find_model(storage.uri(run_of(storage)), storage)
+    dataset = find_dataset(storage, "digits")
+    assert [(row["kind"], row["layer"]) for row in rows] == [
+        *(("baseline", name) for name in ("majority class", "pixels, pooled", "pixels")),
+        *(("untrained", name) for name in model.feature_names()),
+        *(("layer", name) for name in model.feature_names()),
+    ]
+    # the same by hand, in this process
+    positions = {split: sorted(chosen.values()) for split, chosen in choose_images(dataset, 300, seed=0).items()}
+    wholes = {split: dataset.read(split) for split in positions}
+    x_of = {split: torch.from_numpy(whole.images_NCHW[positions[split]]) for split, whole in wholes.items()}
+    by_hand: list[Callable[[torch.Tensor], torch.Tensor]] = [
+        lambda x_BCHW: x_BCHW.flatten(1).float(),
+        lambda x_BCHW: pool(model.features(x_BCHW, "block0")),
+    ]
+    for row, inputs in zip((rows[2], rows[-1]), by_hand, strict=True):
+        with torch.no_grad():
+            splits = [(inputs(x_of[split]).numpy(), wholes[split].labels_N[positions[split]]) for split in ("train", "validation", "test")]
+        _, right_N = fit(*splits)
+        # float32 rounds as batches and threads have it, which may move an image over a boundary
+        assert float(row["accuracy"]) == pytest.approx(float(right_N.mean()), abs=2.5 / 185)
+    assert float(rows[2]["accuracy"]) > 0.8 > float(rows[0]["accuracy"])
 
 
 def test_more_workers_than_the_cluster_has_is_one_line(tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,6 +109,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str
         (["{run}", "--dataset", "tiny", "--num-workers", "0"], ["--num-workers 0 is too few"]),
         (["{run}", "--dataset", "tiny", "--batch-size", "0"], ["--batch-size 0 is too few"]),
         (["{run}", "--dataset", "tiny", "--num-images", "-1"], ["--num-images -1 is too few"]),
+        (["{run}", "--dataset", "tiny", "--probe", "--probe-images", "0"], ["--probe-images 0 is too few"]),
     ],
 )
 def test_evaluate_tells_mistakes_in_one_line(

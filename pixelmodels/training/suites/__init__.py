@@ -1,4 +1,4 @@
-"""Suites: named lists of recipes. A new one is a file here and a line in `SUITES`."""
+"""Suites: named lists of recipes. A new one is a file here and a line in `SUITES` (and one in `ABLATIONS` where it has an ablation)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from importlib import import_module
 
-from pixelmodels.errors import unknown
+from pixelmodels.errors import UserError, unknown
 from pixelmodels.models import ARCHITECTURES, architecture_of, config_class
+from pixelmodels.training.ablation import Ablation
 from pixelmodels.training.published import PublishedSuite
 from pixelmodels.training.recipes import Recipe
 
@@ -23,6 +24,7 @@ SUITES = {
     "photos": "pixelmodels.training.suites.photos:recipes",
     "super_resolution": "pixelmodels.training.suites.super_resolution:recipes",
 }
+ABLATIONS = {"digits": "pixelmodels.training.suites.digits:improvements"}
 PUBLISHED = ("mnist_fixed", "mnist_dynamic", "cifar10", "imagenet32", "imagenet64")  # suites of papers' recipes, with their numbers
 AS_LISTED = (*PUBLISHED, "colorization", "digits_by_class", "super_resolution")  # suites without defaults for other architectures
 
@@ -43,6 +45,17 @@ def suite(name: str) -> tuple[Recipe, ...]:
     seen = {architecture_of(recipe.model) for recipe in listed}
     defaults = (dataclasses.replace(listed[0], name=other, model=config_class(other)()) for other in ARCHITECTURES if other not in seen)
     return (*listed, *defaults)
+
+
+def ablations_of(name: str) -> tuple[Ablation, ...]:
+    """The improvements that a suite compares; raises `UserError` for an unknown name and for a suite without an ablation."""
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    if name not in ABLATIONS:
+        raise UserError(f"suite '{name}' has no ablation; have {', '.join(sorted(ABLATIONS))}, or leave out --ablation")
+    module, _, attribute = ABLATIONS[name].partition(":")
+    make: Callable[[], tuple[Ablation, ...]] = getattr(import_module(module), attribute)
+    return make()
 
 
 def published(name: str) -> PublishedSuite | None:

@@ -13,22 +13,30 @@ from pixelmodels.models.pixelcnn_pp import PixelCNNPPConfig
 from pixelmodels.models.pixelrnn_diagonal_bilstm import PixelRNNDiagonalBiLSTMConfig
 from pixelmodels.models.pixelrnn_row_lstm import PixelRNNRowLSTMConfig
 from pixelmodels.models.pixelsnail import PixelSNAILConfig
+from pixelmodels.training.ablation import Ablation, ablations
 from pixelmodels.training.recipes import OptimizerConfig, Recipe
 
 _CATEGORICAL = LikelihoodConfig("categorical")
 _MIXTURE = LikelihoodConfig("discretized_logistic_mixture", num_mixtures=5)
+_GATED = GatedPixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.3)
+_PP = PixelCNNPPConfig(num_layers=1, num_features=24, dropout=0.2)
 
 
 def recipes() -> tuple[Recipe, ...]:
     """The recipes of the suite; the longest begin early, so that shorter ones train beside them."""
     return (
         _recipe(PixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.2), epochs=50),
-        _recipe(PixelCNNPPConfig(num_layers=1, num_features=24, dropout=0.2), likelihood=_MIXTURE, epochs=25),
-        _recipe(GatedPixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.3), epochs=80),
+        _recipe(_PP, likelihood=_MIXTURE, epochs=25),
+        _recipe(_GATED, epochs=80),
         _recipe(PixelRNNRowLSTMConfig(num_layers=3, num_features=32, first_kernel_size=5, dropout=0.2), epochs=45),
         _recipe(PixelRNNDiagonalBiLSTMConfig(num_layers=2, num_features=32, first_kernel_size=5, dropout=0.2), epochs=25),
         _recipe(PixelSNAILConfig(num_blocks=2, num_layers=2, num_features=32, dropout=0.2), epochs=50),
     )
+
+
+def improvements() -> tuple[Ablation, ...]:
+    """The improvements one by one, in runs that are short enough to make ten of them."""
+    return ablations(_recipe(_GATED, epochs=25), _recipe(_PP, likelihood=_MIXTURE, epochs=20))
 
 
 def _recipe(model: Any, *, epochs: int, likelihood: LikelihoodConfig = _CATEGORICAL) -> Recipe:

@@ -1,0 +1,148 @@
+"""What each improvement is worth: the table of an ablation, on the terminal, as Markdown, CSV and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from pixelmodels.storage import Storage
+from pixelmodels.training.ablation import Ablation
+from pixelmodels.training.leaderboard import LOG_WIDTH
+from pixelmodels.training.plan import TEST_NATS, RunResult, run_folder
+
+MARKDOWN, CSV, PICTURE = "ablation.md", "ablation.csv", "ablation.png"
+SIGN = "Worth is test bits/dim without the improvement minus with it: above 0, it helps."
+NOTE = (
+    "± is the standard error of the mean over the test images of that difference, taken image by image; each recipe is trained once, "
+    "with one seed."
+)
+_HEADINGS = ("improvement", "bits/dim with", "bits/dim without", "worth (without - with)")
+_HELPS_COLOUR, _HARMS_COLOUR = "#2a6f97", "#b8533c"
+
+
+@dataclass(frozen=True)
+class ScoredTest:
+    """The test of one run, image by image."""
+
+    keys: list[str]  # where each image came from
+    bits_per_dim_N: np.ndarray  # float64
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One line. The fields are the columns of `ablation.csv`."""
+
+    improvement: str
+    model_with: str  # name of the recipe that has it
+    model_without: str  # name of the recipe that does not
+    bits_per_dim_with: float  # mean over the test images
+    bits_per_dim_without: float
+    worth_bits_per_dim: float  # without - with: above 0, the improvement helps
+    worth_stderr: float  # standard error of the mean of the differences over images; NaN for one image
+
+
+COLUMNS = tuple(field.name for field in fields(AblationRow))
+
+
+def read_bits(storage: Storage, result: RunResult) -> ScoredTest:
+    """The test of a finished run, from its folder; `FileNotFoundError` where it kept none."""
+    content = storage.read_bytes(f"{run_folder(result.name, result.run_key)}/{TEST_NATS}")
+    table = pq.read_table(io.BytesIO(content), columns=["key", "bits_per_dim"])
+    return ScoredTest(table["key"].to_pylist(), table["bits_per_dim"].to_numpy())
+
+
+def compare(ablation: Ablation, tests: Mapping[str, ScoredTest]) -> AblationRow:
+    """The line of one improvement, from tests by recipe's name; raises `ValueError` where they are of other images."""
+    names = ablation.recipe_with.name, ablation.recipe_without.name
+    given, lacking = (tests[name] for name in names)
+    if given.keys != lacking.keys:
+        raise ValueError(f"'{names[0]}' and '{names[1]}' were not tested on the same images in the same order")
+    worth_N = lacking.bits_per_dim_N - given.bits_per_dim_N
+    stderr = float(worth_N.std(ddof=1) / np.sqrt(len(worth_N))) if len(worth_N) > 1 else float("nan")
+    means = float(given.bits_per_dim_N.mean()), float(lacking.bits_per_dim_N.mean())
+    return AblationRow(ablation.name, *names, *means, float(worth_N.mean()), stderr)
+
+
+def print_ablation(rows: Iterable[AblationRow], title: str) -> None:
+    """Print the table; as wide as it needs to be where nobody sets a width."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
+    table = Table(title=title, caption=SIGN, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+
+
+def markdown(rows: Iterable[AblationRow], title: str, comparisons: Sequence[Ablation], notes: Sequence[str] = ()) -> str:
+    """The table as a Markdown page, with what each line switches below it."""
+    lines = [f"# {title}", "", f"{SIGN} {NOTE}", "", "| " + " | ".join(_HEADINGS) + " |", "|:---|---:|---:|---:|"]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    lines += ["", f"![worth in bits/dim]({PICTURE})", ""]
+    lines += [f"- {one.name}: {one.switches} (`{one.recipe_with.name}`, `{one.recipe_without.name}`)" for one in comparisons]
+    lines += [f"- {note}" for note in notes]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(rows: Iterable[AblationRow]) -> str:
+    """The table as CSV with the columns `COLUMNS`, in full precision."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
+    return stream.getvalue()
+
+
+def picture_png(rows: Sequence[AblationRow], title: str) -> bytes:
+    """Bars of what each improvement is worth, with standard errors, as the bytes of a PNG file."""
+    # The object interface: pyplot would keep global state and look for a screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 1.6 + 0.36 * len(rows)), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    worth = [row.worth_bits_per_dim for row in rows]
+    errors = [0.0 if np.isnan(row.worth_stderr) else row.worth_stderr for row in rows]
+    colours = [_HELPS_COLOUR if value >= 0 else _HARMS_COLOUR for value in worth]
+    axes.barh(range(len(rows)), worth, xerr=errors, color=colours, height=0.68, error_kw={"ecolor": "#222222", "capsize": 3})
+    axes.axvline(0, color="#222222", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row.improvement for row in rows], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel("worth: test bits/dim without - with (above 0 it helps; whiskers: standard error, paired over images)", fontsize=9)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    stream = io.BytesIO()
+    canvas.print_png(stream)
+    return stream.getvalue()
+
+
+def ablation_files(
+    rows: Sequence[AblationRow], title: str, comparisons: Sequence[Ablation], notes: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """The three files by name."""
+    return {
+        MARKDOWN: markdown(rows, title, comparisons, notes).encode(),
+        CSV: csv_text(rows).encode(),
+        PICTURE: picture_png(rows, title),
+    }
+
+
+def _cells(row: AblationRow) -> tuple[str, ...]:
+    worth = f"{row.worth_bits_per_dim:+.4f}"
+    if not np.isnan(row.worth_stderr):
+        worth += f" ± {row.worth_stderr:.4f}"
+    return row.improvement, f"{row.bits_per_dim_with:.4f}", f"{row.bits_per_dim_without:.4f}", worth
