@@ -137,7 +137,11 @@ def test_raster_sampler_in_float32_differs_from_the_reference_in_few_images(pair
 
 
 def test_gradients_reach_every_tensor(pair):
-    model = small_model(*pair, height=5, width=4, context="mix").train()
+    check_gradients(small_model(*pair, height=5, width=4, context="mix"))
+
+
+def check_gradients(model):
+    model.train()
     x_BCHW, context = random_images(model, 3), random_context(model, 3)
     model.log_prob(x_BCHW, context).sum().backward()
     model.log_prob(x_BCHW).sum().backward()  # what stands for a context that is absent is learned too

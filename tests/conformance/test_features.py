@@ -112,8 +112,9 @@ def test_names_indices_shapes_and_context(pair_of_order, size):
 def test_unknown_layers_are_told_with_the_choices(architecture):
     model = small_model(architecture, "categorical", 1, 4, 4)
     names, x_BCHW = model.feature_names(), images(model, 1)
-    with pytest.raises(UserError, match=r"layer 'entri' unknown; have .*; did you mean 'entry'") as error:
-        model.features(x_BCHW, "entri")
+    mistyped = names[0].replace("entry", "entri")
+    with pytest.raises(UserError, match=rf"layer '{mistyped}' unknown; have .*; did you mean '{names[0]}'") as error:
+        model.features(x_BCHW, mistyped)
     assert all(name in str(error.value) for name in names)
     for index in (len(names), -len(names) - 1):
         with pytest.raises(UserError, match=f"layer {index} is out of range; give -{len(names)}..{len(names) - 1}, or one of {names[0]}, "):

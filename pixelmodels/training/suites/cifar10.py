@@ -39,10 +39,7 @@ _PIXELCNN_PP = Recipe(
     epochs=500,
     precision="bfloat16",
 )
-_PIXELCNN_PP_NOTE = (
-    "filters and batch are those of its public code (160; 12 on each of 8 GPUs), the paper's text has 192 filters; "
-    "there the weights start as the first images tell them (data-dependent initialization), here they do not"
-)
+_PIXELCNN_PP_NOTE = "filters and batch are those of its public code (160; 12 on each of 8 GPUs), the paper's text has 192 filters"
 
 
 def _pixelrnn(name: str, model: PixelCNNConfig | PixelRNNRowLSTMConfig | PixelRNNDiagonalBiLSTMConfig, value: float) -> Published:

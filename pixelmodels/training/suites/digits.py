@@ -8,6 +8,7 @@ from pixelmodels.data import DatasetConfig
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models import architecture_of
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
+from pixelmodels.models.multiscale_pixelrnn import MultiscalePixelRNNConfig
 from pixelmodels.models.pixelcnn import PixelCNNConfig
 from pixelmodels.models.pixelcnn_pp import PixelCNNPPConfig
 from pixelmodels.models.pixelrnn_diagonal_bilstm import PixelRNNDiagonalBiLSTMConfig
@@ -17,6 +18,7 @@ from pixelmodels.training.ablation import Ablation, ablations
 from pixelmodels.training.recipes import OptimizerConfig, Recipe
 
 _CATEGORICAL = LikelihoodConfig("categorical")
+_ROW_LSTM = PixelRNNRowLSTMConfig(num_layers=3, num_features=32, first_kernel_size=5, dropout=0.2)
 _MIXTURE = LikelihoodConfig("discretized_logistic_mixture", num_mixtures=5)
 _GATED = GatedPixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.3)
 _PP = PixelCNNPPConfig(num_layers=1, num_features=24, dropout=0.2)
@@ -28,8 +30,9 @@ def recipes() -> tuple[Recipe, ...]:
         _recipe(PixelCNNConfig(num_layers=5, num_features=32, first_kernel_size=5, dropout=0.2), epochs=50),
         _recipe(_PP, likelihood=_MIXTURE, epochs=25),
         _recipe(_GATED, epochs=80),
-        _recipe(PixelRNNRowLSTMConfig(num_layers=3, num_features=32, first_kernel_size=5, dropout=0.2), epochs=45),
+        _recipe(_ROW_LSTM, epochs=45),
         _recipe(PixelRNNDiagonalBiLSTMConfig(num_layers=2, num_features=32, first_kernel_size=5, dropout=0.2), epochs=25),
+        _recipe(MultiscalePixelRNNConfig(small=_ROW_LSTM, large=_ROW_LSTM), epochs=40),
         _recipe(PixelSNAILConfig(num_blocks=2, num_layers=2, num_features=32, dropout=0.2), epochs=50),
     )
 

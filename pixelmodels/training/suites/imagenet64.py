@@ -9,6 +9,7 @@ from __future__ import annotations
 from pixelmodels.data import DatasetConfig
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
+from pixelmodels.models.multiscale_pixelrnn import MultiscalePixelRNNConfig
 from pixelmodels.models.pixelrnn_row_lstm import PixelRNNRowLSTMConfig
 from pixelmodels.models.pixelsnail import PixelSNAILConfig
 from pixelmodels.shapes import ImageSpec
@@ -25,6 +26,7 @@ from pixelmodels.training.recipes import Recipe
 DATA = PublishedData(ImageSpec(3, 64, 64, 256), num_train=1_281_167, num_test=50_000, num_classes=1000)
 _DATASET = DatasetConfig(source="imagenet_downsampled", validation_share=0.01)
 _CATEGORICAL = LikelihoodConfig("categorical")
+_ROW_LSTM = PixelRNNRowLSTMConfig(num_layers=4, num_features=512, first_kernel_size=7, head_features=1024, residual=False)
 _OURS = ("precision", "activation_checkpointing", "accumulate", "dataset.validation_share")
 
 PUBLISHED = PublishedSuite(
@@ -34,7 +36,7 @@ PUBLISHED = PublishedSuite(
             Recipe(
                 name="pixelrnn_row_lstm",
                 dataset=_DATASET,
-                model=PixelRNNRowLSTMConfig(num_layers=4, num_features=512, first_kernel_size=7, head_features=1024, residual=False),
+                model=_ROW_LSTM,
                 likelihood=_CATEGORICAL,
                 optimizer=PIXELRNN_OPTIMIZER,
                 batch_size=32,
@@ -47,6 +49,25 @@ PUBLISHED = PublishedSuite(
             status="read",
             gaps=(*PIXELRNN_GAPS, *_OURS),
             unverified=("model.num_layers", "model.num_features", "model.residual", "batch_size"),
+        ),
+        Published(
+            Recipe(
+                name="multiscale_pixelrnn",
+                dataset=_DATASET,
+                model=MultiscalePixelRNNConfig(factor=2, small=_ROW_LSTM, large=_ROW_LSTM),
+                likelihood=_CATEGORICAL,
+                optimizer=PIXELRNN_OPTIMIZER,
+                batch_size=32,
+                epochs=20,
+                precision="bfloat16",
+            ),
+            paper="1601.06759",
+            value=3.62,
+            unit="bits/dim",
+            status="unverified",
+            gaps=("model.factor", *PIXELRNN_GAPS, *_OURS),
+            unverified=("model.small", "model.large", "batch_size"),
+            note="the paper's upsampling network has several layers; here the small image goes through two convolutions and one transposed",
         ),
         Published(
             Recipe(
