@@ -34,10 +34,10 @@ def context_spec(recipe: Recipe, dataset: Dataset) -> ContextSpec:
         image = dataclasses.replace(spec, channels=1)
     if "small" in kinds:
         factor = recipe.small_factor
-        if spec.height % factor or spec.width % factor:
-            size = f"has images of {spec.height}x{spec.width}, which small_factor {factor} does not divide; use another size or factor"
-            raise _lacks(recipe, dataset, "small", size)
-        sampled = dataclasses.replace(spec, height=spec.height // factor, width=spec.width // factor)
+        if factor > max(spec.height, spec.width):
+            too_large = f"has images of {spec.height}x{spec.width}, of which small_factor {factor} leaves one pixel; use a smaller factor"
+            raise _lacks(recipe, dataset, "small", too_large)
+        sampled = dataclasses.replace(spec, height=-(-spec.height // factor), width=-(-spec.width // factor))
     num_classes, vector_size = dataset.num_classes if "label" in kinds else 0, dataset.vector_size if "vector" in kinds else 0
     return ContextSpec(num_classes, vector_size, image, sampled)
 
@@ -117,5 +117,5 @@ def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[tor
 
 def _sampled(own: ImageSpec, given: ImageSpec | None) -> ImageSpec | None:
     """What sub-sampling leaves of images, by the factor that a given image stands for."""
-    factor = 1 if given is None else -(-own.height // given.height)
+    factor = 1 if given is None else max(-(-own.height // given.height), -(-own.width // given.width))
     return dataclasses.replace(own, height=-(-own.height // factor), width=-(-own.width // factor)) if factor > 1 else None

@@ -103,8 +103,6 @@ class Recipe:
                 raise unknown("kind of condition_on", kind, get_args(ContextKind))
         if len(set(self.condition_on)) < len(self.condition_on):
             raise UserError(f"condition_on is {', '.join(self.condition_on)}; give each kind once")
-        if {"grey", "small"} <= set(self.condition_on):
-            raise UserError("condition_on has both grey and small, and one image can be given; give one of the two")
         if self.small_factor < 2:
             raise UserError(f"small_factor is {self.small_factor}; give 2 or more")
         if not 0 <= self.context_drop_rate < 1:

@@ -42,8 +42,11 @@ def line_of(main: object, argv: list[str], capsys: pytest.CaptureFixture[str]) -
         (["--epochs", "0"], ["epochs is 0"]),
         (["--learning-rate", "-1"], ["learning_rate is -1"]),
         (["--condition-on", "lable"], ["lable", "label", "vector", "grey", "small"]),
-        (["--condition-on", "grey", "small"], ["both grey and small"]),
         (["--num-workers", "0"], ["--num-workers 0"]),
+        (["--suite", "photos", "--ablation"], ["suite 'photos' has no ablation", "have digits", "leave out --ablation"]),
+        (["--suite", "digts", "--ablation"], ["suite 'digts' unknown", "did you mean 'digits'"]),
+        (["--ablation", "--only", "pixelsnail"], ["model 'pixelsnail' unknown", "gated_pixelcnn-without-gating"]),
+        (["--ablation", "--likelihood", "categorical"], ["--likelihood categorical", "leave one of the two out"]),
     ],
 )
 def test_train_all_tells_mistakes_in_one_line(

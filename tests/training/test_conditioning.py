@@ -31,7 +31,7 @@ from pixelmodels.training.sample_grids import sample_grid
 from tests.training.tiny_run import TinyDataset, tiny_plan, tiny_recipe
 
 CPU = torch.device("cpu")
-KINDS = [("label",), ("vector",), ("small",), ("grey",), ("label", "vector", "small")]
+KINDS = [("label",), ("vector",), ("small",), ("grey",), ("label", "vector", "small"), ("grey", "small")]
 
 
 def plan_of(folder: Path | str, kinds: tuple[str, ...], plan_changes: dict[str, Any] | None = None, **changes: Any) -> RunPlan:
@@ -150,7 +150,7 @@ def test_context_of_makes_given_images_of_the_images() -> None:
         (("label",), TinyDataset(num_classes=0), ["conditioned on 'label'", "'tiny' has no labels", "without --condition-on label"]),
         (("vector",), TinyDataset(vector_size=0), ["conditioned on 'vector'", "'tiny' has no vectors", "--vectors FILE"]),
         (("grey",), TinyDataset(), ["conditioned on 'grey'", "is grey already", "without --condition-on grey"]),
-        (("small",), TinyDataset(), ["4x3", "small_factor 2 does not divide"]),
+        (("small",), TinyDataset(spec=ImageSpec(1, 1, 1, 4)), ["1x1", "small_factor 2 leaves one pixel"]),
         (("label",), TinyDataset(unlabelled=3), ["3 of train, 3 of validation, 3 of test", "without --condition-on label"]),
     ],
 )

@@ -64,7 +64,6 @@ def test_run_key_changes_with_everything_that_can_change_the_result() -> None:
         (("batch_size",), 0, ("batch_size", "0")),
         (("condition_on",), ["lable"], ("condition_on", "'lable'", "grey, label, small, vector", "did you mean 'label'")),
         (("condition_on",), ["label", "label"], ("label, label", "once")),
-        (("condition_on",), ["small", "label", "grey"], ("grey and small",)),
         (("small_factor",), 1, ("small_factor is 1", "2 or more")),
         (("context_drop_rate",), 1.0, ("context_drop_rate is 1.0", "less than 1")),
         (("context_drop_rate",), -0.1, ("context_drop_rate is -0.1",)),
