@@ -32,14 +32,43 @@ WholeRun = TypeVar("WholeRun", bound=Forward)
 
 @dataclass
 class Canvas:
-    """The images that passes are drawing: their pixels so far and each layer's state."""
+    """The images that passes are drawing, each at a row of its own (all at the same phase of the strides): the layers' states."""
 
-    x_BHWC: Tensor  # levels, uint8; rows that are not drawn yet are zeros
+    x_BWC: Tensor  # levels of the current row as far as they are known, uint8
     image_BWC: Tensor  # the network's inputs of the current row, as far as they are known
     above_BWC: Tensor  # the network's inputs of the row before (zeros above row 0)
+    row_B: Tensor  # each image's current row, int64
     context: Features  # what each layer takes of the context, made once for each image; B H W F, H and W may be 1
     states: dict[Layer, State]
-    row: int = 0  # the current row, the same for all images
+    phase: int = 0  # of the current rows: their index modulo the model's period
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that is kept of the images; every tensor is batch first."""
+        yield from (self.x_BWC, self.image_BWC, self.above_BWC, self.row_B, *self.context.values())
+        for state in self.states.values():
+            yield from state.values()
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Canvas:
+        """A canvas of what `change` makes of every tensor."""
+        states = {layer: {name: change(value) for name, value in state.items()} for layer, state in self.states.items()}
+        context = {module: change(map_BHWF) for module, map_BHWF in self.context.items()}
+        x_BWC, image_BWC, above_BWC, row_B = map(change, (self.x_BWC, self.image_BWC, self.above_BWC, self.row_B))
+        return Canvas(x_BWC, image_BWC, above_BWC, row_B, context, states, self.phase)
+
+    def first(self, n: int) -> Canvas:
+        """The first `n` images: views, so that passes over them are passes over these images of this canvas."""
+        return self.each(lambda value: value[:n])
+
+    def take(self, index_N: Tensor) -> Canvas:
+        """Some of the images, in a canvas of their own; an image may be taken more than once."""
+        return self.each(lambda value: value[index_N])
+
+    def write(self, index_N: Tensor, images: Canvas) -> None:
+        """Put other images in the place of these; `ValueError` for images at another phase."""
+        if images.phase != self.phase:
+            raise ValueError(f"images at phase {images.phase} cannot join images at phase {self.phase}")
+        for mine, theirs in zip(self.tensors(), images.tensors(), strict=True):
+            mine[index_N] = theirs
 
 
 @dataclass(frozen=True)
@@ -271,25 +300,29 @@ class PixelModel(nn.Module):
             stride = layer.resolution
             states[layer] = layer.start(Frame(batch, rows // stride, columns // stride, self.device, self.dtype))
         return Canvas(
-            x_BHWC=torch.zeros(batch, height, width, channels, dtype=torch.uint8, device=self.device),
+            x_BWC=torch.zeros(batch, width, channels, dtype=torch.uint8, device=self.device),
             image_BWC=frame.zeros(columns, channels + 1),
             above_BWC=frame.zeros(columns, channels + 1),
+            row_B=torch.zeros(batch, dtype=torch.long, device=self.device),
             context=self.context_features(context, batch),
             states=states,
         )
 
     def _place(self, canvas: Canvas, column: int = 0, group: int = 0) -> Place:
-        return Place(canvas.row % self.period, column, group, canvas.image_BWC)
+        return Place(canvas.phase, column, group, canvas.image_BWC)
 
     @torch.no_grad()
     def row_pass(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
-        """Everything that the canvas's current row takes from the rows above it, for all columns."""
+        """Everything that the images' current rows take from the rows above them, for all columns."""
         run = RowPass(weights, canvas.states, self._place(canvas))
-        rows = {module: canvas.row // module.resolution if map_BHWF.shape[1] > 1 else 0 for module, map_BHWF in canvas.context.items()}
-        context = {module: canvas.context[module][:, row] for module, row in rows.items()}
+        batch_B = torch.arange(len(canvas.row_B), device=self.device)
+        context = {
+            module: map_BHWF[batch_B, canvas.row_B // module.resolution] if map_BHWF.shape[1] > 1 else map_BHWF[:, 0]
+            for module, map_BHWF in canvas.context.items()
+        }
         extras = self.above(run, canvas.above_BWC, context)
         for layer in self.layers():
-            if isinstance(layer, CausalLayer) and canvas.row % layer.resolution == 0:
+            if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0:
                 layer.row(weights[layer], canvas.states[layer], extras.get(layer))
         canvas.image_BWC.zero_()
         canvas.image_BWC[:, : self.spec.width, -1] = 1
@@ -302,7 +335,7 @@ class PixelModel(nn.Module):
 
     def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
         """Fix one sub-pixel of the current row: levels, integers, B."""
-        canvas.x_BHWC[:, canvas.row, column, channel] = x_B.to(torch.uint8)
+        canvas.x_BWC[:, column, channel] = x_B
         canvas.image_BWC[:, column, channel] = x_B.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
 
     @torch.no_grad()
@@ -311,21 +344,22 @@ class PixelModel(nn.Module):
 
         Nothing is final before `commit_row`: another row may be taken in instead.
         """
-        canvas.x_BHWC[:, canvas.row] = x_BWC.to(torch.uint8)
+        canvas.x_BWC.copy_(x_BWC)
         canvas.image_BWC[:, : self.spec.width, :-1] = x_BWC.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
         return self.here(TakeRow(weights, canvas.states, self._place(canvas)), canvas.image_BWC)[:, : self.spec.width]
 
     @torch.no_grad()
     def commit_row(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
-        """The current row is final: record it and go to the next."""
+        """The current row is final: record it and go to the next (`x_BWC` stays as it is until the next row is drawn)."""
         at = self._place(canvas)
         if self._padded(self.spec.width) > self.spec.width:  # pixel passes end at the last real column, rows below may read beyond
             self.here(TakeRow(weights, canvas.states, at), canvas.image_BWC)
         for layer in self.layers():
-            if isinstance(layer, CausalLayer) and canvas.row % layer.resolution == 0:
+            if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0:
                 layer.commit(weights[layer], canvas.states[layer], at)
         canvas.above_BWC.copy_(canvas.image_BWC)
-        canvas.row += 1
+        canvas.row_B += 1
+        canvas.phase = (canvas.phase + 1) % self.period
 
     # --- what it costs ---
 

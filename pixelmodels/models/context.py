@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -81,8 +82,49 @@ class ContextBlend:
     second: Context
     share_B: Tensor  # in [0, 1], one for each image
 
+    def __len__(self) -> int:
+        """Images that it is the context of."""
+        return len(self.share_B)
+
+    def rows(self, index: slice | Tensor) -> ContextBlend:
+        """The context of some of the images."""
+        return ContextBlend(self.first.rows(index), self.second.rows(index), self.share_B[index])
+
+    def to(self, device: torch.device) -> ContextBlend:
+        """The same on a device."""
+        return ContextBlend(self.first.to(device), self.second.to(device), self.share_B.to(device))
+
 
 Given = Context | ContextBlend | None  # what a batch is conditioned on
+
+
+def join_contexts(contexts: Sequence[Given]) -> Given:
+    """The context of several images from the contexts of one image each; what some of them have is absent for the others."""
+    if any(isinstance(one, ContextBlend) for one in contexts):
+        blends = [one if isinstance(one, ContextBlend) else _no_way(one) for one in contexts]
+        shares = [blend.share_B.to(torch.float64) for blend in blends]
+        return ContextBlend(_join([blend.first for blend in blends]), _join([blend.second for blend in blends]), torch.cat(shares))
+    return _join([one if isinstance(one, Context) else Context() for one in contexts])
+
+
+def _no_way(context: Context | None) -> ContextBlend:
+    """A context as a blend with itself."""
+    context = context or Context()
+    return ContextBlend(context, context, torch.zeros(1))
+
+
+def _join(contexts: Sequence[Context]) -> Context:
+    kinds = {field.name: [getattr(one, field.name) for one in contexts] for field in fields(Context)}
+    return Context(**{name: _join_kind(values) for name, values in kinds.items() if any(value is not None for value in values)})
+
+
+def _join_kind(values: Sequence[Tensor | None]) -> Tensor:
+    some = next(value for value in values if value is not None)
+    if some.is_floating_point():
+        absent = torch.full_like(some, float("nan"))
+    else:  # an unsigned type has no place for what is absent
+        absent = torch.full(some.shape, ABSENT, dtype=torch.promote_types(some.dtype, torch.int16), device=some.device)
+    return torch.cat([absent if value is None else value for value in values])
 
 
 class ImageEncoder(nn.Module):

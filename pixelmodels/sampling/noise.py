@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,7 +20,13 @@ def noise(model: PixelModel, n: int, seed: int, first: int = 0) -> Tensor:
         raise UserError(f"{n} samples asked for; give 0 or more")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; give 0 or more")
-    shape = (model.spec.height, model.spec.width, model.likelihood.num_uniforms)
-    images = [np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(first + i,)))).random(shape) for i in range(n)]
-    u_NHWU = torch.from_numpy(np.stack(images)) if images else torch.zeros(0, *shape, dtype=torch.float64)
-    return u_NHWU.to(model.device)
+    u_NHWU = np.zeros((n, model.spec.height, model.spec.width, model.likelihood.num_uniforms))
+    for i in range(n):
+        u_NHWU[i] = image_noise(model, seed, first + i)
+    return torch.from_numpy(u_NHWU).to(model.device)
+
+
+def image_noise(model: PixelModel, seed: int, index: int) -> npt.NDArray[np.float64]:
+    """Uniforms in [0, 1) for one image of a seed; H W U."""
+    stream = np.random.SeedSequence(seed, spawn_key=(index,))
+    return np.random.Generator(np.random.Philox(stream)).random((model.spec.height, model.spec.width, model.likelihood.num_uniforms))

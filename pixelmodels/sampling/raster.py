@@ -2,108 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelmodels.errors import UserError
 from pixelmodels.layers.base import Layer, Weights
-from pixelmodels.likelihoods import Likelihood
-from pixelmodels.likelihoods.base import draw_from_table
 from pixelmodels.models import PixelModel
 from pixelmodels.models.base import Canvas
 from pixelmodels.models.context import Given
+from pixelmodels.sampling.choosing import Choice, check_options, choose
 from pixelmodels.sampling.noise import noise
 
 
-def sample(model: PixelModel, n: int, *, seed: int, context: Given = None, guidance: float = 0.0) -> Tensor:
+@dataclass(frozen=True)
+class KnownRow:
+    """What is known of the row that each image is at."""
+
+    x_BWC: Tensor  # levels, where they are known
+    mask_BW: Tensor  # which pixels are known
+    by_all_W: Sequence[bool]  # columns that every image knows
+    by_any_W: Sequence[bool]  # columns that some image knows
+
+    @classmethod
+    def of(
+        cls,
+        x_BWC: npt.NDArray[np.uint8],
+        mask_BW: npt.NDArray[np.bool_],
+        device: torch.device,
+        counts_B: npt.NDArray[np.bool_] | None = None,  # which images matter
+    ) -> KnownRow | None:
+        """From levels and mask; None where nothing is known."""
+        if not mask_BW.any():
+            return None
+        by_all: list[bool] = np.all(mask_BW if counts_B is None else mask_BW | ~counts_B[:, None], axis=0).tolist()
+        by_any: list[bool] = np.any(mask_BW, axis=0).tolist()
+        return cls(torch.from_numpy(x_BWC).to(device), torch.from_numpy(mask_BW).to(device), by_all, by_any)
+
+
+def sample(
+    model: PixelModel, n: int, *, seed: int, context: Given = None, guidance: float = 0.0, temperature: float = 1.0, top_p: float = 1.0
+) -> Tensor:
     """Draw `n` images, uint8 levels shaped N C H W; image i is a function of (weights, its context, seed, i).
 
     Args: `guidance` w draws from p(x | context)^(1+w) / p(x)^w, made to sum to 1 for each sub-pixel (its exact
-    table over levels); 0 is the model itself.
-    Raises `UserError` where the context does not fit the model, or for a guidance below 0 or without a context.
+    table over levels); 0 is the model itself. `temperature` T then draws from softmax(log p / T), and `top_p` from the
+    smallest set of levels whose probability reaches it, on the same table.
+    Raises `UserError` where the context does not fit the model, for options out of their range, or guidance without a context.
     """
-    return draw(model, noise(model, n, seed), context, guidance)
+    return draw(model, noise(model, n, seed), context, guidance, temperature, top_p)
 
 
-def draw(model: PixelModel, u_BHWU: Tensor, context: Given = None, guidance: float = 0.0) -> Tensor:
+def draw(
+    model: PixelModel, u_BHWU: Tensor, context: Given = None, guidance: float = 0.0, temperature: float = 1.0, top_p: float = 1.0
+) -> Tensor:
     """Draw one image for each row of uniforms; uint8 levels shaped B C H W.
 
     Raises `FloatingPointError` where the network gives parameters that are not finite.
     """
-    check_guidance(model, guidance)
+    check_options(model, guidance, temperature, top_p)
     batch, (channels, height, width) = u_BHWU.shape[0], model.spec.shape
+    choice = Choice.of([(guidance, temperature, top_p)] * batch, model.device)
     x_BCHW = torch.zeros(batch, channels, height, width, dtype=torch.uint8, device=u_BHWU.device)
-    known_HW = torch.zeros(height, width, dtype=torch.bool)
+    known_HW = np.zeros((height, width), dtype=np.bool_)
     with evaluating(model), torch.inference_mode():
         for stage in model.stages():
-            here = (..., slice(None, None, stage.every), slice(None, None, stage.every))
-            given = [stage.context(context, x_BCHW)]
-            if guidance:
-                given.append(stage.context(None, x_BCHW))
-            u_sub = u_BHWU[:, :: stage.every, :: stage.every]
-            x_BCHW[here] = _draw_stage(stage.model, u_sub, given, x_BCHW[here], known_HW[here], guidance)
-            known_HW[here] = True
+            weights, every = stage.model.prepare(), stage.every
+            canvases = [stage.model.start(batch, stage.context(given, x_BCHW)) for given in ((context, None) if guidance else (context,))]
+            for r in range(0, height, every):
+                drawn_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()  # by the stages before
+                known = KnownRow.of(drawn_BWC, np.tile(known_HW[r, ::every], (batch, 1)), model.device)
+                params = draw_row(stage.model, weights, canvases, u_BHWU[:, r, ::every], choice, known)
+                if not all(torch.isfinite(params_BP).all() for params_BP in params):
+                    raise FloatingPointError(f"the parameters of row {r} are not finite: the weights are broken")
+                x_BCHW[:, :, r, ::every] = canvases[0].x_BWC.permute(0, 2, 1)
+            known_HW[::every, ::every] = True
     return x_BCHW
 
 
-def _draw_stage(model: PixelModel, u_BHWU: Tensor, given: list[Given], x_BCHW: Tensor, known_HW: Tensor, guidance: float) -> Tensor:
-    """One raster pass, with a canvas for each of the contexts; pixels that are known stay as they are."""
-    weights = model.prepare()
-    canvases = [model.start(u_BHWU.shape[0], context) for context in given]
-    for r in range(model.spec.height):
-        for canvas in canvases:
-            model.row_pass(weights, canvas)
+def draw_row(
+    model: PixelModel,
+    weights: dict[Layer, Weights],
+    canvases: Sequence[Canvas],
+    u_BWU: Tensor,
+    choice: Choice,
+    known: KnownRow | None = None,
+) -> list[Tensor]:
+    """Draw each image's current row and commit it; returns the parameters of the last column, B P for each canvas.
+
+    Args: `canvases`, of the same images with their context and, for guidance, without; `known` pixels stay as they are, and a row
+    that every image knows is taken at once.
+    """
+    for canvas in canvases:
+        model.row_pass(weights, canvas)
+    if known is not None and all(known.by_all_W):
+        params = [model.take_row(weights, canvas, known.x_BWC)[:, -1] for canvas in canvases]
+    else:
         for c in range(model.spec.width):
-            known_BC = x_BCHW[:, :, r, c] if known_HW[r, c] else None
-            params = _draw_pixel(model, weights, canvases, c, u_BHWU[:, r, c], known_BC, guidance)
-        if not all(torch.isfinite(params_BP).all() for params_BP in params):
-            raise FloatingPointError(f"the parameters of row {r} are not finite: the weights are broken")
-        for canvas in canvases:
-            model.commit_row(weights, canvas)
-    return canvases[0].x_BHWC.permute(0, 3, 1, 2)
+            params = _draw_pixel(model, weights, canvases, c, u_BWU[:, c], choice, known)
+    for canvas in canvases:
+        model.commit_row(weights, canvas)
+    return params
 
 
 def _draw_pixel(
     model: PixelModel,
     weights: dict[Layer, Weights],
-    canvases: list[Canvas],
+    canvases: Sequence[Canvas],
     c: int,
     u_BU: Tensor,
-    known_BC: Tensor | None,
-    guidance: float,
+    choice: Choice,
+    known: KnownRow | None,
 ) -> list[Tensor]:
-    """Draw every channel of column `c` of the canvases' current row, or take what is known; returns the last parameters used."""
+    """Draw every channel of column `c` of the canvases' current rows, or take what is known; returns the last parameters used."""
     params = [model.pixel_pass(weights, canvas, c) for canvas in canvases]
     for channel in range(model.spec.channels):
         if channel and model.num_groups > 1:
             params = [model.pixel_pass(weights, canvas, c, channel) for canvas in canvases]
-        if known_BC is not None:
-            x_B = known_BC[:, channel]
+        if known is not None and known.by_all_W[c]:
+            x_B = known.x_BWC[:, c, channel]
         else:
-            x_B = choose(model.likelihood, params, channel, canvases[0].x_BHWC[:, canvases[0].row, c], u_BU, guidance)
+            x_B = choose(model.likelihood, params, channel, canvases[0].x_BWC[:, c], u_BU, choice)
+            if known is not None and known.by_any_W[c]:
+                x_B = torch.where(known.mask_BW[:, c], known.x_BWC[:, c, channel], x_B)
         for canvas in canvases:
             model.put(canvas, c, channel, x_B)
     return params
-
-
-def choose(likelihood: Likelihood, params: list[Tensor], channel: int, x_BC: Tensor, u_BU: Tensor, guidance: float = 0.0) -> Tensor:
-    """Levels drawn for one channel (int64, B); with guidance from the parameters with and without context, B P each."""
-    if not guidance:
-        return likelihood.draw(params[0], channel, x_BC, u_BU)
-    given_BL, without_BL = (likelihood.table(params_BP, channel, x_BC) for params_BP in params)
-    guided_BL = (given_BL + guidance * (given_BL - without_BL)).masked_fill(given_BL.isneginf(), float("-inf"))
-    return draw_from_table(torch.log_softmax(guided_BL, -1), u_BU[:, channel])
-
-
-def check_guidance(model: PixelModel, guidance: float) -> None:
-    """`UserError` for a guidance below 0, or of a model without context."""
-    if guidance < 0:
-        raise UserError(f"guidance {guidance} is negative; give 0 (the model itself) or more")
-    if guidance and not model.context_spec:
-        raise UserError(f"guidance {guidance} asked of a model without context; leave it out")
 
 
 @contextmanager

@@ -7,14 +7,30 @@ from torch import Tensor
 
 from pixelmodels.models import PixelModel
 from pixelmodels.models.context import Given
+from pixelmodels.sampling.choosing import Choice, check_options, choose
 from pixelmodels.sampling.noise import noise
-from pixelmodels.sampling.raster import check_guidance, choose, evaluating
+from pixelmodels.sampling.raster import evaluating
 
 
-def reference_sample(model: PixelModel, n: int, *, seed: int, context: Given = None, guidance: float = 0.0) -> Tensor:
-    """Draw the images that `sample` draws, the slow way; uint8 levels shaped N C H W."""
-    check_guidance(model, guidance)
-    u_NHWU = noise(model, n, seed)
+def reference_sample(
+    model: PixelModel,
+    n: int,
+    *,
+    seed: int,
+    first: int = 0,
+    context: Given = None,
+    guidance: float = 0.0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    known_NCHW: Tensor | None = None,
+    known_mask_NHW: Tensor | None = None,
+) -> Tensor:
+    """Draw the images that `sample` and the engine draw, the slow way; uint8 levels shaped N C H W.
+
+    Args: as of `sample` and of the engine's `Request`, known pixels for each of the `n` images.
+    """
+    check_options(model, guidance, temperature, top_p)
+    u_NHWU, choice = noise(model, n, seed, first), Choice.of([(guidance, temperature, top_p)] * n, model.device)
     channels, height, width = model.spec.shape
     groups = torch.tensor(model.param_groups, device=model.device)
     x_NCHW = torch.zeros(n, channels, height, width, dtype=torch.uint8, device=model.device)
@@ -24,5 +40,8 @@ def reference_sample(model: PixelModel, n: int, *, seed: int, context: Given = N
             for k in range(channels):
                 mine = groups == k if model.num_groups > 1 else slice(None)
                 params = [model(x_NCHW, given)[:, mine, r, c] for given in ((context, None) if guidance else (context,))]
-                x_NCHW[:, k, r, c] = choose(model.likelihood, params, k, x_NCHW[:, :, r, c], u_NHWU[:, r, c], guidance).to(torch.uint8)
+                x_N = choose(model.likelihood, params, k, x_NCHW[:, :, r, c], u_NHWU[:, r, c], choice)
+                if known_NCHW is not None and known_mask_NHW is not None:
+                    x_N = torch.where(known_mask_NHW[:, r, c], known_NCHW[:, k, r, c], x_N)
+                x_NCHW[:, k, r, c] = x_N.to(torch.uint8)
     return x_NCHW

@@ -8,7 +8,7 @@ import torch
 from pixelmodels.errors import UserError
 from pixelmodels.models import Context
 from pixelmodels.sampling import interpolate, reference_sample, sample
-from pixelmodels.sampling.raster import choose
+from pixelmodels.sampling.choosing import Choice, choose
 from tests.conformance.conftest import PAIRS, random_context, small_model
 
 
@@ -26,7 +26,7 @@ def test_guided_draws_follow_the_extrapolated_table():
     n, weight = 20001, 2.0
     u_BU = ((torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]
     params = [params_B.expand(n, -1) for params_B in (given_B, without_B)]
-    drawn = choose(model.likelihood, params, 0, torch.zeros(n, 1), u_BU, weight)
+    drawn = choose(model.likelihood, params, 0, torch.zeros(n, 1), u_BU, Choice.of([(weight, 1.0, 1.0)] * n, model.device))
     probability = torch.softmax(given_B, -1) ** (1 + weight) / torch.softmax(without_B, -1) ** weight
     expected = (probability / probability.sum())[0]
     torch.testing.assert_close(torch.bincount(drawn, minlength=5) / n, expected.float(), rtol=0, atol=2e-4)

@@ -1,0 +1,191 @@
+"""The raster engine: exact samples for many requests at once, each beginning when it arrives (continuous batching)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import PixelModel
+from pixelmodels.sampling.lane import DrawnRow, Lane
+from pixelmodels.sampling.request import Drawing, Request, checked, drawing_of
+from pixelmodels.sampling.waiting import QueueFull, WaitingList
+
+__all__ = ["Engine", "NotFinite", "QueueFull", "Request", "RowDone", "draw_all"]
+
+
+@dataclass(frozen=True)
+class RowDone:
+    """One row of an image is final."""
+
+    request_id: int
+    image: int  # index in its request, 0..n-1
+    stage: int  # 0 unless the model draws an image in several passes
+    row: int  # of the stage's image
+    levels_CW: npt.NDArray[np.uint8]  # this row of the stage's pixels
+    is_last: bool  # the image is finished
+    image_CHW: Tensor | None  # the whole image where it is finished, uint8
+
+
+class NotFinite(FloatingPointError):
+    """The network gave parameters that are not finite: the weights, or the context of the requests, are broken."""
+
+    def __init__(self, row: int, request_ids: set[int], rows: list[RowDone]):
+        super().__init__(f"the parameters of row {row} are not finite: the weights are broken")
+        self.request_ids = request_ids  # what was cancelled
+        self.rows = rows  # what the step has drawn for others
+
+
+class Engine:
+    """At most `num_slots` images of any requests, in lockstep over columns, each at a row of its own.
+
+    An image has a slot from its first row to its last. A batch costs what its images cost: it is compacted at row boundaries. Slots go
+    round-robin over the requests that wait, one image of each in turn. Of a request that holds slots, further images leave `reserve`
+    slots free for requests that hold none (max(1, num_slots // 8) unless given). So a request finds one free unless as many others
+    came before it since: its first image then begins at the next row boundary of the model's phase, `period` - 1 rows later at most,
+    and is finished within height + `period` rows (summed over stages), whoever else is being drawn. Where w requests wait before it,
+    it begins within (w // num_slots + 1) times that.
+
+    In float64 its images are those of the reference sampler; in float32 the width of the batch may flip a draw now and then.
+    There is no thread and no clock in it: rows advance in `step_row` only. It puts the model into evaluation mode; the weights must stay
+    as they are.
+    """
+
+    def __init__(self, model: PixelModel, *, num_slots: int = 64, max_waiting: int = 4096, reserve: int | None = None):
+        if num_slots < 1:
+            raise UserError(f"{num_slots} slots asked for; give 1 or more")
+        if max_waiting < 1:
+            raise UserError(f"at most {max_waiting} waiting images asked for; give 1 or more")
+        reserve = max(1, num_slots // 8) if reserve is None else reserve
+        if not 0 <= reserve <= num_slots:
+            raise UserError(f"a reserve of {reserve} of {num_slots} slots asked for; give 0..{num_slots}")
+        self.model, self.num_slots = model.eval(), num_slots
+        self._waiting = WaitingList(max_waiting, reserve)
+        self._left: dict[int, int] = {}  # of each request: images that are not finished
+        self._ids = count()
+        self._between: list[Drawing] = []  # images that have a slot, and wait for the phase of their lane
+        widths = slot_widths(num_slots, reserve)
+        self._lanes: list[dict[bool, Lane]] = []  # of each stage: without guidance, and with it
+        for stage in model.stages():
+            weights = stage.model.prepare()
+            self._lanes.append({guided: Lane(stage, weights, widths, guided=guided) for guided in (False, True)})
+
+    @property
+    def num_active(self) -> int:
+        """Images that have a slot."""
+        return sum(self._waiting.num_held.values())
+
+    @property
+    def num_waiting(self) -> int:
+        """Images that have none yet."""
+        return self._waiting.num_images
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not self.num_active and not self.num_waiting
+
+    def submit(self, request: Request) -> int:
+        """Let a request wait for slots; returns its id.
+
+        Raises `UserError` for what does not fit the model, and `QueueFull` where more than `max_waiting` images would wait.
+        """
+        request = checked(self.model, request)
+        request_id = next(self._ids)
+        self._waiting.add(request_id, request)
+        self._left[request_id] = request.n
+        return request_id
+
+    def cancel(self, request_id: int) -> None:
+        """Forget a request: its slots are free at the next row. Ids of requests that are finished or unknown are ignored."""
+        if self._left.pop(request_id, None) is None:
+            return
+        self._waiting.remove(request_id)
+        self._waiting.forget(request_id)
+        self._between = [drawing for drawing in self._between if drawing.request_id != request_id]
+        for lanes in self._lanes:
+            for lane in lanes.values():
+                lane.remove(lambda drawing: drawing.request_id == request_id)
+
+    def step_row(self) -> list[RowDone]:
+        """Every image that has a slot advances by one row of its stage; images begin where slots are free.
+
+        Rows at the top of an image that are wholly known are taken in as it begins, and are among those returned. Raises `NotFinite`
+        where the parameters of an image are not finite: its request is cancelled, all others go on.
+        """
+        begin = self._waiting.take(self.num_slots - self.num_active, lambda request: self._lanes[0][request.guidance > 0].may_join)
+        self._between += [drawing_of(self.model, request_id, request, image) for request_id, request, image in begin]
+        drawn: list[RowDone] = []
+        broken: list[DrawnRow] = []
+        for stage, lanes in enumerate(self._lanes):
+            for guided, lane in lanes.items():
+                joining = [drawing for drawing in self._between if (drawing.stage, drawing.guided) == (stage, guided)]
+                if joining and lane.may_join:
+                    self._between = [drawing for drawing in self._between if drawing not in joining]
+                    self._keep(lane.join(joining), lane, drawn, broken)
+        for lanes in self._lanes:
+            for lane in lanes.values():
+                self._keep(lane.step(), lane, drawn, broken)
+        if broken:
+            request_ids = {one.drawing.request_id for one in broken}
+            for request_id in request_ids:
+                self.cancel(request_id)
+            raise NotFinite(broken[0].row, request_ids, [row for row in drawn if row.request_id not in request_ids])
+        return drawn
+
+    def _keep(self, rows: list[DrawnRow], lane: Lane, drawn: list[RowDone], broken: list[DrawnRow]) -> None:
+        """Report rows; an image that is through with its stage goes on to the next one, or is finished."""
+        for one in rows:
+            drawing, stage = one.drawing, one.drawing.stage
+            if not one.finite:
+                broken.append(one)
+                continue
+            ends_stage = one.row == lane.height - 1
+            is_last = ends_stage and stage == len(self._lanes) - 1
+            image_CHW = torch.from_numpy(drawing.x_CHW) if is_last else None
+            drawn.append(RowDone(drawing.request_id, drawing.image, stage, one.row, one.levels_CW, is_last, image_CHW))
+            if is_last:
+                self._finish(drawing.request_id)
+            elif ends_stage:
+                drawing.finish_stage(lane.every)
+                self._between.append(drawing)
+
+    def _finish(self, request_id: int) -> None:
+        self._waiting.release(request_id)
+        self._left[request_id] -= 1
+        if not self._left[request_id]:
+            del self._left[request_id]
+
+
+def slot_widths(num_slots: int, reserve: int) -> tuple[int, ...]:
+    """The widths that a batch is compacted to: 1, 2, 4, 8, 16, then two for each doubling, and all slots with and without the reserve."""
+    widths = {num_slots, num_slots - reserve, 1, 2, 4, 8} - {0}
+    step = 8
+    while 2 * step <= num_slots:
+        step *= 2
+        widths |= {step, step * 3 // 2}
+    return tuple(sorted(width for width in widths if width <= num_slots))
+
+
+def draw_all(engine: Engine | PixelModel, request: Request) -> Tensor:
+    """Draw the images of one request, by an engine that is idle or by one made for it; uint8 levels shaped N C H W.
+
+    Raises `UserError` as `Engine.submit`, and `ValueError` for an engine that is not idle.
+    """
+    if isinstance(engine, PixelModel):
+        n = max(request.n, 1)
+        engine = Engine(engine, num_slots=min(n, 64), max_waiting=n, reserve=0)
+    elif not engine.is_idle:
+        raise ValueError("the engine is drawing for others; submit the request and step it")
+    request_id = engine.submit(request)
+    x_NCHW = torch.zeros(request.n, *engine.model.spec.shape, dtype=torch.uint8)
+    while not engine.is_idle:
+        for row in engine.step_row():
+            if row.image_CHW is not None and row.request_id == request_id:
+                x_NCHW[row.image] = row.image_CHW
+    return x_NCHW

@@ -1,0 +1,177 @@
+"""Images of one stage that are drawn in lockstep over columns, each at a row of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pixelmodels.layers.base import Layer, Weights
+from pixelmodels.models.base import Canvas, Stage
+from pixelmodels.models.context import join_contexts
+from pixelmodels.sampling.choosing import Choice
+from pixelmodels.sampling.raster import KnownRow, draw_row
+from pixelmodels.sampling.request import Drawing
+
+
+@dataclass(frozen=True)
+class DrawnRow:
+    """One more row of an image."""
+
+    drawing: Drawing
+    row: int  # of the stage
+    levels_CW: npt.NDArray[np.uint8]
+    finite: bool  # whether the parameters were
+
+
+class Lane:
+    """Up to `num_slots` images of one stage: slots are rows of the canvases' tensors, and row passes are of the first `width` of them.
+
+    The width is the smallest of `widths` that holds all images; images beyond it move into free slots at the row
+    boundary. A slot without an image (below the width) repeats what the slot of another image held.
+    Guided images have two canvases, with their context and without.
+    """
+
+    def __init__(self, stage: Stage, weights: dict[Layer, Weights], widths: tuple[int, ...], *, guided: bool):
+        self.stage, self.model, self.every = stage, stage.model, stage.every
+        self.weights, self.widths, self.guided = weights, widths, guided
+        self.height = stage.model.spec.height
+        self._clear()
+
+    def _clear(self) -> None:
+        self._slots: list[Drawing | None] = []
+        self._row = np.zeros(0, dtype=np.int64)  # of each slot, as the canvases have it
+        self._canvases: list[Canvas] = []  # of all slots
+        self._running: list[Canvas] = []  # views of the first `width` slots
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """The images that have a slot here."""
+        return [drawing for drawing in self._slots if drawing is not None]
+
+    @property
+    def may_join(self) -> bool:
+        """Whether the next row of all images here has the phase of row 0."""
+        return not self._canvases or self._canvases[0].phase == 0
+
+    def remove(self, gone: Callable[[Drawing], bool]) -> None:
+        """Free the slots of some of the images."""
+        self._slots = [None if drawing is not None and gone(drawing) else drawing for drawing in self._slots]
+        if not any(self._slots):
+            self._clear()
+
+    @torch.inference_mode()
+    def join(self, drawings: Iterable[Drawing]) -> list[DrawnRow]:
+        """Take images in at row 0, or below those rows at their top that are wholly known: these are done, and returned.
+
+        An image all of whose rows are known gets no slot. Whole periods of rows are taken so, the others with everybody's.
+        """
+        drawn: list[DrawnRow] = []
+
+        def num_taken(drawing: Drawing) -> int:
+            num_known = drawing.num_leading_known(self.every)
+            return num_known if num_known == self.height else num_known - num_known % self.model.period
+
+        for num_rows, same in groupby(sorted(drawings, key=num_taken), num_taken):
+            group = list(same)
+            canvases = self._start(group)
+            for row in range(num_rows):
+                drawn += self._draw(group, canvases, np.full(len(group), row))
+            if num_rows < self.height:
+                self._place(group, canvases, num_rows)
+        return drawn
+
+    def _start(self, group: list[Drawing]) -> list[Canvas]:
+        x_BCHW = torch.from_numpy(np.stack([drawing.x_CHW for drawing in group])).to(self.model.device)
+        given = join_contexts([drawing.context for drawing in group])
+        return [self.model.start(len(group), self.stage.context(one, x_BCHW)) for one in ((given, None) if self.guided else (given,))]
+
+    def _place(self, group: list[Drawing], canvases: list[Canvas], row: int) -> None:
+        """Put images that begin into free slots, of which there are more if need be."""
+        num_before, num_all = len(self._slots), self._width(len(self.drawings) + len(group))
+        if not self._canvases:
+            more = torch.arange(num_all, device=self.model.device).clamp_(max=len(group) - 1)
+            self._canvases = canvases if num_all == len(group) else [canvas.take(more) for canvas in canvases]
+            self._slots = [*group, *[None] * (num_all - len(group))]
+            self._row = np.full(num_all, row)
+        else:
+            if num_all > num_before:
+                more = torch.arange(num_all, device=self.model.device)
+                more[num_before:] = 0
+                self._canvases = [canvas.take(more) for canvas in self._canvases]
+                self._slots += [None] * (num_all - num_before)
+                self._row = np.concatenate([self._row, np.full(num_all - num_before, self._row[0])])
+            free = [slot for slot, drawing in enumerate(self._slots) if drawing is None][: len(group)]
+            for canvas, joining in zip(self._canvases, canvases, strict=True):
+                canvas.write(torch.tensor(free, device=self.model.device), joining)
+            for slot, drawing in zip(free, group, strict=True):
+                self._slots[slot] = drawing
+            self._row[free] = row
+        self._running = []
+
+    def _width(self, num_images: int) -> int:
+        return next(width for width in self.widths if width >= num_images)
+
+    def step(self) -> list[DrawnRow]:
+        """Every image's next row; those that are at the end of the stage leave."""
+        if not self._canvases:
+            return []
+        with torch.inference_mode():
+            self._compact()
+            width = self._running[0].row_B.shape[0]
+            drawn = self._draw(self._slots[:width], self._running, self._row[:width])
+        self._row[:width] += 1
+        for canvas, running in zip(self._canvases, self._running, strict=True):
+            canvas.phase = running.phase
+        ended = {id(one.drawing) for one in drawn if one.row == self.height - 1 or not one.finite}
+        self.remove(lambda drawing: id(drawing) in ended)
+        return drawn
+
+    def _compact(self) -> None:
+        """Move images from beyond the width into free slots below it; see to it that no slot below it is beyond the last row."""
+        width = self._width(len(self.drawings))
+        beyond = [slot for slot in range(width, len(self._slots)) if self._slots[slot] is not None]
+        free = [slot for slot in range(width) if self._slots[slot] is None][: len(beyond)]
+        self._copy(free, beyond)
+        for to, slot in zip(free, beyond, strict=True):
+            self._slots[to], self._slots[slot] = self._slots[slot], None
+        stale = [slot for slot in range(width) if self._slots[slot] is None and self._row[slot] >= self.height]
+        alive = next(slot for slot in range(width) if self._slots[slot] is not None)
+        self._copy(stale, [alive] * len(stale))
+        if not self._running or self._running[0].row_B.shape[0] != width:
+            self._running = [canvas.first(width) for canvas in self._canvases]
+
+    def _copy(self, to: list[int], slots: list[int]) -> None:
+        if to:
+            index_N, from_N = (torch.tensor(one, device=self.model.device) for one in (to, slots))
+            for canvas in self._canvases:
+                canvas.write(index_N, canvas.take(from_N))
+            self._row[to] = self._row[slots]
+
+    def _draw(self, slots: Sequence[Drawing | None], canvases: list[Canvas], row_B: npt.NDArray[np.int64]) -> list[DrawnRow]:
+        """One row of the canvases' images, kept in those images that there are."""
+        device, (channels, _, columns) = self.model.device, self.model.spec.shape
+        u_BWU = np.zeros((len(slots), columns, self.model.likelihood.num_uniforms))
+        x_BWC = np.zeros((len(slots), columns, channels), dtype=np.uint8)
+        mask_BW = np.zeros((len(slots), columns), dtype=np.bool_)
+        images = [(slot, drawing) for slot, drawing in enumerate(slots) if drawing is not None]
+        options = [images[0][1].options] * len(slots)
+        for slot, drawing in images:
+            r = row_B[slot] * self.every
+            u_BWU[slot] = drawing.u_HWU[r, :: self.every]
+            options[slot] = drawing.options
+            if drawing.known_HW is not None:
+                x_BWC[slot] = drawing.x_CHW[:, r, :: self.every].T
+                mask_BW[slot] = drawing.known_HW[r, :: self.every]
+        known = KnownRow.of(x_BWC, mask_BW, device, counts_B=np.array([drawing is not None for drawing in slots]))
+        u = torch.from_numpy(u_BWU).to(device)
+        params = draw_row(self.model, self.weights, canvases, u, Choice.of(options, device), known)
+        x_BCW = canvases[0].x_BWC.permute(0, 2, 1).clone().cpu().numpy()
+        finite_B = torch.stack([torch.isfinite(params_BP).all(1) for params_BP in params]).all(0).tolist()
+        for slot, drawing in images:
+            drawing.x_CHW[:, row_B[slot] * self.every, :: self.every] = x_BCW[slot]
+        return [DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], finite_B[slot]) for slot, drawing in images]

@@ -1,0 +1,117 @@
+"""What is asked of the engine, checked before it waits, and each of its images while it is being drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context, ContextBlend, PixelModel
+from pixelmodels.models.context import Given, check_context
+from pixelmodels.sampling.choosing import check_options
+from pixelmodels.sampling.noise import image_noise
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images to draw: image i is a function of (weights, its context, seed, first + i) and the options below, never of its batch.
+
+    Known pixels are clamped: what is drawn after them is conditioned on them, what is drawn before them is not. So
+    known *later* pixels (in the order of the model) stay as they are given, and their image is no draw from p(image | all known pixels).
+    """
+
+    n: int = 1  # images
+    seed: int = 0  # of the noise
+    first: int = 0  # index of the first image in the seed's stream
+    context: Context | ContextBlend | None = None  # of one image (for all n), or of n images
+    guidance: float = 0.0  # w of p(x | context)^(1+w) / p(x)^w; 0: the model itself
+    temperature: float = 1.0  # T > 0 of softmax(log p / T), on the exact table over levels
+    top_p: float = 1.0  # in (0, 1]: draw from the smallest set of levels whose probability reaches it, on the same table
+    known_NCHW: Tensor | None = None  # levels, integers, of one image or n; read where the mask is true
+    known_mask_NHW: Tensor | None = None  # which pixels are known, booleans, of one image or n
+
+
+@dataclass(eq=False)
+class Drawing:
+    """One image while it is being drawn."""
+
+    request_id: int
+    image: int  # index in its request
+    options: tuple[float, float, float]  # guidance, temperature, top_p
+    context: Given  # of this image
+    u_HWU: npt.NDArray[np.float64]  # its noise
+    x_CHW: npt.NDArray[np.uint8]  # levels so far, with what is known
+    known_HW: npt.NDArray[np.bool_] | None  # pixels that are not drawn: those given, and those of stages that are done
+    stage: int = 0  # that it is in, or waits for
+
+    @property
+    def guided(self) -> bool:
+        """Whether it needs what the network gives without its context, too."""
+        return self.options[0] > 0
+
+    def num_leading_known(self, every: int) -> int:
+        """Rows at the top of a stage, of every so-manieth row and column, that are wholly known."""
+        if self.known_HW is None:
+            return 0
+        whole_H: npt.NDArray[np.bool_] = np.all(self.known_HW[::every, ::every], axis=1)
+        return len(whole_H) if whole_H.all() else int(whole_H.argmin())
+
+    def finish_stage(self, every: int) -> None:
+        """What a stage has drawn is known to the next one."""
+        if self.known_HW is None:
+            self.known_HW = np.zeros(self.x_CHW.shape[1:], dtype=np.bool_)
+        self.known_HW[::every, ::every] = True
+        self.stage += 1
+
+
+def checked(model: PixelModel, request: Request) -> Request:
+    """The request, with a context on the model's device; `UserError` for what does not fit the model or is out of range."""
+    if request.n < 1:
+        raise UserError(f"{request.n} images asked for; give 1 or more")
+    for name in ("seed", "first"):
+        if getattr(request, name) < 0:
+            raise UserError(f"{name} {getattr(request, name)} is negative; give 0 or more")
+    context = request.context
+    if isinstance(context, Context) and not len(context):
+        context = None
+    if context is not None:
+        context = context.to(model.device)
+        check_context(context, model.context_spec, 1 if len(context) == 1 else request.n)
+    check_options(model, request.guidance, request.temperature, request.top_p)
+    _check_known(model, request)
+    return replace(request, context=context)
+
+
+def _check_known(model: PixelModel, request: Request) -> None:
+    known, mask = request.known_NCHW, request.known_mask_NHW
+    if known is None and mask is None:
+        return
+    if known is None or mask is None:
+        raise UserError("known pixels and their mask are given one without the other; give known_NCHW and known_mask_NHW, or neither")
+    model.spec.check(known)
+    size = model.spec.shape[1:]
+    if mask.dtype != torch.bool or tuple(mask.shape[1:]) != size:
+        raise UserError(f"a mask of {mask.dtype} and shape {tuple(mask.shape)} given; give booleans of shape (n, {size[0]}, {size[1]})")
+    for name, value in (("known images", known), ("masks", mask)):
+        if len(value) not in (1, request.n):
+            raise UserError(f"{len(value)} {name} given for {request.n} images; give 1 or {request.n}")
+    model.spec.check_values(torch.where(mask[:, None], known, 0))
+
+
+def drawing_of(model: PixelModel, request_id: int, request: Request, image: int) -> Drawing:
+    """One image of a request that was checked, before its first row."""
+    context = request.context
+    if context is not None:
+        mine = 0 if len(context) == 1 else image
+        context = context.rows(slice(mine, mine + 1))
+    x_CHW, known_HW = np.zeros(model.spec.shape, dtype=np.uint8), None
+    if request.known_NCHW is not None and request.known_mask_NHW is not None:
+        known, mask = request.known_NCHW, request.known_mask_NHW
+        known_HW = mask[image % len(mask)].cpu().numpy().copy()
+        x_CHW = np.where(known_HW, known[image % len(known)].cpu().numpy(), 0).astype(np.uint8)
+    options = (float(request.guidance), float(request.temperature), float(request.top_p))
+    return Drawing(request_id, image, options, context, image_noise(model, request.seed, request.first + image), x_CHW, known_HW)

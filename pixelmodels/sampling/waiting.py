@@ -1,0 +1,77 @@
+"""Who waits for a slot of the engine, and who is next."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+from pixelmodels.errors import UserError
+from pixelmodels.sampling.request import Request
+
+
+class QueueFull(UserError):
+    """More images would wait than may wait."""
+
+
+class WaitingList:
+    """Requests with images that have no slot yet, taken round-robin: one image of each request in turn.
+
+    `reserve` of the slots are for requests that hold none; a request with images in slots already leaves them free.
+    """
+
+    def __init__(self, max_images: int, reserve: int):
+        self.max_images, self.reserve = max_images, reserve
+        self.num_images = 0
+        self.num_held: Counter[int] = Counter()  # slots of each request, from `take` until `release`
+        self._turns: deque[int] = deque()  # requests with images that wait; the next one first
+        self._next: dict[int, tuple[Request, int]] = {}  # of each request: what it is, and the first image that waits
+
+    def add(self, request_id: int, request: Request) -> None:
+        """Put a request at the end; `QueueFull` where its images are too many."""
+        if self.num_images + request.n > self.max_images:
+            raise QueueFull(
+                f"{request.n} images asked for while {self.num_images} wait; at most {self.max_images} may wait; "
+                "ask for fewer, or again once some are done"
+            )
+        self._turns.append(request_id)
+        self._next[request_id] = (request, 0)
+        self.num_images += request.n
+
+    def remove(self, request_id: int) -> None:
+        """Forget the images of a request that still wait."""
+        if request_id in self._next:
+            request, image = self._next.pop(request_id)
+            self._turns.remove(request_id)
+            self.num_images -= request.n - image
+
+    def release(self, request_id: int) -> None:
+        """One of the request's slots is free again."""
+        self.num_held[request_id] -= 1
+        if not self.num_held[request_id]:
+            del self.num_held[request_id]
+
+    def forget(self, request_id: int) -> None:
+        """All of the request's slots are free again."""
+        self.num_held.pop(request_id, None)
+
+    def take(self, num_free: int, may_begin: Callable[[Request], bool]) -> list[tuple[int, Request, int]]:
+        """The images (request, what it is, index) that get the free slots, of requests that may begin now."""
+        taken: list[tuple[int, Request, int]] = []
+        passed_over: list[int] = []  # in the order of their turns, which they keep
+        while self._turns and len(taken) < num_free:
+            request_id = self._turns.popleft()
+            request, image = self._next[request_id]
+            may_hold_more = num_free - len(taken) > self.reserve or not self.num_held[request_id]
+            if not (may_hold_more and may_begin(request)):
+                passed_over.append(request_id)
+                continue
+            taken.append((request_id, request, image))
+            self.num_held[request_id] += 1
+            if image + 1 < request.n:
+                self._next[request_id] = (request, image + 1)
+                self._turns.append(request_id)
+            else:
+                del self._next[request_id]
+        self._turns.extendleft(reversed(passed_over))
+        self.num_images -= len(taken)
+        return taken
