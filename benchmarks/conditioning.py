@@ -141,7 +141,8 @@ def main() -> int:
             write_png(arguments.out / f"conditioning-{today}-{name}.png", sample_grid(dataset, model, 40, seed=0))
             rows.append(row)
     report = {"benchmark": "conditioning", "date": today, "quick": arguments.quick, "rows": rows}
-    (arguments.out / f"conditioning-{today}{'-quick' if arguments.quick else ''}.json").write_text(json.dumps(report, indent=1) + "\n")
+    name = "-".join(["conditioning", today, *(arguments.only if arguments.only != SUITES else ()), *(["quick"] if arguments.quick else [])])
+    (arguments.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     return 0
 
