@@ -227,10 +227,12 @@ def from_port(state_dict: Mapping[str, Tensor], *, channels: int, height: int, w
     Raises `UserError` where the names or shapes are not those of such a port.
     """
     try:
-        num_features = state_dict["nin_out.lin_a.weight_v"].shape[1]
-        num_outputs = state_dict["nin_out.lin_a.weight_v"].shape[0]
-    except KeyError as error:
-        raise UserError(f"the weights have no {error}; give the state_dict of a PixelCNN++ port with weight_g and weight_v") from error
+        num_outputs, num_features = state_dict["nin_out.lin_a.weight_v"].shape
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            "the weights have no matrix 'nin_out.lin_a.weight_v'; give the state_dict of a PixelCNN++ port, with weight_g and weight_v and "
+            "without a prefix such as 'module.'"
+        ) from error
     num_layers = len({name.split(".")[3] for name in state_dict if name.startswith("up_layers.0.u_stream.")})
     num_mixtures = num_outputs // (3 if channels == 1 else 1 + 3 * channels)
     spec = ImageSpec(channels, height, width, 256)
@@ -245,7 +247,7 @@ def from_port(state_dict: Mapping[str, Tensor], *, channels: int, height: int, w
     model = model.to(state_dict["nin_out.lin_a.weight_v"].dtype)
     try:
         model.load_state_dict({names[name]: value for name, value in _gains_by_output(state_dict).items()})
-    except RuntimeError as error:
+    except (RuntimeError, IndexError, TypeError) as error:
         raise UserError(f"the port's weights do not fit: {str(error).splitlines()[-1].strip()}") from error
     return model.eval()
 

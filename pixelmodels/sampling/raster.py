@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -99,9 +100,9 @@ def choose(likelihood: Likelihood, params: list[Tensor], channel: int, x_BC: Ten
 
 
 def check_guidance(model: PixelModel, guidance: float) -> None:
-    """`UserError` for a guidance below 0, or of a model without context."""
-    if guidance < 0:
-        raise UserError(f"guidance {guidance} is negative; give 0 (the model itself) or more")
+    """`UserError` for a guidance below 0 or not finite, or of a model without context."""
+    if not 0 <= guidance < math.inf:
+        raise UserError(f"guidance {guidance} is negative or not finite; give 0 (the model itself) or more")
     if guidance and not model.context_spec:
         raise UserError(f"guidance {guidance} asked of a model without context; leave it out")
 

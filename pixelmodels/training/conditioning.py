@@ -11,7 +11,7 @@ import torch
 from pixelmodels.data import SPLITS, Dataset
 from pixelmodels.data.derived import factor_between, grey, small
 from pixelmodels.errors import UserError
-from pixelmodels.models import Context, ContextSpec
+from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.training.recipes import Recipe
 from pixelmodels.training.rows import Rows
@@ -62,6 +62,13 @@ def check_labels(dataset: Dataset, splits: Iterable[str], remedy: str) -> None:
             f"data set '{dataset.name}' has images without a label ({counts}), and a model conditioned on labels needs one of each; "
             f"put them into their classes' folders, or {remedy}"
         )
+
+
+def check_images_fit(model: PixelModel, dataset: Dataset) -> None:
+    """Raise `UserError` when a data set's images are not of a model's shape and levels."""
+    if model.spec != dataset.spec:
+        ours, theirs = (f"{one.channels}x{one.height}x{one.width} with {one.levels} levels" for one in (model.spec, dataset.spec))
+        raise UserError(f"the model was trained on images of {ours}, data set '{dataset.name}' has {theirs}; prepare one that fits")
 
 
 def check_context_fits(spec: ContextSpec, dataset: Dataset, splits: Iterable[str], remedy: str) -> None:

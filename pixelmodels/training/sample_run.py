@@ -16,7 +16,7 @@ from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling import interpolate, sample
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking.grids import grid, png_bytes
-from pixelmodels.training.conditioning import check_context_fits
+from pixelmodels.training.conditioning import check_context_fits, check_images_fit
 from pixelmodels.training.loading import find_model
 from pixelmodels.training.sample_grids import sample_grid
 
@@ -60,6 +60,7 @@ def draw_samples(options: Sample) -> Path:
     model = find_model(options.model, storage)
     if options.dataset is not None:
         dataset = find_dataset(storage, options.dataset)
+        check_images_fit(model, dataset)
         check_context_fits(model.context_spec, dataset, ("test",), "use a data set like the one that it was trained on")
         return _write(options.out, png_bytes(sample_grid(dataset, model, options.n, seed=options.seed)))
     if options.between is not None:

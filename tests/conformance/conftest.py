@@ -30,6 +30,7 @@ def context_spec(kind: str, spec: ImageSpec) -> ContextSpec:
         "none": ContextSpec(),
         "label": ContextSpec(num_classes=3),
         "vector": ContextSpec(vector_size=2),
+        "small": ContextSpec(small=half),
         "image": ContextSpec(image=ImageSpec(1, spec.height, spec.width, 5)),
         "mix": ContextSpec(num_classes=3, vector_size=2, image=half),
     }[kind]
@@ -42,6 +43,7 @@ def random_context(model: PixelModel, n: int, seed: int = 4) -> Context:
         label_B=torch.randint(spec.num_classes, (n,), generator=rng) if spec.num_classes else None,
         vector_BV=torch.randn(n, spec.vector_size, generator=rng, dtype=torch.float64) if spec.vector_size else None,
         image_BCHW=torch.randint(spec.image.levels, (n, *spec.image.shape), generator=rng) if spec.image else None,
+        small_BCHW=torch.randint(spec.small.levels, (n, *spec.small.shape), generator=rng) if spec.small else None,
     )
 
 
@@ -72,6 +74,7 @@ def valid_pairs() -> list[tuple[str, str, int]]:
 
 
 PAIRS = valid_pairs()
+WITHOUT_SMALL = [pair for pair in PAIRS if not architecture_class(pair[0]).draws_small]  # a small image can be given to these
 KINDS = ("label", "vector", "image", "mix")
 
 

@@ -16,7 +16,9 @@ from pixelmodels.models.files import load_model, save_model
 from pixelmodels.sampling import interpolate, sample
 from pixelmodels.storage import Storage
 from pixelmodels.tracking.grids import grid
+from pixelmodels.training import sample_run
 from tests.conformance.conftest import small_model
+from tests.training.tiny_run import TinyDataset
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_picture_from_one_class_to_another(folder: Path, storage: Storage, capsy
         (["--label", "1", "--between", "0", "1"], "--between and --label"),
         (["--between", "0", "1", "--num-steps", "1"], "1 steps asked for"),
         (["--guidance", "-1"], "guidance -1.0 is negative"),
-        (["--dataset", "digits"], "digits"),
+        (["--dataset", "digits"], "data set 'digits' unknown"),
         (["--out", "/proc/no/drawn.png"], "cannot be written"),
     ],
 )
@@ -63,3 +65,9 @@ def test_mistakes_are_told_in_one_line(folder: Path, storage: Storage, arguments
     with pytest.raises(UserError, match=message) as error:
         main([str(folder), "--storage", storage.root, *arguments])
     assert "\n" not in str(error.value)
+
+
+def test_a_data_set_of_other_images_is_told(folder: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_run, "find_dataset", lambda *_: TinyDataset())
+    with pytest.raises(UserError, match=r"trained on images of 1x3x2 with 7 levels, data set 'tiny' has 1x4x3 with 4 levels"):
+        main([str(folder), "--storage", storage.root, "--dataset", "tiny"])
