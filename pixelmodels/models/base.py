@@ -72,9 +72,7 @@ class PixelModel(nn.Module):
         super().__init__()
         self.config, self.spec, self.likelihood, self.context_spec = config, spec, likelihood, context_spec
         if self.draws_small and context_spec.small is not None:
-            raise UserError(
-                f"{type(self).__name__} draws a small image of its own; leave 'small' out of the context, or exclude this model"
-            )
+            raise UserError(f"{type(self).__name__} draws a small image of its own; leave 'small' out of the context")
         network_orders = spec.channels > 1 and not likelihood.orders_channels
         if network_orders and not self.orders_channels:
             raise UserError(

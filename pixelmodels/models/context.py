@@ -88,8 +88,9 @@ Given = Context | ContextBlend | None  # what a batch is conditioned on
 class ImageEncoder(nn.Module):
     """A given image to features at every pixel of the model's images: two 3 x 3 convolutions, then its size is changed.
 
-    A linear map of the image itself goes beside them, which keeps its levels exact. A summary of the whole image (a linear map of the mean) is added everywhere, so that all of it is seen from any
-    pixel. An image that is absent is zeros in the channel of ones too, as the padding is: what comes of them is learned.
+    A linear map of the image itself goes beside them, which keeps its levels exact. A summary of the whole image (a
+    linear map of the mean) is added everywhere, so that all of it is seen from any pixel. An image that is absent is
+    zeros in the channel of ones too, as the padding is: what comes of them is learned.
     """
 
     def __init__(self, spec: ImageSpec, model_spec: ImageSpec, num_features: int):

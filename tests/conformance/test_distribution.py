@@ -84,8 +84,8 @@ def check_passes(model):
 def test_raster_sampler_equals_the_reference(pair):
     model = small_model(*pair, height=4, width=5, levels=16, context="mix")
     context = random_context(model, 3)
-    x_NCHW = sample(model, 3, seed=7, context=context)
-    assert torch.equal(x_NCHW, reference_sample(model, 3, seed=7, context=context))
+    x_NCHW = sample(model, 3, seed=1, context=context)
+    assert torch.equal(x_NCHW, reference_sample(model, 3, seed=1, context=context))
     assert x_NCHW.dtype == torch.uint8 and len(x_NCHW.unique()) > 1
 
 
