@@ -37,6 +37,8 @@ from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling import interpolate, sample
 from pixelmodels.storage import Storage
 from pixelmodels.tracking.grids import grid, write_png
+from pixelmodels.training.plan import RESULT, TEST_NATS
+from pixelmodels.training.recipes import Recipe
 from pixelmodels.training.sample_grids import sample_grid
 from pixelmodels.training.suites import suite
 
@@ -63,17 +65,20 @@ def train(name: str, arguments: Arguments, storage: Storage) -> None:
     subprocess.run([*command, *(["--epochs", "2"] if arguments.quick else [])], check=True, stdout=sys.stderr)
 
 
-def run_folder(storage: Storage, recipe: str) -> str:
-    """The folder of the only finished run of a recipe."""
-    (found,) = [run for run in storage.list("runs") if run.rsplit("-", 1)[0] == recipe and storage.exists(f"runs/{run}/result.json")]
-    return f"runs/{found}"
+def run_folder(storage: Storage, recipe: Recipe) -> str:
+    """The folder of a finished run of a recipe on its data set."""
+    found = []
+    for run in storage.list("runs"):
+        if run.rsplit("-", 1)[0] == recipe.name and storage.exists(f"runs/{run}/{RESULT}"):
+            result = json.loads(storage.read_bytes(f"runs/{run}/{RESULT}"))
+            if result["dataset"].rsplit("-", 1)[0] == recipe.dataset.dataset_name():
+                found.append(f"runs/{run}")
+    return found[-1]
 
 
 def compare(name: str, storage: Storage) -> dict[str, Any]:
     """Bits/dim of both models of a suite, and the paired difference."""
-    without, given = (
-        pq.read_table(io.BytesIO(storage.read_bytes(f"{run_folder(storage, recipe.name)}/test_nats.parquet"))) for recipe in suite(name)
-    )
+    without, given = (pq.read_table(io.BytesIO(storage.read_bytes(f"{run_folder(storage, recipe)}/{TEST_NATS}"))) for recipe in suite(name))
     assert without["key"].equals(given["key"])
     bits = [table["bits_per_dim"].to_numpy() for table in (without, given)]
     gain = bits[0] - bits[1]
@@ -131,7 +136,7 @@ def main() -> int:
         for name in arguments.only:
             train(name, arguments, storage)
             row, conditional = compare(name, storage), suite(name)[1]
-            model = pixelmodels.load(storage.uri(run_folder(storage, conditional.name)))
+            model = pixelmodels.load(storage.uri(run_folder(storage, conditional)))
             dataset = find_dataset(storage, conditional.dataset.dataset_name())
             if name == "digits_by_class":
                 row |= recognized(model, dataset)
@@ -141,7 +146,8 @@ def main() -> int:
             write_png(arguments.out / f"conditioning-{today}-{name}.png", sample_grid(dataset, model, 40, seed=0))
             rows.append(row)
     report = {"benchmark": "conditioning", "date": today, "quick": arguments.quick, "rows": rows}
-    (arguments.out / f"conditioning-{today}{'-quick' if arguments.quick else ''}.json").write_text(json.dumps(report, indent=1) + "\n")
+    name = "-".join(["conditioning", today, *(arguments.only if arguments.only != SUITES else ()), *(["quick"] if arguments.quick else [])])
+    (arguments.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
     return 0
 

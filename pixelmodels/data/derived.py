@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 _LUMA = (299, 587, 114)  # thousandths of R, G and B; ITU-R BT.601
@@ -19,3 +21,8 @@ def small(x_BCHW: Tensor, factor: int) -> Tensor:
     Its pixels are pixels of the image.
     """
     return x_BCHW[:, :, ::factor, ::factor]
+
+
+def factor_between(own: Sequence[int], given: Sequence[int]) -> int:
+    """The least factor by which sub-sampling leaves images of one size (rows, columns) of images of another."""
+    return max(-(-ours // theirs) for ours, theirs in zip(own, given, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ class VectorFile:
         """
         wanted, rows = set(keys), dict[str, int]()
         size, start, num_twice, num_lengths, num_infinite = 0, 0, 0, 0, 0
-        for batch in self._file().iter_batches(batch_size=_ROWS_AT_A_TIME, columns=["key", "vector"]):
+        for batch in self._batches():
             lengths_N = pc.fill_null(pc.list_value_length(batch["vector"]), 0).to_numpy(zero_copy_only=False)
             size = size or int(lengths_N[0])
             fit_N = lengths_N == size
@@ -81,6 +81,12 @@ class VectorFile:
                 vectors_NV[places] = decode_vectors(column.take(pa.array(rows_N[places] - start)), size)
         return vectors_NV
 
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._file().iter_batches(batch_size=_ROWS_AT_A_TIME, columns=["key", "vector"])
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+
     def _file(self) -> pq.ParquetFile:
         try:
             file = pq.ParquetFile(self._open())
@@ -100,8 +106,11 @@ class VectorFile:
         try:
             return self.storage.open_input(self.name)
         except (OSError, pa.ArrowException) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise UserError(f"vectors '{self.path}' cannot be read ({reason}); {_REMEDY}, where every host sees it") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> UserError:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        return UserError(f"vectors '{self.path}' cannot be read ({reason}); {_REMEDY}, where every host sees it")
 
 
 _REMEDY = "give a Parquet file with columns key (string) and vector (list of floats)"

@@ -86,11 +86,11 @@ class RowLSTM(_Grouped):
 
 
 @lru_cache(maxsize=64)
-def diagonals(height: int, width: int) -> tuple[Tensor, list[int]]:
-    """The pixels of a map (r * width + c) by r + c and then r, and how many there are of each r + c."""
-    r, c = torch.arange(height)[:, None], torch.arange(width)
-    order = torch.argsort(((r + c) * height + r).flatten())
-    return order, torch.bincount((r + c).flatten()).tolist()
+def diagonals(height: int, width: int) -> tuple[list[int], list[int], list[int]]:
+    """The pixels of a map (r * width + c) by r + c and then r, each pixel's place in that order, and the number of each r + c."""
+    order = sorted(range(height * width), key=lambda i: (i // width + i % width, i // width))
+    places = sorted(range(height * width), key=order.__getitem__)
+    return order, places, [min(d, height - 1) - max(0, d - width + 1) + 1 for d in range(height + width - 1)]
 
 
 class _DiagonalLSTM(_Grouped):
@@ -117,8 +117,8 @@ class _DiagonalLSTM(_Grouped):
         of it where the skewed map is empty.
         """
         height, width = gates_BHWG.shape[1:3]
-        order, sizes = diagonals(height, width)
-        order = order.to(gates_BHWG.device)
+        *indices, sizes = diagonals(height, width)
+        order, places = (torch.tensor(index, device=gates_BHWG.device) for index in indices)
         gates_TBG = gates_BHWG.flatten(1, 2).transpose(0, 1)[order]
         hidden_nBH = self.first_hidden.expand(0, gates_BHWG.shape[0], -1)
         cell_nBH = self.first_cell.expand(0, gates_BHWG.shape[0], -1)
@@ -137,7 +137,7 @@ class _DiagonalLSTM(_Grouped):
             from_before, from_above = F.linear(hidden_nBH, taps).chunk(2, -1)
             hidden_nBH, cell_nBH = lstm(gates_nBG + from_before[1:] + from_above[:-1], cell_nBH)
             steps.append(hidden_nBH)
-        hidden_BTH = torch.cat(steps)[torch.argsort(order)].transpose(0, 1)
+        hidden_BTH = torch.cat(steps)[places].transpose(0, 1)
         return hidden_BTH.unflatten(1, (height, width))
 
     def prepare(self) -> Weights:

@@ -21,6 +21,7 @@ from pixelmodels.models.context import (
     Given,
     PositionLinear,
     check_context,
+    projection,
     scaled_image,
 )
 from pixelmodels.shapes import ImageSpec
@@ -41,6 +42,7 @@ class Canvas:
     context: Features  # what each layer takes of the context, made once for each image; B H W F, H and W may be 1
     states: dict[Layer, State]
     phase: int = 0  # of the current rows: their index modulo the model's period
+    direct_BWP: Tensor | None = None  # what the parameters of the current rows take of the context, from the row pass on; W may be 1
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that is kept of the images; every tensor is batch first."""
@@ -93,11 +95,14 @@ class PixelModel(nn.Module):
 
     config_class: ClassVar[type[Any]]
     orders_channels: ClassVar[bool]  # whether its layers can order R -> G -> B themselves
+    draws_small: ClassVar[bool] = False  # whether it draws a small image of its own, so that none can be given
     period: ClassVar[int] = 1  # rows after which the phases of its strides repeat
 
     def __init__(self, config: Any, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
         super().__init__()
         self.config, self.spec, self.likelihood, self.context_spec = config, spec, likelihood, context_spec
+        if self.draws_small and context_spec.small is not None:
+            raise UserError(f"{type(self).__name__} draws a small image of its own; leave 'small' out of the context")
         network_orders = spec.channels > 1 and not likelihood.orders_channels
         if network_orders and not self.orders_channels:
             raise UserError(
@@ -109,6 +114,11 @@ class PixelModel(nn.Module):
         # a channel of ones tells padding from mid-grey; it belongs to no colour, so every group may see it
         self.input_groups = (*(range(spec.channels) if network_orders else (0,) * spec.channels), -1)
         self.param_groups = likelihood.param_channels if network_orders else (0,) * likelihood.num_params
+        self.params_of_group = [[i for i, group in enumerate(self.param_groups) if group == g] for g in range(self.num_groups)]
+        # straight to the parameters: a given image's levels come there exactly, whatever the layers have learned so far
+        self.direct = projection(context_spec, CONTEXT_FEATURES, likelihood.num_params)
+        if self.direct is not None:
+            nn.init.zeros_(self.direct.weight)
 
     def context_features(self, context: Given, batch: int, small_BHWC: Tensor | None = None) -> Features:
         """What each layer takes of the context of `batch` images, at the layer's resolution.
@@ -195,7 +205,8 @@ class PixelModel(nn.Module):
         height, width = image_BHWC.shape[1:3]
         image_BHWC = F.pad(image_BHWC, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
         run = run_of(image_BHWC, self.above(Forward(image_BHWC), shifted_down(image_BHWC), context))
-        return run, self.here(run, image_BHWC)
+        params_BHWP = self.here(run, image_BHWC)
+        return run, params_BHWP if self.direct is None else params_BHWP + context[self.direct]
 
     def log_prob_map(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W."""
@@ -320,6 +331,7 @@ class PixelModel(nn.Module):
             module: map_BHWF[batch_B, canvas.row_B // module.resolution] if map_BHWF.shape[1] > 1 else map_BHWF[:, 0]
             for module, map_BHWF in canvas.context.items()
         }
+        canvas.direct_BWP = None if self.direct is None else context[self.direct]
         extras = self.above(run, canvas.above_BWC, context)
         for layer in self.layers():
             if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0:
@@ -331,7 +343,11 @@ class PixelModel(nn.Module):
     def pixel_pass(self, weights: dict[Layer, Weights], canvas: Canvas, column: int, group: int = 0) -> Tensor:
         """Parameters of one pixel of the current row, of one group where the network orders the channels; B P."""
         run = PixelPass(weights, canvas.states, self._place(canvas, column, group))
-        return self.here(run, canvas.image_BWC[:, column])
+        params_BP = self.here(run, canvas.image_BWC[:, column])
+        if canvas.direct_BWP is None:
+            return params_BP
+        direct_BP = canvas.direct_BWP[:, column if canvas.direct_BWP.shape[1] > 1 else 0]
+        return params_BP + (direct_BP if self.num_groups == 1 else direct_BP[:, self.params_of_group[group]])
 
     def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
         """Fix one sub-pixel of the current row: levels, integers, B."""
@@ -346,7 +362,10 @@ class PixelModel(nn.Module):
         """
         canvas.x_BWC.copy_(x_BWC)
         canvas.image_BWC[:, : self.spec.width, :-1] = x_BWC.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
-        return self.here(TakeRow(weights, canvas.states, self._place(canvas)), canvas.image_BWC)[:, : self.spec.width]
+        params_BWP = self.here(TakeRow(weights, canvas.states, self._place(canvas)), canvas.image_BWC)
+        if canvas.direct_BWP is not None:
+            params_BWP = params_BWP + canvas.direct_BWP
+        return params_BWP[:, : self.spec.width]
 
     @torch.no_grad()
     def commit_row(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:

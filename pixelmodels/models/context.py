@@ -130,8 +130,9 @@ def _join_kind(values: Sequence[Tensor | None]) -> Tensor:
 class ImageEncoder(nn.Module):
     """A given image to features at every pixel of the model's images: two 3 x 3 convolutions, then its size is changed.
 
-    A summary of the whole image (a linear map of the mean) is added everywhere, so that all of it is seen from any
-    pixel. An image that is absent is zeros in the channel of ones too, as the padding is: what comes of them is learned.
+    A linear map of the image itself goes beside them, which keeps its levels exact. A summary of the whole image (a
+    linear map of the mean) is added everywhere, so that all of it is seen from any pixel. An image that is absent is
+    zeros in the channel of ones too, as the padding is: what comes of them is learned.
     """
 
     def __init__(self, spec: ImageSpec, model_spec: ImageSpec, num_features: int):
@@ -140,15 +141,16 @@ class ImageEncoder(nn.Module):
         grow, shrink = whole_factors(spec, model_spec)
         self.conv1 = nn.Conv2d(spec.channels + 1, num_features, 3, padding=1)
         self.conv2 = nn.Conv2d(num_features, num_features, 3, padding=1)
+        self.straight = nn.Conv2d(spec.channels + 1, num_features, 1)
         self.summary = nn.Linear(num_features, num_features)
         self.shrink = nn.Conv2d(num_features, num_features, shrink, stride=shrink) if max(shrink) > 1 else None
         self.grow = nn.ConvTranspose2d(num_features, num_features, grow, stride=grow)
 
     def forward(self, image_BHWC: Tensor) -> Tensor:
         """Features c_BHWD from inputs as `scaled_image` makes them."""
-        h = image_BHWC.permute(0, 3, 1, 2)
-        h = F.elu(self.conv2(F.elu(self.conv1(h))))
-        h = h + self.summary(h.mean((2, 3)))[:, :, None, None]
+        image_BCHW = image_BHWC.permute(0, 3, 1, 2)
+        h = F.elu(self.conv2(F.elu(self.conv1(image_BCHW))))
+        h = h + self.straight(image_BCHW) + self.summary(h.mean((2, 3)))[:, :, None, None]
         if self.shrink is not None:
             (rows, columns), (height, width) = self.shrink.stride, h.shape[2:]
             h = self.shrink(F.pad(h, (0, -width % columns, 0, -height % rows)))

@@ -32,8 +32,6 @@ class MultiscalePixelRNNConfig:
         for name in ("small", "large"):  # plain values, as a file has them
             if isinstance(getattr(self, name), Mapping):
                 object.__setattr__(self, name, config_from_plain(getattr(self, name)))
-        if isinstance(self.large, MultiscalePixelRNNConfig):
-            raise UserError("large is multiscale_pixelrnn, which draws a small image of its own; give it as small")
 
 
 class MultiscalePixelRNN(PixelModel):
@@ -44,14 +42,13 @@ class MultiscalePixelRNN(PixelModel):
 
     config_class = MultiscalePixelRNNConfig
     orders_channels = True  # where its stages do: they say so themselves
+    draws_small = True
 
     def __init__(self, config: MultiscalePixelRNNConfig, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
         from pixelmodels.models import build
 
-        super().__init__(config, spec, likelihood, ContextSpec())
-        if context_spec.small is not None:
-            raise UserError("multiscale_pixelrnn draws the small image itself; leave it out of the context, or use another architecture")
-        self.context_spec = context_spec
+        super().__init__(config, spec, likelihood, ContextSpec(small=context_spec.small))
+        self.context_spec = context_spec  # its stages encode what is given, each for itself
         height, width = (-(-size // config.factor) for size in spec.shape[1:])
         small_spec = replace(spec, height=height, width=width)
         self.small = build(config.small, small_spec, likelihood.config, context_spec)
@@ -68,7 +65,7 @@ class MultiscalePixelRNN(PixelModel):
     def network_features(
         self, image_BHWC: Tensor, context: Given, each: Callable[[Tensor], Tensor] = lambda h_BFHW: h_BFHW
     ) -> dict[str, Tensor]:
-        """Of both stages, by their place and name; those of the small image are at its pixels."""
+        """Of both stages, by their place and name: those of the small image at its pixels, those of the large one knowing all of it."""
         every = self.config.factor
         small_BHWC = image_BHWC[:, ::every, ::every]
         of_small = self.small.network_features(small_BHWC, context, each)

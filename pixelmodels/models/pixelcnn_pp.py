@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ from pixelmodels.models.context import ContextSpec, Given, PositionLinear, proje
 from pixelmodels.models.pixelcnn_pp_reach import Reach
 from pixelmodels.shapes import ImageSpec
 
+L = TypeVar("L", bound=Layer)
+
 NUM_LEVELS = 3
 RESIDUAL_SCALE = 0.1  # standard deviation that residual layers begin with, before their gate
 
@@ -41,6 +43,8 @@ class PixelCNNPPConfig:
     num_layers: int = 2  # gated residual layers of each level on the way down; one more on the way up at the finer levels
     num_features: int = 32  # maps of each stream
     dropout: float = 0.0  # inside the residual layers
+    shortcuts: bool = True  # from each layer on the way down to the one at its place on the way up
+    weight_norm: bool = True  # weights as directions and gains, which the first images set; else plain weights
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -57,9 +61,9 @@ class _AboveLayer(nn.Module):
     def __init__(self, model: PixelCNNPP, *, has_skip: bool):
         super().__init__()
         p = model.config.num_features
-        self.conv_input = normed(RowConv(2 * p, p, (2, 3)))
-        self.nin_skip = normed(RowLinear(2 * p, p)) if has_skip else None
-        self.conv_out = normed(RowConv(2 * p, 2 * p, (2, 3)))
+        self.conv_input = model.normed(RowConv(2 * p, p, (2, 3)))
+        self.nin_skip = model.normed(RowLinear(2 * p, p)) if has_skip else None
+        self.conv_out = model.normed(RowConv(2 * p, 2 * p, (2, 3)))
         self.dropout = nn.Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, CONTEXT_FEATURES, 2 * p)
 
@@ -82,9 +86,9 @@ class _HereLayer(nn.Module):
         super().__init__()
         p = model.config.num_features
         wide = one_group(2 * p)
-        self.conv_input = normed(CausalConv(wide, one_group(p), (2, 2), "B", right=0))
-        self.nin_skip = normed(SplitLinear(p, p) if has_skip else RowLinear(2 * p, p))
-        self.conv_out = normed(CausalConv(wide, wide, (2, 2), "B", right=0))
+        self.conv_input = model.normed(CausalConv(wide, one_group(p), (2, 2), "B", right=0))
+        self.nin_skip = model.normed(SplitLinear(p, p) if has_skip else RowLinear(2 * p, p))
+        self.conv_out = model.normed(CausalConv(wide, wide, (2, 2), "B", right=0))
         self.dropout = nn.Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, CONTEXT_FEATURES, 2 * p)
 
@@ -117,12 +121,12 @@ class _Level(nn.Module):
         num_up = num_down + (index < NUM_LEVELS - 1)
         self.down_u = nn.ModuleList(_AboveLayer(model, has_skip=False) for _ in range(num_down))
         self.down_ul = nn.ModuleList(_HereLayer(model, has_skip=False) for _ in range(num_down))
-        self.up_u = nn.ModuleList(_AboveLayer(model, has_skip=True) for _ in range(num_up))
-        self.up_ul = nn.ModuleList(_HereLayer(model, has_skip=True) for _ in range(num_up))
+        self.up_u = nn.ModuleList(_AboveLayer(model, has_skip=model.config.shortcuts) for _ in range(num_up))
+        self.up_ul = nn.ModuleList(_HereLayer(model, has_skip=model.config.shortcuts) for _ in range(num_up))
         self.inner: _Level | None = None
         if index < NUM_LEVELS - 1:
-            self.shrink_u, self.shrink_ul = normed(RowShrinkConv(p, p)), normed(PixelShrinkConv(p, p))
-            self.grow_u, self.grow_ul = normed(RowGrowConv(p, p)), normed(PixelGrowConv(p, p))
+            self.shrink_u, self.shrink_ul = model.normed(RowShrinkConv(p, p)), model.normed(PixelShrinkConv(p, p))
+            self.grow_u, self.grow_ul = model.normed(RowGrowConv(p, p)), model.normed(PixelGrowConv(p, p))
         for module in self.modules():
             if isinstance(module, Layer | PositionLinear):
                 module.resolution = resolution
@@ -170,11 +174,11 @@ class PixelCNNPP(PixelModel):
     def __init__(self, config: PixelCNNPPConfig, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
         super().__init__(config, spec, likelihood, context_spec)
         p, num_in = config.num_features, len(self.input_groups)
-        self.u_init = normed(RowConv(num_in, p, (2, 3)))
-        self.ul_init_above = normed(RowConv(num_in, p, (1, 3)))
-        self.ul_init_left = normed(LeftColumnConv(num_in, p))
+        self.u_init = self.normed(RowConv(num_in, p, (2, 3)))
+        self.ul_init_above = self.normed(RowConv(num_in, p, (1, 3)))
+        self.ul_init_left = self.normed(LeftColumnConv(num_in, p))
         self.level = _Level(self, 0)
-        self.output = normed(CausalLinear(one_group(p), self.param_groups))
+        self.output = self.normed(CausalLinear(one_group(p), self.param_groups))
 
     def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
         # above row 0 there is nothing: its outputs are zeros, without the bias (the channel of ones is 0 there)
@@ -187,12 +191,21 @@ class PixelCNNPP(PixelModel):
         ul = run.feature("entry", run(self.ul_init_left, x))
         return run(self.output, F.elu(self.level.here(run, ul)))
 
+    def normed(self, layer: L) -> L:
+        """`layer`, its weight normalized where the config says so."""
+        return normed(layer) if self.config.weight_norm else layer
+
     @torch.no_grad()
     def initialize(self, x_BCHW: Tensor, context: Given = None) -> None:
-        """See `PixelModel`: every layer's output has mean 0 and standard deviation 1 (0.1 at the end of a residual layer)."""
+        """See `PixelModel`: every layer's output has mean 0 and standard deviation 1 (0.1 at the end of a residual layer).
+
+        Plain weights stay as they are.
+        """
         self.spec.check_values(x_BCHW)
         if not len(x_BCHW):
             raise UserError("0 images given to initialize from; give a batch of training images")
+        if not self.config.weight_norm:
+            return
         scales = {layer: 1.0 for layer in self.layers() if is_parametrized(layer)}
         scales |= {module.conv_out: RESIDUAL_SCALE for module in self.modules() if isinstance(module, (_AboveLayer, _HereLayer))}
         training = self.training
@@ -214,10 +227,12 @@ def from_port(state_dict: Mapping[str, Tensor], *, channels: int, height: int, w
     Raises `UserError` where the names or shapes are not those of such a port.
     """
     try:
-        num_features = state_dict["nin_out.lin_a.weight_v"].shape[1]
-        num_outputs = state_dict["nin_out.lin_a.weight_v"].shape[0]
-    except KeyError as error:
-        raise UserError(f"the weights have no {error}; give the state_dict of a PixelCNN++ port with weight_g and weight_v") from error
+        num_outputs, num_features = state_dict["nin_out.lin_a.weight_v"].shape
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            "the weights have no matrix 'nin_out.lin_a.weight_v'; give the state_dict of a PixelCNN++ port, with weight_g and weight_v and "
+            "without a prefix such as 'module.'"
+        ) from error
     num_layers = len({name.split(".")[3] for name in state_dict if name.startswith("up_layers.0.u_stream.")})
     num_mixtures = num_outputs // (3 if channels == 1 else 1 + 3 * channels)
     spec = ImageSpec(channels, height, width, 256)
@@ -232,7 +247,7 @@ def from_port(state_dict: Mapping[str, Tensor], *, channels: int, height: int, w
     model = model.to(state_dict["nin_out.lin_a.weight_v"].dtype)
     try:
         model.load_state_dict({names[name]: value for name, value in _gains_by_output(state_dict).items()})
-    except RuntimeError as error:
+    except (RuntimeError, IndexError, TypeError) as error:
         raise UserError(f"the port's weights do not fit: {str(error).splitlines()[-1].strip()}") from error
     return model.eval()
 

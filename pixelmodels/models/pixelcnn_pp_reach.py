@@ -66,7 +66,7 @@ class Reach:
             small_u, small_ul = self.level(level.inner, small_u, small_ul)
             u, ul = self.grow(small_u, 3), self.grow(small_ul, 2)
         for _ in level.up_u:
-            skip_u, skip_ul = shortcuts.pop()
+            skip_u, skip_ul = shortcuts.pop() if self.model.config.shortcuts else (None, torch.zeros_like(ul))
             u = self.residual_u(u, skip_u)
             ul = self.residual_ul(ul, u | skip_ul)
         return u, ul

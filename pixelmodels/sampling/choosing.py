@@ -89,7 +89,7 @@ def cut(log_probs_BL: Tensor, top_p_B: Tensor) -> Tensor:
 def check_options(model: PixelModel, guidance: float, temperature: float, top_p: float) -> None:
     """`UserError` for options out of their range, a guidance of a model without context, or options that a likelihood has no table for."""
     if not 0 <= guidance < math.inf:
-        raise UserError(f"guidance {guidance} is {'negative' if guidance < 0 else 'not finite'}; give 0 (the model itself) or more")
+        raise UserError(f"guidance {guidance} is negative or not finite; give 0 (the model itself) or more")
     if guidance and not model.context_spec:
         raise UserError(f"guidance {guidance} asked of a model without context; leave it out")
     if not 0 < temperature < math.inf:

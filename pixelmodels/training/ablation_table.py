@@ -17,6 +17,7 @@ from pixelmodels.storage import Storage
 from pixelmodels.training.ablation import Ablation
 from pixelmodels.training.leaderboard import LOG_WIDTH
 from pixelmodels.training.plan import TEST_NATS, RunResult, run_folder
+from pixelmodels.training.progress import Say
 
 MARKDOWN, CSV, PICTURE = "ablation.md", "ablation.csv", "ablation.png"
 SIGN = "Worth is test bits/dim without the improvement minus with it: above 0, it helps."
@@ -71,12 +72,31 @@ def compare(ablation: Ablation, tests: Mapping[str, ScoredTest]) -> AblationRow:
     return AblationRow(ablation.name, *names, *means, float(worth_N.mean()), stderr)
 
 
+def compare_all(comparisons: Sequence[Ablation], results: Iterable[RunResult], storage: Storage, say: Say) -> list[AblationRow]:
+    """A line for each improvement both of whose runs ended well; for others it is told what they lack."""
+    tests: dict[str, ScoredTest] = {}
+    for result in results:
+        try:
+            tests[result.name] = read_bits(storage, result)
+        except FileNotFoundError:
+            say(f"{result.name}: its run kept no nats of its test images; --fresh trains it anew")
+    rows = []
+    for one in comparisons:
+        lacking = [recipe.name for recipe in (one.recipe_with, one.recipe_without) if recipe.name not in tests]
+        if lacking:
+            say(f"{one.name}: not compared, there is no test of {' and '.join(lacking)}")
+        else:
+            rows.append(compare(one, tests))
+    return rows
+
+
 def print_ablation(rows: Iterable[AblationRow], title: str) -> None:
     """Print the table; as wide as it needs to be where nobody sets a width."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
-    table = Table(title=title, caption=SIGN, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    console.print(f"{_titled(title)}\n{SIGN}", highlight=False, soft_wrap=True)
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for index, heading in enumerate(_HEADINGS):
         table.add_column(heading, justify="right" if index else "left", no_wrap=index > 0)
     for row in rows:
@@ -84,13 +104,14 @@ def print_ablation(rows: Iterable[AblationRow], title: str) -> None:
     console.print(table)
 
 
-def markdown(rows: Iterable[AblationRow], title: str, comparisons: Sequence[Ablation], notes: Sequence[str] = ()) -> str:
+def markdown(rows: Sequence[AblationRow], title: str, comparisons: Iterable[Ablation]) -> str:
     """The table as a Markdown page, with what each line switches below it."""
-    lines = [f"# {title}", "", f"{SIGN} {NOTE}", "", "| " + " | ".join(_HEADINGS) + " |", "|:---|---:|---:|---:|"]
+    compared = {row.improvement for row in rows}
+    lines = [f"# {_titled(title)}", "", f"{SIGN} {NOTE}", "", "| " + " | ".join(_HEADINGS) + " |", "|:---|---:|---:|---:|"]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     lines += ["", f"![worth in bits/dim]({PICTURE})", ""]
-    lines += [f"- {one.name}: {one.switches} (`{one.recipe_with.name}`, `{one.recipe_without.name}`)" for one in comparisons]
-    lines += [f"- {note}" for note in notes]
+    shown = (one for one in comparisons if one.name in compared)
+    lines += [f"- {one.name}: {one.switches} (`{one.recipe_with.name}`, `{one.recipe_without.name}`)" for one in shown]
     return "\n".join(lines) + "\n"
 
 
@@ -120,7 +141,7 @@ def picture_png(rows: Sequence[AblationRow], title: str) -> bytes:
     axes.set_yticks(range(len(rows)), [row.improvement for row in rows], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("worth: test bits/dim without - with (above 0 it helps; whiskers: standard error, paired over images)", fontsize=9)
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(_titled(title), loc="left", fontsize=11)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
@@ -130,15 +151,17 @@ def picture_png(rows: Sequence[AblationRow], title: str) -> bytes:
     return stream.getvalue()
 
 
-def ablation_files(
-    rows: Sequence[AblationRow], title: str, comparisons: Sequence[Ablation], notes: Sequence[str] = ()
-) -> dict[str, bytes]:
+def ablation_files(rows: Sequence[AblationRow], title: str, comparisons: Iterable[Ablation]) -> dict[str, bytes]:
     """The three files by name."""
     return {
-        MARKDOWN: markdown(rows, title, comparisons, notes).encode(),
+        MARKDOWN: markdown(rows, title, comparisons).encode(),
         CSV: csv_text(rows).encode(),
         PICTURE: picture_png(rows, title),
     }
+
+
+def _titled(title: str) -> str:
+    return f"What each improvement is worth: {title}"
 
 
 def _cells(row: AblationRow) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from pixelmodels.data import SPLITS, Dataset
-from pixelmodels.data.derived import grey, small
+from pixelmodels.data.derived import factor_between, grey, small
 from pixelmodels.errors import UserError
-from pixelmodels.models import Context, ContextSpec
+from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.training.recipes import Recipe
 from pixelmodels.training.rows import Rows
@@ -19,32 +19,37 @@ from pixelmodels.training.rows import Rows
 
 def context_spec(recipe: Recipe, dataset: Dataset) -> ContextSpec:
     """The kinds of context of a run's model; raises `UserError` where the data set does not have what the recipe asks for."""
-    spec, kinds = dataset.spec, recipe.condition_on
+    found = context_of_kinds(recipe, dataset.name, dataset.spec, dataset.num_classes, dataset.vector_size)
+    if found.num_classes:
+        check_labels(dataset, SPLITS, "train without --condition-on label")
+    return found
+
+
+def context_of_kinds(recipe: Recipe, name: str, spec: ImageSpec, num_classes: int, vector_size: int) -> ContextSpec:
+    """`context_spec` for a data set of which only the name and the sizes are known."""
+    kinds = recipe.condition_on
     image: ImageSpec | None = None
     sampled: ImageSpec | None = None
-    if "label" in kinds:
-        if dataset.num_classes == 0:
-            raise _lacks(recipe, dataset, "label", "has no labels; use labelled images")
-        check_labels(dataset, SPLITS, "train without --condition-on label")
-    if "vector" in kinds and dataset.vector_size == 0:
-        raise _lacks(recipe, dataset, "vector", "has no vectors; prepare it with --vectors FILE")
+    if "label" in kinds and num_classes == 0:
+        raise _lacks(recipe, name, "label", "has no labels; use labelled images")
+    if "vector" in kinds and vector_size == 0:
+        raise _lacks(recipe, name, "vector", "has no vectors; prepare it with --vectors FILE")
     if "grey" in kinds:
         if spec.channels != 3:
-            raise _lacks(recipe, dataset, "grey", "is grey already; use RGB images")
+            raise _lacks(recipe, name, "grey", "is grey already; use RGB images")
         image = dataclasses.replace(spec, channels=1)
     if "small" in kinds:
         factor = recipe.small_factor
         if factor > max(spec.height, spec.width):
             too_large = f"has images of {spec.height}x{spec.width}, of which small_factor {factor} leaves one pixel; use a smaller factor"
-            raise _lacks(recipe, dataset, "small", too_large)
+            raise _lacks(recipe, name, "small", too_large)
         sampled = dataclasses.replace(spec, height=-(-spec.height // factor), width=-(-spec.width // factor))
-    num_classes, vector_size = dataset.num_classes if "label" in kinds else 0, dataset.vector_size if "vector" in kinds else 0
-    return ContextSpec(num_classes, vector_size, image, sampled)
+    return ContextSpec(num_classes if "label" in kinds else 0, vector_size if "vector" in kinds else 0, image, sampled)
 
 
-def _lacks(recipe: Recipe, dataset: Dataset, kind: str, what: str) -> UserError:
+def _lacks(recipe: Recipe, name: str, kind: str, what: str) -> UserError:
     return UserError(
-        f"recipe '{recipe.name}' is conditioned on '{kind}' and data set '{dataset.name}' {what}, or train without --condition-on {kind}"
+        f"recipe '{recipe.name}' is conditioned on '{kind}' and data set '{name}' {what}, or train without --condition-on {kind}"
     )
 
 
@@ -57,6 +62,13 @@ def check_labels(dataset: Dataset, splits: Iterable[str], remedy: str) -> None:
             f"data set '{dataset.name}' has images without a label ({counts}), and a model conditioned on labels needs one of each; "
             f"put them into their classes' folders, or {remedy}"
         )
+
+
+def check_images_fit(model: PixelModel, dataset: Dataset) -> None:
+    """Raise `UserError` when a data set's images are not of a model's shape and levels."""
+    if model.spec != dataset.spec:
+        ours, theirs = (f"{one.channels}x{one.height}x{one.width} with {one.levels} levels" for one in (model.spec, dataset.spec))
+        raise UserError(f"the model was trained on images of {ours}, data set '{dataset.name}' has {theirs}; prepare one that fits")
 
 
 def check_context_fits(spec: ContextSpec, dataset: Dataset, splits: Iterable[str], remedy: str) -> None:
@@ -94,7 +106,7 @@ def context_of(
         label_B=label_B if spec.num_classes else None,
         vector_BV=vector_BV if spec.vector_size else None,
         image_BCHW=grey(x_BCHW) if spec.image is not None else None,
-        small_BCHW=small(x_BCHW, -(-x_BCHW.shape[2] // spec.small.height)) if spec.small is not None else None,
+        small_BCHW=small(x_BCHW, factor_between(x_BCHW.shape[2:], spec.small.shape[1:])) if spec.small is not None else None,
     )
 
 
@@ -117,5 +129,5 @@ def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[tor
 
 def _sampled(own: ImageSpec, given: ImageSpec | None) -> ImageSpec | None:
     """What sub-sampling leaves of images, by the factor that a given image stands for."""
-    factor = 1 if given is None else max(-(-own.height // given.height), -(-own.width // given.width))
+    factor = 1 if given is None else factor_between(own.shape[1:], given.shape[1:])
     return dataclasses.replace(own, height=-(-own.height // factor), width=-(-own.width // factor)) if factor > 1 else None

@@ -19,7 +19,7 @@ from pixelmodels.models import PixelModel
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.grids import grid, png_bytes
-from pixelmodels.training.conditioning import check_context_fits
+from pixelmodels.training.conditioning import check_context_fits, check_images_fit
 from pixelmodels.training.evaluation import Scores, nats_table, score_rows, summarize
 from pixelmodels.training.feeds import RESIDENT_BYTES
 from pixelmodels.training.loading import REGISTERED, find_model, locate
@@ -134,10 +134,7 @@ def evaluate(options: Evaluate) -> Evaluation:
 
 def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
     dataset.num_images(options.split)  # an unknown split is told here
-    if model.spec != dataset.spec:
-        raise UserError(
-            f"the model was trained on images of {_shape(model)}, data set '{dataset.name}' has {_shape(dataset)}; prepare one that fits"
-        )
+    check_images_fit(model, dataset)
     if options.without_context and not model.context_spec:
         raise UserError("--without-context given, and the model is not conditioned on anything; leave it out")
     if not options.without_context:
@@ -178,8 +175,3 @@ def _images(dataset: Dataset, split: str, keys: list[str]) -> np.ndarray:
     table = pa.concat_tables(list(found.iter_batches(batch_size=None, batch_format="pyarrow")))
     images = dict(zip(table["key"].to_pylist(), decode_rows(table["image"], dataset.spec.shape), strict=True))
     return np.stack([images[key] for key in keys])
-
-
-def _shape(owner: PixelModel | Dataset) -> str:
-    spec = owner.spec
-    return f"{spec.channels}x{spec.height}x{spec.width} with {spec.levels} levels"

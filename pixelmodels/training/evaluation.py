@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import PixelModel
+from pixelmodels.models import ContextSpec, PixelModel
 from pixelmodels.training.conditioning import to_tensors
 from pixelmodels.training.rows import Rows
 from pixelmodels.training.workers import Workers
@@ -44,8 +44,8 @@ def score(model: PixelModel, batches: Iterator[Rows], num_images: int, workers: 
 @torch.no_grad()
 def score_rows(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool = True) -> np.ndarray:
     """Nats of each of some images under a model in evaluation mode, given its whole context or none, as float64; in float32 throughout."""
-    x_BCHW, context = to_tensors(rows, device, model.context_spec)
-    log_prob_B = model.log_prob(x_BCHW, context if with_context else None)
+    x_BCHW, context = to_tensors(rows, device, model.context_spec if with_context else ContextSpec())
+    log_prob_B = model.log_prob(x_BCHW, context)
     return -log_prob_B.double().cpu().numpy()
 
 

@@ -11,8 +11,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pixelmodels.storage import Storage
-
 BASELINE = "baseline"  # what the column `likelihood` says of rows that are no model
 MARKDOWN, CSV, PICTURE = "leaderboard.md", "leaderboard.csv", "leaderboard.png"
 LOG_WIDTH = 132  # characters
@@ -154,15 +152,6 @@ def leaderboard_files(rows: Sequence[LeaderboardRow], title: str, notes: Sequenc
         CSV: csv_text(rows).encode(),
         PICTURE: picture_png(rows, title),
     }
-
-
-def write_leaderboard(storage: Storage, folder: str, rows: Sequence[LeaderboardRow], title: str, notes: Sequence[str] = ()) -> list[str]:
-    """Write `leaderboard.md`, `.csv` and `.png` into a folder of the storage root; returns their paths below the root."""
-    files = leaderboard_files(rows, title, notes)
-    paths = [f"{folder.rstrip('/')}/{name}" for name in files]
-    for path, data in zip(paths, files.values(), strict=True):
-        storage.write_bytes(path, data)
-    return paths
 
 
 def _cells(row: LeaderboardRow) -> list[str]:

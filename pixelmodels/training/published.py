@@ -8,6 +8,7 @@ from typing import Literal
 
 from pixelmodels.models import ContextSpec
 from pixelmodels.shapes import ImageSpec
+from pixelmodels.training.conditioning import context_of_kinds
 from pixelmodels.training.recipes import OptimizerConfig, Recipe
 
 # arXiv:1601.06759 trains with RMSProp and sets its learning rates by hand; it gives none of these.
@@ -40,8 +41,8 @@ class PublishedData:
         return self.num_train if self.has_validation else round(self.num_train * (1 - recipe.dataset.validation_share))
 
     def context(self, recipe: Recipe) -> ContextSpec:
-        """The context of a recipe's model on these data."""
-        return ContextSpec(num_classes=self.num_classes if "label" in recipe.condition_on else 0)
+        """The context of a recipe's model on these data; raises `UserError` where they do not have what it asks for."""
+        return context_of_kinds(recipe, recipe.dataset.dataset_name(), self.image, self.num_classes, vector_size=0)
 
 
 @dataclass(frozen=True)

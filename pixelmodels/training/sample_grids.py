@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pixelmodels.data import Dataset
+from pixelmodels.data.derived import factor_between
 from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.sampling import sample
 from pixelmodels.tracking.grids import grid
@@ -59,6 +60,6 @@ def _held_out(dataset: Dataset, model: PixelModel, num_images: int) -> tuple[tor
 
 def _enlarged(given_NCHW: torch.Tensor, x_NCHW: torch.Tensor) -> torch.Tensor:
     """Given images with the channels and the size of the others, each pixel a block."""
-    factor = -(-x_NCHW.shape[2] // given_NCHW.shape[2])
+    factor = factor_between(x_NCHW.shape[2:], given_NCHW.shape[2:])
     blocks = given_NCHW.repeat_interleave(factor, 2).repeat_interleave(factor, 3)[..., : x_NCHW.shape[2], : x_NCHW.shape[3]]
     return blocks.expand(-1, x_NCHW.shape[1], -1, -1)

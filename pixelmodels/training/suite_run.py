@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.runs import Status
 from pixelmodels.training import baselines
-from pixelmodels.training.ablation import Ablation, recipes_of
-from pixelmodels.training.ablation_table import AblationRow, ablation_files, compare, print_ablation, read_bits
+from pixelmodels.training.ablation import recipes_of
+from pixelmodels.training.ablation_table import ablation_files, compare_all, print_ablation
 from pixelmodels.training.baselines import baseline_rows
 from pixelmodels.training.feeds import RESIDENT_BYTES
-from pixelmodels.training.leaderboard import LeaderboardRow, leaderboard_files, print_leaderboard, write_leaderboard
+from pixelmodels.training.leaderboard import LeaderboardRow, leaderboard_files, print_leaderboard
 from pixelmodels.training.loop import build_model
 from pixelmodels.training.one_run import reason_of, train_one
 from pixelmodels.training.plan import RUNS, RunPlan, RunResult
@@ -166,8 +166,10 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         _publish(rows, title, storage, call, tracker, parent)
         if options.ablation:
             comparisons = ablations_of(options.suite)
-            worths = ablation_rows(comparisons, outcome.results, storage, say)
-            _publish_ablation(worths, comparisons, f"{title}: improvements", storage, call, tracker, parent)
+            worths = compare_all(comparisons, outcome.results, storage, say)
+            if worths:
+                _keep(ablation_files(worths, title, comparisons), storage, call, tracker, parent)
+                print_ablation(worths, title)
         status = "FAILED" if outcome.failed else "FINISHED"
     finally:
         tracker.finish(parent, status)
@@ -247,34 +249,6 @@ def _publish(rows: Sequence[LeaderboardRow], title: str, storage: Storage, call:
     """The leaderboard on the terminal, in the call's folder and in MLflow."""
     _keep(leaderboard_files(rows, title, _NOTES), storage, call, tracker, parent)
     print_leaderboard(rows, title)
-
-
-def ablation_rows(comparisons: Sequence[Ablation], results: Sequence[RunResult], storage: Storage, say: Say) -> list[AblationRow]:
-    """A line for each improvement both of whose runs ended well; what lacks one is told."""
-    tests: dict[str, ScoredTest] = {}
-    for result in results:
-        try:
-            tests[result.name] = read_bits(storage, result)
-        except FileNotFoundError:
-            say(f"{result.name}: its run kept no nats of its test images; --fresh trains it anew")
-    rows = []
-    for one in comparisons:
-        lacking = [recipe.name for recipe in (one.recipe_with, one.recipe_without) if recipe.name not in tests]
-        if lacking:
-            say(f"{one.name}: not compared, there is no test of {' and '.join(lacking)}")
-        else:
-            rows.append(compare(one, tests))
-    return rows
-
-
-def _publish_ablation(
-    rows: Sequence[AblationRow], comparisons: Sequence[Ablation], title: str, storage: Storage, call: str, tracker: Tracker, parent: str
-) -> None:
-    """What the improvements are worth, in the same places; nothing where none could be compared."""
-    if rows:
-        shown = [one for one in comparisons if one.name in {row.improvement for row in rows}]
-        _keep(ablation_files(rows, title, shown), storage, call, tracker, parent)
-        print_ablation(rows, title)
 
 
 def _keep(files: Mapping[str, bytes], storage: Storage, call: str, tracker: Tracker, parent: str) -> None:

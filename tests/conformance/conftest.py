@@ -30,6 +30,7 @@ def context_spec(kind: str, spec: ImageSpec) -> ContextSpec:
         "none": ContextSpec(),
         "label": ContextSpec(num_classes=3),
         "vector": ContextSpec(vector_size=2),
+        "small": ContextSpec(small=half),
         "image": ContextSpec(image=ImageSpec(1, spec.height, spec.width, 5)),
         "mix": ContextSpec(num_classes=3, vector_size=2, image=half),
     }[kind]
@@ -42,6 +43,7 @@ def random_context(model: PixelModel, n: int, seed: int = 4) -> Context:
         label_B=torch.randint(spec.num_classes, (n,), generator=rng) if spec.num_classes else None,
         vector_BV=torch.randn(n, spec.vector_size, generator=rng, dtype=torch.float64) if spec.vector_size else None,
         image_BCHW=torch.randint(spec.image.levels, (n, *spec.image.shape), generator=rng) if spec.image else None,
+        small_BCHW=torch.randint(spec.small.levels, (n, *spec.small.shape), generator=rng) if spec.small else None,
     )
 
 
@@ -58,7 +60,9 @@ def small_model(
     model_config = small_config(architecture) if isinstance(architecture, str) else architecture
     model = build(model_config, spec, config, context_spec(context, spec))
     for name, parameter in model.named_parameters():  # fresh weights are small: make what the net does visible
-        parameter.data.mul_(1 if name.startswith("encoder.") else 2)
+        parameter.data.mul_(1 if "encoder." in name else 2)
+        if not parameter.any():  # what begins with zeros
+            parameter.data.normal_(0, 0.3)
     return model.double().eval()
 
 
@@ -72,6 +76,7 @@ def valid_pairs() -> list[tuple[str, str, int]]:
 
 
 PAIRS = valid_pairs()
+WITHOUT_SMALL = [pair for pair in PAIRS if not architecture_class(pair[0]).draws_small]  # a small image can be given to these
 KINDS = ("label", "vector", "image", "mix")
 
 

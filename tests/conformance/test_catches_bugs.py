@@ -142,6 +142,12 @@ def label_that_does_not_count(patch, _):
     patch.setattr(ContextEncoder, "encode_labels", lambda self, label_B, batch: embed(self, None, batch))
 
 
+@caught_by(distribution.test_a_small_image_may_be_given, "does not count", pair=PIXELCNN)
+def small_image_that_does_not_count(patch, _):
+    inputs = context.ImageEncoder.inputs
+    patch.setattr(context.ImageEncoder, "inputs", lambda self, x_BCHW, batch: inputs(self, None, batch))
+
+
 @caught_by(distribution.test_a_blend_begins_and_ends_at_its_contexts, "not close", pair=PIXELCNN)
 def blend_from_end_to_beginning(patch, _):
     lerp = torch.lerp

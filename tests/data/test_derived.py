@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
-from pixelmodels.data.derived import grey, small
+from pixelmodels.data.derived import factor_between, grey, small
 
 
 def test_luma_of_pure_colours() -> None:
@@ -40,3 +42,11 @@ def test_small_images_are_pixels_of_the_image() -> None:
         for c in range(2):
             assert torch.equal(found[:, :, r, c], x_BCHW[:, :, 2 * r, 2 * c])
     assert small(x_BCHW.expand(2, 3, 6, 4), 1).equal(x_BCHW)
+
+
+def test_sub_sampling_by_the_factor_between_two_sizes_gives_the_smaller_one() -> None:
+    for height, width, factor in itertools.product(range(1, 8), range(1, 8), range(1, 8)):
+        x_BCHW = torch.zeros(1, 1, height, width)
+        sampled = small(x_BCHW, factor)
+        found = factor_between(x_BCHW.shape[2:], sampled.shape[2:])
+        assert found <= factor and small(x_BCHW, found).shape == sampled.shape

@@ -207,6 +207,7 @@ def test_arrays_of_a_wrong_shape_or_label_are_refused(tmp_path: Path) -> None:
     for arrays, word in (
         ({"data": np.zeros((2, 100), np.uint8), "labels": np.array([1, 2])}, "not RGB images of 8x8"),
         ({"data": np.zeros((2, 3072), np.float32), "labels": np.array([1, 2])}, "float32"),
+        ({"data": np.zeros((0, 3072), np.uint8), "labels": np.array([], int)}, "not RGB images"),
         ({"data": np.zeros((2, 3072), np.uint8), "labels": np.array([0, 2])}, "not in 1..1000"),
         ({"data": np.zeros((2, 3072), np.uint8), "labels": np.array([2])}, "for 2 images"),
         ({"data": np.zeros((2, 3072), np.uint8)}, "labels"),

@@ -139,8 +139,12 @@ def test_files_that_hold_no_vectors_are_told(tmp_path: Path, storage: Storage) -
     text.write_text("no")
     pq.write_table(pa.table({"key": ["a"], "vector": [1.0]}), tmp_path / "flat.parquet")
     pq.write_table(pa.table({"name": ["a"], "vector": [[1.0]]}), tmp_path / "named.parquet")
+    damaged = bytearray(Path(write(tmp_path / "damaged.parquet", [f"digit-{i:04d}" for i in range(500)])).read_bytes())
+    damaged[4 : len(damaged) // 2] = bytes([7]) * (len(damaged) // 2 - 4)  # its footer is whole
+    (tmp_path / "damaged.parquet").write_bytes(damaged)
     for path, word in (
         (tmp_path / "none.parquet", "cannot be read"),
+        (tmp_path / "damaged.parquet", "cannot be read"),
         (text, "are no Parquet file"),
         (tmp_path / "flat.parquet", "no column 'vector' of lists of floats"),
         (tmp_path / "named.parquet", "no column 'key' of strings"),

@@ -10,6 +10,7 @@ from pipelines import train_all
 from pixelmodels.errors import exit_with
 from pixelmodels.models.pixelcnn import PixelCNNConfig
 from pixelmodels.training import suites
+from pixelmodels.training.ablation import Ablation
 from pixelmodels.training.recipes import Recipe
 
 
@@ -18,6 +19,13 @@ def small() -> tuple[Recipe, ...]:
     digits = suites.suite("digits")[0]
     model = PixelCNNConfig(num_layers=1, num_features=8, first_kernel_size=3, head_features=8, dropout=0.1)
     return (dataclasses.replace(digits, model=model, epochs=3, num_samples=4, sample_every=2),)
+
+
+def improvements() -> tuple[Ablation, ...]:
+    """One improvement of the small suite's recipe."""
+    (recipe,) = small()
+    without = dataclasses.replace(recipe, name="pixelcnn-without-dropout", model=dataclasses.replace(recipe.model, dropout=0.0))
+    return (Ablation("dropout", "rate 0.1, or 0", recipe, without),)
 
 
 def pair() -> tuple[Recipe, ...]:
@@ -31,10 +39,11 @@ def pair() -> tuple[Recipe, ...]:
 def registered() -> Iterator[None]:
     """The suites known to this process, for a while."""
     suites.SUITES.update(small=f"{small.__module__}:small", pair=f"{pair.__module__}:pair")
+    suites.ABLATIONS.update(small=f"{improvements.__module__}:improvements")
     try:
         yield
     finally:
-        del suites.SUITES["small"], suites.SUITES["pair"]
+        del suites.SUITES["small"], suites.SUITES["pair"], suites.ABLATIONS["small"]
 
 
 if __name__ == "__main__":

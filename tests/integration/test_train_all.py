@@ -24,6 +24,7 @@ from pixelmodels.errors import exit_with
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.training import checkpoints
+from pixelmodels.training.ablation_table import SIGN
 from pixelmodels.training.loading import find_model
 from pixelmodels.training.loop import train
 from pixelmodels.training.plan import RunPlan, finished
@@ -217,6 +218,24 @@ def test_evaluate_probes_every_layer(
         # float32 rounds as batches and threads have it, which may move an image over a boundary
         assert float(row["accuracy"]) == pytest.approx(float(right_N.mean()), abs=2.5 / 185)
     assert float(rows[2]["accuracy"]) > 0.8 > float(rows[0]["accuracy"])
+
+
+def test_an_ablation_trains_what_is_lacking_and_shows_what_the_improvement_is_worth(
+    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _ = killed_and_resumed
+    assert train_all.main(["--suite", "small", "--ablation", "--storage", storage.root]) == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert any(line.startswith("1 trained, 1 finished before in") for line in printed)
+    assert any("dropout" in line and "±" in line for line in printed) and SIGN in " ".join(printed)
+    assert printed[-1].endswith("leaderboard.md")
+    (row,) = csv.DictReader(io.StringIO(Path(printed[-1]).with_name("ablation.csv").read_text()))
+    bits = {name: float(row[f"bits_per_dim_{name}"]) for name in ("with", "without")}
+    for recipe in small_suites.improvements()[0].recipe_with, small_suites.improvements()[0].recipe_without:
+        result = next(one for run in storage.list("runs") if (one := finished(storage, f"runs/{run}")) and one.name == recipe.name)
+        assert bits["without" if "without" in recipe.name else "with"] == pytest.approx(result.test_bits_per_dim)
+    assert float(row["worth_bits_per_dim"]) == pytest.approx(bits["without"] - bits["with"]) and 0 < float(row["worth_stderr"]) < 0.1
+    assert Path(printed[-1]).with_name("ablation.md").is_file() and Path(printed[-1]).with_name("ablation.png").is_file()
 
 
 def test_more_workers_than_the_cluster_has_is_one_line(tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]) -> None:

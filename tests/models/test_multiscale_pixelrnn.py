@@ -19,10 +19,11 @@ from pixelmodels.models import (
     config_to_plain,
 )
 from pixelmodels.models.multiscale_pixelrnn import MultiscalePixelRNNConfig
-from pixelmodels.sampling import reference_sample, sample
+from pixelmodels.sampling import noise, reference_sample, sample
+from pixelmodels.sampling.raster import draw
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.checks import by_pixel_passes, by_taking_rows, dependencies, illegal, total_probability
-from tests.conformance.conftest import small_config
+from tests.conformance.conftest import random_context, small_config
 
 SINGLE = [name for name in ARCHITECTURES if name != "multiscale_pixelrnn"]
 COMBINATIONS = [*zip(SINGLE, SINGLE[1:] + SINGLE[:1], strict=True), *zip(SINGLE, SINGLE, strict=True), ("multiscale_pixelrnn", SINGLE[0])]
@@ -34,6 +35,8 @@ def multiscale(small: str, large: str, spec: ImageSpec, factor: int = 2, context
     model = build(config, spec, LikelihoodConfig("discretized_logistic_mixture", num_mixtures=2), context)
     for name, parameter in model.named_parameters():
         parameter.data.mul_(1 if "encoder." in name else 2)
+        if not parameter.any():  # what begins with zeros
+            parameter.data.normal_(0, 0.3)
     return model.double().eval()
 
 
@@ -73,11 +76,21 @@ def test_no_pixel_is_counted_twice_or_missed(pair):
 
 def test_small_images_are_the_small_models_own_samples():
     model = multiscale("pixelcnn", "gated_pixelcnn", ImageSpec(1, 4, 6, 8))
-    u_model = sample(model, 3, seed=2)
-    with torch.no_grad():
-        nats = model.small.log_prob(u_model[..., ::2, ::2])
-    assert torch.isfinite(nats).all()
+    u_BHWU = noise(model, 3, seed=2)
+    assert torch.equal(draw(model, u_BHWU)[..., ::2, ::2], draw(model.small, u_BHWU[:, ::2, ::2]))
     assert model.order()[::2, ::2].max() == 5 and model.order().unique().numel() == 24
+
+
+def test_given_images_and_labels_reach_both_stages(pair):
+    spec = ImageSpec(1, 4, 5, 3)
+    model = multiscale(*pair, spec, context=ContextSpec(num_classes=3, image=ImageSpec(1, 4, 5, 5)))
+    context = random_context(model, 3)
+    x_BCHW = torch.randint(3, (3, 1, 4, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(x_BCHW, context)
+        assert not torch.isclose(model.small(x_BCHW[..., ::2, ::2], context), model.small(x_BCHW[..., ::2, ::2])).all()
+    torch.testing.assert_close(by_pixel_passes(model, x_BCHW, context), expected, rtol=0, atol=1e-11)
+    assert torch.equal(sample(model, 3, seed=1, context=context), reference_sample(model, 3, seed=1, context=context))
 
 
 def test_costs_both_stages():
@@ -92,10 +105,10 @@ def test_config_goes_to_plain_values_and_back():
 
 def test_what_makes_no_sense_is_refused():
     config = MultiscalePixelRNNConfig()
-    with pytest.raises(UserError, match="large is multiscale_pixelrnn"):
-        MultiscalePixelRNNConfig(large=config)
     spec = ImageSpec(1, 4, 4, 4)
-    with pytest.raises(UserError, match="draws the small image itself"):
+    with pytest.raises(UserError, match="draws a small image of its own"):
+        build(MultiscalePixelRNNConfig(large=config), spec, LikelihoodConfig("categorical"))
+    with pytest.raises(UserError, match="draws a small image of its own"):
         build(config, spec, LikelihoodConfig("categorical"), ContextSpec(small=ImageSpec(1, 2, 2, 4)))
     for name, value in itertools.product(("small", "large"), ({"architecture": "pixelcn", "config": {}}, {"config": {}})):
         with pytest.raises(UserError, match=r"pixelcn|exactly architecture, config"):

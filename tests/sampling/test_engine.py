@@ -320,7 +320,7 @@ LEVELS = torch.full((1, 1, 4, 3), 6)
         ({"top_p": 0.0}, r"top_p 0\.0 is out of range"),
         ({"top_p": 1.1}, r"top_p 1\.1 is out of range"),
         ({"guidance": -1.0}, r"guidance -1\.0 is negative"),
-        ({"guidance": float("inf")}, "guidance inf is not finite"),
+        ({"guidance": float("inf")}, "guidance inf is negative or not finite"),
         ({"context": Context(label_B=torch.tensor([3]))}, "label 3 is out of range"),
         ({"context": Context(label_B=torch.tensor([1, 1]))}, "one integer for each image"),
         ({"known_NCHW": LEVELS}, "one without the other"),

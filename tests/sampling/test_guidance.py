@@ -36,8 +36,9 @@ def test_guidance_is_of_models_with_context():
     model = small_model("pixelcnn", "categorical", 1, 2, 2)
     with pytest.raises(UserError, match=r"guidance 1 asked of a model without context"):
         sample(model, 1, seed=0, guidance=1)
-    with pytest.raises(UserError, match=r"guidance -0\.5 is negative"):
-        sample(small_model("pixelcnn", "categorical", 1, 2, 2, context="label"), 1, seed=0, guidance=-0.5)
+    for guidance in (-0.5, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=f"guidance {guidance} is negative or not finite"):
+            sample(small_model("pixelcnn", "categorical", 1, 2, 2, context="label"), 1, seed=0, guidance=guidance)
 
 
 def test_interpolation_begins_and_ends_at_its_contexts_with_the_same_noise():

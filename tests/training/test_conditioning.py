@@ -140,6 +140,8 @@ def test_context_of_makes_given_images_of_the_images() -> None:
     large = context_of(ContextSpec(vector_size=2, small=ImageSpec(3, 2, 3, 8)), x_BCHW, labels, vectors)
     assert large is not None and large.label_B is None and large.vector_BV is vectors and large.image_BCHW is None
     assert large.small_BCHW is not None and torch.equal(large.small_BCHW, small(x_BCHW, 3))
+    row = context_of(ContextSpec(small=ImageSpec(3, 1, 5, 8)), x_BCHW[:, :, :1])  # one row: only the columns tell the factor
+    assert row is not None and row.small_BCHW is not None and torch.equal(row.small_BCHW, x_BCHW[:, :, :1, ::2])
     uneven = context_of(ContextSpec(small=ImageSpec(3, 3, 5, 8)), x_BCHW)  # 9 columns leave 5
     assert uneven is not None and uneven.small_BCHW is not None and torch.equal(uneven.small_BCHW, x_BCHW[..., ::2, ::2])
 

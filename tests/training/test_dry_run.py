@@ -43,6 +43,16 @@ def test_each_recipe_is_told_with_its_steps_although_nobody_has_the_files(storag
     assert not storage.exists("runs") and not storage.exists("datasets")
 
 
+def test_a_published_recipe_is_told_with_what_it_is_conditioned_on(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TrainAll(suite="mnist_dynamic", storage=storage.root, only=("pixelcnn",), condition_on=("small",))
+    assert not said(options, monkeypatch, LARGE)[2].startswith("pixelcnn: 638,017 parameters; ")
+    for kind, word in (("grey", "is grey already"), ("vector", "has no vectors")):
+        with pytest.raises(UserError, match=word):
+            said(dataclasses.replace(options, condition_on=(kind,)), monkeypatch, LARGE)
+    with pytest.raises(UserError, match="has no labels"):
+        said(dataclasses.replace(options, suite="mnist_fixed", condition_on=("label",)), monkeypatch, LARGE)
+
+
 def test_a_cluster_that_can_never_give_it_is_told_in_one_line_and_status_2(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,16 +8,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pixelmodels.storage import Storage
 from pixelmodels.training.leaderboard import (
     COLUMNS,
     LeaderboardRow,
     csv_text,
+    leaderboard_files,
     markdown,
     ordered,
     print_leaderboard,
     rich_table,
-    write_leaderboard,
 )
 
 ROWS = [
@@ -85,12 +84,12 @@ def test_a_log_file_gets_all_columns(capsys: pytest.CaptureFixture[str]) -> None
     assert "train img/s" in out and "15,000" in out and "\x1b" not in out
 
 
-def test_files_are_written(storage: Storage) -> None:
-    paths = write_leaderboard(storage, "runs/call", ROWS, "digits")
-    assert paths == ["runs/call/leaderboard.md", "runs/call/leaderboard.csv", "runs/call/leaderboard.png"]
-    assert storage.read_bytes(paths[1]).decode() == csv_text(ROWS)
-    picture = np.asarray(Image.open(io.BytesIO(storage.read_bytes(paths[2]))).convert("RGB")).reshape(-1, 3)
+def test_files() -> None:
+    files = leaderboard_files(ROWS, "digits")
+    assert list(files) == ["leaderboard.md", "leaderboard.csv", "leaderboard.png"]
+    assert files["leaderboard.csv"].decode() == csv_text(ROWS)
+    picture = np.asarray(Image.open(io.BytesIO(files["leaderboard.png"])).convert("RGB")).reshape(-1, 3)
     for colour in ((0x2A, 0x6F, 0x97), (0xB8, 0xB8, 0xB8)):  # bars of models, bars of baselines
         assert (picture == colour).all(axis=1).sum() > 1000
     with pytest.raises(ValueError, match="at least one row"):
-        write_leaderboard(storage, "runs/call", [], "digits")
+        leaderboard_files([], "digits")

@@ -39,7 +39,7 @@ class ImageNetDownsampled(PackedSource):
     def look(self, part: Part) -> Contents:
         with self._array(part.images, "data") as (stream, shape, dtype):
             sides = [side for side in SIDES if shape[1:] == (3 * side * side,)]
-            if dtype != np.uint8 or not sides:
+            if dtype != np.uint8 or not sides or not shape[0]:
                 known = ", ".join(f"{side}x{side}" for side in SIDES)
                 raise self.bad(part.images, f"its data are {dtype} shaped {shape}, not RGB images of {known}")
             length = 0
