@@ -10,5 +10,5 @@ from pixelmodels.training.suites import photos
 
 def recipes() -> tuple[Recipe, ...]:
     """The recipes of the suite: unconditional and conditional, all else the same."""
-    unconditional = next(recipe for recipe in photos.recipes() if recipe.name == "gated_pixelcnn")
+    unconditional = photos.with_more_steps()
     return unconditional, dataclasses.replace(unconditional, name="gated_pixelcnn_colorization", condition_on=("grey",))
