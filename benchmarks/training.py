@@ -19,7 +19,6 @@ import datetime
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -60,6 +59,7 @@ class Arguments:
     only: tuple[str, ...] = ()  # architectures to measure; all (with --quick: gated_pixelcnn, pixelcnn) unless given
     num_features: int = 64  # channels of each model
     num_layers: int = 8  # layers of each model (2 with --quick)
+    ray: bool = True  # also through TorchTrainer; without it a measurement takes half as long, and ray_over_bare is null
     min_seconds: float = 60.0  # of training steps that each measurement covers (6 with --quick)
     out: Path = RESULTS  # folder for the JSON and the plot
     bare: str | None = None  # internal: measure one recipe bare and print its result
@@ -125,6 +125,12 @@ def measure_bare(arguments: Arguments, architecture: str, epochs: int, root: str
     return {"images_per_second": result.train_images_per_second, "peak_flops": max(before, matmul_peak())}
 
 
+def peak_resident_bytes() -> int:
+    """This process's own peak (a resource usage's maximum would begin with that of the process which started it)."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
 def memory_per_image(arguments: Arguments, architecture: str, storage: Storage) -> float:
     """Bytes that one more image adds to the peak of a training step's resident memory; for a process of its own."""
     plan = plan_of(recipe_of(architecture, arguments, 1), storage)
@@ -134,7 +140,7 @@ def memory_per_image(arguments: Arguments, architecture: str, storage: Storage) 
     for batch in MEMORY_BATCHES:
         for _ in range(2):
             (-model.log_prob(images[:batch]).mean()).backward()
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        peaks.append(peak_resident_bytes())
     return (peaks[1] - peaks[0]) / (MEMORY_BATCHES[1] - MEMORY_BATCHES[0])
 
 
@@ -186,15 +192,15 @@ def measure(architecture: str, arguments: Arguments, storage: Storage, progress:
         bare = in_own_process(arguments, "--bare", [architecture, epochs, str(roots[0])])
         memory = in_own_process(arguments, "--memory", [architecture, str(roots[0])])
         plan = plan_of(recipe_of(architecture, arguments, epochs), Storage(str(roots[1])))
-        result: RunResult = fit(plan, WorkerNeeds(1, rayctx.num_cores(), False), progress.actor)
+        through_ray: RunResult | None = fit(plan, WorkerNeeds(1, rayctx.num_cores(), False), progress.actor) if arguments.ray else None
     model = build_model(plan)
     flops = 3 * active_flops_per_image(model)
     return {
         "model": architecture,
         "images_per_second": round(bare["images_per_second"], 2),
-        "ray_images_per_second": round(result.train_images_per_second, 2),
+        "ray_images_per_second": through_ray and round(through_ray.train_images_per_second, 2),
         "flops_utilization": round(flops * bare["images_per_second"] / bare["peak_flops"], 3),
-        "ray_over_bare": round(result.train_images_per_second / bare["images_per_second"], 3),
+        "ray_over_bare": through_ray and round(through_ray.train_images_per_second / bare["images_per_second"], 3),
         "seconds_of_steps": round(epochs * plan.dataset.num_images("train") / bare["images_per_second"], 1),
         "peak_memory_per_image_mib": round(memory / 2**20, 2),
         "parameters": model.num_parameters,
@@ -214,6 +220,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 1.6 + 0.7 * len(rows)))
     places = range(len(rows))
     for offset, key, label in ((0.2, "flops_utilization", "FLOPs utilization"), (-0.2, "ray_over_bare", "Ray Train over bare loop")):
+        if all(row[key] is None for row in rows):
+            continue
         bars = axes.barh([place + offset for place in places], [row[key] for row in rows], 0.36, label=label)
         axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.set_yticks(list(places), [f"{row['model']}\n{row['images_per_second']:.0f} images/s" for row in rows])
