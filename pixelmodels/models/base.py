@@ -78,7 +78,7 @@ class Stage:
     """One raster pass over an image, or over some of its pixels."""
 
     model: PixelModel
-    every: int  # it draws every so-manieth row and column; what stages before it drew of these is known to it
+    every: int  # k: it draws every k-th row and column; what stages before it drew of these is known to it
     context: Callable[[Given, Tensor], Given]  # the stage's, from the image's and what is drawn of it so far (levels, B C H W)
 
 

@@ -20,7 +20,7 @@ from pixelmodels.shapes import ImageSpec
 class MultiscalePixelRNNConfig:
     """Hyperparameters of `multiscale_pixelrnn`; any architecture may stand in either place."""
 
-    factor: int = 2  # the small image has every so-manieth row and column
+    factor: int = 2  # k: the small image has every k-th row and column
     small: Any = field(default_factory=PixelRNNRowLSTMConfig)  # config of the model of the sub-sampled image
     large: Any = field(default_factory=PixelRNNRowLSTMConfig)  # config of the model of the image given the small one
 
