@@ -74,8 +74,10 @@ def draw(
             weights, every = stage.model.prepare(), stage.every
             canvases = [stage.model.start(batch, stage.context(given, x_BCHW)) for given in ((context, None) if guidance else (context,))]
             for r in range(0, height, every):
-                drawn_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()  # by the stages before
-                known = KnownRow.of(drawn_BWC, np.tile(known_HW[r, ::every], (batch, 1)), model.device)
+                known = None
+                if known_HW[r, ::every].any():  # drawn by the stages before
+                    drawn_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()
+                    known = KnownRow.of(drawn_BWC, np.tile(known_HW[r, ::every], (batch, 1)), model.device)
                 params = draw_row(stage.model, weights, canvases, u_BHWU[:, r, ::every], choice, known)
                 if not all(torch.isfinite(params_BP).all() for params_BP in params):
                     raise FloatingPointError(f"the parameters of row {r} are not finite: the weights are broken")

@@ -54,7 +54,7 @@ class Drawing:
         return self.options[0] > 0
 
     def num_leading_known(self, every: int) -> int:
-        """Rows at the top of a stage, of every so-manieth row and column, that are wholly known."""
+        """Rows at the top of a stage, which draws every k-th row and column, that are wholly known."""
         if self.known_HW is None:
             return 0
         whole_H: npt.NDArray[np.bool_] = np.all(self.known_HW[::every, ::every], axis=1)
