@@ -8,8 +8,9 @@ from pixelmodels.training.sample_run import Sample, draw_samples
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print where the samples are; status 0."""
-    print(draw_samples(parse(Sample, argv)))
+    """Print where the files are, `--out` last; status 0."""
+    for path in draw_samples(parse(Sample, argv)):
+        print(path)
     return 0
 
 

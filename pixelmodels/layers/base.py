@@ -21,13 +21,14 @@ caller owns and that the passes update in place. Weights laid out for the passes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]  # what one layer keeps of each image; every tensor is batch first
 Weights = dict[str, Tensor]  # one layer's weights, masked and laid out for its passes
+Views = dict[object, tuple[tuple[Tensor, ...], ...]]  # by owner: its views of a state's tensors, one for each column
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ class Place:
     column: int
     group: int
     image_BWC: Tensor  # inputs of this row, at full resolution; what is not yet known is not read
+    views: Views = field(default_factory=dict)  # of the states of this canvas: what a layer keeps here need not be made for each pixel
 
     def halved(self) -> Place:
         """The same place seen from half the resolution."""
-        return Place(self.row // 2, self.column // 2, self.group, self.image_BWC)
+        return Place(self.row // 2, self.column // 2, self.group, self.image_BWC, self.views)
 
 
 class Layer(nn.Module):

@@ -159,16 +159,22 @@ class CausalConv(_Grouped):
         s["pending"].copy_(pending)
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
-        row_BWI, c, g = s["row"], at.column, at.group
+        c, g = at.column, at.group
+        columns_W, windows_W, pending_W = at.views.get(self) or self._views(s, at)
         if self.reads_image:  # the last channel of the pixel before became known after its own last pass
             first = max(c - 1, 0)
-            row_BWI[:, self.left + first : self.left + c + 1] = at.image_BWC[:, first : c + 1]
+            s["row"][:, self.left + first : self.left + c + 1] = at.image_BWC[:, first : c + 1]
         else:
-            self.put_group(row_BWI[:, self.left + c], x_BC, g)
-        num_in = row_BWI.shape[2]
-        window = row_BWI.flatten(1).narrow(1, c * num_in, (self.left + 1) * num_in)
-        pending = s["pending"][:, c] if self.num_groups == 1 else s["pending"][:, c, self.out_slices[g]]
-        return torch.addmm(pending, window, w[f"taps{g}"])
+            self.put_group(columns_W[c], x_BC, g)
+        pending = pending_W[c] if self.num_groups == 1 else pending_W[c][:, self.out_slices[g]]
+        return torch.addmm(pending, windows_W[c], w[f"taps{g}"])
+
+    def _views(self, s: State, at: Place) -> tuple[tuple[Tensor, ...], ...]:
+        """Of each column: its input, the inputs that it reads (B, (left + 1) * I), and what it takes from above."""
+        row_BWI, num_in = s["row"], len(self.in_groups)
+        windows = row_BWI.flatten(1).unfold(1, (self.left + 1) * num_in, num_in)
+        at.views[self] = (row_BWI[:, self.left :].unbind(1), windows.unbind(1), s["pending"].unbind(1))
+        return at.views[self]
 
     def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
         s["row"][:, self.left :] = x_BWC

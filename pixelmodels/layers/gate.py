@@ -37,7 +37,7 @@ def gate(y: Tensor) -> Tensor:
         result: Tensor = _Gate.apply(y)
         return result
     f, g = y.chunk(2, -1)
-    return torch.tanh(f) * torch.sigmoid(g)
+    return torch.tanh(f).mul_(torch.sigmoid(g))
 
 
 def rectify(y: Tensor) -> Tensor:

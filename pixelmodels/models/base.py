@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelmodels.errors import UserError, unknown
-from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, Recording, RowPass, State, TakeRow, Weights
+from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, Recording, RowPass, State, TakeRow, Views, Weights
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.context import (
     ContextEncoder,
@@ -43,6 +43,7 @@ class Canvas:
     states: dict[Layer, State]
     phase: int = 0  # of the current rows: their index modulo the model's period
     direct_BWP: Tensor | None = None  # what the parameters of the current rows take of the context, from the row pass on; W may be 1
+    views: Views = field(default_factory=dict)  # of the tensors above, which are only ever written in place
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that is kept of the images; every tensor is batch first."""
@@ -309,18 +310,18 @@ class PixelModel(nn.Module):
         states = {}
         for layer in self.layers():
             stride = layer.resolution
-            states[layer] = layer.start(Frame(batch, rows // stride, columns // stride, self.device, self.dtype))
+            states[layer] = layer.start(frame if stride == 1 else replace(frame, height=rows // stride, width=columns // stride))
         return Canvas(
-            x_BWC=torch.zeros(batch, width, channels, dtype=torch.uint8, device=self.device),
+            x_BWC=torch.zeros(batch, width, channels, dtype=torch.uint8, device=frame.device),
             image_BWC=frame.zeros(columns, channels + 1),
             above_BWC=frame.zeros(columns, channels + 1),
-            row_B=torch.zeros(batch, dtype=torch.long, device=self.device),
+            row_B=torch.zeros(batch, dtype=torch.long, device=frame.device),
             context=self.context_features(context, batch),
             states=states,
         )
 
     def _place(self, canvas: Canvas, column: int = 0, group: int = 0) -> Place:
-        return Place(canvas.phase, column, group, canvas.image_BWC)
+        return Place(canvas.phase, column, group, canvas.image_BWC, canvas.views)
 
     @torch.no_grad()
     def row_pass(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
@@ -333,7 +334,7 @@ class PixelModel(nn.Module):
         }
         canvas.direct_BWP = None if self.direct is None else context[self.direct]
         extras = self.above(run, canvas.above_BWC, context)
-        for layer in self.layers():
+        for layer in weights:
             if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0:
                 layer.row(weights[layer], canvas.states[layer], extras.get(layer))
         canvas.image_BWC.zero_()
@@ -351,8 +352,11 @@ class PixelModel(nn.Module):
 
     def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
         """Fix one sub-pixel of the current row: levels, integers, B."""
-        canvas.x_BWC[:, column, channel] = x_B
-        canvas.image_BWC[:, column, channel] = x_B.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
+        if channel not in canvas.views:
+            canvas.views[channel] = (canvas.x_BWC[..., channel].unbind(1), canvas.image_BWC[..., channel].unbind(1))
+        x_W, image_W = canvas.views[channel]
+        x_W[column].copy_(x_B)
+        image_W[column].copy_(x_B).mul_(2 / (self.spec.levels - 1)).sub_(1)
 
     @torch.no_grad()
     def take_row(self, weights: dict[Layer, Weights], canvas: Canvas, x_BWC: Tensor) -> Tensor:
@@ -373,7 +377,7 @@ class PixelModel(nn.Module):
         at = self._place(canvas)
         if self._padded(self.spec.width) > self.spec.width:  # pixel passes end at the last real column, rows below may read beyond
             self.here(TakeRow(weights, canvas.states, at), canvas.image_BWC)
-        for layer in self.layers():
+        for layer in weights:
             if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0:
                 layer.commit(weights[layer], canvas.states[layer], at)
         canvas.above_BWC.copy_(canvas.image_BWC)

@@ -46,7 +46,7 @@ class Engine:
 
     An image has a slot from its first row to its last. A batch costs what its images cost: it is compacted at row boundaries. Slots go
     round-robin over the requests that wait, one image of each in turn. Of a request that holds slots, further images leave `reserve`
-    slots free for requests that hold none (max(1, num_slots // 8) unless given). So a request finds one free unless as many others
+    slots free for requests that hold none (max(1, num_slots // 16) unless given). So a request finds one free unless as many others
     came before it since: its first image then begins at the next row boundary of the model's phase, `period` - 1 rows later at most,
     and is finished within height + `period` rows (summed over stages), whoever else is being drawn. Where w requests wait before it,
     it begins within (w // num_slots + 1) times that.
@@ -61,7 +61,7 @@ class Engine:
             raise UserError(f"{num_slots} slots asked for; give 1 or more")
         if max_waiting < 1:
             raise UserError(f"at most {max_waiting} waiting images asked for; give 1 or more")
-        reserve = max(1, num_slots // 8) if reserve is None else reserve
+        reserve = max(1, num_slots // 16) if reserve is None else reserve
         if not 0 <= reserve <= num_slots:
             raise UserError(f"a reserve of {reserve} of {num_slots} slots asked for; give 0..{num_slots}")
         self.model, self.num_slots = model.eval(), num_slots
@@ -163,12 +163,12 @@ class Engine:
 
 
 def slot_widths(num_slots: int, reserve: int) -> tuple[int, ...]:
-    """The widths that a batch is compacted to: 1, 2, 4, 8, 16, then two for each doubling, and all slots with and without the reserve."""
-    widths = {num_slots, num_slots - reserve, 1, 2, 4, 8} - {0}
-    step = 8
-    while 2 * step <= num_slots:
-        step *= 2
-        widths |= {step, step * 3 // 2}
+    """The widths that a batch is compacted to: 1, 2, 4, multiples of 4 (of more than 64 slots: of a sixteenth of them), and all slots.
+
+    All slots without the reserve are one, too.
+    """
+    step = max(4, num_slots // 16)
+    widths = {1, 2, 4, 8, num_slots, num_slots - reserve, *range(step, num_slots, step)} - {0}
     return tuple(sorted(width for width in widths if width <= num_slots))
 
 

@@ -24,10 +24,12 @@ def reference_sample(
     top_p: float = 1.0,
     known_NCHW: Tensor | None = None,
     known_mask_NHW: Tensor | None = None,
+    num_pixels: int | None = None,
 ) -> Tensor:
     """Draw the images that `sample` and the engine draw, the slow way; uint8 levels shaped N C H W.
 
-    Args: as of `sample` and of the engine's `Request`, known pixels for each of the `n` images.
+    Args: as of `sample` and of the engine's `Request`, known pixels for each of the `n` images. `num_pixels`: only so many, the
+    first ones of the model's order; the others stay 0.
     """
     check_options(model, guidance, temperature, top_p)
     u_NHWU, choice = noise(model, n, seed, first), Choice.of([(guidance, temperature, top_p)] * n, model.device)
@@ -35,7 +37,7 @@ def reference_sample(
     groups = torch.tensor(model.param_groups, device=model.device)
     x_NCHW = torch.zeros(n, channels, height, width, dtype=torch.uint8, device=model.device)
     with evaluating(model), torch.no_grad():
-        for place in torch.argsort(model.order().flatten()).tolist():
+        for place in torch.argsort(model.order().flatten())[:num_pixels].tolist():
             r, c = divmod(place, width)
             for k in range(channels):
                 mine = groups == k if model.num_groups > 1 else slice(None)

@@ -1,4 +1,4 @@
-"""Lines of progress from workers on any host to the terminal of whoever started them.
+"""Lines of progress from workers on any host to the terminal of whoever started them, and a bar for what one process counts.
 
 Ray's own forwarding of workers' output would bring everything that libraries print; this brings whole lines that
 are meant for a person.
@@ -6,8 +6,13 @@ are meant for a person.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 Say = Callable[[str], None]
 
@@ -68,6 +73,19 @@ def sayer(actor: Any) -> Say:
         actor.say.remote(line)
 
     return say
+
+
+@contextmanager
+def counting(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[float], None]]:
+    """A bar on the terminal (standard error) that counts up to `total` of a unit; nothing where there is no terminal.
+
+    Gives a function that is told how many more are done; parts of one may be told, too.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=total, completed=done)
+        yield lambda count: bar.advance(task, count)
 
 
 def duration(seconds: float) -> str:

@@ -32,7 +32,7 @@ def sample_grid(dataset: Dataset, model: PixelModel, num_samples: int, *, seed: 
     repeated = torch.arange(len(x_NCHW), device=x_NCHW.device).repeat_interleave(columns)
     drawn_NCHW = sample(model, len(repeated), seed=seed, context=context.rows(repeated))
     parts = [x_NCHW[:, None], drawn_NCHW.to(x_NCHW).unflatten(0, (len(x_NCHW), columns))]
-    given = [_enlarged(image, x_NCHW)[:, None] for image in (context.image_BCHW, context.small_BCHW) if image is not None]
+    given = [enlarged(image, x_NCHW)[:, None] for image in (context.image_BCHW, context.small_BCHW) if image is not None]
     rows = torch.cat([*given, *parts], 1)
     return grid(rows.flatten(0, 1).cpu().numpy().astype(np.uint8), dataset.spec.levels, columns=rows.shape[1])
 
@@ -58,7 +58,7 @@ def _held_out(dataset: Dataset, model: PixelModel, num_images: int) -> tuple[tor
     return x_NCHW, context
 
 
-def _enlarged(given_NCHW: torch.Tensor, x_NCHW: torch.Tensor) -> torch.Tensor:
+def enlarged(given_NCHW: torch.Tensor, x_NCHW: torch.Tensor) -> torch.Tensor:
     """Given images with the channels and the size of the others, each pixel a block."""
     factor = factor_between(x_NCHW.shape[2:], given_NCHW.shape[2:])
     blocks = given_NCHW.repeat_interleave(factor, 2).repeat_interleave(factor, 3)[..., : x_NCHW.shape[2], : x_NCHW.shape[3]]

@@ -1,95 +1,181 @@
-"""Samples of a trained model as a picture or an array: of chosen classes, guided, or from one class to another."""
+"""Samples of a trained model: of chosen classes, guided, from one class to another, or of given images, which may be completed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 
 from pixelmodels.data import find_dataset
 from pixelmodels.errors import UserError
-from pixelmodels.models import Context, PixelModel
-from pixelmodels.sampling import interpolate, sample
+from pixelmodels.models import Context, ContextBlend, PixelModel
+from pixelmodels.sampling.choosing import check_options
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
-from pixelmodels.tracking.grids import grid, png_bytes
-from pixelmodels.training.conditioning import check_context_fits, check_images_fit
 from pixelmodels.training.loading import find_model
-from pixelmodels.training.sample_grids import sample_grid
-
-FORMATS = (".png", ".npz")
+from pixelmodels.training.progress import Say, duration
+from pixelmodels.training.sample_drawing import draw_order
+from pixelmodels.training.sample_files import check_gif_name, check_name, check_place, is_folder, write_gif, write_samples
+from pixelmodels.training.sample_given import held_out, image_files, known_pixels, num_known_later, read_images, shares
+from pixelmodels.training.sample_order import Order
+from pixelmodels.training.sample_pictures import check_size
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples of a trained model: exact, each a function of the seed and its number."""
+    """Draw samples of a trained model: exact, each a function of the seed and its number.
+
+    More images than --batch-size are drawn in blocks, over the Ray cluster. Each block that is finished is kept in the storage root until
+    the output is written, so the same command goes on where it was killed.
+
+    To complete images, say what is known of them. Known pixels stay as they are given; those that come after an unknown pixel (in the
+    order of the model) are not taken into account by what is drawn there: such an image is no draw given all that is known.
+    """
 
     model: Annotated[str, tyro.conf.Positional]  # folder of a run or checkpoint (path or s3:// URI), or models:/name/version
     n: int = 64  # images; with --between, columns of the picture
+    out: str = "samples.png"  # a name that ends in .png: one picture; in .npz: levels, N C H W, with what was given; in /: single PNGs
+    gif: Path | None = None  # also an animation of the picture being drawn row by row: a name that ends in .gif
     seed: int = 0  # of the noise
     label: tuple[int, ...] = ()  # classes in turn, of a model of classes; without any it does without a class
     between: tuple[int, int] | None = None  # two classes: rows of the picture go from one to the other with the noise held fixed
     num_steps: int = 9  # rows of that picture
     guidance: float = 0.0  # how far to go beyond the model towards what it is conditioned on; 0: the model itself
-    dataset: str | None = (
-        None  # prepared data set whose test images a model is given (grey, small, vector): what is given, the image, samples
-    )
+    temperature: float = 1.0  # below 1: likelier levels more often; 1: the model itself
+    top_p: float = 1.0  # draw from the smallest set of levels whose probability reaches this; 1: the model itself
+    dataset: str | None = None  # prepared data set: its test images give what the model is conditioned on, or are completed
+    complete: str | None = None  # image file, or folder of them, to complete: as large as the model's images
+    known_rows: int | None = None  # of the images of --complete, or of test images of --dataset: rows at the top that are known
+    known: Path | None = None  # the same as a mask, an image: white where pixels are known, black where they are drawn
+    samples_each: int | None = None  # samples of each given image; 4 or more unless given
+    batch_size: int = 64  # images of a block: drawn at a time by one process
+    num_workers: int | None = None  # blocks drawn at a time, where there are several; as many as the cluster has room for unless given
+    use_gpu: bool = False  # one GPU a worker
     storage: str = DEFAULT_STORAGE  # storage root: a local folder or s3://bucket/prefix
-    out: Path = Path("samples.png")  # file to write: .png, a grid; or .npz, the levels, N C H W
 
     def __post_init__(self) -> None:
-        for name in ("n", "num_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few; give 1 or more")
-        if self.out.suffix not in FORMATS:
-            raise UserError(f"--out '{self.out}' is no file that can be written; give a name that ends in {' or '.join(FORMATS)}")
+        for name in ("n", "batch_size", "num_workers", "samples_each"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value} is too few; give 1 or more")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} is negative; give 0 or more")
+        check_name(self.out)
+        check_gif_name(self.gif)
+        if self.num_steps < 2:
+            raise UserError(f"--num-steps {self.num_steps} is too few; give 2 (the two ends) or more")
         if self.between is not None and self.label:
             raise UserError("--between and --label are two ways to choose classes; give one of them")
-        if self.dataset is not None and (self.out.suffix != ".png" or self.between is not None or self.label or self.guidance):
-            raise UserError(
-                "--dataset makes a picture of what is given and samples; leave out --label, --between, --guidance and give a .png"
-            )
+        if self.known is not None and self.known_rows is not None:
+            raise UserError("--known and --known-rows are two ways to say what is known; give one of them")
+        if self.dataset is not None and self.complete is not None:
+            raise UserError("--dataset and --complete are two ways to give images; give one of them")
+        if self.dataset is not None and (self.label or self.between):
+            raise UserError("--dataset gives test images with their own classes; leave out --label and --between")
+        if self.complete is not None and self.between is not None:
+            raise UserError("--between goes from one class to another, not on with given images; leave out --complete, or choose a --label")
+        if self.completes and self.dataset is None and self.complete is None:
+            raise UserError("--known-rows and --known say what is known of given images; give --complete FILE, or --dataset NAME, too")
+        if self.complete is not None and not self.completes:
+            raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
+        if self.samples_each is not None and self.dataset is None and self.complete is None:
+            raise UserError(f"--samples-each {self.samples_each} is of given images; give --complete or --dataset, or only --n")
+        if self.samples_each is not None and self.samples_each > self.n:
+            raise UserError(f"--samples-each {self.samples_each} is more than --n {self.n}; raise --n, which counts all samples")
+
+    @property
+    def completes(self) -> bool:
+        """Whether pixels of given images are known."""
+        return self.known is not None or self.known_rows is not None
 
 
-def draw_samples(options: Sample) -> Path:
-    """Draw, write the file, return its path; raises `UserError` for what does not fit the model."""
+def draw_samples(options: Sample, say: Say = print) -> list[Path]:
+    """Draw, write, return the files' paths, `--out` last; raises `UserError` for what does not fit the model or cannot be written."""
     storage = Storage(options.storage)
     model = find_model(options.model, storage)
-    if options.dataset is not None:
-        dataset = find_dataset(storage, options.dataset)
-        check_images_fit(model, dataset)
-        check_context_fits(model.context_spec, dataset, ("test",), "use a data set like the one that it was trained on")
-        return _write(options.out, png_bytes(sample_grid(dataset, model, options.n, seed=options.seed)))
+    check_options(model, options.guidance, options.temperature, options.top_p)
+    if not is_folder(options.out) and options.out.endswith(".png"):
+        check_size(options.n * (1 if options.between is None else options.num_steps), model)
+    order = order_of(options, model, storage, say)
+    order.check(model)
+    check_place(options.out, options.gif, order, model)
+    started = time.monotonic()
+    images_NCHW, finish = draw_order(
+        model,
+        order,
+        storage,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        use_gpu=options.use_gpu,
+        say=say,
+    )
+    say(f"{order.n:,} images of {options.model} in {duration(time.monotonic() - started)}")
+    paths = [] if options.gif is None else [write_gif(options.gif, order, images_NCHW, model)]
+    paths.append(write_samples(options.out, order, images_NCHW, model))
+    finish()
+    return paths
+
+
+def order_of(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Order:
+    """What is to be drawn; raises `UserError` for images or a data set that do not fit the model."""
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "guidance", "temperature", "top_p")}
+    numbers_N = np.arange(options.n)
     if options.between is not None:
-        first, second = (Context(label_B=torch.tensor([label])) for label in options.between)
-        x_SNCHW = interpolate(model, first, second, options.num_steps, n=options.n, seed=options.seed, guidance=options.guidance)
-        x_NCHW = x_SNCHW.flatten(0, 1)
+        first, second = (Context(label_B=torch.tensor([label] * options.num_steps)) for label in options.between)
+        blend = ContextBlend(first, second, torch.linspace(0, 1, options.num_steps, dtype=torch.float64))
+        rows_N = np.arange(options.num_steps).repeat(options.n)
+        return Order(np.tile(numbers_N, options.num_steps), rows_N, context=blend, columns=options.n, **shared)
+    if options.dataset is not None or options.complete is not None:
+        return replace(_of_given(options, model, storage, say), **shared)
+    if options.label:
+        context = Context(label_B=torch.tensor(options.label))
+        return Order(numbers_N, numbers_N % len(options.label), context=context, columns=_columns(options, model), **shared)
+    return Order(numbers_N, np.zeros_like(numbers_N), **shared)
+
+
+def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Order:
+    """Samples of test images or files: of what they are conditioned on, or of what is known of them."""
+    known_HW = known_pixels(options.known_rows, options.known, model.spec) if options.completes else None
+    context: Context | None
+    if options.dataset is not None:
+        if known_HW is None and not model.context_spec:
+            raise UserError("--dataset: the model is not conditioned on anything; leave it out, or complete its images with --known-rows")
+        dataset = find_dataset(storage, options.dataset)
+        num_available, what = dataset.num_images("test"), f"test images of '{dataset.name}'"
+        used, each = shares(options.n, num_available, options.samples_each)
+        x_MCHW, context = held_out(dataset, model, used)
     else:
-        x_NCHW = sample(model, options.n, seed=options.seed, context=_labels(options), guidance=options.guidance)
-    columns = options.n if options.between is not None else None
-    return _write(options.out, _encoded(options.out, x_NCHW.numpy(), model, columns))
+        files = image_files(str(options.complete))
+        num_available, what = len(files), f"images of '{options.complete}'"
+        used, each = shares(options.n, num_available, options.samples_each)
+        x_MCHW, context = read_images(files[:used], model.spec), None
+    rows_N = np.arange(used).repeat(each)
+    say(f"{each} samples of each of {used:,} of {num_available:,} {what}")
+    if known_HW is not None:
+        say(_told_of(known_HW, model))
+    if options.label:  # of files, which have none of their own
+        context, rows_N = Context(label_B=torch.tensor(options.label)), np.arange(len(rows_N)) % len(options.label)
+    return Order(np.arange(len(rows_N)), rows_N, context=context, originals_MCHW=x_MCHW, known_HW=known_HW)
 
 
-def _labels(options: Sample) -> Context | None:
-    if not options.label:
+def _told_of(known_HW: Tensor, model: PixelModel) -> str:
+    """How much is known, and whether the completions are draws given all of it."""
+    told = f"{int(known_HW.sum()):,} of {known_HW.numel():,} pixels of each are known"
+    later = num_known_later(model, known_HW)
+    if not later:
+        return told
+    return f"{told}; {later:,} of them come after pixels that are drawn: they stay as they are, and what is drawn before them ignores them"
+
+
+def _columns(options: Sample, model: PixelModel) -> int | None:
+    """Columns of a picture of classes in turn: each class has its own, in a picture about as wide as high."""
+    classes = len(options.label)
+    if not 1 < classes <= options.n:
         return None
-    return Context(label_B=torch.tensor(options.label)[torch.arange(options.n) % len(options.label)])
-
-
-def _encoded(path: Path, images_NCHW: np.ndarray, model: PixelModel, columns: int | None) -> bytes | np.ndarray:
-    return images_NCHW if path.suffix == ".npz" else png_bytes(grid(images_NCHW, model.spec.levels, columns=columns))
-
-
-def _write(path: Path, content: bytes | np.ndarray) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            np.savez_compressed(path, images_NCHW=content)
-    except OSError as error:
-        raise UserError(f"--out '{path}' cannot be written ({error.strerror}); give another place") from error
-    return path.resolve()
+    return max(1, round(math.sqrt(options.n * model.spec.height / model.spec.width) / classes)) * classes

@@ -1,0 +1,88 @@
+"""Blocks of an order's images that are finished: on disk until the whole is written, so that nothing is drawn twice."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from pixelmodels.storage import Storage
+from pixelmodels.training.sample_order import Order
+
+SAMPLES = "samples"  # folder below the storage root
+UInt8 = npt.NDArray[np.uint8]
+Block = tuple[int, int]  # first image, and the one after the last
+
+
+class Blocks:
+    """An order's blocks, each a file `samples/<model's key>/<first>-<stop>-<hash of its requests>.npy` below the storage root.
+
+    The hash covers every option and every given pixel: a block of another model, or drawn with other options, is never taken for one of
+    these; the same order with another number of images shares all blocks but the last.
+    """
+
+    def __init__(self, storage: Storage, model_key: str, order: Order, shape_CHW: tuple[int, int, int], batch_size: int):
+        self.order, self._storage, self._shape_CHW = order, storage, shape_CHW
+        self.all: list[Block] = [(start, min(start + batch_size, order.n)) for start in range(0, order.n, batch_size)]
+        self._kept = len(self.all) > 1  # a single one is drawn at once, and leaves nothing
+        self._folder = f"{SAMPLES}/{model_key}"
+        if self._kept:
+            storage.check_writable()
+            self._there = set(storage.list(self._folder))
+
+    @property
+    def uri(self) -> str:
+        """Where they are."""
+        return self._storage.uri(self._folder)
+
+    def find(self, block: Block) -> UInt8 | None:
+        """The images of a block that is finished; one that cannot be read is not."""
+        if not self._kept or not self._there or (name := self._name(block)) not in self._there:
+            return None
+        try:
+            images_NCHW: UInt8 = np.load(io.BytesIO(self._storage.read_bytes(f"{self._folder}/{name}")), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        fits = images_NCHW.dtype == np.uint8 and images_NCHW.shape == (block[1] - block[0], *self._shape_CHW)
+        return images_NCHW if fits else None
+
+    def save(self, block: Block, images_NCHW: UInt8) -> None:
+        """Put a finished block on disk, whole or not at all."""
+        if self._kept:
+            stream = io.BytesIO()
+            np.save(stream, images_NCHW, allow_pickle=False)
+            self._storage.write_bytes(f"{self._folder}/{self._name(block)}", stream.getvalue())
+
+    def clear(self) -> None:
+        """Remove this order's blocks, and the folder when no other is in it."""
+        if not self._kept:
+            return
+        there = set(self._storage.list(self._folder))
+        for name in map(self._name, self.all):
+            if name in there:
+                self._storage.delete(f"{self._folder}/{name}")
+        if there and not self._storage.list(self._folder):
+            self._storage.delete(self._folder)
+
+    def _name(self, block: Block) -> str:
+        digest = hashlib.sha256()
+        for request in self.order.requests(*block):
+            _feed(digest, request)
+        return f"{block[0]:08d}-{block[1]:08d}-{digest.hexdigest()[:16]}.npy"
+
+
+def _feed(digest: Any, value: object) -> None:
+    """Add a value to a hash: tensors with type and shape, dataclasses with the names of their fields."""
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+    elif is_dataclass(value):
+        for field in fields(value):
+            digest.update(f"{field.name}=".encode())
+            _feed(digest, getattr(value, field.name))
+    else:
+        digest.update(f"{value!r};".encode())

@@ -1,0 +1,137 @@
+"""Many images: Ray gives those of one process, a killed command goes on, and no block is taken for another."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.sample import main
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context
+from pixelmodels.models.files import load_model, save_model
+from pixelmodels.sampling import sample
+from pixelmodels.storage import Storage
+from pixelmodels.training.sample_blocks import Blocks
+from pixelmodels.training.sample_order import Order
+from tests.conformance.conftest import small_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of 3 classes, of images of 3x2 with 7 levels."""
+    save_model(tmp_path / "model", small_model("pixelcnn", "categorical", 1, 3, 2, levels=7, context="label"))
+    return tmp_path / "model"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_gives_the_images_of_one_process(folder: Path, storage: Storage, tmp_path: Path) -> None:
+    out = tmp_path / "drawn.npz"
+    command = [str(folder), "--storage", storage.root, "--out", str(out), "--n", "23", "--label", "0", "2", "1", "--temperature", "0.8"]
+    assert main([*command, "--batch-size", "4", "--num-workers", "2"]) == 0
+    context = Context(label_B=torch.tensor([0, 2, 1])[torch.arange(23) % 3])
+    expected = sample(load_model(folder), 23, seed=0, context=context, temperature=0.8)
+    assert np.array_equal(np.load(out)["images_NCHW"], expected.numpy())
+    assert not storage.list("samples")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_broken_weights_in_a_worker_are_one_line(folder: Path, storage: Storage) -> None:
+    model = load_model(folder)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.fill_(float("nan"))
+    save_model(folder, model)
+    with pytest.raises(UserError, match="the parameters of row 0 are not finite: the weights are broken; give another checkpoint") as error:
+        main([str(folder), "--storage", storage.root, "--n", "4", "--batch-size", "2", "--num-workers", "1"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_the_cluster_has_not_are_told(folder: Path, storage: Storage) -> None:
+    with pytest.raises(UserError, match="--num-workers 99: the cluster can never give"):
+        main([str(folder), "--storage", storage.root, "--n", "4", "--batch-size", "2", "--num-workers", "99"])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_command_goes_on(folder: Path, storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import ray
+
+    n, out, samples = 240, tmp_path / "drawn.npz", Path(storage.uri("samples"))
+    command = [str(folder), "--storage", storage.root, "--out", str(out), "--n", str(n), "--batch-size", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    arguments = [sys.executable, "pipelines/sample.py", *command, "--num-workers", "1"]
+    run = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    try:
+        while len(list(samples.glob("*/*.npy"))) < 2:
+            assert run.poll() is None and time.monotonic() < deadline, run.communicate(timeout=10)[0]
+            time.sleep(0.002)
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+    assert run.returncode == -signal.SIGKILL
+    assert not out.exists()
+    files = sorted(samples.glob("*/*.npy"))
+    assert 2 <= len(files) < n // 2
+    first, stop = map(int, files[0].name.split("-")[:2])
+    marked = np.full_like(np.load(files[0]), 6)
+    np.save(files[0], marked)  # so that it shows whether this block is drawn again
+
+    assert main(command) == 0
+    assert f"{2 * len(files)} of {n} images found in {samples}" in capsys.readouterr().out
+    expected = sample(load_model(folder), n, seed=0).numpy()
+    expected[first:stop] = marked
+    assert np.array_equal(np.load(out)["images_NCHW"], expected)
+    assert not list(samples.iterdir())
+
+
+def test_blocks_of_another_order_are_never_taken(storage: Storage) -> None:
+    shape, drawn = (1, 3, 2), np.ones((4, 1, 3, 2), np.uint8)
+    context = Context(label_B=torch.tensor([0, 2]))
+    known = {"originals_MCHW": torch.zeros(2, 1, 3, 2, dtype=torch.uint8), "known_HW": torch.eye(3, 2) > 0}
+    order = Order(np.arange(10), np.arange(10) % 2, context=context, **known)
+    blocks = Blocks(storage, "model", order, shape, 4)
+    blocks.save((4, 8), drawn)
+
+    def found(other: Order, key: str = "model", batch_size: int = 4) -> bool:
+        return Blocks(storage, key, other, shape, batch_size).find((4, 8)) is not None
+
+    assert found(order)
+    assert not found(order, key="other")
+    changes = {"seed": 1, "guidance": 0.5, "temperature": 0.9, "top_p": 0.9, "noise_N": np.arange(10) + 1, "context": None}
+    changes |= {"row_N": np.zeros(10, np.int64), "context ": Context(label_B=torch.tensor([0, 1]))}
+    changes |= {"originals_MCHW": torch.ones(2, 1, 3, 2, dtype=torch.uint8), "known_HW": torch.ones(3, 2) > 0}
+    for name, value in changes.items():
+        assert not found(replace(order, **{name.strip(): value})), name
+    longer = Order(np.arange(50), np.arange(50) % 2, context=context)
+    blocks = Blocks(storage, "model", longer, shape, 4)
+    blocks.save((4, 8), drawn)
+    assert found(replace(longer, noise_N=np.arange(9), row_N=np.arange(9) % 2))
+    blocks.clear()
+    assert found(order)
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of", "another shape"])
+def test_a_damaged_block_is_drawn_again(storage: Storage, damage: bytes | str) -> None:
+    order = Order(np.arange(6), np.zeros(6, np.int64))
+    blocks = Blocks(storage, "model", order, (1, 3, 2), 3)
+    blocks.save((0, 3), np.ones((3, 1, 3, 2), np.uint8))
+    (name,) = storage.list("samples/model")
+    if isinstance(damage, str):
+        stream = io.BytesIO()
+        np.save(stream, np.ones((3, 1, 2, 2), np.uint8))
+        damage = stream.getvalue()
+    storage.write_bytes(f"samples/model/{name}", damage)
+    assert Blocks(storage, "model", order, (1, 3, 2), 3).find((0, 3)) is None
