@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pixelmodels.layers.base import Layer, Weights
 from pixelmodels.models import PixelModel
-from pixelmodels.models.base import Canvas
+from pixelmodels.models.canvas import Canvas
 from pixelmodels.models.context import Given
 from pixelmodels.sampling.choosing import Choice, check_options, choose
 from pixelmodels.sampling.noise import noise
