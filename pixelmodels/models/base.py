@@ -25,6 +25,7 @@ from pixelmodels.models.context import (
     projection,
     scaled_image,
 )
+from pixelmodels.models.given_pixels import GivenPixels, given_pixels
 from pixelmodels.shapes import ImageSpec
 
 CONTEXT_FEATURES = 32  # D: features of the encoded context
@@ -52,6 +53,12 @@ class PixelModel(nn.Module):
         self.config, self.spec, self.likelihood, self.context_spec = config, spec, likelihood, context_spec
         if self.draws_small and context_spec.small is not None:
             raise UserError(f"{type(self).__name__} draws a small image of its own; leave 'small' out of the context")
+        small = context_spec.small
+        if small is not None and (small.channels, small.levels) != (spec.channels, spec.levels):
+            raise UserError(
+                f"a small image has {small.channels} channels and {small.levels} levels, the image {spec.channels} and {spec.levels}; "
+                "its pixels are pixels of the image: give them alike, or give it as 'image'"
+            )
         network_orders = spec.channels > 1 and not likelihood.orders_channels
         if network_orders and not self.orders_channels:
             raise UserError(
@@ -158,12 +165,22 @@ class PixelModel(nn.Module):
         return run, params_BHWP if self.direct is None else params_BHWP + context[self.direct]
 
     def log_prob_map(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
-        """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W."""
+        """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W.
+
+        Of a small image that is given the pixels are certain: 0 where `x_BCHW` has them so, minus infinity elsewhere.
+        """
         params_BPHW = self.forward(x_BCHW, context)
         if params_BPHW.dtype in (torch.bfloat16, torch.float16):
             params_BPHW = params_BPHW.float()
         with torch.autocast(params_BPHW.device.type, enabled=False):
-            return self.likelihood.log_prob_map(params_BPHW, x_BCHW)
+            log_prob_BHW = self.likelihood.log_prob_map(params_BPHW, x_BCHW)
+        known = self.given_pixels(context)
+        return log_prob_BHW if known is None else known.condition(log_prob_BHW, x_BCHW)
+
+    def given_pixels(self, context: Given) -> GivenPixels | None:
+        """The pixels that a context gives: those of a small image; None where it gives none."""
+        known = given_pixels(context, self.context_spec.small, self.spec)
+        return known if known is None else known.to(self.device)
 
     def log_prob(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Exact log-probability of each image, in nats, summed over C, H and W; shaped B.
