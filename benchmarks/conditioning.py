@@ -5,9 +5,10 @@
 
 Trained by `pipelines/train_all.py` in a storage root of its own. For each suite: test bits/dim of the model without and
 with the condition, and the mean of the paired difference over the test images with its standard error; where the condition
-tells some pixels exactly (super_resolution), also on the other pixels alone. For the classes also how many of the samples a k-nearest-neighbour classifier, trained on the real training images, takes for their class
-(k = 5, Euclidean, on the levels), beside its accuracy on real test images. The last thing printed is one JSON object;
-it is also written to `benchmarks/results/` with the date, beside pictures.
+tells some pixels exactly (super_resolution), also on the other pixels alone. For the classes also how many of the samples a
+k-nearest-neighbour classifier, trained on the real training images, takes for their class (k = 5, Euclidean, on the levels),
+beside its accuracy on real test images. The last thing printed is one JSON object; it is also written to
+`benchmarks/results/` with the date, beside pictures.
 """
 
 from __future__ import annotations
