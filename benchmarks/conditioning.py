@@ -4,10 +4,11 @@
     python benchmarks/conditioning.py --quick    # two epochs each, to see that it works; the figures are rough
 
 Trained by `pipelines/train_all.py` in a storage root of its own. For each suite: test bits/dim of the model without and
-with the condition, and the mean of the paired difference over the test images with its standard error. For the classes
-also how many of the samples a k-nearest-neighbour classifier, trained on the real training images, takes for their class
-(k = 5, Euclidean, on the levels), beside its accuracy on real test images. The last thing printed is one JSON object;
-it is also written to `benchmarks/results/` with the date, beside pictures.
+with the condition, and the mean of the paired difference over the test images with its standard error; where the condition
+tells some pixels exactly (super_resolution), also on the other pixels alone. For the classes also how many of the samples a
+k-nearest-neighbour classifier, trained on the real training images, takes for their class (k = 5, Euclidean, on the levels),
+beside its accuracy on real test images. The last thing printed is one JSON object; it is also written to
+`benchmarks/results/` with the date, beside pictures.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling import interpolate, sample
 from pixelmodels.storage import Storage
 from pixelmodels.tracking.grids import grid, write_png
+from pixelmodels.training.conditioning import context_of
 from pixelmodels.training.plan import RESULT, TEST_NATS
 from pixelmodels.training.recipes import Recipe
 from pixelmodels.training.sample_grids import sample_grid
@@ -94,6 +96,29 @@ def compare(name: str, storage: Storage) -> dict[str, Any]:
     }
 
 
+def of_pixels_not_given(without: PixelModel, given: PixelModel, dataset: Dataset) -> dict[str, Any]:
+    """Bits/dim of both models on the pixels that the condition leaves open, where it tells some of them exactly."""
+    bits: list[list[float]] = [[], []]
+    for image_CHW in dataset.read("test").images_NCHW:
+        x_1CHW = torch.from_numpy(image_CHW)[None].long()
+        context = context_of(given.context_spec, x_1CHW)
+        known = given.given_pixels(context)
+        if known is None:
+            return {}
+        open_1HW = ~known.mask_BHW
+        with torch.inference_mode():
+            maps = without.log_prob_map(x_1CHW), given.log_prob_map(x_1CHW, context)
+        for found, nats_1HW in zip(bits, maps, strict=True):
+            found.append(-float(nats_1HW[open_1HW].sum()) / math.log(2) / (int(open_1HW.sum()) * x_1CHW.shape[1]))
+    gain = np.array(bits[0]) - np.array(bits[1])
+    return {
+        "bits_per_dim_without_of_pixels_not_given": round(float(np.mean(bits[0])), 4),
+        "bits_per_dim_given_of_pixels_not_given": round(float(np.mean(bits[1])), 4),
+        "gain_of_pixels_not_given": round(float(gain.mean()), 4),
+        "gain_of_pixels_not_given_stderr": round(float(gain.std(ddof=1) / math.sqrt(len(gain))), 4),
+    }
+
+
 def recognized(model: PixelModel, dataset: Dataset) -> dict[str, Any]:
     """Share of samples that a classifier of real images takes for the class that was asked for."""
     train_split, test_split = dataset.read("train"), dataset.read("test")
@@ -135,13 +160,14 @@ def main() -> int:
         storage = Storage(arguments.storage or folder)
         for name in arguments.only:
             train(name, arguments, storage)
-            row, conditional = compare(name, storage), suite(name)[1]
-            model = pixelmodels.load(storage.uri(run_folder(storage, conditional)))
+            row, (unconditional, conditional) = compare(name, storage), suite(name)
+            without, model = (pixelmodels.load(storage.uri(run_folder(storage, recipe))) for recipe in (unconditional, conditional))
             dataset = find_dataset(storage, conditional.dataset.dataset_name())
             if name == "digits_by_class":
                 row |= recognized(model, dataset)
                 write_png(arguments.out / f"conditioning-{today}-between_classes.png", between_classes(model, 3, 8))
             else:
+                row |= of_pixels_not_given(without, model, dataset)
                 row["mean_difference_from_given_levels"] = round(reproduced(name, model, dataset), 3)
             write_png(arguments.out / f"conditioning-{today}-{name}.png", sample_grid(dataset, model, 40, seed=0))
             rows.append(row)

@@ -6,7 +6,8 @@
 Images are random: likelihoods mean nothing. A second step is left out where the first took more than half a minute. Steps are
 in float32 unless --precision says otherwise (CPUs without units for bfloat16 take many times as long). Parameters must be those
 of the published model where these are known. Each recipe has a process of its own, whose largest memory is noted. The last
-thing printed is one JSON object; it is also written to `benchmarks/results/` with the date. Status 1 where anything failed.
+thing printed is one JSON object; it is also written to `benchmarks/results/` with the date (with --only, into the day's file). Status 1
+where anything failed.
 """
 
 from __future__ import annotations
@@ -132,9 +133,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: {found[name]}", flush=True)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
     date = datetime.date.today().isoformat()
-    record = {"date": date, "precision": arguments.precision, **machine, "recipes": found}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"published-{date}.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = arguments.out / f"published-{date}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    record = {"date": date, "precision": arguments.precision, **machine, "recipes": found}
+    if arguments.only and all(before.get(name) == value for name, value in record.items() if name != "recipes"):
+        record["recipes"] = before["recipes"] | found  # the rest of the day's
+    path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record))
     return 0 if all(one["ok"] for one in found.values()) else 1
 

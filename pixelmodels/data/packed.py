@@ -1,7 +1,8 @@
 """Sources that are a few large files of a known format, each with many images: what mnist, cifar10 and the like share.
 
 A key is `<part>/<number>`, the image's place in its file, counted from 0. Files are looked at (size, magic, labels) before an
-image is decoded, one task a file, and hold no pickles. The digest is taken of every file's content, unpacked where it is packed.
+image is decoded, one task a file, and hold no pickles. The digest is taken of every file's content, unpacked where it is packed, and
+of the names of the classes: they say what a label means.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class PackedSource:
 
     name: str  # of the source
     about: str  # where people get the files
+    names_file: str | None = None  # file that names the classes, where one does
     levels = 256
 
     def __init__(self, config: DatasetConfig) -> None:
@@ -76,8 +78,10 @@ class PackedSource:
 
     def listing(self) -> Listing:
         """Sizes and times of the files; see `Source`."""
-        files = sorted({file for part in self.parts() for file in (part.images, part.labels) if file})
-        entries = [self._entry(file) for file in files]
+        files = {file for part in self.parts() for file in (part.images, part.labels) if file}
+        if self.with_labels and self.names_file and self.storage.is_file(self.names_file):
+            files.add(self.names_file)
+        entries = [self._entry(file) for file in sorted(files)]
         digest = hashlib.sha256(self.storage.root.encode("utf-8", "surrogateescape"))
         for entry in entries:
             digest.update(f"\0{entry.path}\0{entry.size}\0{entry.modified_ns}".encode())
@@ -101,8 +105,8 @@ class PackedSource:
             splits += [part.split] * result["count"]
             labels += result["labels"] if names else [None] * result["count"]
         return Survey(
-            digest=hashlib.sha256("\0".join(result["digest"] for result in found).encode()).hexdigest(),
-            digest_of="content of every file",
+            digest=hashlib.sha256("\0".join([*(result["digest"] for result in found), *names]).encode()).hexdigest(),
+            digest_of="content of every file, and names of the classes" if names else "content of every file",
             keys=keys,
             splits=splits,
             labels=labels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -12,75 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelmodels.errors import UserError, unknown
-from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, Recording, RowPass, State, TakeRow, Views, Weights
+from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, Recording, RowPass, TakeRow, Weights
 from pixelmodels.likelihoods import Likelihood
+from pixelmodels.models.canvas import Canvas, Stage
 from pixelmodels.models.context import (
     ContextEncoder,
     ContextProjection,
     ContextSpec,
+    Features,
     Given,
     PositionLinear,
     check_context,
     projection,
     scaled_image,
 )
+from pixelmodels.models.given_pixels import GivenPixels, given_pixels
 from pixelmodels.shapes import ImageSpec
 
 CONTEXT_FEATURES = 32  # D: features of the encoded context
-Features = dict[PositionLinear, Tensor]  # by the linear map that made them
 WholeRun = TypeVar("WholeRun", bound=Forward)
-
-
-@dataclass
-class Canvas:
-    """The images that passes are drawing, each at a row of its own (all at the same phase of the strides): the layers' states."""
-
-    x_BWC: Tensor  # levels of the current row as far as they are known, uint8
-    image_BWC: Tensor  # the network's inputs of the current row, as far as they are known
-    above_BWC: Tensor  # the network's inputs of the row before (zeros above row 0)
-    row_B: Tensor  # each image's current row, int64
-    context: Features  # what each layer takes of the context, made once for each image; B H W F, H and W may be 1
-    states: dict[Layer, State]
-    phase: int = 0  # of the current rows: their index modulo the model's period
-    direct_BWP: Tensor | None = None  # what the parameters of the current rows take of the context, from the row pass on; W may be 1
-    views: Views = field(default_factory=dict)  # of the tensors above, which are only ever written in place
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Everything that is kept of the images; every tensor is batch first."""
-        yield from (self.x_BWC, self.image_BWC, self.above_BWC, self.row_B, *self.context.values())
-        for state in self.states.values():
-            yield from state.values()
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Canvas:
-        """A canvas of what `change` makes of every tensor."""
-        states = {layer: {name: change(value) for name, value in state.items()} for layer, state in self.states.items()}
-        context = {module: change(map_BHWF) for module, map_BHWF in self.context.items()}
-        x_BWC, image_BWC, above_BWC, row_B = map(change, (self.x_BWC, self.image_BWC, self.above_BWC, self.row_B))
-        return Canvas(x_BWC, image_BWC, above_BWC, row_B, context, states, self.phase)
-
-    def first(self, n: int) -> Canvas:
-        """The first `n` images: views, so that passes over them are passes over these images of this canvas."""
-        return self.each(lambda value: value[:n])
-
-    def take(self, index_N: Tensor) -> Canvas:
-        """Some of the images, in a canvas of their own; an image may be taken more than once."""
-        return self.each(lambda value: value[index_N])
-
-    def write(self, index_N: Tensor, images: Canvas) -> None:
-        """Put other images in the place of these; `ValueError` for images at another phase."""
-        if images.phase != self.phase:
-            raise ValueError(f"images at phase {images.phase} cannot join images at phase {self.phase}")
-        for mine, theirs in zip(self.tensors(), images.tensors(), strict=True):
-            mine[index_N] = theirs
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One raster pass over an image, or over some of its pixels."""
-
-    model: PixelModel
-    every: int  # k: it draws every k-th row and column; what stages before it drew of these is known to it
-    context: Callable[[Given, Tensor], Given]  # the stage's, from the image's and what is drawn of it so far (levels, B C H W)
 
 
 def _as_given(context: Given, x_BCHW: Tensor) -> Given:
@@ -104,6 +54,12 @@ class PixelModel(nn.Module):
         self.config, self.spec, self.likelihood, self.context_spec = config, spec, likelihood, context_spec
         if self.draws_small and context_spec.small is not None:
             raise UserError(f"{type(self).__name__} draws a small image of its own; leave 'small' out of the context")
+        small = context_spec.small
+        if small is not None and (small.channels, small.levels) != (spec.channels, spec.levels):
+            raise UserError(
+                f"a small image has {small.channels} channels and {small.levels} levels, the image {spec.channels} and {spec.levels}; "
+                "its pixels are pixels of the image: give them alike, or give it as 'image'"
+            )
         network_orders = spec.channels > 1 and not likelihood.orders_channels
         if network_orders and not self.orders_channels:
             raise UserError(
@@ -210,12 +166,22 @@ class PixelModel(nn.Module):
         return run, params_BHWP if self.direct is None else params_BHWP + context[self.direct]
 
     def log_prob_map(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
-        """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W."""
+        """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W.
+
+        Of a small image that is given the pixels are certain: 0 where `x_BCHW` has them so, minus infinity elsewhere.
+        """
         params_BPHW = self.forward(x_BCHW, context)
         if params_BPHW.dtype in (torch.bfloat16, torch.float16):
             params_BPHW = params_BPHW.float()
         with torch.autocast(params_BPHW.device.type, enabled=False):
-            return self.likelihood.log_prob_map(params_BPHW, x_BCHW)
+            log_prob_BHW = self.likelihood.log_prob_map(params_BPHW, x_BCHW)
+        known = self.given_pixels(context)
+        return log_prob_BHW if known is None else known.condition(log_prob_BHW, x_BCHW)
+
+    def given_pixels(self, context: Given) -> GivenPixels | None:
+        """The pixels that a context gives: those of a small image; None where it gives none."""
+        known = given_pixels(context, self.context_spec.small, self.spec)
+        return known if known is None else known.to(self.device)
 
     def log_prob(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Exact log-probability of each image, in nats, summed over C, H and W; shaped B.

@@ -229,6 +229,9 @@ class PositionLinear(nn.Linear):
         super().__init__(num_in, num_features, bias=False)
 
 
+Features = dict[PositionLinear, Tensor]  # what layers take of the context, by the linear map that made it
+
+
 class ContextProjection(PositionLinear):
     """What one layer takes of the context (V of section 2.3, arXiv:1606.05328); a bias at each position."""
 

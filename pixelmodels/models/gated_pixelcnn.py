@@ -12,9 +12,9 @@ from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, even_groups
 from pixelmodels.layers.gate import gate, rectify
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.models.base import CONTEXT_FEATURES, PixelModel
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, projection
+from pixelmodels.models.context import ContextSpec, Features, projection
 from pixelmodels.models.reach import same_everywhere
 from pixelmodels.shapes import ImageSpec
 

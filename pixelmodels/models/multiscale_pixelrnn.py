@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import PixelModel, Stage
+from pixelmodels.models.base import PixelModel
+from pixelmodels.models.canvas import Stage
 from pixelmodels.models.context import Context, ContextBlend, ContextSpec, Given
 from pixelmodels.models.pixelrnn_row_lstm import PixelRNNRowLSTMConfig
 from pixelmodels.shapes import ImageSpec

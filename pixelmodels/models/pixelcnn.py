@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from pixelmodels.layers.base import Forward, Layer, PixelPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, Groups
-from pixelmodels.models.base import CONTEXT_FEATURES, Features
+from pixelmodels.models.base import CONTEXT_FEATURES
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, projection
+from pixelmodels.models.context import ContextSpec, Features, projection
 from pixelmodels.models.reach import same_everywhere
 from pixelmodels.models.residual import ResidualNet
 

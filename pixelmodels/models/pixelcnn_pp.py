@@ -24,9 +24,9 @@ from pixelmodels.layers.pixelcnn_pp import LeftColumnConv, SplitLinear
 from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowConv, RowShrinkConv
 from pixelmodels.layers.weight_norm import initializing, normed
 from pixelmodels.likelihoods import Likelihood, LikelihoodConfig, build_likelihood
-from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.models.base import CONTEXT_FEATURES, PixelModel
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, Given, PositionLinear, projection
+from pixelmodels.models.context import ContextSpec, Features, Given, PositionLinear, projection
 from pixelmodels.models.pixelcnn_pp_reach import Reach
 from pixelmodels.shapes import ImageSpec
 

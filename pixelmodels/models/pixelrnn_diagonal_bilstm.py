@@ -9,26 +9,17 @@ from torch import Tensor, nn
 from pixelmodels.layers.base import Forward, Layer, PixelPass, TakeRow
 from pixelmodels.layers.convolution import CausalLinear, Groups
 from pixelmodels.layers.recurrent import DiagonalLSTM, ReversedDiagonalLSTM
-from pixelmodels.models.base import CONTEXT_FEATURES, Features
-from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, projection
+from pixelmodels.models.base import CONTEXT_FEATURES
+from pixelmodels.models.context import ContextSpec, Features, projection
 from pixelmodels.models.reach import everything_before
-from pixelmodels.models.residual import ResidualNet
+from pixelmodels.models.residual import PixelRNNConfig, ResidualNet
 
 
 @dataclass(frozen=True)
-class PixelRNNDiagonalBiLSTMConfig:
+class PixelRNNDiagonalBiLSTMConfig(PixelRNNConfig):
     """Hyperparameters of `pixelrnn_diagonal_bilstm`; the paper's for CIFAR-10 are 12 layers of 128, for MNIST 7 of 16."""
 
     num_layers: int = 3  # BiLSTM layers
-    num_features: int = 32  # h: hidden features of each direction; the stream has 2h
-    first_kernel_size: int = 7  # of the first convolution (mask A), odd
-    head_features: int = 64  # maps of the two 1x1 layers before the output
-    dropout: float = 0.0  # of the LSTMs' inputs
-    residual: bool = True  # add each layer's input to its output
-
-    def __post_init__(self) -> None:
-        check_config(self)
 
 
 class _Block(nn.Module):

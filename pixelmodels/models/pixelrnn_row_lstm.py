@@ -9,26 +9,17 @@ from torch import Tensor, nn
 from pixelmodels.layers.base import Forward, Layer, PixelPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, Groups
 from pixelmodels.layers.recurrent import RowLSTM
-from pixelmodels.models.base import CONTEXT_FEATURES, Features
-from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, projection
+from pixelmodels.models.base import CONTEXT_FEATURES
+from pixelmodels.models.context import ContextSpec, Features, projection
 from pixelmodels.models.reach import same_everywhere
-from pixelmodels.models.residual import ResidualNet
+from pixelmodels.models.residual import PixelRNNConfig, ResidualNet
 
 
 @dataclass(frozen=True)
-class PixelRNNRowLSTMConfig:
+class PixelRNNRowLSTMConfig(PixelRNNConfig):
     """Hyperparameters of `pixelrnn_row_lstm`; the paper's for CIFAR-10 are 12 layers of 128 with a head of 1024."""
 
     num_layers: int = 4  # LSTM layers
-    num_features: int = 32  # h: hidden features of an LSTM; the stream has 2h
-    first_kernel_size: int = 7  # of the first convolution (mask A), odd
-    head_features: int = 64  # maps of the two 1x1 layers before the output
-    dropout: float = 0.0  # of the LSTMs' inputs
-    residual: bool = True  # add each layer's input to its output
-
-    def __post_init__(self) -> None:
-        check_config(self)
 
 
 class _Block(nn.Module):

@@ -13,9 +13,9 @@ from pixelmodels.layers.attention import CausalAttention
 from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, one_group
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import CONTEXT_FEATURES, Features, PixelModel
+from pixelmodels.models.base import CONTEXT_FEATURES, PixelModel
 from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, Given, PositionLinear, projection
+from pixelmodels.models.context import ContextSpec, Features, Given, PositionLinear, projection
 from pixelmodels.models.reach import everything_before
 from pixelmodels.shapes import ImageSpec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -10,9 +11,25 @@ from torch import Tensor, nn
 from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, Groups, even_groups
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import Features, PixelModel
-from pixelmodels.models.context import ContextSpec
+from pixelmodels.models.base import PixelModel
+from pixelmodels.models.checks import check_config
+from pixelmodels.models.context import ContextSpec, Features
 from pixelmodels.shapes import ImageSpec
+
+
+@dataclass(frozen=True)
+class PixelRNNConfig:
+    """Hyperparameters that both PixelRNNs have."""
+
+    num_layers: int  # LSTM layers
+    num_features: int = 32  # h: hidden features of an LSTM (of each direction); the stream has 2h
+    first_kernel_size: int = 7  # of the first convolution (mask A), odd
+    head_features: int = 64  # maps of the two 1x1 layers before the output
+    dropout: float = 0.0  # of the LSTMs' inputs
+    residual: bool = True  # add each layer's input to its output
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
 class Block(Protocol):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pixelmodels.layers.base import Layer, Weights
-from pixelmodels.models.base import Canvas, Stage
+from pixelmodels.models.canvas import Canvas, Stage
 from pixelmodels.models.context import join_contexts
 from pixelmodels.sampling.choosing import Choice
 from pixelmodels.sampling.raster import KnownRow, draw_row

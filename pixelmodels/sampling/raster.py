@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pixelmodels.layers.base import CausalLayer, Layer, Weights
 from pixelmodels.models import PixelModel
-from pixelmodels.models.base import Canvas
-from pixelmodels.models.context import Given
+from pixelmodels.models.canvas import Canvas
+from pixelmodels.models.context import Given, check_context
 from pixelmodels.sampling.choosing import Choice, check_options, choose
 from pixelmodels.sampling.noise import noise
 
@@ -70,21 +70,26 @@ def draw(
     batch, (channels, height, width) = u_BHWU.shape[0], model.spec.shape
     choice = Choice.of([(guidance, temperature, top_p)] * batch, model.device)
     x_BCHW = torch.zeros(batch, channels, height, width, dtype=torch.uint8, device=u_BHWU.device)
-    known_HW = np.zeros((height, width), dtype=np.bool_)
+    known_BHW = np.zeros((batch, height, width), dtype=np.bool_)
+    check_context(context, model.context_spec, batch)
+    given_pixels = model.given_pixels(context)
+    if given_pixels is not None:
+        x_BCHW = torch.where(given_pixels.mask_BHW[:, None], given_pixels.x_BCHW, 0).to(x_BCHW)
+        known_BHW |= given_pixels.mask_BHW.cpu().numpy()
     with evaluating(model), torch.inference_mode():
         for stage in model.stages():
             weights, every = stage.model.prepare(), stage.every
             canvases = [stage.model.start(batch, stage.context(given, x_BCHW)) for given in ((context, None) if guidance else (context,))]
             for r in range(0, height, every):
                 known = None
-                if known_HW[r, ::every].any():  # drawn by the stages before
-                    drawn_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()
-                    known = KnownRow.of(drawn_BWC, np.tile(known_HW[r, ::every], (batch, 1)), model.device)
+                if known_BHW[:, r, ::every].any():  # given, or drawn by the stages before
+                    known_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()
+                    known = KnownRow.of(known_BWC, known_BHW[:, r, ::every], model.device)
                 params = draw_row(stage.model, weights, canvases, u_BHWU[:, r, ::every], choice, known)
                 if not all(torch.isfinite(params_BP).all() for params_BP in params):
                     raise FloatingPointError(f"the parameters of row {r} are not finite: the weights are broken")
                 x_BCHW[:, :, r, ::every] = canvases[0].x_BWC.permute(0, 2, 1)
-            known_HW[::every, ::every] = True
+            known_BHW[:, ::every, ::every] = True
     return x_BCHW
 
 

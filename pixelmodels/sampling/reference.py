@@ -35,6 +35,7 @@ def reference_sample(
     u_NHWU, choice = noise(model, n, seed, first), Choice.of([(guidance, temperature, top_p)] * n, model.device)
     channels, height, width = model.spec.shape
     groups = torch.tensor(model.param_groups, device=model.device)
+    given_pixels = model.given_pixels(context)
     x_NCHW = torch.zeros(n, channels, height, width, dtype=torch.uint8, device=model.device)
     with evaluating(model), torch.no_grad():
         for place in torch.argsort(model.order().flatten())[:num_pixels].tolist():
@@ -45,5 +46,7 @@ def reference_sample(
                 x_N = choose(model.likelihood, params, k, x_NCHW[:, :, r, c], u_NHWU[:, r, c], choice)
                 if known_NCHW is not None and known_mask_NHW is not None:
                     x_N = torch.where(known_mask_NHW[:, r, c], known_NCHW[:, k, r, c], x_N)
+                if given_pixels is not None:
+                    x_N = torch.where(given_pixels.mask_BHW[:, r, c], given_pixels.x_BCHW[:, k, r, c], x_N)
                 x_NCHW[:, k, r, c] = x_N.to(torch.uint8)
     return x_NCHW

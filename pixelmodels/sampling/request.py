@@ -22,6 +22,7 @@ class Request:
 
     Known pixels are clamped: what is drawn after them is conditioned on them, what is drawn before them is not. So
     known *later* pixels (in the order of the model) stay as they are given, and their image is no draw from p(image | all known pixels).
+    The pixels of a small image that is given as context are known too.
     """
 
     n: int = 1  # images
@@ -83,7 +84,9 @@ def checked(model: PixelModel, request: Request) -> Request:
         check_context(context, model.context_spec, 1 if len(context) == 1 else request.n)
     check_options(model, request.guidance, request.temperature, request.top_p)
     _check_known(model, request)
-    return replace(request, context=context)
+    request = replace(request, context=context)
+    _check_agreement(model, request)
+    return request
 
 
 def _check_known(model: PixelModel, request: Request) -> None:
@@ -102,6 +105,19 @@ def _check_known(model: PixelModel, request: Request) -> None:
     model.spec.check_values(torch.where(mask[:, None], known, 0))
 
 
+def _check_agreement(model: PixelModel, request: Request) -> None:
+    given, known, mask = model.given_pixels(request.context), request.known_NCHW, request.known_mask_NHW
+    if given is None or known is None or mask is None:
+        return
+    differ_NCHW = given.mask_BHW[:, None] & mask[:, None].to(model.device) & (given.x_BCHW != known.to(model.device))
+    if differ_NCHW.any():
+        image, channel, row, column = differ_NCHW.nonzero()[0].tolist()
+        raise UserError(
+            f"pixel ({row}, {column}) of image {image} is known to differ, in channel {channel}, from the small image that is given; "
+            "make them agree, or leave one of them out"
+        )
+
+
 def drawing_of(model: PixelModel, request_id: int, request: Request, image: int) -> Drawing:
     """One image of a request that was checked, before its first row."""
     context = request.context
@@ -113,5 +129,10 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
         known, mask = request.known_NCHW, request.known_mask_NHW
         known_HW = mask[image % len(mask)].cpu().numpy().copy()
         x_CHW = np.where(known_HW, known[image % len(known)].cpu().numpy(), 0).astype(np.uint8)
+    given_pixels = model.given_pixels(context)
+    if given_pixels is not None:
+        mask_HW = given_pixels.mask_BHW[0].cpu().numpy()
+        x_CHW = np.where(mask_HW, given_pixels.x_BCHW[0].cpu().numpy(), x_CHW).astype(np.uint8)
+        known_HW = mask_HW if known_HW is None else known_HW | mask_HW
     options = (float(request.guidance), float(request.temperature), float(request.top_p))
     return Drawing(request_id, image, options, context, image_noise(model, request.seed, request.first + image), x_CHW, known_HW)

@@ -119,10 +119,13 @@ class PixelModelPyfunc(PythonModel):
         """Images out of what `predict` was given: an array, nested lists, or a table."""
         table = self._table(given)
         if table is None:
-            return np.asarray(given)
+            try:
+                return np.asarray(given)
+            except ValueError as error:
+                raise UserError("images of different shapes given; give one array (images, channels, rows, columns)") from error
         if "image" not in table.columns:
             raise UserError(f"no column 'image' among {', '.join(map(str, table.columns))}; give the images in one")
-        return np.stack([self._image(value, self._model.spec) for value in table["image"]])
+        return np.stack(_values(table["image"], self._model.spec.shape, partial(self._image, spec=self._model.spec)))
 
     @staticmethod
     def _image(value: Any, spec: ImageSpec) -> npt.NDArray[Any]:
@@ -147,11 +150,30 @@ class PixelModelPyfunc(PythonModel):
 
 def _stacked(column: pd.Series, absent: npt.NDArray[Any], read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """A column's values as one array, `absent` for null; raises `UserError` where they have another shape, or are no whole numbers."""
-    values = [absent if missing else read(value) for value, missing in zip(column, column.isna(), strict=True)]
-    wrong = next((value for value in values if value.shape != absent.shape), None)
-    if wrong is not None:
-        raise UserError(f"a value of shape {wrong.shape} is in column '{column.name}'; this model takes {absent.shape}")
+    values = _values(column, absent.shape, read, absent)
     stacked = np.stack(values)
     if absent.dtype.kind == "i" and not (stacked == np.floor(stacked)).all():
         raise UserError(f"column '{column.name}' has values that are not whole numbers; give integers")
     return stacked.astype(absent.dtype)
+
+
+def _values(
+    column: pd.Series, shape: tuple[int, ...], read: Callable[[Any], npt.NDArray[Any]], absent: npt.NDArray[Any] | None = None
+) -> list[npt.NDArray[Any]]:
+    """A column's values as arrays of numbers of one shape, `absent` for null where that may be; raises `UserError` for others."""
+    values: list[npt.NDArray[Any]] = []
+    for value, missing in zip(column, column.isna(), strict=True):
+        try:
+            found = absent if missing and absent is not None else read(value)
+        except (TypeError, ValueError) as error:
+            raise _no_numbers(column, shape) from error
+        if found.dtype.kind not in "biuf":
+            raise _no_numbers(column, shape)
+        if found.shape != shape:
+            raise UserError(f"a value of shape {found.shape} is in column '{column.name}'; this model takes {shape}")
+        values.append(found)
+    return values
+
+
+def _no_numbers(column: pd.Series, shape: tuple[int, ...]) -> UserError:
+    return UserError(f"column '{column.name}' has a value that is no array of numbers; this model takes {shape}")

@@ -25,7 +25,8 @@ NOTE = (
     "± is the standard error of the mean over the test images of that difference, taken image by image; each recipe is trained once, "
     "with one seed."
 )
-_HEADINGS = ("improvement", "bits/dim with", "bits/dim without", "worth (without - with)")
+SIZE_NOTE = "A line with (2.0x) or the like changes the network's size too: with the improvement it has that many times the parameters."
+_HEADINGS = ("improvement", "parameters with / without", "bits/dim with", "bits/dim without", "worth (without - with)")
 _HELPS_COLOUR, _HARMS_COLOUR = "#2a6f97", "#b8533c"
 
 
@@ -35,6 +36,7 @@ class ScoredTest:
 
     keys: list[str]  # where each image came from
     bits_per_dim_N: np.ndarray  # float64
+    parameters: int  # trained numbers of the run's model
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,18 @@ class AblationRow:
     improvement: str
     model_with: str  # name of the recipe that has it
     model_without: str  # name of the recipe that does not
+    parameters_with: int  # trained numbers
+    parameters_without: int
     bits_per_dim_with: float  # mean over the test images
     bits_per_dim_without: float
     worth_bits_per_dim: float  # without - with: above 0, the improvement helps
     worth_stderr: float  # standard error of the mean of the differences over images; NaN for one image
+
+    @property
+    def resized(self) -> str:
+        """How many times the parameters the improvement brings: `2.0x`; empty where that is 1.0."""
+        times = f"{self.parameters_with / self.parameters_without:.1f}x"
+        return "" if times == "1.0x" else times
 
 
 COLUMNS = tuple(field.name for field in fields(AblationRow))
@@ -57,7 +67,7 @@ def read_bits(storage: Storage, result: RunResult) -> ScoredTest:
     """The test of a finished run, from its folder; `FileNotFoundError` where it kept none."""
     content = storage.read_bytes(f"{run_folder(result.name, result.run_key)}/{TEST_NATS}")
     table = pq.read_table(io.BytesIO(content), columns=["key", "bits_per_dim"])
-    return ScoredTest(table["key"].to_pylist(), table["bits_per_dim"].to_numpy())
+    return ScoredTest(table["key"].to_pylist(), table["bits_per_dim"].to_numpy(), result.parameters)
 
 
 def compare(ablation: Ablation, tests: Mapping[str, ScoredTest]) -> AblationRow:
@@ -69,7 +79,7 @@ def compare(ablation: Ablation, tests: Mapping[str, ScoredTest]) -> AblationRow:
     worth_N = lacking.bits_per_dim_N - given.bits_per_dim_N
     stderr = float(worth_N.std(ddof=1) / np.sqrt(len(worth_N))) if len(worth_N) > 1 else float("nan")
     means = float(given.bits_per_dim_N.mean()), float(lacking.bits_per_dim_N.mean())
-    return AblationRow(ablation.name, *names, *means, float(worth_N.mean()), stderr)
+    return AblationRow(ablation.name, *names, given.parameters, lacking.parameters, *means, float(worth_N.mean()), stderr)
 
 
 def compare_all(comparisons: Sequence[Ablation], results: Iterable[RunResult], storage: Storage, say: Say) -> list[AblationRow]:
@@ -92,6 +102,7 @@ def compare_all(comparisons: Sequence[Ablation], results: Iterable[RunResult], s
 
 def print_ablation(rows: Iterable[AblationRow], title: str) -> None:
     """Print the table; as wide as it needs to be where nobody sets a width."""
+    rows = list(rows)
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
@@ -102,13 +113,16 @@ def print_ablation(rows: Iterable[AblationRow], title: str) -> None:
     for row in rows:
         table.add_row(*_cells(row))
     console.print(table)
+    if any(row.resized for row in rows):
+        console.print(SIZE_NOTE, highlight=False, soft_wrap=True)
 
 
 def markdown(rows: Sequence[AblationRow], title: str, comparisons: Iterable[Ablation]) -> str:
     """The table as a Markdown page, with what each line switches below it."""
     compared = {row.improvement for row in rows}
-    lines = [f"# {_titled(title)}", "", f"{SIGN} {NOTE}", "", "| " + " | ".join(_HEADINGS) + " |", "|:---|---:|---:|---:|"]
+    lines = [f"# {_titled(title)}", "", f"{SIGN} {NOTE}", "", "| " + " | ".join(_HEADINGS) + " |", "|:---|---:|---:|---:|---:|"]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    lines += ["", SIZE_NOTE] if any(row.resized for row in rows) else []
     lines += ["", f"![worth in bits/dim]({PICTURE})", ""]
     shown = (one for one in comparisons if one.name in compared)
     lines += [f"- {one.name}: {one.switches} (`{one.recipe_with.name}`, `{one.recipe_without.name}`)" for one in shown]
@@ -130,7 +144,7 @@ def picture_png(rows: Sequence[AblationRow], title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 1.6 + 0.36 * len(rows)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.0, 1.6 + 0.42 * len(rows)), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     worth = [row.worth_bits_per_dim for row in rows]
@@ -138,7 +152,7 @@ def picture_png(rows: Sequence[AblationRow], title: str) -> bytes:
     colours = [_HELPS_COLOUR if value >= 0 else _HARMS_COLOUR for value in worth]
     axes.barh(range(len(rows)), worth, xerr=errors, color=colours, height=0.68, error_kw={"ecolor": "#222222", "capsize": 3})
     axes.axvline(0, color="#222222", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [row.improvement for row in rows], fontsize=9)
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel("worth: test bits/dim without - with (above 0 it helps; whiskers: standard error, paired over images)", fontsize=9)
     axes.set_title(_titled(title), loc="left", fontsize=11)
@@ -164,8 +178,14 @@ def _titled(title: str) -> str:
     return f"What each improvement is worth: {title}"
 
 
+def _label(row: AblationRow) -> str:
+    return f"{row.improvement}\n({row.resized} the parameters)" if row.resized else row.improvement
+
+
 def _cells(row: AblationRow) -> tuple[str, ...]:
+    parameters = " / ".join(f"{count:,}" for count in dict.fromkeys((row.parameters_with, row.parameters_without)))
+    parameters += f" ({row.resized})" if row.resized else ""
     worth = f"{row.worth_bits_per_dim:+.4f}"
     if not np.isnan(row.worth_stderr):
         worth += f" ± {row.worth_stderr:.4f}"
-    return row.improvement, f"{row.bits_per_dim_with:.4f}", f"{row.bits_per_dim_without:.4f}", worth
+    return row.improvement, parameters, f"{row.bits_per_dim_with:.4f}", f"{row.bits_per_dim_without:.4f}", worth

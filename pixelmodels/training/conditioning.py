@@ -41,9 +41,13 @@ def context_of_kinds(recipe: Recipe, name: str, spec: ImageSpec, num_classes: in
     if "small" in kinds:
         factor = recipe.small_factor
         if factor > max(spec.height, spec.width):
-            too_large = f"has images of {spec.height}x{spec.width}, of which small_factor {factor} leaves one pixel; use a smaller factor"
+            too_large = f"has images of {spec.height}x{spec.width}, of which small_factor {factor} leaves one pixel; give a smaller one"
             raise _lacks(recipe, name, "small", too_large)
-        sampled = dataclasses.replace(spec, height=-(-spec.height // factor), width=-(-spec.width // factor))
+        sampled = _sub_sampled(spec, factor)
+        least = factor_between(spec.shape[1:], sampled.shape[1:])
+        if least < factor:  # the pixels of a given image are told by its size
+            sizes = f"{spec.height}x{spec.width}, of which small_factor {factor} leaves {sampled.height}x{sampled.width}, as {least} does"
+            raise _lacks(recipe, name, "small", f"has images of {sizes}; give --small-factor {least}")
     return ContextSpec(num_classes if "label" in kinds else 0, vector_size if "vector" in kinds else 0, image, sampled)
 
 
@@ -130,4 +134,9 @@ def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[tor
 def _sampled(own: ImageSpec, given: ImageSpec | None) -> ImageSpec | None:
     """What sub-sampling leaves of images, by the factor that a given image stands for."""
     factor = 1 if given is None else factor_between(own.shape[1:], given.shape[1:])
-    return dataclasses.replace(own, height=-(-own.height // factor), width=-(-own.width // factor)) if factor > 1 else None
+    return _sub_sampled(own, factor) if factor > 1 else None
+
+
+def _sub_sampled(spec: ImageSpec, factor: int) -> ImageSpec:
+    """What is left of images by every `factor`-th row and column."""
+    return dataclasses.replace(spec, height=-(-spec.height // factor), width=-(-spec.width // factor))

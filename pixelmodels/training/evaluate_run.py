@@ -25,7 +25,7 @@ from pixelmodels.training.feeds import RESIDENT_BYTES
 from pixelmodels.training.loading import REGISTERED, find_model, locate
 from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once
 from pixelmodels.training.probe import ProbeRow, probe_files
-from pixelmodels.training.probe_run import Source, choose_images, probe_model
+from pixelmodels.training.probe_run import Source, choose_images, first_step, probe_model
 from pixelmodels.training.streaming import rows_of
 
 EVALUATIONS = "evaluations"
@@ -123,7 +123,17 @@ def evaluate(options: Evaluate) -> Evaluation:
     found = Evaluation(scores, len(nll_nats_N), storage.uri(folder))
     if chosen is None:
         return found
-    source = Source(place, storage, tracker, options.use_gpu, num_workers, options.batch_size, options.probe_seed)
+    source = Source(
+        place,
+        storage,
+        tracker,
+        options.use_gpu,
+        num_workers,
+        options.batch_size,
+        options.probe_seed,
+        first=first_step(model, dataset, options.probe_seed),
+        with_context=not options.without_context,
+    )
     rows = probe_model(source, dataset, chosen)
     counts = [f"{len(positions):,} of {dataset.num_images(split):,} {split}" for split, positions in chosen.items()]
     title = f"linear probes on labelled images: {', '.join(counts)}"

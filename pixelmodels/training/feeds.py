@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from pixelmodels.data import SPLITS, Dataset, binarize_dynamic
 from pixelmodels.training.rows import Rows
@@ -82,6 +83,13 @@ class SizedFeed:
     def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
         """See `Feed`."""
         return self._of[split].rows_in_order(split, batch_size)
+
+
+def first_rows(dataset: Dataset, *, seed: int, batch_size: int) -> Rows:
+    """All rows of a run's first step, whichever workers score them later."""
+    alone = Workers(torch.device("cpu"), alone=True)
+    rows, _ = next(SizedFeed(dataset, alone, seed=seed, batch_size=batch_size).training_rows(0, 0))
+    return rows
 
 
 def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from pixelmodels.rayctx import num_cores
 from pixelmodels.training.averaging import Average
 from pixelmodels.training.conditioning import context_spec, to_tensors
 from pixelmodels.training.evaluation import score, summarize
-from pixelmodels.training.feeds import Feed, SizedFeed
+from pixelmodels.training.feeds import Feed, SizedFeed, first_rows
 from pixelmodels.training.finish import write_result
 from pixelmodels.training.memory import keep_freed_memory
 from pixelmodels.training.optimization import autocast, checkpoint_activations, make_optimizer
@@ -76,7 +76,7 @@ class Loop:
         self.workers = Workers(device)
         self.say = say if self.workers.is_first else _silent
         self.report = report
-        self.feed = self._feed(self.workers)
+        self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
         self.num_images = plan.dataset.num_images("train")
         self.steps_per_epoch = -(-self.num_images // self.recipe.batch_size)
         self.total_steps = self.steps_per_epoch * self.recipe.epochs
@@ -283,7 +283,7 @@ class Loop:
         if type(self.model).initialize is PixelModel.initialize:
             return  # it takes nothing: leave the images unread
         if self.workers.is_first:
-            rows, _ = next(self._feed(Workers(self.device, alone=True)).training_rows(0, 0))
+            rows = first_rows(self.plan.dataset, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
             self.model.initialize(*to_tensors(rows, self.device, self.model.context_spec))
         self.workers.copy_from_first(self.model.parameters())
         self.average.model.load_state_dict(self.model.state_dict())
@@ -307,9 +307,6 @@ class Loop:
         return result
 
     # ---- small parts
-
-    def _feed(self, workers: Workers) -> Feed:
-        return SizedFeed(self.plan.dataset, workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
 
     def _score(self, split: str) -> np.ndarray:
         """Nats of each image of a split under the averaged weights."""

@@ -12,11 +12,16 @@ import torch
 
 from pixelmodels.data import FIXED_EPOCH, SPLITS, Dataset, binarize_dynamic, decode_labels, decode_rows
 from pixelmodels.errors import UserError
-from pixelmodels.models import describe, from_description
+from pixelmodels.models import ContextSpec, PixelModel, describe, from_description
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
+from pixelmodels.training.conditioning import to_tensors
+from pixelmodels.training.feeds import first_rows
 from pixelmodels.training.loading import find_model
 from pixelmodels.training.probe import BASELINE, LAYER, PIXELS, POOLED_PIXELS, UNTRAINED, Examples, Name, ProbeRow, pool, probe
+from pixelmodels.training.rows import Rows
+
+FIRST_STEP = 64  # images that the untrained network begins with, where it takes something from them: a recipe's batch, unless it says
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Source:
     num_workers: int  # actors that hold the model
     batch_size: int  # images that go through the network at a time
     seed: int  # of the weights of the untrained network, and of the draws where images are stored as grey values
+    first: Rows | None = None  # what the untrained network is initialized from; None where the architecture takes nothing
+    with_context: bool = True  # whether that goes by their whole context, as in training
 
 
 class Pooler:
@@ -41,6 +48,9 @@ class Pooler:
         with torch.random.fork_rng([]):
             torch.manual_seed(source.seed)
             untrained = from_description(describe(trained)).to(trained.dtype).eval()
+        if source.first is not None:
+            spec = trained.context_spec if source.with_context else ContextSpec()
+            untrained.initialize(*to_tensors(source.first, torch.device("cpu"), spec))
         self._models = {UNTRAINED: untrained.to(self._device), LAYER: trained.to(self._device)}
         self._seed, self._drawn = source.seed, drawn  # the training images' positions where they are stored as grey values
 
@@ -59,6 +69,13 @@ class Pooler:
             inputs |= {(kind, layer): h_BD for layer, h_BD in model.all_features(x_BCHW, each=pool).items()}
         columns = {"/".join(name): value.cpu().numpy() for name, value in inputs.items()}
         return {"split": splits_N, "key": keys_N, "label": decode_labels(batch["label"])} | columns
+
+
+def first_step(model: PixelModel, dataset: Dataset, seed: int) -> Rows | None:
+    """What training would initialize a fresh model of this architecture from; None where it takes nothing from images."""
+    if type(model).initialize is PixelModel.initialize:
+        return None
+    return first_rows(dataset, seed=seed, batch_size=FIRST_STEP)
 
 
 def choose_images(dataset: Dataset, num_images: int, seed: int) -> dict[str, dict[str, int]]:

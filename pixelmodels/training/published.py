@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pixelmodels.models import ContextSpec
+from pixelmodels.data import DatasetConfig
+from pixelmodels.likelihoods import LikelihoodConfig
+from pixelmodels.models import ContextSpec, architecture_of
+from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
+from pixelmodels.models.pixelsnail import PixelSNAILConfig
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.training.conditioning import context_of_kinds
 from pixelmodels.training.recipes import OptimizerConfig, Recipe
@@ -24,6 +28,9 @@ PIXELRNN_GAPS = (
     "optimizer.average_decay",
     "epochs",
 )
+IMAGENET_GAPS = ("precision", "activation_checkpointing", "accumulate", "dataset.validation_share")
+_NO_NUMBER = "the paper shows samples of classes, and says without a number that the likelihood is about that of the model without them"
+CONDITIONAL_NOTE = "the class reaches the layers through 32 features, and a tenth of the images do without it"
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,83 @@ def decayed_adam(decay: float, average_decay: float) -> OptimizerConfig:
         clip_norm=0.0,
         average_decay=average_decay,
     )
+
+
+def with_softmax(
+    model: Any, dataset: DatasetConfig, paper: str, value: float, *, batch_size: int, epochs: int, accumulate: int = 1, **known: Any
+) -> Published:
+    """A network with a softmax over the levels, trained as those of arXiv:1601.06759 are: the entry of its test bits/dim, which was read.
+
+    Args: `known`, the entry's gaps, unverified fields and note; and its status where that is another.
+    """
+    recipe = Recipe(
+        name=architecture_of(model),
+        dataset=dataset,
+        model=model,
+        likelihood=LikelihoodConfig("categorical"),
+        optimizer=PIXELRNN_OPTIMIZER,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        epochs=epochs,
+        precision="bfloat16",
+    )
+    return Published(recipe, paper, value, "bits/dim", **{"status": "read", **known})
+
+
+def gated_pixelcnn_on_imagenet(
+    dataset: DatasetConfig, value: float, *, accumulate: int = 1, conditional_note: str = ""
+) -> tuple[Published, Published]:
+    """Gated PixelCNN (arXiv:1606.05328, section 3) without and with the class; of the second its paper gives no number.
+
+    Args: `conditional_note`, what else is to be said of the second.
+    """
+    plain = with_softmax(
+        GatedPixelCNNConfig(num_layers=20, num_features=384, kernel_size=5, first_kernel_size=7, head_features=1024),
+        dataset,
+        "1606.05328",
+        value,
+        batch_size=128,
+        accumulate=accumulate,
+        epochs=20,
+        gaps=("model.first_kernel_size", "model.head_features", "optimizer.*", *IMAGENET_GAPS),
+        unverified=("model.num_layers", "model.num_features", "model.kernel_size", "batch_size", "epochs"),
+    )
+    conditional = dataclasses.replace(
+        plain,
+        recipe=dataclasses.replace(plain.recipe, name=f"{plain.recipe.name}_conditional", condition_on=("label",)),
+        value=None,
+        status="unverified",
+        gaps=(*plain.gaps, "context_drop_rate"),
+        note="; ".join(filter(None, (_NO_NUMBER, conditional_note, CONDITIONAL_NOTE))),
+    )
+    return plain, conditional
+
+
+def pixelsnail(
+    dataset: DatasetConfig,
+    value: float,
+    *,
+    num_mixtures: int,
+    dropout: float,
+    average_decay: float,
+    epochs: int,
+    gaps: tuple[str, ...],
+    activation_checkpointing: bool = False,
+) -> Published:
+    """PixelSNAIL (arXiv:1712.09763) with what differs between data sets: the entry of its test bits/dim, which was read."""
+    recipe = Recipe(
+        name="pixelsnail",
+        dataset=dataset,
+        model=PixelSNAILConfig(num_blocks=12, num_layers=4, num_features=256, key_features=16, value_features=128, dropout=dropout),
+        likelihood=LikelihoodConfig("discretized_logistic_mixture", num_mixtures=num_mixtures),
+        optimizer=decayed_adam(0.999998, average_decay=average_decay),
+        batch_size=64,
+        epochs=epochs,
+        precision="bfloat16",
+        activation_checkpointing=activation_checkpointing,
+    )
+    note = "its public code takes 8 images on each GPU and does not say how many GPUs; Adam's epsilon is 1e-6 there, 1e-8 here"
+    return Published(recipe, "1712.09763", value, "bits/dim", "read", gaps=("batch_size", "epochs", *gaps), note=note)
 
 
 def has_field(recipe: Recipe, path: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pixelmodels.data import DatasetConfig
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import LikelihoodConfig
-from pixelmodels.models import architecture_of, config_class, config_to_plain
+from pixelmodels.models import architecture_class, architecture_of, config_class, config_to_plain
 
 Schedule = Literal["constant", "cosine", "exponential"]
 OptimizerName = Literal["adam", "rmsprop"]
@@ -94,15 +94,19 @@ class Recipe:
             raise UserError(f"recipe name '{self.name}' must be a plain folder name")
         if self.precision not in get_args(Precision):
             raise unknown("precision", self.precision, get_args(Precision))
-        architecture_of(self.model)
-        self._check_context()
+        self._check_context(architecture_of(self.model))
 
-    def _check_context(self) -> None:
+    def _check_context(self, architecture: str) -> None:
         for kind in self.condition_on:
             if kind not in get_args(ContextKind):
                 raise unknown("kind of condition_on", kind, get_args(ContextKind))
         if len(set(self.condition_on)) < len(self.condition_on):
             raise UserError(f"condition_on is {', '.join(self.condition_on)}; give each kind once")
+        if "small" in self.condition_on and architecture_class(architecture).draws_small:
+            raise UserError(
+                f"recipe '{self.name}' is conditioned on 'small' and {architecture} draws a small image of its own; "
+                f"leave it out with --exclude {self.name}, or train without --condition-on small"
+            )
         if self.small_factor < 2:
             raise UserError(f"small_factor is {self.small_factor}; give 2 or more")
         if not 0 <= self.context_drop_rate < 1:

@@ -59,6 +59,7 @@ class TrainAll:
     learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
     likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own
     condition_on: tuple[ContextKind, ...] = ()  # condition every model on: label, vector, grey, small; as each recipe says unless given
+    small_factor: int | None = None  # of small: pixels along a side for which one given pixel stands, instead of each recipe's own
     patience: int | None = None  # epochs without a better validation until a run stops, instead of each recipe's own
     seed: int | None = None  # of weights, order and dropout, instead of each recipe's own
     num_workers: int = 1  # data-parallel workers of each model
@@ -82,7 +83,10 @@ class TrainAll:
         chosen = [recipe for recipe in recipes if (not self.only or recipe.name in self.only) and recipe.name not in self.exclude]
         if not chosen:
             raise UserError(f"--only and --exclude leave no model of suite '{self.suite}'; have {', '.join(names)}")
-        return tuple(self._changed(recipe) for recipe in chosen)
+        changed = tuple(self._changed(recipe) for recipe in chosen)
+        if self.small_factor is not None and not any("small" in recipe.condition_on for recipe in changed):
+            raise UserError(f"--small-factor {self.small_factor} is given and no model is given a small image; add --condition-on small")
+        return changed
 
     def _changed(self, recipe: Recipe) -> Recipe:
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "accumulate", "precision", "patience", "seed")}
@@ -93,6 +97,8 @@ class TrainAll:
             changes["dataset"] = dataclasses.replace(recipe.dataset, path=self.data_path)
         if self.condition_on:
             changes["condition_on"] = self.condition_on
+        if self.small_factor is not None and "small" in changes.get("condition_on", recipe.condition_on):
+            changes["small_factor"] = self.small_factor
         if self.learning_rate is not None:
             changes["optimizer"] = dataclasses.replace(recipe.optimizer, learning_rate=self.learning_rate)
         if self.likelihood is not None:

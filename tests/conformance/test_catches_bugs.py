@@ -19,6 +19,7 @@ from pixelmodels.likelihoods.discretized_logistic_mixture import DiscretizedLogi
 from pixelmodels.models import PixelModel, base, context, files, gated_pixelcnn
 from pixelmodels.models.context import ContextEncoder, ContextProjection
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNN
+from pixelmodels.models.given_pixels import GivenPixels
 from pixelmodels.models.pixelcnn import PixelCNN, PixelCNNConfig
 from pixelmodels.sampling import raster
 from pixelmodels.shapes import ImageSpec
@@ -146,6 +147,11 @@ def label_that_does_not_count(patch, _):
 def small_image_that_does_not_count(patch, _):
     inputs = context.ImageEncoder.inputs
     patch.setattr(context.ImageEncoder, "inputs", lambda self, x_BCHW, batch: inputs(self, None, batch))
+
+
+@caught_by(distribution.test_pixels_of_a_given_small_image_are_certain, "a given pixel costs something", pair=PIXELCNN)
+def given_pixel_that_is_paid_for(patch, _):
+    patch.setattr(GivenPixels, "condition", lambda self, log_prob_BHW, x_BCHW: log_prob_BHW)
 
 
 @caught_by(distribution.test_a_blend_begins_and_ends_at_its_contexts, "not close", pair=PIXELCNN)

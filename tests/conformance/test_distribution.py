@@ -69,7 +69,26 @@ def test_a_small_image_may_be_given(pair):
     check_passes(model)
     x_BCHW, given = random_images(model, 1).repeat(2, 1, 1, 1), random_context(model, 2)
     with torch.no_grad():
-        assert not torch.isclose(*model.log_prob(x_BCHW, given)), "the small image does not count"
+        assert not torch.allclose(*model(x_BCHW, given)), "the small image does not count"
+
+
+@pytest.mark.parametrize("pair", WITHOUT_SMALL, ids=lambda pair: "-".join(map(str, pair)))
+def test_pixels_of_a_given_small_image_are_certain(pair):
+    model = small_model(*pair, height=4, width=6, context="small")
+    x_BCHW, context = random_images(model, 3), random_context(model, 3)
+    x_BCHW[:2, :, ::2, ::2] = context.small_BCHW[:2]
+    x_BCHW[1, :, 2, 4] = (x_BCHW[1, :, 2, 4] + 1) % model.spec.levels
+    context = context.without({"small_BCHW": torch.tensor([False, False, True])})
+    without = model.likelihood.log_prob_map(model(x_BCHW, context), x_BCHW)
+    nats_BHW = model.log_prob_map(x_BCHW, context)
+    given_HW = torch.zeros(4, 6, dtype=torch.bool)
+    given_HW[::2, ::2] = True
+    assert not nats_BHW[0, given_HW].any(), "a given pixel costs something"
+    assert torch.equal(nats_BHW[:2, ~given_HW], without[:2, ~given_HW]) and torch.equal(nats_BHW[2], without[2])
+    assert (nats_BHW[1] == -torch.inf).nonzero().tolist() == [[2, 4]]
+    drawn_BCHW = sample(model, 3, seed=1, context=context)
+    assert torch.equal(drawn_BCHW, reference_sample(model, 3, seed=1, context=context))
+    assert torch.equal(drawn_BCHW[:2, :, ::2, ::2].long(), context.small_BCHW[:2].long()), "a given pixel is drawn"
 
 
 def check_passes(model):

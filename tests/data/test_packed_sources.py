@@ -138,6 +138,28 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, storage: S
     assert find_prepared(config, storage) is None
 
 
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("name", "file"), [("cifar10", "batches.meta.txt"), ("imagenet_downsampled", "map_clsloc.txt")])
+def test_other_names_of_the_classes_make_another_data_set(
+    name: str, file: str, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    WRITERS[name](folder)
+    monkeypatch.setattr("pixelmodels.data.packed.RACY_S", -3600)
+    config, unlabelled = (DatasetConfig(source=name, path=str(folder), labels=labels) for labels in (True, False))
+    old, old_unlabelled = prepare(config, storage), prepare(unlabelled, storage)
+    names = [f"kind_{i}" for i in range(old.num_classes)]
+    text = "\n".join(names if name == "cifar10" else [f"n{i:08d} {i + 1} {one}" for i, one in enumerate(names)])
+    (folder / file).write_text(text)
+    assert find_prepared(config, storage) is None
+    new = prepare(config, storage)
+    assert new.fingerprint != old.fingerprint and new.manifest["label_names"] == names
+    found = find_prepared(config, storage)
+    assert found is not None and found.folder == new.folder
+    assert prepare(unlabelled, storage).fingerprint == old_unlabelled.fingerprint
+
+
 def test_labels_can_be_left_out(tmp_path: Path) -> None:
     write_mnist(tmp_path)
     for file in tmp_path.glob("*labels*"):

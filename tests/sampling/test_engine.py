@@ -351,3 +351,28 @@ def test_engines_that_cannot_be_are_refused():
         draw_all(engine, Request())
     with pytest.raises(UserError, match="guidance 1 asked of a model without context"):
         engine.submit(Request(guidance=1))
+
+
+def test_a_small_image_that_is_given_is_known():
+    model = small_model("pixelcnn", "categorical", 1, 4, 4, levels=6, context="small")
+    engine, drawn = Engine(model, num_slots=3), {}
+    mask_NHW = torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask_NHW[:, 1, :3] = True
+    known_NCHW = torch.full((1, 1, 4, 4), 5)
+    wanted = [Request(n=2, seed=1, context=random_context(model, 2)), Request(seed=2)]
+    wanted.append(Request(seed=3, context=random_context(model, 1), known_NCHW=known_NCHW, known_mask_NHW=mask_NHW))
+    submitted = {engine.submit(request): request for request in wanted}
+    while not engine.is_idle:
+        for row in engine.step_row():
+            if row.is_last:
+                drawn[row.request_id, row.image] = row.image_CHW
+    for (request_id, image), x_CHW in drawn.items():
+        request = submitted[request_id]
+        assert torch.equal(x_CHW, expected(model, request, image))
+        if request.context is not None:
+            assert torch.equal(x_CHW[:, ::2, ::2], request.context.small_BCHW[image].to(torch.uint8))
+    assert len(drawn) == 4
+    mask_NHW[:, 2, 2] = True
+    known_NCHW[:, :, 2, 2] = (random_context(model, 1).small_BCHW[0, 0, 1, 1] + 1) % 6
+    with pytest.raises(UserError, match=r"pixel \(2, 2\) of image 0 is known to differ, in channel 0, from the small image that is given"):
+        engine.submit(Request(context=random_context(model, 1), known_NCHW=known_NCHW, known_mask_NHW=mask_NHW))

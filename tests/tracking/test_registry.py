@@ -173,6 +173,13 @@ def test_predict_takes_every_kind_of_context_and_does_without(of_all_kinds) -> N
         ("context_image", list(IMAGES_NCHW / 2), "column 'context_image' has values that are not whole numbers"),
         ("small_image", [image + 5 for image in given_NCHW], "level [5-9] is out of range"),
         ("small_image", [b"123"] * 6, "an image of 3 bytes given; this model takes 2"),
+        ("vector", [*[[1.0, 2.0]] * 5, [1.0]], r"a value of shape \(1,\) is in column 'vector'; this model takes \(2,\)"),
+        ("vector", [[1.0, [2.0, 3.0]]] * 6, r"column 'vector' has a value that is no array of numbers; this model takes \(2,\)"),
+        ("vector", ["ab"] * 6, "column 'vector' has a value that is no array of numbers"),
+        ("label", ["a"] * 6, r"column 'label' has a value that is no array of numbers; this model takes \(\)"),
+        ("context_image", [[[[1, 2], [3]]]] * 6, "column 'context_image' has a value that is no array of numbers"),
+        ("image", [*IMAGES_NCHW[:5], IMAGES_NCHW[5, :, :2]], r"a value of shape \(1, 2, 3\) is in column 'image'"),
+        ("image", [*IMAGES_NCHW[:5], None], "column 'image' has a value that is no array of numbers"),
     ):
         with pytest.raises(UserError, match=message):
             pyfunc.predict(table.assign(**{column: values}))

@@ -29,8 +29,8 @@ ONE = Ablation("seed", "0, or 1", WITH, WITHOUT)
 KEYS = ["1", "2", "3", "4"]
 
 
-def scored(*bits_per_dim: float, keys: list[str] = KEYS) -> ScoredTest:
-    return ScoredTest(keys, np.array(bits_per_dim))
+def scored(*bits_per_dim: float, keys: list[str] = KEYS, parameters: int = 100) -> ScoredTest:
+    return ScoredTest(keys, np.array(bits_per_dim), parameters)
 
 
 # ---- what is compared
@@ -86,7 +86,8 @@ def test_options_change_every_recipe_of_an_ablation() -> None:
 
 def test_worth_is_without_minus_with_and_its_error_that_of_the_differences() -> None:
     # differences 0.1, 0.2, 0.3, 0.4: mean 0.25, variance 0.05/3, while the images themselves differ by whole bits
-    row = compare(ONE, {"a": scored(1, 5, 2, 9), "b": scored(1.1, 5.2, 2.3, 9.4)})
+    row = compare(ONE, {"a": scored(1, 5, 2, 9), "b": scored(1.1, 5.2, 2.3, 9.4, parameters=40)})
+    assert (row.parameters_with, row.parameters_without, row.resized) == (100, 40, "2.5x")
     assert (row.improvement, row.model_with, row.model_without) == ("seed", "a", "b")
     assert row.bits_per_dim_with == 4.25 and row.bits_per_dim_without == pytest.approx(4.5, abs=1e-12)
     assert row.worth_bits_per_dim == pytest.approx(0.25, abs=1e-12)
@@ -97,7 +98,7 @@ def test_one_image_has_no_standard_error() -> None:
     row = compare(ONE, {"a": scored(2, keys=["1"]), "b": scored(1, keys=["1"])})
     assert row.worth_bits_per_dim == -1 and math.isnan(row.worth_stderr)
     content = ablation_files([row], "tiny", [ONE])["ablation.md"].decode()
-    assert "| seed | 2.0000 | 1.0000 | -1.0000 |" in content
+    assert "| seed | 100 | 2.0000 | 1.0000 | -1.0000 |" in content and ablation_table.SIZE_NOTE not in content
 
 
 def test_tests_of_other_images_are_not_compared() -> None:
@@ -106,7 +107,10 @@ def test_tests_of_other_images_are_not_compared() -> None:
 
 
 def test_files_and_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [AblationRow("seed", "a", "b", 1.5, 1.75, 0.25, 0.0125), AblationRow("luck", "a", "c", 1.5, 1.25, -0.25, 0.03)]
+    rows = [
+        AblationRow("seed", "a", "b", 9000, 4000, 1.5, 1.75, 0.25, 0.0125),
+        AblationRow("luck", "a", "c", 1030, 1000, 1.5, 1.25, -0.25, 0.03),
+    ]
     luck = Ablation("luck", "some, or none", WITH, tiny_recipe(name="c"))
     unused = Ablation("unused", "this, or that", WITH, WITHOUT)
     files = ablation_files(rows, "tiny", [ONE, luck, unused])
@@ -115,18 +119,20 @@ def test_files_and_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert content.startswith(
         "# What each improvement is worth: tiny\n\nWorth is test bits/dim without the improvement minus with it: above 0, it"
     )
-    assert "| seed | 1.5000 | 1.7500 | +0.2500 ± 0.0125 |" in content and "| luck | 1.5000 | 1.2500 | -0.2500 ± 0.0300 |" in content
+    assert "| seed | 9,000 / 4,000 (2.2x) | 1.5000 | 1.7500 | +0.2500 ± 0.0125 |" in content
+    assert "| luck | 1,030 / 1,000 | 1.5000 | 1.2500 | -0.2500 ± 0.0300 |" in content and ablation_table.SIZE_NOTE in content
     assert "- luck: some, or none (`a`, `c`)" in content and "unused" not in content
     lines = list(csv.DictReader(io.StringIO(files["ablation.csv"].decode())))
     assert [float(line["worth_bits_per_dim"]) for line in lines] == [0.25, -0.25] and tuple(lines[0]) == ablation_table.COLUMNS
     picture = np.asarray(Image.open(io.BytesIO(files["ablation.png"])).convert("RGB")).reshape(-1, 3)
     for colour in ((0x2A, 0x6F, 0x97), (0xB8, 0x53, 0x3C)):  # a bar that helps, one that harms
         assert (picture == colour).all(axis=1).sum() > 1000
+    assert [ablation_table._label(row) for row in rows] == ["seed\n(2.2x the parameters)", "luck"]
     print_ablation(rows, "tiny")
     printed = capsys.readouterr().out
-    assert (
-        "+0.2500 ± 0.0125" in printed and "worth (without - with)" in printed and "above 0, it helps" in printed and "\x1b" not in printed
-    )
+    for text in ("+0.2500 ± 0.0125", "9,000 / 4,000 (2.2x)", "worth (without - with)", "above 0, it helps", ablation_table.SIZE_NOTE):
+        assert text in printed
+    assert "\x1b" not in printed
 
 
 # ---- from runs
@@ -139,6 +145,7 @@ def results(storage: Storage) -> list[RunResult]:
 
 def test_rows_come_from_the_tests_that_runs_kept(storage: Storage, results: list[RunResult]) -> None:
     (row,) = compare_all([ONE], results, storage, print)
+    assert row.parameters_with == row.parameters_without == results[0].parameters
     assert row.bits_per_dim_with == pytest.approx(results[0].test_bits_per_dim, rel=1e-12)
     assert row.worth_bits_per_dim == pytest.approx(results[1].test_bits_per_dim - results[0].test_bits_per_dim, rel=1e-9)
     tests = [read_bits(storage, result) for result in results]

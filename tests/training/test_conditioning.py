@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.training import checkpoints
-from pixelmodels.training.conditioning import check_context_fits, context_of
+from pixelmodels.training.conditioning import check_context_fits, context_of, context_of_kinds
 from pixelmodels.training.evaluate_run import Scorer
 from pixelmodels.training.evaluation import score_rows
 from pixelmodels.training.loading import find_model
@@ -152,7 +153,9 @@ def test_context_of_makes_given_images_of_the_images() -> None:
         (("label",), TinyDataset(num_classes=0), ["conditioned on 'label'", "'tiny' has no labels", "without --condition-on label"]),
         (("vector",), TinyDataset(vector_size=0), ["conditioned on 'vector'", "'tiny' has no vectors", "--vectors FILE"]),
         (("grey",), TinyDataset(), ["conditioned on 'grey'", "is grey already", "without --condition-on grey"]),
-        (("small",), TinyDataset(spec=ImageSpec(1, 1, 1, 4)), ["1x1", "small_factor 2 leaves one pixel"]),
+        (("small",), TinyDataset(spec=ImageSpec(1, 1, 1, 4)), ["1x1", "small_factor 4 leaves one pixel"]),
+        (("small",), TinyDataset(spec=ImageSpec(1, 3, 1, 4)), ["3x1", "small_factor 4 leaves one pixel", "a smaller one"]),
+        (("small",), TinyDataset(spec=ImageSpec(1, 5, 5, 4)), ["5x5", "small_factor 4 leaves 2x2, as 3 does", "--small-factor 3"]),
         (("label",), TinyDataset(unlabelled=3), ["3 of train, 3 of validation, 3 of test", "without --condition-on label"]),
     ],
 )
@@ -160,8 +163,26 @@ def test_data_that_lacks_what_a_recipe_asks_for_is_told_in_one_line(
     kinds: tuple[str, ...], dataset: TinyDataset, words: list[str], storage: Storage
 ) -> None:
     with pytest.raises(UserError) as error:
-        build_model(tiny_plan(storage, tiny_recipe(condition_on=kinds), dataset))
+        build_model(tiny_plan(storage, tiny_recipe(condition_on=kinds, small_factor=4), dataset))
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), error.value
+
+
+def test_a_model_is_given_the_pixels_of_its_recipes_factor_or_is_refused() -> None:
+    refused = []
+    for height, width, factor in itertools.product(range(1, 8), range(1, 8), range(2, 9)):
+        spec, recipe = ImageSpec(1, height, width, 64), tiny_recipe(condition_on=("small",), small_factor=factor)
+        x_BCHW = torch.arange(height * width).view(1, 1, height, width)
+        try:
+            built = context_of_kinds(recipe, "tiny", spec, num_classes=0, vector_size=0)
+        except UserError:
+            refused.append((height, width, factor))
+            continue
+        context = context_of(built, x_BCHW)
+        assert context is not None and context.small_BCHW is not None and torch.equal(context.small_BCHW, small(x_BCHW, factor))
+        check_context_fits(built, TinyDataset(spec=spec), ("test",), "remedy")  # type: ignore[arg-type]
+    squares = [(height, factor) for height, width, factor in refused if height == width >= factor]
+    assert squares == [(4, 3), (5, 4), (6, 4), (6, 5), (7, 5), (7, 6)]
+    assert not {(6, 4, 2), (1, 7, 2), (7, 5, 3)} & set(refused)
 
 
 def test_given_images_that_cannot_be_made_are_told() -> None:

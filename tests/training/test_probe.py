@@ -15,12 +15,14 @@ import torch
 from pixelmodels.data import FIXED_EPOCH, Dataset, binarize_dynamic
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import LikelihoodConfig
-from pixelmodels.models import ContextSpec, build, describe, from_description
+from pixelmodels.models import Context, ContextSpec, build, describe, from_description
 from pixelmodels.models.files import save_model
 from pixelmodels.models.pixelcnn import PixelCNNConfig
+from pixelmodels.models.pixelcnn_pp import PixelCNNPPConfig
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
+from pixelmodels.training.feeds import epoch_order
 from pixelmodels.training.probe import (
     BASELINE,
     LAYER,
@@ -38,7 +40,7 @@ from pixelmodels.training.probe import (
     probe,
     probe_files,
 )
-from pixelmodels.training.probe_run import Pooler, Source, choose_images
+from pixelmodels.training.probe_run import Pooler, Source, choose_images, first_step
 from tests.training.tiny_run import SIZES, TinyDataset
 
 
@@ -201,3 +203,36 @@ def test_activations_are_of_the_images_that_a_model_is_trained_on(storage: Stora
     assert set(columns) - {"key", "label", "split", "baseline/pixels", "baseline/pixels, pooled"} == {
         f"{kind}/{name}" for kind in (LAYER, UNTRAINED) for name in model.feature_names()
     }
+
+
+@pytest.mark.parametrize("with_context", [True, False])
+def test_the_untrained_network_is_the_one_that_training_begins_with(with_context: bool, storage: Storage, tmp_path: Path):
+    dataset, mixture = TinyDataset(), LikelihoodConfig("discretized_logistic_mixture", num_mixtures=2)
+    config = PixelCNNPPConfig(num_layers=1, num_features=4, dropout=0.2)
+    torch.manual_seed(0)
+    model = build(config, dataset.spec, mixture, ContextSpec(num_classes=2)).eval()
+    save_model(tmp_path, model)
+    first = first_step(model, dataset, seed=3)
+    assert first is not None
+    train, order = dataset.read("train"), epoch_order(3, 0, SIZES["train"])
+    np.testing.assert_array_equal(first.images_NCHW, train.images_NCHW[order])
+    np.testing.assert_array_equal(first.labels_N, train.labels_N[order])
+    source = Source(
+        str(tmp_path), storage, Tracker(storage), use_gpu=False, num_workers=1, batch_size=5, seed=3, first=first, with_context=with_context
+    )
+    torch.manual_seed(3)
+    fresh = from_description(describe(model)).eval()
+    before = pool(fresh.features(torch.from_numpy(train.images_NCHW[:4]), "level1.down0")).detach()
+    label_B = torch.from_numpy(train.labels_N[order]).long()
+    fresh.initialize(torch.from_numpy(train.images_NCHW[order]).long(), Context(label_B) if with_context else None)
+    batch = {"image": [image.transpose(1, 2, 0).tobytes() for image in train.images_NCHW[:4]]}
+    columns = Pooler(source, None)(pa.table({**batch, "label": pa.array([0] * 4, pa.int32()), "key": list("abcd"), "split": ["train"] * 4}))
+    for name in model.feature_names():
+        expected = pool(fresh.features(torch.from_numpy(train.images_NCHW[:4]), name)).detach()
+        np.testing.assert_allclose(columns[f"untrained/{name}"], expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(columns["untrained/level1.down0"], before.numpy(), rtol=1e-2)
+
+
+def test_an_architecture_that_takes_nothing_from_images_is_given_none():
+    model = build(PixelCNNConfig(num_layers=1, num_features=4), TinyDataset().spec, LikelihoodConfig("categorical"))
+    assert first_step(model, TinyDataset(), seed=0) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pixelmodels.data.sources import SOURCES
@@ -29,11 +31,24 @@ def test_suites_have_what_was_published_and_nothing_else() -> None:
             "pixelcnn_pp_conditional",
             "pixelsnail",
         },
-        "imagenet32": {"pixelrnn_row_lstm", "gated_pixelcnn", "pixelsnail"},
-        "imagenet64": {"pixelrnn_row_lstm", "multiscale_pixelrnn", "gated_pixelcnn", "pixelsnail"},
+        "imagenet32": {"pixelrnn_row_lstm", "gated_pixelcnn", "gated_pixelcnn_conditional", "pixelsnail"},
+        "imagenet64": {"pixelrnn_row_lstm", "multiscale_pixelrnn", "gated_pixelcnn", "gated_pixelcnn_conditional", "pixelsnail"},
     }
     assert all(len(set(recipes)) == len(recipes) for recipes in names.values())
     assert published("digits") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("cifar10", "pixelcnn_pp"), ("imagenet32", "gated_pixelcnn"), ("imagenet64", "gated_pixelcnn")]
+)
+def test_a_conditional_entry_is_the_unconditional_one_given_the_class(name: str, plain: str) -> None:
+    found = published(name)
+    assert found is not None
+    given = found.entry(f"{plain}_conditional")
+    assert dataclasses.replace(given.recipe, name=plain, condition_on=()) == found.entry(plain).recipe
+    assert given.recipe.condition_on == ("label",) and "context_drop_rate" in given.gaps
+    assert found.data.context(given.recipe).num_classes == found.data.num_classes > 0
+    assert given.value == (2.94 if name == "cifar10" else None)
 
 
 @EACH

@@ -11,6 +11,7 @@ import pytest
 from pixelmodels.errors import UserError
 from pixelmodels.models import ARCHITECTURES, architecture_of
 from pixelmodels.training.recipes import OptimizerConfig, Recipe, run_key
+from pixelmodels.training.suite_run import TrainAll
 from pixelmodels.training.suites import AS_LISTED, SUITES, suite
 from tests.training.tiny_run import tiny_recipe
 
@@ -49,6 +50,13 @@ def test_run_key_changes_with_everything_that_can_change_the_result() -> None:
     keys = [run_key(recipe, "a"), run_key(recipe, "b"), *(run_key(one, "a") for one in changed)]
     assert len(set(keys)) == len(keys)
     assert run_key(tiny_recipe(), "a") == keys[0]
+
+
+def test_the_factor_of_the_command_line_is_that_of_recipes_with_a_small_image() -> None:
+    without, given = TrainAll(suite="super_resolution", small_factor=4).recipes()
+    assert (without, dataclasses.replace(given, small_factor=2)) == suite("super_resolution") and given.small_factor == 4
+    options = TrainAll(condition_on=("grey", "small"), small_factor=3, exclude=("multiscale_pixelrnn",))
+    assert {recipe.small_factor for recipe in options.recipes()} == {3}
 
 
 @pytest.mark.parametrize(

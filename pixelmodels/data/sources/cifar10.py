@@ -17,7 +17,6 @@ NUM_CLASSES = 10
 SHAPE = (3, 32, 32)
 RECORD = 1 + 3 * 32 * 32  # bytes
 _TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
-_NAMES = "batches.meta.txt"
 
 
 class CIFAR10(PackedSource):
@@ -25,6 +24,7 @@ class CIFAR10(PackedSource):
 
     name = "cifar10"
     about = "the page 'The CIFAR-10 dataset' (cs.toronto.edu/~kriz/cifar.html), in the binary version"
+    names_file = "batches.meta.txt"
 
     def parts(self) -> list[Part]:
         return [Part(name, "train" if name in _TRAIN else "test", self.find(f"{name}.bin")) for name in (*_TRAIN, "test_batch")]
@@ -39,9 +39,9 @@ class CIFAR10(PackedSource):
         return Contents(size // RECORD, (*SHAPE[1:], SHAPE[0]), labels_N.tolist(), self.sha256(part.images))
 
     def label_names(self) -> tuple[str, ...]:
-        names = tuple(self.storage.read_bytes(self.find(_NAMES)).decode("utf-8", "replace").split())
+        names = tuple(self.storage.read_bytes(self.find(self.names_file)).decode("utf-8", "replace").split())
         if len(names) != NUM_CLASSES:
-            raise self.bad(_NAMES, f"{len(names)} names of classes, not {NUM_CLASSES}")
+            raise self.bad(self.names_file, f"{len(names)} names of classes, not {NUM_CLASSES}")
         return names
 
     def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:

@@ -22,7 +22,6 @@ from pixelmodels.data.source import UInt8
 NUM_CLASSES = 1000
 SIDES = (8, 16, 32, 64)
 NUM_TRAIN_FILES = 10
-_NAMES = "map_clsloc.txt"  # lines of WordNet id, label 1..1000 and name; optional
 _PIECE = 1 << 24  # bytes that are read at a time
 
 
@@ -31,6 +30,7 @@ class ImageNetDownsampled(PackedSource):
 
     name = "imagenet_downsampled"
     about = "the 'Download' page of image-net.org (downsampled image data, npz format)"
+    names_file = "map_clsloc.txt"  # lines of WordNet id, label 1..1000 and name; optional
 
     def parts(self) -> list[Part]:
         train = [Part(f"train_data_batch_{i:02d}", "train", self.find(f"train_data_batch_{i}.npz")) for i in range(1, NUM_TRAIN_FILES + 1)]
@@ -59,12 +59,12 @@ class ImageNetDownsampled(PackedSource):
         return Contents(shape[0], (sides[0], sides[0], 3), labels, self.sha256(part.images))
 
     def label_names(self) -> tuple[str, ...]:
-        if not self.storage.is_file(_NAMES):
+        if not self.storage.is_file(self.names_file):
             return tuple(map(str, range(1, NUM_CLASSES + 1)))
-        lines = [line.split() for line in self.storage.read_bytes(_NAMES).decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [line.split() for line in self.storage.read_bytes(self.names_file).decode("utf-8", "replace").splitlines() if line.strip()]
         names = {fields[1]: fields[2] for fields in lines if len(fields) == 3}
         if set(names) != set(map(str, range(1, NUM_CLASSES + 1))):
-            raise self.bad(_NAMES, f"it does not name the labels 1..{NUM_CLASSES}")
+            raise self.bad(self.names_file, f"it does not name the labels 1..{NUM_CLASSES}")
         return tuple(f"{names[str(i)]}" for i in range(1, NUM_CLASSES + 1))
 
     def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
