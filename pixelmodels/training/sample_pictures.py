@@ -43,7 +43,7 @@ def picture(order: Order, images_NCHW: UInt8, model: PixelModel, drawn_HW: Mask 
         return grid(samples_N3HW, 256, columns=order.columns)
     x_MCHW = order.originals_MCHW
     parts = [samples_N3HW.reshape(len(x_MCHW), -1, *samples_N3HW.shape[1:])]
-    given = [(x_MCHW, None)]
+    given: list[tuple[torch.Tensor, Mask | None]] = [(x_MCHW, None)]
     if order.known_HW is not None:
         given = [(x_MCHW, order.known_HW.numpy()), *given]
     if isinstance(order.context, Context):
