@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from pixelmodels.errors import UserError
