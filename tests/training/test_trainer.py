@@ -39,7 +39,7 @@ def test_a_hopeless_failure_is_tried_once(error: Exception, storage: Storage, tr
         trainer.run_worker({"plan": plan, "progress": None})
     trainer.run_worker({"plan": plan, "progress": None})  # what Ray starts anew
     assert len(tries) == 2
-    assert trainer._failure(plan) == str(error)
+    assert trainer.failure_of(plan) == str(error)
 
 
 def test_another_failure_is_tried_again(storage: Storage, tries: list[BaseException]) -> None:
