@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, cast, get_args
 
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.recipes import Recipe, Schedule
 from pixelmodels.tuning.space import Ask, Defaults
 
 
@@ -19,7 +19,7 @@ class OptimizerSpace:
         """The learning rate up to 5 times as high or low; the decay only of the schedule that has one."""
         default = defaults.first
         now = default.optimizer
-        schedule = ask.choice("schedule", now.schedule, ("constant", "cosine", "exponential"))
+        schedule = cast(Schedule, ask.choice("schedule", now.schedule, get_args(Schedule)))
         optimizer = dataclasses.replace(
             now,
             learning_rate=ask.real("learning_rate", now.learning_rate, now.learning_rate / 5, now.learning_rate * 5, log=True),

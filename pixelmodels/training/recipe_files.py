@@ -26,7 +26,9 @@ def read_recipe(path: str, storage: Storage) -> Recipe:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"recipe file '{path}' is no YAML ({' '.join(str(error).split())}); give one such as a sweep's best.yaml") from error
+        raise UserError(
+            f"recipe file '{path}' is no YAML ({' '.join(str(error).split())}); give one such as a sweep's best.yaml"
+        ) from error
     if not isinstance(values, dict):
         raise UserError(f"recipe file '{path}' holds {type(values).__name__}, not the fields of a recipe; see a sweep's best.yaml")
     try:

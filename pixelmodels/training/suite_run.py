@@ -75,9 +75,7 @@ class TrainAll:
 
     def recipes(self) -> tuple[Recipe, ...]:
         """The recipes that are asked for, with what the command line sets; raises `UserError` for unknown names."""
-        recipes = (
-            self._of_file() if self.recipe_file else recipes_of(ablations_of(self.suite)) if self.ablation else suite(self.suite)
-        )
+        recipes = self._of_file() if self.recipe_file else recipes_of(ablations_of(self.suite)) if self.ablation else suite(self.suite)
         if self.ablation and self.likelihood is not None:
             raise UserError(f"--likelihood {self.likelihood} is given and --ablation compares likelihoods; leave one of the two out")
         names = [recipe.name for recipe in recipes]

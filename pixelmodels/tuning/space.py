@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import optuna
 
+from pixelmodels.data import DatasetConfig
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import LikelihoodConfig, likelihood_class
 from pixelmodels.models import architecture_class, architecture_of
@@ -41,7 +42,9 @@ class Ask:
         """A whole number from half to twice the default, in steps of about a quarter of it."""
         step = max(1, default // 4)
         low = default - step * (max(0, default - max(least, default // 2)) // step)
-        return int(self._keep(name, default, lambda trial, full: trial.suggest_int(full, low, default + step * (default // step), step=step)))
+        return int(
+            self._keep(name, default, lambda trial, full: trial.suggest_int(full, low, default + step * (default // step), step=step))
+        )
 
     def real(self, name: str, default: float, low: float, high: float, *, log: bool = False) -> float:
         """A number of a range, which is widened where the default lies outside."""
@@ -69,10 +72,15 @@ class Defaults:
         if first is not None and first not in named:
             raise unknown("recipe", first, named)
         order = sorted(recipes, key=lambda recipe: recipe.name != first)
-        self.first = named[first] if first is not None else recipes[0]
+        self.recipes = tuple(order)
+        self.first = order[0]
         self._by_architecture: dict[str, Recipe] = {}
         for recipe in order:
             self._by_architecture.setdefault(architecture_of(recipe.model), recipe)
+
+    def on(self, config: DatasetConfig) -> Defaults:
+        """The same recipes for the images of another data set."""
+        return Defaults([dataclasses.replace(recipe, dataset=config) for recipe in self.recipes], self.first.name)
 
     def of(self, architecture: str) -> Recipe:
         """The recipe of an architecture; raises `UserError` where the suite has none."""
