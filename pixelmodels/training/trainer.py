@@ -59,7 +59,7 @@ def run_group(
         scaling_config=ray.train.ScalingConfig(num_workers=needs.num_workers, use_gpu=needs.use_gpu, resources_per_worker=needs.per_worker),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if needs.use_gpu else "gloo"),
         run_config=ray.train.RunConfig(
-            name=f"{plan.recipe.name}-{plan.run_key}",
+            name=_ray_name(plan),
             storage_path=plan.storage.uri(RAY_FILES),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
@@ -73,6 +73,15 @@ def run_group(
     failure = failure_of(plan)
     if failure is not None:
         raise RunFailed(failure)
+
+
+def ray_files(plan: RunPlan) -> str:
+    """The folder below the storage root where Ray Train writes what it needs of a run."""
+    return f"{RAY_FILES}/{_ray_name(plan)}"
+
+
+def _ray_name(plan: RunPlan) -> str:
+    return f"{plan.recipe.name}-{plan.run_key}"
 
 
 def run_worker(config: dict[str, Any]) -> None:

@@ -141,7 +141,7 @@ def ask_likelihood(ask: Ask, recipe: Recipe, images: ImageSpec) -> LikelihoodCon
     """The likelihood as a choice among those that fit model and images; the number of mixtures where the mixture is chosen."""
     orders = architecture_class(architecture_of(recipe.model)).orders_channels
     fitting = [name for name in ("categorical", MIXTURE) if images.channels == 1 or orders or likelihood_class(name).orders_channels]
-    name = ask.choice("likelihood", recipe.likelihood.name, fitting)
+    name = ask.choice("likelihood", recipe.likelihood.name if recipe.likelihood.name in (*fitting, "bernoulli") else fitting[0], fitting)
     return ask_mixtures(ask, dataclasses.replace(recipe.likelihood, name=name))
 
 

@@ -166,9 +166,13 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
         + (f", {before} on record" if before else "")
         + f", {at_once} at a time with {options.num_workers} worker(s) each"
     )
-    session = f"sweep-{head.id}-{secrets.token_hex(2)}"
-    # The trial's own process only waits for its workers, which reserve what they need themselves.
-    function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans), {"CPU": 0})
+    storage, own = sweep.records.storage, f"sweep-{head.id}-"
+    for left_over in storage.list(RAY_FILES):  # of a call that was killed
+        if left_over.startswith(own):
+            storage.delete(f"{RAY_FILES}/{left_over}")
+    session = own + secrets.token_hex(2)
+    # The trial's own process only waits for its workers, which reserve what they need themselves; Ray Tune wants it to ask for something.
+    function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans), {"CPU": 0, "memory": 1})
     tuner = tune.Tuner(
         function,
         tune_config=tune.TuneConfig(
@@ -181,7 +185,7 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
         ),
         run_config=tune.RunConfig(
             name=session,
-            storage_path=sweep.records.storage.uri(RAY_FILES),
+            storage_path=storage.uri(RAY_FILES),
             callbacks=[SweepCallback(sweep, scheduler)],
             stop=OutOfTime(sweep),
             verbose=0,
@@ -193,7 +197,7 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
     except BaseException:
         ray.shutdown()  # its trials end with it, where this process started it
         raise
-    sweep.records.storage.delete(f"{RAY_FILES}/{session}")
+    storage.delete(f"{RAY_FILES}/{session}")
 
 
 def _trial_name(trial: Any) -> str:

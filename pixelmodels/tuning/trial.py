@@ -13,7 +13,7 @@ from pixelmodels.training.checkpoints import CHECKPOINTS
 from pixelmodels.training.loop import Loop
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.preflight import WorkerNeeds
-from pixelmodels.training.trainer import guarded, report, run_group, wrap
+from pixelmodels.training.trainer import guarded, ray_files, report, run_group, wrap
 from pixelmodels.tuning.record import TRIAL_RUNS, Records, TrialRecord, recipe_of
 
 NUMBER = "number"  # entry of a Tune config: which trial of the sweep
@@ -79,5 +79,6 @@ def train_trial(config: dict[str, Any]) -> None:
 
 
 def remove_checkpoints(plan: RunPlan) -> None:
-    """Remove what a trial that has ended left for going on."""
+    """Remove what a trial that has ended left for going on, and Ray Train's own files of it."""
     plan.storage.delete(f"{plan.folder}/{CHECKPOINTS}")
+    plan.storage.delete(ray_files(plan))
