@@ -24,7 +24,7 @@ from pixelmodels.tuning.state import Sweep
 from pixelmodels.tuning.trial import EPOCH, METRIC, NUMBER
 
 _STUDY = "sweep"
-_ATTEMPTS = 200  # recipes drawn in a row that are too large, or tried already, before the space is taken to be exhausted
+_ATTEMPTS = 100  # recipes drawn in a row that are too large, or tried already, before the space is taken to be exhausted
 
 
 class SweepSearch(OptunaSearch):

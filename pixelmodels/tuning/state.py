@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -53,6 +54,7 @@ class Sweep:
         self.num_started = 0  # trials of this call
         self.num_seen = 0  # drawn again because they were tried already
         self._too_large: list[Values] = []  # drawn since the last trial began
+        self._parameters: dict[str, int] = {}  # of the models of values that were drawn, which takes a while to find
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray Tune pickles what it is given, for a restore of its own that nobody asks for
@@ -85,7 +87,10 @@ class Sweep:
 
     def draw(self, drawn: Drawn) -> TrialRecord | None:
         """A record for what was drawn; none where its model is too large."""
-        parameters = count_parameters(drawn.recipe, self.plans.dataset)
+        key = json.dumps(drawn.values, sort_keys=True)
+        if key not in self._parameters:
+            self._parameters[key] = count_parameters(drawn.recipe, self.plans.dataset)
+        parameters = self._parameters[key]
         is_default = drawn.values == self.default.values
         if self.max_parameters is not None and parameters > self.max_parameters:
             self._too_large.append(drawn.values)
