@@ -55,9 +55,15 @@ def test_a_recipe_goes_to_its_file_and_back(storage: Storage, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("batch_size:", "batchsize:"), r"best.yaml': field of recipe 'batchsize' unknown; .*did you mean 'batch_size'"),
+        (
+            lambda text: text.replace("batch_size:", "batchsize:"),
+            r"best.yaml': field of recipe 'batchsize' unknown; .*did you mean 'batch_size'",
+        ),
         (lambda text: text.replace("num_layers", "num_layer"), r"field of model 'num_layer' unknown; .*did you mean 'num_layers'"),
-        (lambda text: text.replace("architecture: pixelcnn", "architecture: pixelcn"), r"model 'pixelcn' unknown; .*did you mean 'pixelcnn'"),
+        (
+            lambda text: text.replace("architecture: pixelcnn", "architecture: pixelcn"),
+            r"model 'pixelcn' unknown; .*did you mean 'pixelcnn'",
+        ),
         (lambda text: text.replace("batch_size: 64", "batch_size: many"), r"recipe.batch_size is 'many'; give int"),
         (lambda text: text.replace("epochs: 50", "epochs: 0"), r"epochs is 0; give more than 0"),
         (lambda text: "- 1\n- 2\n", r"holds list, not the fields of a recipe"),
@@ -86,7 +92,9 @@ def test_a_recipe_file_is_told_apart_from_a_suite(storage: Storage, tmp_path: Pa
 def test_a_sweep_of_other_settings_is_not_gone_on_with() -> None:
     before = Tune().settings(start_from="pixelcnn", dataset="digits-1", epochs=5)
     check_same("mine", before, dict(before))
-    with pytest.raises(UserError, match=r"sweep 'mine' was begun with other settings \(epochs 5 then, 6 now\); give another --name, or --fresh"):
+    with pytest.raises(
+        UserError, match=r"sweep 'mine' was begun with other settings \(epochs 5 then, 6 now\); give another --name, or --fresh"
+    ):
         check_same("mine", before, {**before, "epochs": 6})
 
 

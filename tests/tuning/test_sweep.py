@@ -1,4 +1,4 @@
-"""A whole sweep on a real Ray: killed and called again, each trial counts once; one that diverges fails alone; the best is a recipe's file."""
+"""A whole sweep on a real Ray: killed and called again, each trial counts once; a diverging one fails alone; the best is a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,21 @@ from tests.tuning import small_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, NAME = 2, "tiny"
-COMMAND = ["--space", "small", "--suite", "small", "--name", NAME, "--num-samples", "4", "--epochs", "2", "--no-asha", "--max-concurrent", "2"]
+COMMAND = [
+    "--space",
+    "small",
+    "--suite",
+    "small",
+    "--name",
+    NAME,
+    "--num-samples",
+    "4",
+    "--epochs",
+    "2",
+    "--no-asha",
+    "--max-concurrent",
+    "2",
+]
 
 
 def records_of(storage: Storage) -> Records:
@@ -72,8 +86,7 @@ def test_every_trial_counts_once(swept: tuple[Storage, str, set[int]]) -> None:
         assert broken or list(trial.curve) == [1, 2]
     assert trials[0].is_default and trials[0].values == {"kind": "fine"}
     assert not storage.list(f"{records_of(storage).folder}/runs") or not any(
-        storage.exists(f"{records_of(storage).folder}/runs/{run}/checkpoints")
-        for run in storage.list(f"{records_of(storage).folder}/runs")
+        storage.exists(f"{records_of(storage).folder}/runs/{run}/checkpoints") for run in storage.list(f"{records_of(storage).folder}/runs")
     )
 
 
@@ -126,7 +139,9 @@ def test_the_best_recipe_is_a_file_that_train_all_trains(swept: tuple[Storage, s
     assert version.tags["recipe"] == recipe.name
 
 
-def test_the_same_command_on_a_finished_sweep_only_shows_it(swept: tuple[Storage, str, set[int]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_command_on_a_finished_sweep_only_shows_it(
+    swept: tuple[Storage, str, set[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
     storage, _, _ = swept
     before = yaml.safe_load(storage.read_bytes(f"sweeps/{NAME}/{BEST}"))
     assert small_sweep.main([*COMMAND, "--storage", storage.root]) == 0
