@@ -24,6 +24,7 @@ from pixelmodels.tuning.state import Sweep
 from pixelmodels.tuning.trial import EPOCH, METRIC, NUMBER
 
 _STUDY = "sweep"
+_GUIDED = 10  # draws in a row, tried already or too large, after which values are drawn at random: TPE would go on with what it likes
 _ATTEMPTS = 100  # recipes drawn in a row that are too large, or tried already, before the space is taken to be exhausted
 
 
@@ -38,6 +39,7 @@ class SweepSearch(OptunaSearch):
         self._told: dict[str, int] = {}  # last epoch that Optuna knows of, by Ray Tune's id
         self._waiting = deque(trial for trial in sweep.trials.values() if not trial.has_ended)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._random = optuna.samplers.RandomSampler(seed=seed + 1000 * len(sweep.trials))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
@@ -77,19 +79,24 @@ class SweepSearch(OptunaSearch):
         if self._waiting:
             super().suggest(trial_id)  # Optuna hands out the points to evaluate in their order
             return self._waiting.popleft()
-        for _ in range(_ATTEMPTS):
-            super().suggest(trial_id)
-            drawn = self._drawn
-            assert drawn is not None
-            is_tried = self.sweep.is_tried(drawn.values)
-            trial = None if is_tried else self.sweep.draw(drawn)
-            if trial is not None:
-                return trial
-            self.sweep.num_seen += is_tried
-            # Optuna takes a trial that was pruned at once for a bad one, and leaves a failed one out of account.
-            super().on_trial_complete(trial_id, error=is_tried)
-            self._completed_trials.discard(trial_id)
-            del self._ot_trials[trial_id]
+        guided = self._ot_study.sampler
+        try:
+            for attempt in range(_ATTEMPTS):
+                if attempt == _GUIDED:
+                    self._ot_study.sampler = self._random
+                super().suggest(trial_id)
+                drawn = self._drawn
+                assert drawn is not None
+                is_tried = self.sweep.is_tried(drawn.values)
+                trial = None if is_tried else self.sweep.draw(drawn)
+                if trial is not None:
+                    return trial
+                # Optuna takes a trial that was pruned at once for a bad one, and leaves a failed one out of account.
+                super().on_trial_complete(trial_id, error=is_tried)
+                self._completed_trials.discard(trial_id)
+                del self._ot_trials[trial_id]
+        finally:
+            self._ot_study.sampler = guided
         self.sweep.say(f"nothing new found in {_ATTEMPTS} draws: all were tried already, or have too many parameters")
         return None
 

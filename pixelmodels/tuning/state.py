@@ -52,7 +52,6 @@ class Sweep:
         self.default: Drawn = default_of(space, defaults, self.images)
         self.trials: dict[int, TrialRecord] = {trial.number: trial for trial in self.records.trials()}
         self.num_started = 0  # trials of this call
-        self.num_seen = 0  # drawn again because they were tried already
         self._too_large: list[Values] = []  # drawn since the last trial began
         self._parameters: dict[str, int] = {}  # of the models of values that were drawn, which takes a while to find
 

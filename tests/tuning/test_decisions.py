@@ -181,7 +181,7 @@ def test_a_space_that_is_exhausted_ends_the_sweep(storage: Storage) -> None:
     lines: list[str] = []
     driver = Driver(storage, lines=lines, num_samples=100)
     for i in range(14):
-        assert driver.begin(str(i)) is not None
+        driver.run(str(i), curve(2.0 + i))
     assert driver.begin("one more") is None and "nothing new found" in lines[-1]
     assert len({tuple(trial.values.items()) for trial in driver.sweep.trials.values()}) == 14  # 7 widths, 2 depths
 
