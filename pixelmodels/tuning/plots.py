@@ -11,7 +11,7 @@ from pixelmodels.tuning.record import TrialRecord
 
 SCORE = "val bits/dim"
 _ABSENT = -0.12  # height of a parameter that a trial does not have; the others lie in 0..1
-_COLOURS = "viridis_r"
+_COLOURS = "viridis"
 _BAR = "#2a6f97"
 
 
