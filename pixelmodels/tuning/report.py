@@ -21,7 +21,7 @@ from pixelmodels.tuning.importance import importances
 from pixelmodels.tuning.plots import importance_png, parallel_coordinates_png
 from pixelmodels.tuning.record import TrialRecord
 from pixelmodels.tuning.space import from_values
-from pixelmodels.tuning.state import Sweep, shown
+from pixelmodels.tuning.state import Sweep, values_of
 
 BEST, SUMMARY, IMPORTANCES = "best.yaml", "summary.json", "importances.json"
 PARALLEL_COORDINATES, IMPORTANCES_PICTURE = "parallel_coordinates.png", "importances.png"
@@ -145,8 +145,7 @@ def told(sweep: Sweep, summary: Summary) -> list[str]:
     """What the sweep found, in a few lines."""
     best, lines = sweep.best(), []
     if best is not None:
-        values = ", ".join(f"{name} {shown(value)}" for name, value in best.values.items())
-        lines.append(f"best: trial {best.number}, val {best.best_bits_per_dim:.4f} bits/dim ({values})")
+        lines.append(f"best: trial {best.number}, val {best.best_bits_per_dim:.4f} bits/dim ({values_of(best)})")
         default = summary.default_bits_per_dim
         if default is not None and best.best_bits_per_dim is not None:
             difference = best.best_bits_per_dim - default

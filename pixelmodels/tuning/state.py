@@ -123,8 +123,8 @@ class Sweep:
         )
         self.records.write_trial(trial)
         self.num_started += 1
-        what = ", ".join(f"{name} {shown(value)}" for name, value in trial.values.items())
-        self.say(f"{title(trial)} {'goes on' if trial.curve else 'begins'}: {'the default recipe, ' if trial.is_default else ''}{what}")
+        how = "goes on" if trial.curve else "begins"
+        self.say(f"{title(trial)} {how}: {'the default recipe, ' if trial.is_default else ''}{values_of(trial)}")
 
     def progress(self, number: int, epoch: int, metrics: Mapping[str, Any]) -> None:
         """One epoch's report; those that are known are not told again."""
@@ -181,9 +181,10 @@ def title(trial: TrialRecord) -> str:
     return f"trial {trial.number} ({trial.architecture})"
 
 
-def shown(value: Any) -> str:
-    """A value as a person reads it."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def values_of(trial: TrialRecord) -> str:
+    """A trial's values as a person reads them: `num_layers 5, dropout 0.3`."""
+    shown = {name.rpartition(".")[2]: f"{value:.3g}" if isinstance(value, float) else value for name, value in trial.values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def count_parameters(recipe: Recipe, dataset: Any) -> int:
