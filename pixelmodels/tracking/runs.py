@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import location, source
-from pixelmodels.tracking.client import already_exists, make_client, patiently, tracking_failure
+from pixelmodels.tracking.client import already_exists, is_missing, make_client, patiently, tracking_failure
 from pixelmodels.tracking.entities import dataset_input, param_entities, parts
 
 if TYPE_CHECKING:
@@ -101,12 +101,17 @@ class Tracker:
         except Exception as error:
             raise tracking_failure(self.uri, error) from error
 
-    def start_parent(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
+    def start_parent(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None, run_id: str | None = None) -> str:
         """Start the run that stands for one call of a pipeline; returns its id.
 
+        Args: `run_id`, the run of an earlier call that this one goes on with, if it is still there; its parameters stay.
         Runs whose process was killed on this machine before are closed as `KILLED`, so that the list shows what is alive.
         """
         self._close_abandoned()
+        if run_id is not None and self._is_there(run_id):
+            self._call(lambda: self.client.update_run(run_id, status="RUNNING"))
+            self.set_tags(run_id, {**source.source_tags(), KIND_TAG: "call", **(tags or {})})
+            return run_id
         run_id = self._create_run(name, {KIND_TAG: "call", **(tags or {})})
         self._log_params(run_id, params)
         return run_id
@@ -262,6 +267,14 @@ class Tracker:
         condition = f"tags.`{RUN_KEY_TAG}` = '{run_key}' AND tags.`{STORAGE_ID_TAG}` = '{self.storage_id}'"
         found = self._call(lambda: self.client.search_runs([self.experiment_id], condition, max_results=1, order_by=["start_time DESC"]))
         return found[0] if found else None
+
+    def _is_there(self, run_id: str) -> bool:
+        try:
+            return bool(self._call(lambda: self.client.get_run(run_id)).info.lifecycle_stage == "active")
+        except Exception as error:
+            if not is_missing(error):
+                raise
+            return False
 
     def _close_abandoned(self) -> None:
         """Close runs of calls and of models whose process, on this machine, has ended without doing so."""

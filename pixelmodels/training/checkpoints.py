@@ -26,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from pixelmodels.storage import Storage
 
 CHECKPOINT = "checkpoint.json"
+CHECKPOINTS = "checkpoints"  # folder of a run
 MODEL, AVERAGE, OPTIMIZER, RANDOM = "model.safetensors", "average.safetensors", "optimizer.safetensors", "random.safetensors"
 DESCRIPTION, STATE = "model.json", "state.json"
 
@@ -105,7 +106,7 @@ def latest(storage: Storage, run_folder: str, say: Callable[[str], None]) -> Che
 
 def steps(storage: Storage, run_folder: str) -> list[int]:
     """Steps that have a folder, whole or not, in ascending order."""
-    return sorted(int(name) for name in storage.list(f"{run_folder}/checkpoints") if name.isdigit())
+    return sorted(int(name) for name in storage.list(f"{run_folder}/{CHECKPOINTS}") if name.isdigit())
 
 
 def prune(storage: Storage, run_folder: str, keep: set[int]) -> None:
@@ -118,4 +119,4 @@ def prune(storage: Storage, run_folder: str, keep: set[int]) -> None:
 
 
 def _folder(run_folder: str, step: int) -> str:
-    return f"{run_folder}/checkpoints/{step:08d}"
+    return f"{run_folder}/{CHECKPOINTS}/{step:08d}"

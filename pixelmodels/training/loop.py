@@ -102,10 +102,14 @@ class Loop:
 
     def run(self) -> RunResult:
         """Train to the end and test."""
+        self.train()
+        return self._finish()
+
+    def train(self) -> None:
+        """Train to the end, without the test and what comes with it."""
         while self.position.epoch < self.recipe.epochs and not self._out_of_patience():
             self._train_epoch()
             self._end_epoch()
-        return self._finish()
 
     # ---- one epoch
 
@@ -197,7 +201,7 @@ class Loop:
             f"{images_per_second:.0f} images/s  {duration(left)} left"
         )
         self._said = time.monotonic()
-        if self._decide(report=self._said - self._reported >= self.plan.report_every_s)[0]:
+        if self._decide(report=self.plan.report_epochs or self._said - self._reported >= self.plan.report_every_s)[0]:
             self._report(metrics)
 
     def _check_finite(self, split: str, found_bits_per_dim: float) -> None:
@@ -211,7 +215,7 @@ class Loop:
         """Save or report where the first worker's clock says so; returns when the training clock goes on from."""
         now, plan, position = time.monotonic(), self.plan, self.position
         save_due = plan.checkpoint_every_s > 0 and now - self._saved >= plan.checkpoint_every_s
-        report_due = now - self._reported >= plan.report_every_s
+        report_due = not plan.report_epochs and now - self._reported >= plan.report_every_s
         steps = max(1, int(_LOOK_EVERY_S / max(1e-4, self._seconds_per_step())))
         if 0 < plan.checkpoint_every_s < _LOOK_EVERY_S:
             steps = 1

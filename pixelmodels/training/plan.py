@@ -34,12 +34,14 @@ class RunPlan:
     registered_name: str | None = None  # registered model that the result becomes a version of
     checkpoint_every_s: float = 0.0  # seconds between checkpoints inside an epoch; 0: at the end of epochs only
     report_every_s: float = 10.0  # least seconds between reports to Ray Train
+    report_epochs: bool = False  # report to Ray Train at the end of every epoch, and at no other time
     num_threads: int = 0  # torch's threads in each worker; 0 leaves them alone
+    place: str = RUNS  # folder of the storage root in which the run's own folder is
 
     @property
     def folder(self) -> str:
         """The run's folder below the storage root."""
-        return run_folder(self.recipe.name, self.run_key)
+        return run_folder(self.recipe.name, self.run_key, self.place)
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class RunResult:
         return asdict(self)
 
 
-def run_folder(name: str, run_key: str) -> str:
+def run_folder(name: str, run_key: str, place: str = RUNS) -> str:
     """The folder of a run below the storage root."""
-    return f"{RUNS}/{name}-{run_key}"
+    return f"{place}/{name}-{run_key}"
 
 
 def finished(storage: Storage, folder: str) -> RunResult | None:

@@ -34,10 +34,12 @@ from pixelmodels.training.one_run import reason_of, train_one
 from pixelmodels.training.plan import RUNS, RunPlan, RunResult
 from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once, threads_per_worker
 from pixelmodels.training.progress import Progress, Say, duration
+from pixelmodels.training.recipe_files import read_recipe
 from pixelmodels.training.recipes import ContextKind, Precision, Recipe, from_plain, run_key
 from pixelmodels.training.suites import ablations_of, published, suite
 
 _POLL_S = 0.3
+_DEFAULT_SUITE = "digits"
 _NOTES = ("Models: exact likelihood of the test images under the averaged weights that validated best.", *baselines.NOTES)
 
 
@@ -45,7 +47,8 @@ _NOTES = ("Models: exact likelihood of the test images under the averaged weight
 class TrainAll:
     """Train every model of a suite and compare them; go on with what an earlier call left unfinished."""
 
-    suite: str = "digits"  # named list of recipes: digits, photos, cifar10 and others; an unknown name lists them all
+    suite: str = _DEFAULT_SUITE  # named list of recipes: digits, photos, cifar10 and others; an unknown name lists them all
+    recipe_file: str | None = None  # YAML file with one recipe to train instead of a suite's, such as a sweep's best.yaml
     only: tuple[str, ...] = ()  # names of the recipes to train; all unless given
     exclude: tuple[str, ...] = ()  # names of recipes to leave out
     dataset: str | None = None  # prepared data set to train on instead of the suite's: name, or name-fingerprint
@@ -73,7 +76,7 @@ class TrainAll:
 
     def recipes(self) -> tuple[Recipe, ...]:
         """The recipes that are asked for, with what the command line sets; raises `UserError` for unknown names."""
-        recipes = recipes_of(ablations_of(self.suite)) if self.ablation else suite(self.suite)
+        recipes = self._of_file() if self.recipe_file else recipes_of(ablations_of(self.suite)) if self.ablation else suite(self.suite)
         if self.ablation and self.likelihood is not None:
             raise UserError(f"--likelihood {self.likelihood} is given and --ablation compares likelihoods; leave one of the two out")
         names = [recipe.name for recipe in recipes]
@@ -82,11 +85,22 @@ class TrainAll:
                 raise unknown("model", name, names)
         chosen = [recipe for recipe in recipes if (not self.only or recipe.name in self.only) and recipe.name not in self.exclude]
         if not chosen:
-            raise UserError(f"--only and --exclude leave no model of suite '{self.suite}'; have {', '.join(names)}")
+            raise UserError(f"--only and --exclude leave no model of '{self.name}'; have {', '.join(names)}")
         changed = tuple(self._changed(recipe) for recipe in chosen)
         if self.small_factor is not None and not any("small" in recipe.condition_on for recipe in changed):
             raise UserError(f"--small-factor {self.small_factor} is given and no model is given a small image; add --condition-on small")
         return changed
+
+    @property
+    def name(self) -> str:
+        """What the call is called: its suite, or its recipe file."""
+        return Path(self.recipe_file).stem if self.recipe_file else self.suite
+
+    def _of_file(self) -> tuple[Recipe, ...]:
+        if self.ablation or self.suite != _DEFAULT_SUITE:
+            other = "--ablation" if self.ablation else f"--suite {self.suite}"
+            raise UserError(f"--recipe-file {self.recipe_file} and {other} both say what to train; leave one of the two out")
+        return (read_recipe(self.recipe_file or "", Storage(self.storage)),)
 
     def _changed(self, recipe: Recipe) -> Recipe:
         given = {name: getattr(self, name) for name in ("epochs", "batch_size", "accumulate", "precision", "patience", "seed")}
@@ -150,7 +164,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         prepared = {config: prepare(config, storage, say=say) for config in dict.fromkeys(recipe.dataset for recipe in recipes)}
         datasets = [prepared[recipe.dataset] for recipe in recipes]
     else:
-        recipes = tuple(dataclasses.replace(recipe, dataset=_config_of(chosen)) for recipe in recipes)
+        recipes = tuple(dataclasses.replace(recipe, dataset=config_of(chosen)) for recipe in recipes)
         datasets = [chosen] * len(recipes)
     check_images(options, datasets)
     plans = [_plan(recipe, dataset, storage, tracker, options) for recipe, dataset in zip(recipes, datasets, strict=True)]
@@ -159,8 +173,8 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     names = ", ".join(recipe.name for recipe in recipes)
     say(f"training {names} on {_names(datasets)}, {at_once} at a time with {needs.num_workers} worker(s) each")
 
-    call = f"{RUNS}/train_all-{options.suite}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    parent = tracker.start_parent(f"train_all {options.suite}", dataclasses.asdict(options), {"suite": options.suite})
+    call = f"{RUNS}/train_all-{options.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    parent = tracker.start_parent(f"train_all {options.name}", dataclasses.asdict(options), {"suite": options.name})
     outcome = Outcome(call, storage.uri(f"{call}/leaderboard.md"))
     status: Status = "KILLED"
     try:
@@ -168,7 +182,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         plans = [dataclasses.replace(plan, num_threads=threads_per_worker(needs, at_once)) for plan in plans]
         _train(plans, needs, at_once, parent, options, outcome, say)
         rows += [_row(result) for result in outcome.results]
-        title = f"{options.suite} on {_names(datasets)}"
+        title = f"{options.name} on {_names(datasets)}"
         _publish(rows, title, storage, call, tracker, parent)
         if options.ablation:
             comparisons = ablations_of(options.suite)
@@ -204,7 +218,7 @@ def check_images(options: TrainAll, datasets: Sequence[Dataset]) -> None:
             raise UserError(f"'{options.data_path}' holds images of {found}, and suite '{options.suite}' is for {wanted}; give such files")
 
 
-def _config_of(dataset: Dataset) -> DatasetConfig:
+def config_of(dataset: Dataset) -> DatasetConfig:
     """The options that a prepared data set was made with, as its manifest keeps them."""
     config: DatasetConfig = from_plain(DatasetConfig, {**dataset.manifest["options"], "name": dataset.name}, "dataset")
     return config
@@ -228,7 +242,7 @@ def _train(plans: list[RunPlan], needs: WorkerNeeds, at_once: int, parent: str, 
 
     progress = Progress(say)
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="run")
-    how: dict[str, Any] = {"parent": parent, "suite": options.suite, "max_failures": options.max_failures, "fresh": options.fresh}
+    how: dict[str, Any] = {"parent": parent, "suite": options.name, "max_failures": options.max_failures, "fresh": options.fresh}
     futures: list[Future[tuple[RunResult, bool]]] = [pool.submit(train_one, plan, needs, progress, **how) for plan in plans]
     try:
         pending = set(futures)

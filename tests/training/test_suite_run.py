@@ -88,7 +88,7 @@ def test_fresh_removes_the_result_before_all_else(plans: list[RunPlan], ray_clus
 def test_a_recipe_says_what_a_data_set_named_by_the_user_was_made_with(storage: Storage, ray_cluster: None) -> None:
     made = DatasetConfig(source="digits", name="small", size=(6, 5), binarize="dynamic", seed=3)
     dataset = prepare(made, storage)
-    config = suite_run._config_of(dataset)
+    config = suite_run.config_of(dataset)
     assert (config.size, config.binarize, config.seed) == ((6, 5), "dynamic", 3)
     found = find_prepared(config, storage)
     assert found is not None and found.folder == dataset.folder

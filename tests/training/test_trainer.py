@@ -39,7 +39,21 @@ def test_a_hopeless_failure_is_tried_once(error: Exception, storage: Storage, tr
         trainer.run_worker({"plan": plan, "progress": None})
     trainer.run_worker({"plan": plan, "progress": None})  # what Ray starts anew
     assert len(tries) == 2
-    assert trainer._failure(plan) == str(error)
+    assert trainer.failure_of(plan) == str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")],
+)
+def test_a_lack_of_memory_is_hopeless_too(error: Exception, storage: Storage, tries: list[BaseException]) -> None:
+    plan = tiny_plan(storage)
+    tries.append(error)
+    with pytest.raises(type(error)):
+        trainer.run_worker({"plan": plan, "progress": None})
+    trainer.run_worker({"plan": plan, "progress": None})
+    failure = trainer.failure_of(plan)
+    assert len(tries) == 2 and failure is not None and failure.startswith("out of memory: give a smaller batch_size")
 
 
 def test_another_failure_is_tried_again(storage: Storage, tries: list[BaseException]) -> None:

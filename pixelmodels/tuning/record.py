@@ -1,0 +1,119 @@
+"""What a sweep has on record below the storage root, from which a killed one goes on.
+
+    sweeps/<name>/sweep.json        settings, id, and the MLflow run of the whole
+    sweeps/<name>/trials/003.json   one trial: its values, its recipe, how it stands, its curve
+    sweeps/<name>/runs/...          checkpoints of trials that have not ended
+
+A trial is written down before it begins and whenever it gets on. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+from pixelmodels.training.recipes import Recipe
+from pixelmodels.tuning.space import Values
+
+SWEEPS = "sweeps"
+SWEEP, TRIALS, TRIAL_RUNS = "sweep.json", "trials", "runs"
+State = Literal["unfinished", "finished", "stopped", "failed"]  # stopped: by ASHA; unfinished: goes on with the next call
+ENDED = ("finished", "stopped", "failed")
+
+
+@dataclass
+class TrialRecord:
+    """One trial."""
+
+    number: int  # from 0, in the order in which trials began
+    values: Values  # of the space's parameters
+    recipe: dict[str, Any]  # as it is trained, plain
+    architecture: str
+    parameters: int  # trained numbers
+    is_default: bool = False  # whether it is the suite's own recipe
+    state: State = "unfinished"
+    reason: str | None = None  # why it failed
+    curve: dict[int, float] = field(default_factory=dict)  # validation bits/dim by epoch, from 1
+    mlflow_run_id: str | None = None
+    too_large: list[Values] = field(default_factory=list)  # values that were drawn before these, and not trained: too many parameters
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that it trained."""
+        return max(self.curve, default=0)
+
+    @property
+    def best_bits_per_dim(self) -> float | None:
+        """Of its validation images, after the best epoch; none before the first."""
+        return min(self.curve.values(), default=None)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to be done for it."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Head:
+    """The sweep as a whole."""
+
+    id: str  # drawn when it began
+    settings: dict[str, Any]  # all that its trials depend on
+    mlflow_run_id: str
+
+
+class Records:
+    """The files of one sweep."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.storage, self.name, self.folder = storage, name, f"{SWEEPS}/{name}"
+
+    def head(self) -> Head | None:
+        """What `sweep.json` says; none where the sweep has not begun."""
+        try:
+            return Head(**json.loads(self.storage.read_bytes(f"{self.folder}/{SWEEP}")))
+        except FileNotFoundError:
+            return None
+
+    def write_head(self, head: Head) -> None:
+        """Write `sweep.json`."""
+        self._write(SWEEP, dataclasses.asdict(head))
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials, in their order; raises `UserError` for one that cannot be read."""
+        return [self.trial(int(name.removesuffix(".json"))) for name in self.storage.list(f"{self.folder}/{TRIALS}") if name[0].isdigit()]
+
+    def trial(self, number: int) -> TrialRecord:
+        """One trial."""
+        path = f"{self.folder}/{_file(number)}"
+        try:
+            values = json.loads(self.storage.read_bytes(path))
+            return TrialRecord(**{**values, "curve": {int(epoch): bits for epoch, bits in values["curve"].items()}})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"'{self.storage.uri(path)}' is no trial of this version ({error}); give --fresh, or another --name") from error
+
+    def write_trial(self, trial: TrialRecord) -> None:
+        """Write one trial."""
+        self._write(_file(trial.number), dataclasses.asdict(trial))
+
+    def clear(self) -> None:
+        """Forget the sweep: its head first, so that a half-removed sweep is never taken for one."""
+        self.storage.delete(f"{self.folder}/{SWEEP}")
+        self.storage.delete(f"{self.folder}/{TRIALS}")
+        self.storage.delete(f"{self.folder}/{TRIAL_RUNS}")
+
+    def _write(self, file: str, content: dict[str, Any]) -> None:
+        self.storage.write_bytes(f"{self.folder}/{file}", json.dumps(content, indent=1).encode())
+
+
+def recipe_of(trial: TrialRecord) -> Recipe:
+    """The recipe that a trial trains."""
+    return Recipe.from_dict(trial.recipe)
+
+
+def _file(number: int) -> str:
+    return f"{TRIALS}/{number:03d}.json"

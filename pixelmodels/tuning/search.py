@@ -1,0 +1,224 @@
+"""Ray Tune's three places where a sweep decides: what is tried next, which trial is stopped, and what is written down."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import deque
+from itertools import accumulate
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from pixelmodels.errors import UserError
+from pixelmodels.tuning.record import TrialRecord
+from pixelmodels.tuning.space import Ask, Drawn, Values, from_values
+from pixelmodels.tuning.state import Sweep
+from pixelmodels.tuning.trial import EPOCH, METRIC, NUMBER
+
+_STUDY = "sweep"
+_GUIDED = 10  # draws in a row, tried already or too large, after which values are drawn at random: TPE would go on with what it likes
+_ATTEMPTS = 100  # recipes drawn in a row that are too large, or tried already, before the space is taken to be exhausted
+
+
+class SweepSearch(OptunaSearch):
+    """Optuna's TPE over a sweep's space, told of the trials of earlier calls; those that had not ended come first."""
+
+    def __init__(self, sweep: Sweep, seed: int) -> None:
+        """`seed`, of what is drawn."""
+        self.sweep = sweep
+        self._numbers: dict[str, int] = {}  # of the trials of this call, by Ray Tune's id
+        self._drawn: Drawn | None = None
+        self._told: dict[str, int] = {}  # last epoch that Optuna knows of, by Ray Tune's id
+        self._waiting = deque(trial for trial in sweep.trials.values() if not trial.has_ended)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._random = optuna.samplers.RandomSampler(seed=seed + 1000 * len(sweep.trials))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                # Of the trials on record too: with the same seed the first draws would be theirs again.
+                seed=seed + 1000 * len(sweep.trials),
+                n_startup_trials=max(2, min(10, sweep.num_samples // 3)),
+                multivariate=True,  # parameters depend on each other
+                group=True,  # and some are there only where others have a value
+                constant_liar=True,  # trials that still run are not tried a second time
+            )
+        storage = optuna.storages.InMemoryStorage()
+        study = optuna.create_study(storage=storage, sampler=sampler, study_name=_STUDY, direction="minimize")
+        self._replay(study)
+        points = [trial.values for trial in self._waiting]
+        points += [] if sweep.default_trial is not None or sweep.is_tried(sweep.default.values) else [sweep.default.values]
+        super().__init__(
+            self._define, metric=METRIC, mode="min", points_to_evaluate=points, sampler=sampler, study_name=_STUDY, storage=storage
+        )
+
+    def _define(self, trial: Any) -> None:
+        ask = Ask(trial)
+        recipe = self.sweep.space.recipe(ask, self.sweep.defaults, self.sweep.images)
+        self._drawn = Drawn(ask.values, recipe)
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's number; `FINISHED` when time is up or there is nothing left to try."""
+        trial = self._next(trial_id)
+        if trial is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = trial.number
+        self.sweep.begin(trial)
+        return {NUMBER: trial.number}
+
+    def _next(self, trial_id: str) -> TrialRecord | None:
+        if self.sweep.is_out_of_time:
+            return None
+        if self._waiting:
+            super().suggest(trial_id)  # Optuna hands out the points to evaluate in their order
+            return self._waiting.popleft()
+        guided = self._ot_study.sampler
+        try:
+            for attempt in range(_ATTEMPTS):
+                if attempt == _GUIDED:
+                    self._ot_study.sampler = self._random
+                super().suggest(trial_id)
+                drawn = self._drawn
+                assert drawn is not None
+                is_tried = self.sweep.is_tried(drawn.values)
+                trial = None if is_tried else self.sweep.draw(drawn)
+                if trial is not None:
+                    return trial
+                # Optuna takes a trial that was pruned at once for a bad one, and leaves a failed one out of account.
+                super().on_trial_complete(trial_id, error=is_tried)
+                self._completed_trials.discard(trial_id)
+                del self._ot_trials[trial_id]
+        finally:
+            self._ot_study.sampler = guided
+        self.sweep.say(f"nothing new found in {_ATTEMPTS} draws: all were tried already, or have too many parameters")
+        return None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """One epoch's report."""
+        epoch = int(result.get(EPOCH, 0))
+        if epoch > self._told.get(trial_id, 0):
+            self._ot_trials[trial_id].report(result[METRIC], epoch)
+            self._told[trial_id] = epoch
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The end of a trial: complete, stopped early (with what it had reached), or failed."""
+        if error or not result or METRIC not in result:
+            super().on_trial_complete(trial_id, error=True)
+            return
+        self.on_trial_result(trial_id, result)
+        is_whole = int(result[EPOCH]) >= self.sweep.epochs
+        super().on_trial_complete(trial_id, result if is_whole else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the sweep's own record is what it goes on from."""
+        Path(checkpoint_path).write_bytes(b"")
+
+    def _replay(self, study: optuna.Study) -> None:
+        """Tell a new study of the trials that have ended."""
+        sweep = self.sweep
+        for trial in sweep.trials.values():
+            for values in trial.too_large:
+                study.add_trial(self._frozen(values, TrialState.PRUNED, {}))
+            best = dict(zip(sorted(trial.curve), accumulate((trial.curve[epoch] for epoch in sorted(trial.curve)), min), strict=True))
+            if trial.state == "finished":
+                study.add_trial(self._frozen(trial.values, TrialState.COMPLETE, best))
+            elif trial.state == "stopped":
+                study.add_trial(self._frozen(trial.values, TrialState.PRUNED, best))
+
+    def _frozen(self, values: Values, state: TrialState, best: dict[int, float]) -> optuna.trial.FrozenTrial:
+        sweep = self.sweep
+        try:
+            drawn, distributions = from_values(sweep.space, sweep.defaults, sweep.images, values)
+        except (ValueError, UserError) as error:
+            reason = f"space '{sweep.settings['space']}' no longer has what sweep '{sweep.records.name}' tried ({error})"
+            raise UserError(f"{reason}; give another --name, or --fresh") from error
+        value = min(best.values()) if state is TrialState.COMPLETE else None
+        return optuna.trial.create_trial(
+            state=state, value=value, params=dict(drawn.values), distributions=distributions, intermediate_values=best
+        )
+
+
+class SweepScheduler(AsyncHyperBandScheduler):
+    """ASHA over epochs: a trial that is not among the best of those that came as far is stopped. The default recipe is not."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        settings = sweep.settings
+        super().__init__(
+            time_attr=EPOCH,
+            metric=METRIC,
+            mode="min",
+            max_t=sweep.epochs,
+            grace_period=settings["grace_epochs"],
+            reduction_factor=settings["reduction_factor"] or 2,
+        )
+        self.sweep = sweep
+        self.stopped: set[int] = set()  # numbers of trials that were stopped before their last epoch
+        for trial in sweep.trials.values():
+            earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
+            best = float("inf")
+            for epoch, bits_per_dim in sorted(trial.curve.items()) if trial.has_ended else ():
+                best = min(best, bits_per_dim)
+                self._brackets[0].on_result(earlier, epoch, -best)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on after this epoch."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        number = int(trial.config[NUMBER])
+        if decision != TrialScheduler.STOP or int(result[EPOCH]) >= self.sweep.epochs:
+            return str(decision)
+        if self.sweep.trials[number].is_default:  # the measure of all others
+            return str(TrialScheduler.CONTINUE)
+        self.stopped.add(number)
+        return str(decision)
+
+
+class SweepCallback(tune.Callback):
+    """Tells the sweep what becomes of its trials."""
+
+    def __init__(self, sweep: Sweep, scheduler: SweepScheduler) -> None:
+        self.sweep, self.scheduler = sweep, scheduler
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """One epoch's report."""
+        if EPOCH in result:
+            self.sweep.progress(int(trial.config[NUMBER]), int(result[EPOCH]), result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The end of a trial, or of the time."""
+        number = int(trial.config[NUMBER])
+        if self.sweep.trials[number].epochs >= self.sweep.epochs:
+            self.sweep.end(number, "finished")
+        else:
+            self.sweep.end(number, "stopped" if number in self.scheduler.stopped else "unfinished")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial that failed."""
+        self.sweep.end(int(trial.config[NUMBER]), "failed", "its process died, out of memory or with its machine")
+
+
+class OutOfTime(tune.Stopper):
+    """Stops all trials when the sweep's time is up."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether time is up."""
+        return self.sweep.is_out_of_time
+
+
+def quiet_tune() -> None:
+    """Keep what Ray Tune and Optuna say of themselves off the terminal."""
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

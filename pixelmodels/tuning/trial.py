@@ -1,0 +1,84 @@
+"""One trial where it runs: a Ray Tune function that starts a Ray Train run, whose workers report after every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pixelmodels.data import Dataset
+from pixelmodels.training.checkpoints import CHECKPOINTS
+from pixelmodels.training.loop import Loop
+from pixelmodels.training.plan import RunPlan
+from pixelmodels.training.preflight import WorkerNeeds
+from pixelmodels.training.trainer import guarded, ray_files, report, run_group, wrap
+from pixelmodels.tuning.record import TRIAL_RUNS, Records, TrialRecord, recipe_of
+
+NUMBER = "number"  # entry of a Tune config: which trial of the sweep
+EPOCH, METRIC, LATEST = "epoch", "val/best_bits_per_dim", "val/bits_per_dim"  # of a report; the best so far is what trials are compared by
+
+
+@dataclass(frozen=True)
+class TrialPlans:
+    """How a trial of a sweep becomes a run; the same for all of them, and sent to where they run."""
+
+    records: Records
+    sweep_id: str
+    dataset: Dataset
+    needs: WorkerNeeds
+    num_threads: int
+    checkpoint_every_s: float
+    max_failures: int
+
+    def plan(self, trial: TrialRecord) -> RunPlan:
+        """The run of a trial: MLflow is the driver's business, and nothing is tested or registered."""
+        return RunPlan(
+            recipe=recipe_of(trial),
+            dataset=self.dataset,
+            storage=self.records.storage,
+            run_key=trial_key(self.sweep_id, trial.number),
+            checkpoint_every_s=self.checkpoint_every_s,
+            report_epochs=True,
+            num_threads=self.num_threads,
+            place=f"{self.records.folder}/{TRIAL_RUNS}",
+        )
+
+
+def trial_key(sweep_id: str, number: int) -> str:
+    """What a trial is known by in MLflow and in folders."""
+    return f"{sweep_id}-{number:03d}"
+
+
+def run_trial(config: Mapping[str, Any], plans: TrialPlans) -> None:
+    """The function that Ray Tune runs for each trial; raises `RunFailed` where the trial fails."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    plan = plans.plan(plans.records.trial(int(config[NUMBER])))
+    run_group(train_trial, {"plan": plan}, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """What each worker runs: the loop without its test. A trial that goes on from a checkpoint reports the epochs before it again."""
+
+    def work(plan: RunPlan, device: torch.device) -> None:
+        loop: Loop | None = None
+
+        def tell(metrics: dict[str, float]) -> None:
+            assert loop is not None
+            report({**metrics, METRIC: loop.position.best_bits_per_dim})
+
+        loop = Loop(plan, device, wrap, say=lambda _: None, report=tell)
+        curve = loop.position.val_bits_per_dim
+        for epoch, latest in enumerate(curve, 1):
+            report({LATEST: latest, METRIC: min(curve[:epoch]), EPOCH: float(epoch)})
+        loop.train()
+
+    guarded(config["plan"], work)
+
+
+def remove_checkpoints(plan: RunPlan) -> None:
+    """Remove what a trial that has ended left for going on, and Ray Train's own files of it."""
+    plan.storage.delete(f"{plan.folder}/{CHECKPOINTS}")
+    plan.storage.delete(ray_files(plan))

@@ -1,0 +1,152 @@
+"""A whole sweep on a real Ray: killed and called again, each trial counts once; a diverging one fails alone; the best is a file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import train_all
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.runs import KIND_TAG, PARENT_TAG
+from pixelmodels.training.recipe_files import read_recipe
+from pixelmodels.tuning.record import Records
+from pixelmodels.tuning.report import BEST, IMPORTANCES, PARALLEL_COORDINATES, SUMMARY
+from tests.tuning import small_sweep
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS, NAME = 2, "tiny"
+COMMAND = [
+    "--space",
+    "small",
+    "--suite",
+    "small",
+    "--name",
+    NAME,
+    "--num-samples",
+    "4",
+    "--epochs",
+    "2",
+    "--no-asha",
+    "--max-concurrent",
+    "2",
+]
+
+
+def records_of(storage: Storage) -> Records:
+    return Records(storage, NAME)
+
+
+@pytest.fixture(scope="module")
+def swept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, str, set[int]]]:
+    """The storage of a sweep whose driver was killed, and which was called again; what the second call printed; what had ended before."""
+    folder = tmp_path_factory.mktemp("swept") / "storage"
+    storage = Storage(str(folder))
+    command = [sys.executable, str(ROOT / "tests" / "tuning" / "small_sweep.py"), *COMMAND, "--storage", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder.parent, env=environment)
+    try:
+        deadline = time.monotonic() + 240
+        while not any(trial.has_ended for trial in records_of(storage).trials()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+    finally:
+        process.kill()  # SIGKILL
+        said, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    before = {trial.number for trial in records_of(storage).trials() if trial.has_ended}
+    assert before and len(records_of(storage).trials()) > len(before), said
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert small_sweep.main([*COMMAND, "--storage", storage.root]) == 0
+    yield storage, printed.getvalue(), before
+
+
+def test_every_trial_counts_once(swept: tuple[Storage, str, set[int]]) -> None:
+    storage, printed, before = swept
+    trials = records_of(storage).trials()
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert {trial.values["kind"] for trial in trials} == set(small_sweep.KINDS)
+    for number in before:
+        assert f"trial {number} (pixelcnn) begins" not in printed and f"trial {number} (pixelcnn) goes on" not in printed
+    for trial in trials:
+        broken = trial.values["kind"] == "broken"
+        assert trial.state == ("failed" if broken else "finished")
+        assert broken or list(trial.curve) == [1, 2]
+    assert trials[0].is_default and trials[0].values == {"kind": "fine"}
+    assert not storage.list(f"{records_of(storage).folder}/runs") or not any(
+        storage.exists(f"{records_of(storage).folder}/runs/{run}/checkpoints") for run in storage.list(f"{records_of(storage).folder}/runs")
+    )
+
+
+def test_mlflow_has_one_parent_and_each_trial_once(swept: tuple[Storage, str, set[int]]) -> None:
+    storage, _, _ = swept
+    tracker, head = Tracker(storage), records_of(storage).head()
+    assert head is not None
+    runs = tracker.client.search_runs([tracker.experiment_id], max_results=100)
+    parents = [run for run in runs if run.data.tags[KIND_TAG] == "call"]
+    children = [run for run in runs if run.data.tags[KIND_TAG] == "trial"]
+    assert [run.info.run_id for run in parents] == [head.mlflow_run_id] and parents[0].info.status == "FINISHED"
+    assert len(children) == 4 and {run.data.tags[PARENT_TAG] for run in children} == {head.mlflow_run_id}
+    trials = {trial.mlflow_run_id: trial for trial in records_of(storage).trials()}
+    for run in children:
+        trial = trials[run.info.run_id]
+        assert run.info.status == ("FAILED" if trial.state == "failed" else "FINISHED")
+        assert run.data.params["model.config.num_layers"] == str(trial.recipe["model"]["config"]["num_layers"])
+        if trial.curve:
+            history = tracker.client.get_metric_history(run.info.run_id, "val/bits_per_dim")
+            assert {point.step: point.value for point in history} == pytest.approx(trial.curve)
+            assert len(history) == len(trial.curve)
+    artifacts = {entry.path for entry in tracker.client.list_artifacts(head.mlflow_run_id)}
+    assert {BEST, SUMMARY, IMPORTANCES, PARALLEL_COORDINATES} <= artifacts
+
+
+def test_a_diverging_trial_is_a_failed_trial(swept: tuple[Storage, str, set[int]]) -> None:
+    storage, printed, _ = swept
+    (broken,) = [trial for trial in records_of(storage).trials() if trial.state == "failed"]
+    assert broken.reason is not None and "likelihood is nan" in broken.reason
+    assert "3 finished, 1 failed in" in printed
+
+
+def test_the_best_recipe_is_a_file_that_train_all_trains(swept: tuple[Storage, str, set[int]], capsys: pytest.CaptureFixture[str]) -> None:
+    storage, printed, _ = swept
+    best_file = printed.strip().splitlines()[-1]
+    assert best_file == storage.uri(f"sweeps/{NAME}/{BEST}") and Path(best_file).is_file()
+    summary = json.loads(storage.read_bytes(f"sweeps/{NAME}/{SUMMARY}"))
+    trials = records_of(storage).trials()
+    scores = [trial.best_bits_per_dim for trial in trials if trial.best_bits_per_dim is not None]
+    assert summary["best_bits_per_dim"] == min(scores) <= summary["default_bits_per_dim"] == trials[0].best_bits_per_dim
+    assert summary["epochs_spent"] == summary["epochs_without_asha"] == 3 * EPOCHS
+    recipe = read_recipe(best_file, storage)
+    best = next(trial for trial in trials if trial.number == summary["best"]["number"])
+    assert recipe.to_dict()["model"] == best.recipe["model"] and recipe.epochs == 3  # the suite's own
+    assert read_recipe(f"sweeps/{NAME}/{BEST}", storage) == recipe
+    assert train_all.main(["--recipe-file", best_file, "--epochs", "1", "--storage", storage.root]) == 0
+    shown = capsys.readouterr().out
+    assert "1 trained in" in shown and recipe.name in shown
+    (version,) = Tracker(storage).client.search_model_versions("name='digits'")
+    assert version.tags["recipe"] == recipe.name
+
+
+def test_the_same_command_on_a_finished_sweep_only_shows_it(
+    swept: tuple[Storage, str, set[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _, _ = swept
+    before = yaml.safe_load(storage.read_bytes(f"sweeps/{NAME}/{BEST}"))
+    assert small_sweep.main([*COMMAND, "--storage", storage.root]) == 0
+    printed = capsys.readouterr().out
+    assert "all 4 trials have ended" in printed and "begins" not in printed
+    assert yaml.safe_load(storage.read_bytes(f"sweeps/{NAME}/{BEST}")) == before
+    tracker = Tracker(storage)
+    assert sum(run.data.tags[KIND_TAG] == "trial" for run in tracker.client.search_runs([tracker.experiment_id])) == 4

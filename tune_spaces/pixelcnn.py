@@ -1,0 +1,31 @@
+"""PixelCNN: depth, width, kernels, dropout, and the output distribution."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from pixelmodels.models.pixelcnn import PixelCNNConfig
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.training.recipes import Recipe
+from pixelmodels.tuning.space import Ask, Defaults, ask_dropout, ask_likelihood
+
+
+class PixelCNNSpace:
+    """Recipes of `pixelcnn`."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("pixelcnn",)
+
+    def recipe(self, ask: Ask, defaults: Defaults, images: ImageSpec) -> Recipe:
+        """Half to twice the default's depth and width; categorical, or a mixture with a number of components."""
+        default = defaults.of("pixelcnn")
+        model: PixelCNNConfig = default.model
+        config = dataclasses.replace(
+            model,
+            num_layers=ask.count("num_layers", model.num_layers),
+            num_features=ask.count("num_features", model.num_features, least=4),
+            kernel_size=ask.choice("kernel_size", model.kernel_size, (3, 5)),
+            first_kernel_size=ask.choice("first_kernel_size", model.first_kernel_size, (3, 5, 7)),
+            dropout=ask_dropout(ask, model.dropout),
+        )
+        return dataclasses.replace(default, model=config, likelihood=ask_likelihood(ask, default, images))
