@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 STAMP := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format bench ui clean clean-all
+.PHONY: help install train serve test lint format bench ui clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 train: $(STAMP) ## prepare the data, train every model of the suite, report (ARGS="--epochs 2")
 	@$(BIN)/python pipelines/train_all.py $(ARGS)
+
+serve: $(STAMP) ## serve samples, completions and scores over HTTP; trains a small model first where there is none (STORAGE=folder)
+	@$(BIN)/python pipelines/serve.py --train --storage "$(STORAGE)" $(ARGS)
 
 test: lint ## all checks, then all tests (ARGS="-k name")
 	@$(BIN)/python -m pytest -q $(ARGS)

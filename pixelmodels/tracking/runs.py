@@ -194,6 +194,11 @@ class Tracker:
         """Close a run, with how it ended."""
         self._call(lambda: self.client.set_terminated(run_id, status=status))
 
+    def commit_tag(self, run_id: str) -> dict[str, str]:
+        """`git_commit` of the code that a run was started from, as a tag of its model; nothing where that is not known."""
+        commit = self._call(lambda: self.client.get_run(run_id)).data.tags.get(source.COMMIT_TAG)
+        return {} if commit is None else {"git_commit": commit}
+
     def register(self, run_id: str, model_folder: Path, registered_name: str, tags: Mapping[str, str] | None = None) -> str:
         """Log a trained model with its run and make it the next version of a registered model; see `registry.register`."""
         from pixelmodels.tracking import registry

@@ -83,8 +83,12 @@ def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -
         tags = {
             "run_key": plan.run_key,
             "recipe": result.name,
+            "architecture": result.architecture,
             "dataset": result.dataset,
+            "dataset_fingerprint": plan.dataset.fingerprint,
             "test_bits_per_dim": f"{result.test_bits_per_dim:.6f}",
+            "test_nats": f"runs:/{plan.mlflow_run_id}/{TEST_NATS}",
+            **plan.tracker.commit_tag(plan.mlflow_run_id),
         }
         version = plan.tracker.register(plan.mlflow_run_id, model_folder, plan.registered_name, tags)
     return dataclasses.replace(result, model_version=version)

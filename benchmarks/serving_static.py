@@ -1,0 +1,56 @@
+"""The baseline of `benchmarks/serving.py`: a sampler that draws static batches of `@serve.batch`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+from ray import serve
+
+from pixelmodels.sampling.engine import Engine
+from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.replica import Drawn, Sampler
+from pixelmodels.serving.requests import engine_request
+from pixelmodels.serving.schemas import SampleRequest
+from pixelmodels.serving.settings import Settings
+
+MAX_BATCH = 64  # images; also the slots
+WAIT_S = 0.01  # for a batch to fill
+
+
+def num_images(items: Sequence[SampleRequest]) -> int:
+    """Images that requests ask for."""
+    return sum(asked.n for asked in items)
+
+
+class StaticSampler(Sampler):
+    """What has come when the engine is idle, up to all slots, begins together and is answered together."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        model = self.shelf.find(None).model
+        self._engine = Engine(model, num_slots=MAX_BATCH, max_waiting=1 << 30, reserve=0)
+
+    async def sample(self, asked: SampleRequest, timeout_s: float) -> Drawn | Refused:
+        """Draw the images of a request with those that came with it."""
+        answer: Drawn = await self._batch(asked)
+        return answer
+
+    @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_S, batch_size_fn=num_images)
+    async def _batch(self, items: list[SampleRequest]) -> list[Drawn]:
+        return await asyncio.to_thread(self._draw_all, items)
+
+    def _draw_all(self, items: list[SampleRequest]) -> list[Drawn]:
+        model = self._engine.model
+        found = {
+            self._engine.submit(engine_request(model, asked, self.settings.max_image_bytes)): np.zeros(
+                (asked.n, *model.spec.shape), np.uint8
+            )
+            for asked in items
+        }
+        while not self._engine.is_idle:
+            for row in self._engine.step_row():
+                if row.image_CHW is not None:
+                    found[row.request_id][row.image] = row.image_CHW.numpy()
+        return [Drawn("static", model.spec.levels, images_NCHW) for images_NCHW in found.values()]

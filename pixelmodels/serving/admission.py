@@ -1,0 +1,60 @@
+"""Who is let in: a bound on the images that wait, and no promise that the measured speed cannot keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pixelmodels.serving.refusals import overloaded
+
+MARGIN = 1.25  # a finish that is estimated may take this much longer
+SLACK_S = 0.25  # and this much
+SMOOTHING = 0.05  # weight of the newest step in the measured speed
+BUSY = 0.75  # share of the slots that must be taken for a step to tell the speed
+
+
+class Speed:
+    """Images a second that the engines draw when their slots are taken, measured step by step; 0 until it is known."""
+
+    def __init__(self) -> None:
+        self.images_per_s = 0.0
+        self._num_steps = 0
+
+    def step(self, images: float, seconds: float) -> None:
+        """A step drew this many images' worth of rows."""
+        if seconds > 0:
+            self._num_steps += 1
+            weight = max(SMOOTHING, 1 / self._num_steps)
+            self.images_per_s += weight * (images / seconds - self.images_per_s)
+
+
+def check(
+    n: int, timeout_s: float, waiting: Iterable[tuple[int, float]], num_unfinished: int, slots: int, bound: int, speed: float
+) -> None:
+    """Raise `Refused` (429) for a request of `n` images that cannot be drawn in time, or that would make others late.
+
+    Args: `waiting`, of each request with images that have no slot: how many, and the seconds left to it; `num_unfinished`, images
+    drawn or waiting; `bound`, most images that may be unfinished; `speed`, images a second, 0 where it is not known.
+
+    Slots go round in turns, so a request with w waiting images is done once every other one has had up to w more turns.
+    Later requests go through this check too, so they cannot take that from it.
+    """
+    if num_unfinished + n > bound:
+        excess = num_unfinished + n - bound
+        raise overloaded(f"{num_unfinished} images are unfinished, {bound} at most may be", excess / speed if speed else 1.0)
+    if not speed or num_unfinished + n <= slots:
+        return
+    groups: dict[int, tuple[int, float]] = {}  # of the others, by waiting images: how many requests, and the least time left
+    for num_waiting, left_s in waiting:
+        count, least_s = groups.get(num_waiting, (0, left_s))
+        groups[num_waiting] = (count + 1, min(left_s, least_s))
+
+    def needs_s(num_waiting: int, extra: int) -> float:
+        turns = sum(min(other, num_waiting) * count for other, (count, _) in groups.items())
+        return (slots + turns + extra) / speed * MARGIN + SLACK_S
+
+    own_s = needs_s(n, n)
+    if own_s > timeout_s:
+        raise overloaded(f"{num_unfinished} images are unfinished; this request would take about {own_s:.0f} s", own_s - timeout_s)
+    for num_waiting, (_, left_s) in groups.items():
+        if needs_s(num_waiting, 0) <= left_s < needs_s(num_waiting, min(n, num_waiting)):
+            raise overloaded(f"{num_unfinished} images are unfinished, and one more request would make others late", 1.0)

@@ -1,0 +1,86 @@
+"""The application of Ray Serve: `pixelmodels.serving.app:build` with the fields of `Settings` as its arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+
+from pixelmodels.errors import UserError
+from pixelmodels.serving import keys
+from pixelmodels.serving.autoscaling import ImagesPolicy
+from pixelmodels.serving.gateway import Gateway
+from pixelmodels.serving.ingress import make_app
+from pixelmodels.serving.replica import Sampler
+from pixelmodels.serving.settings import Settings
+
+NAME = "pixelmodels"  # of the application
+INGRESS, SAMPLER = "Ingress", "Sampler"  # of its deployments
+MANY = 100_000  # requests: how many images wait is what bounds a sampler, and it says so at once
+HEALTH_PERIOD_S = 2.0  # between two looks at a replica
+
+
+@serve.ingress()
+class Ingress:
+    """The HTTP API in a replica of its own."""
+
+    def __init__(self, samplers: DeploymentHandle[Any], settings: Settings):
+        hashes = tuple(dict.fromkeys((*settings.key_hashes, *keys.hashes_of_environment())))
+        if settings.require_key and not hashes:
+            raise UserError(f"no API key is known; set {keys.VARIABLE}, or key_hashes, or require_key: false")
+        self.hashes = hashes
+        self.gateway = Gateway(samplers, settings)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return make_app(self.gateway, self.hashes)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, wait for those there are; whether all were finished."""
+        return await self.gateway.drain(timeout_s)
+
+
+def build(args: Settings) -> serve.Application:
+    """The application: an ingress in front of samplers."""
+    return application(args, Sampler)
+
+
+def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
+    """The application with samplers of a class."""
+    scaling: dict[str, Any] = {"num_replicas": args.replicas}
+    if args.max_replicas is not None and args.max_replicas > args.replicas:
+        scaling = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=args.replicas,
+                max_replicas=args.max_replicas,
+                upscale_delay_s=5,
+                downscale_delay_s=120,
+                metrics_interval_s=2,
+                look_back_period_s=10,
+                policy=AutoscalingPolicy(policy_function=ImagesPolicy, policy_kwargs={"images_per_replica": args.images_per_replica}),
+            )
+        }
+    samplers = serve.deployment(
+        sampler,
+        name=SAMPLER,
+        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
+        max_ongoing_requests=MANY,
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=args.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        max_constructor_retry_count=3,
+        **scaling,
+    )
+    ingress = serve.deployment(
+        Ingress,
+        name=INGRESS,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=4096,
+        max_queued_requests=4096,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1.0),
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=args.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
+    )
+    return ingress.bind(samplers.bind(args), args)

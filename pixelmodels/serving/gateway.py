@@ -1,0 +1,197 @@
+"""From the HTTP API to the samplers: deadlines, one retry where a replica dies, and no new requests while draining."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from pixelmodels.serving.refusals import Refused, overloaded, too_late
+from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
+from pixelmodels.serving.schemas import ModelInfo, Models, SampleRequest, ScoreRequest
+from pixelmodels.serving.settings import Settings
+
+T = TypeVar("T")
+GRACE_S = 2.0  # beyond a request's deadline, which its sampler keeps; then the sampler is taken to be gone
+CONTROL_S = 5.0  # for an answer about the service itself
+ATTEMPTS = 2  # that a request is given to samplers which die
+
+LOST = Refused(503, "sampler_lost", "the sampler was lost while it worked on the request; try again", None, 5.0)
+DRAINING = Refused(503, "draining", "the service is ending", None, 10.0)
+
+
+class Gateway:
+    """What the HTTP application calls."""
+
+    def __init__(self, samplers: DeploymentHandle[Any], settings: Settings):
+        self.settings = settings
+        self.draining = False
+        self.num_ongoing = 0
+        self.num_retries = 0
+        self._samplers = samplers
+        self._drained = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()  # of ongoing requests
+        self._ended = False  # the time to finish is over
+
+    async def sample(self, asked: SampleRequest) -> Drawn:
+        """All images of a request; raises `Refused`."""
+        self._check_n(asked.n, "n")
+        answer: Drawn = await self._call(lambda left_s: self._samplers.sample.remote(asked, left_s), asked.timeout_s)
+        return answer
+
+    async def score(self, asked: ScoreRequest) -> Scored:
+        """The scores of a request's images; raises `Refused`."""
+        self._check_n(len(asked.images), "images")
+        answer: Scored = await self._call(lambda left_s: self._samplers.score.remote(asked, left_s), asked.timeout_s)
+        return answer
+
+    async def stream(self, asked: SampleRequest) -> AsyncIterator[list[DrawnRow]]:
+        """Rows as they are drawn; first one that tells the model only. Raises `Refused`; a stream that has begun is not begun again."""
+        self._check_n(asked.n, "n")
+        if asked.every == "row" and asked.n > self.settings.max_stream_rows_n:
+            most = self.settings.max_stream_rows_n
+            raise Refused(422, "invalid", f"{asked.n} images asked for with an event for each row; at most {most}, or every=image", "n")
+        timeout_s = self._timeout(asked.timeout_s)
+        deadline = time.monotonic() + timeout_s
+        with self._ongoing(is_stream=True):
+            for attempt in range(ATTEMPTS):
+                begun = False
+                rows = aiter(self._samplers.options(stream=True).stream.remote(asked, max(deadline - time.monotonic(), 0.0)))
+                try:
+                    while True:
+                        async with asyncio.timeout(max(deadline - time.monotonic(), 0.0) + GRACE_S):
+                            part = await anext(rows)
+                        if isinstance(part, Refused):
+                            if part.code == LOST.code and not begun and attempt + 1 < ATTEMPTS:
+                                break
+                            raise part
+                        begun = True
+                        yield part
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise too_late(timeout_s) from None
+                except BackPressureError:
+                    raise overloaded("too many requests wait", 1.0) from None
+                except (RayError, RayServeException):
+                    if begun or attempt + 1 == ATTEMPTS:
+                        raise LOST from None
+                self.num_retries += 1
+
+    async def models(self) -> Models:
+        """What the samplers hold and what may be asked for; raises `Refused`."""
+        lists, states, available = await self._control(
+            asyncio.gather(
+                self._samplers.broadcast("infos").results_async(timeout_s=CONTROL_S, return_exceptions=True),
+                self.states(),
+                self._samplers.available.remote(),
+            )
+        )
+        merged: dict[str, ModelInfo] = {}
+        for info in (info for infos in lists if isinstance(infos, list) for info in infos):
+            held = merged.get(info.model)
+            merged[info.model] = (
+                info
+                if held is None
+                else info.model_copy(update={"replicas": held.replicas + 1, "names": sorted({*held.names, *info.names})})
+            )
+        refused = {key: why for state in states for key, why in state["refused"].items()}
+        default = states[0]["default"] if states else self.settings.model
+        return Models(default=default, loaded=list(merged.values()), available=available, refused=refused)
+
+    async def states(self) -> list[dict[str, Any]]:
+        """Figures of every sampler that answers in time."""
+        try:
+            states = await self._samplers.broadcast("state").results_async(timeout_s=CONTROL_S, return_exceptions=True)
+        except (RayError, RayServeException, TimeoutError):
+            return []
+        return [state for state in states if isinstance(state, dict)]
+
+    async def ready(self) -> bool:
+        """Whether a sampler answers, and new requests are taken."""
+        return not self.draining and bool(await self.states())
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more requests, wait for those there are; whether all were finished."""
+        self.draining = True
+        if self.num_ongoing:
+            try:
+                await asyncio.wait_for(self._drained.wait(), timeout_s)
+            except TimeoutError:
+                self._ended = True
+                for task in self._tasks:
+                    task.cancel()
+                return False
+        return True
+
+    async def _call(self, send: Callable[[float], Awaitable[T | Refused]], asked_s: float | None) -> T:
+        """One request to a sampler; to another one where that dies. Raises `Refused`."""
+        timeout_s = self._timeout(asked_s)
+        deadline = time.monotonic() + timeout_s
+        with self._ongoing():
+            for _ in range(ATTEMPTS):
+                left_s = max(deadline - time.monotonic(), 0.0)
+                try:
+                    async with asyncio.timeout(left_s + GRACE_S):
+                        answer = await send(left_s)
+                except TimeoutError:
+                    raise too_late(timeout_s) from None
+                except BackPressureError:
+                    raise overloaded("too many requests wait", 1.0) from None
+                except (RayError, RayServeException):
+                    answer = LOST
+                if not isinstance(answer, Refused):
+                    return answer
+                if answer.code != LOST.code:
+                    raise answer
+                self.num_retries += 1
+            raise LOST
+
+    async def _control(self, answer: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(2 * CONTROL_S):
+                return await answer
+        except (RayError, RayServeException, TimeoutError):
+            raise Refused(503, "not_ready", "no sampler answers", None, 5.0) from None
+
+    def _timeout(self, asked_s: float | None) -> float:
+        timeout_s = self.settings.timeout_s if asked_s is None else asked_s
+        if timeout_s > self.settings.max_timeout_s:
+            raise Refused(422, "invalid", f"{timeout_s:g} s asked for; at most {self.settings.max_timeout_s:g}", "timeout_s")
+        return timeout_s
+
+    def _check_n(self, n: int, field: str) -> None:
+        if n > self.settings.max_n:
+            raise Refused(422, "invalid", f"{n} images given or asked for; at most {self.settings.max_n}", field)
+
+    @contextmanager
+    def _ongoing(self, *, is_stream: bool = False) -> Iterator[None]:
+        """Around a request: it is counted, not begun while draining, and answered when the time to finish is over (a stream just ends)."""
+        if self.draining:
+            raise DRAINING
+        task = asyncio.current_task()
+        assert task is not None
+        self.num_ongoing += 1
+        if not is_stream:  # what goes on with a stream may be another task
+            self._tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._ended:
+                raise
+            task.uncancel()
+            raise DRAINING from None
+        finally:
+            self._tasks.discard(task)
+            self._leave()
+
+    def _leave(self) -> None:
+        self.num_ongoing -= 1
+        if self.draining and not self.num_ongoing:
+            self._drained.set()

@@ -1,0 +1,221 @@
+"""The HTTP API: what is asked, checked against its schema, answered as PNG, JSON, npz or server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+import pixelmodels
+from pixelmodels.serving.gateway import Gateway
+from pixelmodels.serving.guard import App, Guard
+from pixelmodels.serving.metrics import Metrics
+from pixelmodels.serving.pngs import base64_png
+from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.replica import Drawn, DrawnRow
+from pixelmodels.serving.schemas import ERRORS, CompletionRequest, Models, SampleRequest, Samples, Score, ScoreRequest, Scores
+from pixelmodels.tracking.grids import grid, png_bytes
+
+SAMPLES: dict[str, Any] = {
+    "response_model": Samples,
+    "responses": {
+        **ERRORS,
+        200: {
+            "content": {"image/png": {}, "application/x-npz": {}, "text/event-stream": {}},
+            "description": "as `format` and `stream` say",
+        },
+    },
+}
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+
+
+def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
+    """The application; `hashes` of the keys that are let in, none: everybody."""
+    app = FastAPI(
+        title="pixelmodels", version=pixelmodels.__version__, description="Samples, completions and scores of pixel models.", redoc_url=None
+    )
+    metrics = Metrics()
+    app.add_middleware(Guard, settings=gateway.settings, hashes=hashes)
+    app.add_middleware(_Timed, metrics=metrics)  # the outer one
+    _answer_errors(app)
+
+    @app.post("/v1/samples", **SAMPLES)
+    async def samples(asked: SampleRequest) -> Response:
+        """Draw images."""
+        return await _answer(gateway, asked)
+
+    @app.post("/v1/completions", **SAMPLES)
+    async def completions(asked: CompletionRequest) -> Response:
+        """Draw images of which some pixels are known. Known pixels stay; what is drawn after them is conditioned on them."""
+        return await _answer(gateway, asked)
+
+    @app.post("/v1/scores", response_model=Scores, responses=ERRORS)
+    async def scores(asked: ScoreRequest) -> Response:
+        """Exact likelihoods: what the images cost."""
+        scored = await gateway.score(asked)
+        maps = [None] * len(scored.nats_N) if scored.map_bits_NHW is None else scored.map_bits_NHW.tolist()
+        each = zip(scored.nats_N, scored.bits_per_dim_N, maps, strict=True)
+        costs = [Score(nats=nats, bits_per_dim=bits, map_bits=map_bits) for nats, bits, map_bits in each]
+        answer = Scores(model=scored.model, scores=costs).model_dump_json(exclude_none=True)
+        return Response(answer, media_type="application/json")
+
+    @app.get("/v1/models", responses=ERRORS)
+    async def models() -> Models:
+        """What is served, and what it takes."""
+        return await gateway.models()
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The ingress is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: ERRORS[503]})
+    async def readyz() -> dict[str, str]:
+        """A sampler has its model, and requests are taken."""
+        if not await gateway.ready():
+            raise Refused(503, "not_ready", "no sampler answers, or the service is ending", None, 5.0)
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> Response:
+        """Figures for Prometheus, of this ingress and of every sampler."""
+        return Response(metrics.page(await gateway.states(), gateway.num_retries), media_type=metrics.media_type)
+
+    return app
+
+
+async def _answer(gateway: Gateway, asked: SampleRequest) -> Response:
+    """Images in the form that was asked for."""
+    if asked.seed is None:
+        asked = asked.model_copy(update={"seed": secrets.randbelow(1 << 31)})
+    if asked.stream:
+        rows = gateway.stream(asked)
+        opened = await anext(rows)  # refusals come before the first event, with their status
+        return StreamingResponse(_events(rows, opened[0], asked), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    drawn = await gateway.sample(asked)
+    if drawn.images_NCHW.size <= 1 << 14:  # a thread costs more than that
+        return _encoded(drawn, asked)
+    return await asyncio.to_thread(_encoded, drawn, asked)
+
+
+def _encoded(drawn: Drawn, asked: SampleRequest) -> Response:
+    headers = {"X-Model": drawn.model, "X-Seed": str(asked.seed)}
+    if asked.format == "grid":
+        return Response(png_bytes(grid(drawn.images_NCHW, drawn.levels)), media_type="image/png", headers=headers)
+    if asked.format == "npz":
+        stream = io.BytesIO()
+        np.savez_compressed(stream, images_NCHW=drawn.images_NCHW)
+        return Response(stream.getvalue(), media_type="application/x-npz", headers=headers)
+    images = [base64_png(image_CHW, drawn.levels) for image_CHW in drawn.images_NCHW]
+    body = {"model": drawn.model, "seed": asked.seed, "first": asked.first, "images": images}
+    return Response(json.dumps(body), media_type="application/json", headers=headers)
+
+
+async def _events(rows: AsyncIterator[list[DrawnRow]], opened: DrawnRow, asked: SampleRequest) -> AsyncIterator[str]:
+    """Server-sent events: `start`, then `row` or `image`, then `done` or `error`."""
+    yield _event("start", {"model": opened.model, "seed": asked.seed, "first": asked.first, "n": asked.n})
+    canvases: dict[int, npt.NDArray[np.uint8]] = {}
+    try:
+        async for part in rows:
+            for row in part:
+                if row.image_CHW is not None:
+                    canvases.pop(row.image, None)
+                    if asked.every == "row":
+                        yield _event("row", {**_place(row), "png": base64_png(row.image_CHW, row.levels)})
+                    yield _event("image", {"image": row.image, "png": base64_png(row.image_CHW, row.levels)})
+                    continue
+                if row.image not in canvases:
+                    channels, width = row.levels_CW.shape
+                    canvases[row.image] = np.zeros((channels, 0, width * row.every), np.uint8)
+                canvas_CHW = canvases[row.image] = _with_row(canvases[row.image], row)
+                yield _event("row", {**_place(row), "png": base64_png(canvas_CHW, row.levels)})
+        yield _event("done", {"images": asked.n})
+    except Refused as refused:
+        yield _event("error", refused.body())
+
+
+def _place(row: DrawnRow) -> dict[str, Any]:
+    return {"image": row.image, "stage": row.stage, "row": row.row, "every": row.every, "levels": row.levels_CW.tolist()}
+
+
+def _with_row(canvas_CHW: npt.NDArray[np.uint8], row: DrawnRow) -> npt.NDArray[np.uint8]:
+    """The rows so far and one more."""
+    top = row.row * row.every
+    missing = top + 1 - canvas_CHW.shape[1]
+    if missing > 0:
+        canvas_CHW = np.pad(canvas_CHW, ((0, 0), (0, missing), (0, 0)))
+    wider = 1 + (row.levels_CW.shape[1] - 1) * row.every - canvas_CHW.shape[2]
+    if wider > 0:
+        canvas_CHW = np.pad(canvas_CHW, ((0, 0), (0, 0), (0, wider)))
+    canvas_CHW[:, top, : 1 + (row.levels_CW.shape[1] - 1) * row.every : row.every] = row.levels_CW
+    return canvas_CHW
+
+
+def _event(kind: str, data: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error as JSON with a code, a sentence and the field."""
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, error.headers())
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = [str(part) for part in first["loc"] if part != "body"]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "json_invalid":
+            return JSONResponse(Refused(400, "bad_request", f"the body is no JSON ({message})").body(), 400)
+        if first["type"] == "value_error":  # of the whole request: its message begins with the field
+            name, _, message = message.partition(": ")
+            place = [name]
+        return JSONResponse(Refused(422, "invalid", message[:500], ".".join(place)[:200] or None).body(), 422)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = CODES.get(error.status_code, "http_error")
+        return JSONResponse(Refused(error.status_code, code, str(error.detail)).body(), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(Refused(500, "internal", "the service failed; its log says more").body(), 500)
+
+
+class _Timed:
+    """An ASGI application around another one that counts requests and times them."""
+
+    def __init__(self, app: App, metrics: Metrics):
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 499  # a client that went away
+
+        async def note(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self.metrics.request(route, status, time.monotonic() - began)

@@ -1,0 +1,63 @@
+"""The page that Prometheus reads: what this ingress counted, and the figures of every sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+_GAUGES = {
+    "waiting_images": "images that have no slot yet",
+    "unfinished_images": "images that were let in and are not finished",
+    "unfinished_requests": "requests that were let in and are not finished",
+    "images_per_second": "measured speed with the slots taken; 0 until it is known",
+    "loaded_models": "versions that are held",
+}
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """Counts of one process."""
+
+    media_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter("pixelmodels_http_requests", "answered requests", ["route", "status"], registry=self._registry)
+        self._seconds = Histogram(
+            "pixelmodels_http_request_seconds", "seconds to the end of the answer", ["route"], buckets=_BUCKETS, registry=self._registry
+        )
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def page(self, states: list[dict[str, Any]], num_retries: int) -> bytes:
+        """The whole page."""
+        registry = CollectorRegistry()
+        registry.register(_Samplers(states, num_retries))
+        return bytes(generate_latest(self._registry)) + bytes(generate_latest(registry))
+
+
+class _Samplers:
+    """The samplers' figures, as they are at the moment."""
+
+    def __init__(self, states: list[dict[str, Any]], num_retries: int):
+        self.states, self.num_retries = states, num_retries
+
+    def collect(self) -> Iterator[Metric]:
+        """What a registry asks for."""
+        yield GaugeMetricFamily("pixelmodels_samplers", "samplers that answer", value=len(self.states))
+        yield CounterMetricFamily("pixelmodels_retries", "requests given to another sampler", value=self.num_retries)
+        for name, text in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"pixelmodels_{name}", text, labels=["replica"])
+            for state in self.states:
+                gauge.add_metric([state["replica"]], float(state[name]))
+            yield gauge
+        drawn = CounterMetricFamily("pixelmodels_images_drawn", "images drawn", labels=["replica"])
+        for state in self.states:
+            drawn.add_metric([state["replica"]], float(state["images_drawn"]))
+        yield drawn

@@ -1,0 +1,268 @@
+"""A sampler: a replica of Ray Serve that owns the engine's thread and the versions it draws from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pixelmodels.errors import UserError
+from pixelmodels.likelihoods.bits import bits_per_dim
+from pixelmodels.models import Context, PixelModel
+from pixelmodels.sampling.engine import RowDone
+from pixelmodels.serving.engine_thread import EngineThread, Event
+from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.requests import context_of, engine_request, images_of
+from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
+from pixelmodels.serving.settings import Settings
+from pixelmodels.serving.versions import Loaded, Shelf
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+SCORING_BATCH = 16  # images of one piece of scoring: what drawing waits for at most
+STALLED_S = 120.0  # a thread that does not come round for so long is taken to be lost
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All images of a request."""
+
+    model: str  # name/version
+    levels: int
+    images_NCHW: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class DrawnRow:
+    """One row of one image; the first of a stream tells the model and nothing else (`image` -1)."""
+
+    model: str
+    levels: int
+    image: int
+    stage: int
+    row: int
+    every: int  # the row's pixels are those of every k-th column, in row k * row of the image
+    levels_CW: npt.NDArray[np.uint8]
+    image_CHW: npt.NDArray[np.uint8] | None  # the whole image once it is finished
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What images cost."""
+
+    model: str
+    nats_N: list[float]
+    bits_per_dim_N: list[float]
+    map_bits_NHW: npt.NDArray[np.float64] | None
+
+
+class Sampler:
+    """What a replica does; every method that answers gives a result or a `Refused`, as values."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.started = time.time()
+        device = torch.device("cuda" if settings.gpus and torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(settings.cpus)
+        self.shelf = Shelf(settings, device)
+        self.shelf.open()
+        self.thread = EngineThread(slots=settings.slots, max_waiting=settings.max_waiting, num_threads=settings.cpus).start()
+        self._loader = ThreadPoolExecutor(1, "loader")
+        self._decoder = ThreadPoolExecutor(1, "decoder")
+        self._ended = threading.Event()
+        threading.Thread(target=self._follow, name="follow", daemon=True).start()
+
+    async def sample(self, asked: SampleRequest, timeout_s: float) -> Drawn | Refused:
+        """Draw the images of a request."""
+        try:
+            async for events, loaded in self._draw(asked, timeout_s, wants_rows=False):
+                if isinstance(events[-1], np.ndarray):
+                    return Drawn(loaded.address, loaded.model.spec.levels, events[-1])
+        except Refused as refused:
+            return refused
+        return Refused(500, "internal", "the request ended without a result")
+
+    async def stream(self, asked: SampleRequest, timeout_s: float) -> AsyncIterator[list[DrawnRow] | Refused]:
+        """Rows of the images of a request as they are drawn; only those that finish an image where the request says so."""
+        try:
+            async for events, loaded in self._draw(asked, timeout_s, wants_rows=True):
+                every = [stage.every for stage in loaded.model.stages()]
+                rows = [
+                    _drawn_row(loaded, event, every[event.stage])
+                    for event in events
+                    if isinstance(event, RowDone) and (asked.every == "row" or event.is_last)
+                ]
+                if rows or not events:
+                    yield rows or [DrawnRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
+        except Refused as refused:
+            yield refused
+
+    async def _draw(self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool) -> AsyncIterator[tuple[list[Event], Loaded]]:
+        """What the engine tells of a request, to the end; nothing first, once it is let in. Whoever stops listening cancels it."""
+        deadline = time.monotonic() + timeout_s
+        loaded = await self._loaded(asked.model)
+        request = await self._decoded(partial(engine_request, loaded.model, asked, self.settings.max_image_bytes), has_images(asked))
+        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[list[Event]]()
+
+        def listen(events: list[Event]) -> None:
+            loop.call_soon_threadsafe(inbox.put_nowait, events)
+
+        left_s = max(deadline - time.monotonic(), 0.0)
+        ticket = self.thread.submit(loaded.engine, request, left_s, listen, wants_rows=wants_rows)
+        try:
+            if wants_rows:
+                yield [], loaded
+            while True:
+                events = await inbox.get()
+                if isinstance(events[-1], Refused):
+                    raise events[-1]
+                yield events, loaded
+                if isinstance(events[-1], np.ndarray):
+                    return
+        finally:
+            self.thread.cancel(ticket)
+
+    async def score(self, asked: ScoreRequest, timeout_s: float) -> Scored | Refused:
+        """Score the images of a request, between the rows of what is being drawn."""
+        job = None
+        try:
+            loaded = await self._loaded(asked.model)
+            model, limit = loaded.model, self.settings.max_image_bytes
+            x_NCHW = await self._decoded(lambda: images_of(model, asked, limit), True)
+            context = await self._decoded(lambda: context_of(model, asked, limit), has_images(asked))
+            loop = asyncio.get_running_loop()
+            told: asyncio.Future[list[object] | Refused] = loop.create_future()
+
+            def listen(answer: list[object] | Refused) -> None:
+                loop.call_soon_threadsafe(_settle, told, answer)
+
+            pieces = [partial(_score, model, part, context) for part in x_NCHW.split(SCORING_BATCH)]
+            job = self.thread.run(list(pieces), len(x_NCHW), timeout_s, listen)
+            answer = await told
+        except Refused as refused:
+            return refused
+        finally:
+            if job is not None:
+                job.cancelled = True
+        if isinstance(answer, Refused):
+            return answer
+        nats_NHW = np.concatenate([np.asarray(part) for part in answer])
+        nats_N = nats_NHW.sum((1, 2))
+        if not np.isfinite(nats_N).all():
+            return Refused(500, "not_finite", "the likelihood is not finite")
+        bits_N = [float(bits_per_dim(nats, model.spec.num_subpixels)) for nats in nats_N]
+        return Scored(loaded.address, nats_N.tolist(), bits_N, nats_NHW / np.log(2) if asked.map else None)
+
+    async def _loaded(self, asked: str | None) -> Loaded:
+        """The version that is asked for; others are not kept waiting while it is loaded."""
+        held = self.shelf.held(asked)
+        if held is not None:
+            return held
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self.shelf.find, asked)
+
+    async def _decoded(self, make: Callable[[], T], has_images: bool) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, make) if has_images else make()
+
+    # --- about the replica ---
+
+    async def infos(self) -> list[ModelInfo]:
+        """The versions that it holds."""
+        return [_info(loaded, names) for loaded, names in self.shelf.loaded().items()]
+
+    async def state(self) -> dict[str, Any]:
+        """Figures for the metrics page, and what it refuses."""
+        return {
+            "replica": f"{os.uname().nodename}-{os.getpid()}",
+            "waiting_images": self.thread.num_waiting,
+            "unfinished_images": self.thread.num_unfinished,
+            "unfinished_requests": self.thread.num_requests,
+            "images_drawn": self.thread.num_images_drawn,
+            "images_per_second": self.thread.speed.images_per_s,
+            "loaded_models": len(self.shelf.loaded()),
+            "default": self.shelf.default,
+            "refused": dict(self.shelf.refused),
+        }
+
+    async def available(self) -> dict[str, list[str]]:
+        """What may be asked for, out of the registry."""
+        return await asyncio.get_running_loop().run_in_executor(self._loader, self.shelf.available)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve scales by."""
+        return {"unfinished_images": float(self.thread.num_unfinished)}
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica where this raises."""
+        if self.thread.failure is not None:
+            raise RuntimeError(f"the engine's thread has failed: {self.thread.failure}")
+        if time.monotonic() - self.thread.beat > STALLED_S:
+            raise RuntimeError(f"the engine's thread has not come round for {STALLED_S:.0f} s")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ended"):
+            self._ended.set()
+            self.thread.stop()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(self.settings.poll_s):
+            try:
+                self.shelf.follow()
+            except UserError:
+                logger.exception("following the aliases failed")
+
+
+def _settle(told: asyncio.Future[T], answer: T) -> None:
+    if not told.done():
+        told.set_result(answer)
+
+
+def has_images(asked: SampleRequest | ScoreRequest) -> bool:
+    """Whether images are to be decoded, other than those to score."""
+    return any(getattr(asked, name, None) is not None for name in ("image", "context_image", "small_image"))
+
+
+def _drawn_row(loaded: Loaded, row: RowDone, every: int) -> DrawnRow:
+    image_CHW = None if row.image_CHW is None else row.image_CHW.numpy()
+    return DrawnRow(loaded.address, loaded.model.spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
+
+
+@torch.inference_mode()
+def _score(model: PixelModel, x_BCHW: Tensor, context: Context | None) -> npt.NDArray[np.float64]:
+    """Nats of each pixel, B H W."""
+    x_BCHW = x_BCHW.to(model.device)
+    if context is not None:
+        context = context.to(model.device).rows(torch.zeros(len(x_BCHW), dtype=torch.long, device=model.device))
+    nats_BHW: npt.NDArray[np.float64] = (-model.log_prob_map(x_BCHW, context)).double().cpu().numpy()
+    return nats_BHW
+
+
+def _info(loaded: Loaded, names: list[str]) -> ModelInfo:
+    spec, given = loaded.model.spec, loaded.model.context_spec
+
+    def shape(image: Any) -> list[int] | None:
+        return None if image is None else [*image.shape, image.levels]
+
+    return ModelInfo(
+        model=loaded.address,
+        names=sorted(names),
+        channels=spec.channels,
+        height=spec.height,
+        width=spec.width,
+        levels=spec.levels,
+        num_classes=given.num_classes,
+        vector_size=given.vector_size,
+        context_image=shape(given.image),
+        small_image=shape(given.small),
+    )

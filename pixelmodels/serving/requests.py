@@ -1,0 +1,93 @@
+"""From a request of the HTTP API to one of the engine, once the model is known: decoding, and checks that name the field."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context, PixelModel
+from pixelmodels.sampling.engine import Request
+from pixelmodels.sampling.request import checked
+from pixelmodels.serving.pngs import image_of, mask_of
+from pixelmodels.serving.refusals import Refused, invalid
+from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
+from pixelmodels.shapes import ImageSpec
+
+
+def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> Request:
+    """What the engine is asked for; raises `Refused` with the field to blame."""
+    known, mask = _known(model, asked, max_bytes) if isinstance(asked, CompletionRequest) else (None, None)
+    request = Request(
+        n=asked.n,
+        seed=asked.seed or 0,
+        first=asked.first,
+        context=context_of(model, asked, max_bytes),
+        guidance=asked.guidance,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        known_NCHW=known,
+        known_mask_NHW=mask,
+    )
+    try:
+        return checked(model, request)
+    except UserError as error:  # what is left to check are the options: each one's message begins with its name
+        named = next((name for name in ("temperature", "top_p", "guidance", "seed", "first") if name in str(error)), None)
+        raise invalid(str(error), named) from None
+
+
+def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes: int) -> Context | None:
+    """The context of one image; raises `Refused` for what the model is not conditioned on, or not in this form."""
+    spec = model.context_spec
+    label = vector = None
+    if asked.label is not None:
+        if not spec.num_classes:
+            raise _not_conditioned("label")
+        if asked.label >= spec.num_classes:
+            raise invalid(f"label {asked.label} is out of range; this model knows 0..{spec.num_classes - 1}", "label")
+        label = torch.tensor([asked.label])
+    if asked.vector is not None:
+        if not spec.vector_size:
+            raise _not_conditioned("vector")
+        if len(asked.vector) != spec.vector_size:
+            raise invalid(f"{len(asked.vector)} numbers given; this model takes {spec.vector_size}", "vector")
+        vector = torch.tensor([asked.vector], dtype=torch.float32)
+        if not bool(vector.isfinite().all()):
+            raise invalid("a number is too large", "vector")
+    image = _given(asked.context_image, "context_image", spec.image, max_bytes)
+    small = _given(asked.small_image, "small_image", spec.small, max_bytes)
+    context = Context(label, vector, image, small)
+    return context if len(context) else None
+
+
+def images_of(model: PixelModel, asked: ScoreRequest, max_bytes: int) -> Tensor:
+    """The images to score, levels, N C H W."""
+    images = [image_of(text, f"images.{index}", model.spec, max_bytes) for index, text in enumerate(asked.images)]
+    return torch.from_numpy(np.stack(images).astype(np.int64))
+
+
+def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int) -> Tensor | None:
+    if text is None:
+        return None
+    if spec is None:
+        raise _not_conditioned(field)
+    return torch.from_numpy(image_of(text, field, spec, max_bytes).astype(np.int64))[None]
+
+
+def _not_conditioned(field: str) -> Refused:
+    return invalid(f"this model is not conditioned on a {field.replace('_', ' ')}; leave it out", field)
+
+
+def _known(model: PixelModel, asked: CompletionRequest, max_bytes: int) -> tuple[Tensor, Tensor]:
+    """Known levels (1 C H W) and which pixels they are (1 H W)."""
+    spec = model.spec
+    image_CHW = image_of(asked.image, "image", spec, max_bytes)
+    if asked.mask is not None:
+        mask_HW = mask_of(asked.mask, "mask", spec, max_bytes)
+    else:
+        rows = asked.known_rows or 0
+        if rows > spec.height:
+            raise invalid(f"{rows} rows are known of an image of {spec.height}", "known_rows")
+        mask_HW = np.arange(spec.height)[:, None] < np.full((1, spec.width), rows)
+    return torch.from_numpy(image_CHW)[None], torch.from_numpy(mask_HW)[None]

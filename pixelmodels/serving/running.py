@@ -1,0 +1,193 @@
+"""The service from a checkout: its options, a local Ray unless there is one, and the end of it."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from pixelmodels import rayctx
+from pixelmodels.errors import UserError
+from pixelmodels.serving import keys
+from pixelmodels.serving.settings import Settings
+from pixelmodels.serving.versions import Shelf, is_folder
+from pixelmodels.storage import DEFAULT_STORAGE, Storage
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+    from pixelmodels.serving.replica import Sampler
+
+# On a machine with much to do Serve's proxy takes longer than these are by themselves, and would be started anew for ever.
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
+SPARE_CPUS = 2  # logical CPUs of a local Ray beyond the samplers': Serve's own actors take none
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve trained models over HTTP: samples, completions and scores. Runs until ctrl-c, and finishes what it has begun."""
+
+    model: str = "digits"  # registered name (its champion, else its latest version), name@alias, name/version, or the folder of a run
+    others: tuple[str, ...] = ()  # further registered names that requests may ask for
+    storage: str = DEFAULT_STORAGE  # storage root: a local folder or s3://bucket/prefix
+    host: str = "127.0.0.1"  # address to listen on; another one than this machine's own needs --api-keys
+    port: int = 8000  # TCP port; 0: a free one
+    api_keys: Path | None = None  # file with a hash of a key on each line (see --new-key); PIXELMODELS_API_KEYS adds hashes
+    new_key: bool = False  # print a new key and its hash, and end
+    train: bool = False  # train a small model of the digits first, where no model 'digits' is registered
+    replicas: int = 1  # samplers
+    max_replicas: int | None = None  # samplers at most, added while images wait; they never change unless given
+    cpus: int | None = None  # cores of a sampler; all of this machine's, shared out, unless given
+    gpus: float = 0.0  # GPUs of a sampler
+    slots: int = 64  # images that a sampler draws at once
+    max_waiting: int = 1024  # images that wait at a sampler beyond those; then requests are answered with 429
+    max_models: int = 3  # versions that a sampler holds at a time
+    max_n: int = 1024  # images of one request
+    timeout: float = 60.0  # seconds for an answer, unless the request says
+    poll: float = 5.0  # seconds between looks at where the aliases point
+    drain: float = 60.0  # seconds that requests are given to finish at the end
+
+    def settings(self) -> Settings:
+        """What the replicas are told; raises `UserError` for a number out of range, or an address without a key."""
+        hashes = (*(keys.read_hashes(self.api_keys) if self.api_keys else ()), *keys.hashes_of_environment())
+        if self.api_keys and not hashes:
+            raise UserError(f"--api-keys '{self.api_keys}' holds no hash; make one with --new-key")
+        if not hashes and not is_loopback(self.host):
+            raise UserError(f"--host {self.host} lets other machines in; give --api-keys FILE (--new-key makes a key), or 127.0.0.1")
+        if not 0 <= self.port < 1 << 16:
+            raise UserError(f"--port {self.port} is out of range; give 0..65535")
+        cpus = self.cpus if self.cpus is not None else max(1, rayctx.num_cores() // (self.max_replicas or self.replicas))
+        given: dict[str, Any] = {
+            "model": self.model,
+            "others": self.others,
+            "storage": Storage(self.storage).root,
+            "replicas": self.replicas,
+            "max_replicas": self.max_replicas,
+            "cpus": cpus,
+            "gpus": self.gpus,
+            "slots": self.slots,
+            "max_waiting": self.max_waiting,
+            "max_models": self.max_models,
+            "max_n": self.max_n,
+            "timeout_s": self.timeout,
+            "max_timeout_s": max(600.0, self.timeout),
+            "poll_s": self.poll,
+            "drain_s": self.drain,
+            "key_hashes": hashes,
+        }
+        try:
+            return Settings(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            flag = str(first["loc"][0]).removesuffix("_s").replace("_", "-")
+            raise UserError(f"--{flag} {first['input']} cannot be used ({first['msg']}); see --help") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine itself reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def has_model(settings: Settings) -> bool:
+    """Whether the default model is somewhere; a folder always is, until it is looked at."""
+    try:
+        return is_folder(settings) or bool(Shelf(settings).look_up())
+    except UserError:
+        return False
+
+
+def check_model(settings: Settings) -> str:
+    """Load and check the default model before anything is started; returns name/version. Raises `UserError` where it does not serve."""
+    shelf = Shelf(settings)
+    shelf.open()
+    return shelf.find(None).address
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0; raises `UserError` where it cannot be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        raise UserError(f"{host}:{port} cannot be listened on ({error.strerror or error}); give another --port or --host") from error
+
+
+def connect(settings: Settings) -> None:
+    """Join the Ray of `RAY_ADDRESS`, or start a local one with room for the samplers."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # those who serve give way to nobody; a local Ray's workers would (15)
+    rayctx.connect(num_cpus=(settings.max_replicas or settings.replicas) * settings.cpus + SPARE_CPUS)
+
+
+def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | None = None) -> DeploymentHandle[Any]:
+    """Start the application on the Ray that is connected; returns the ingress's handle once a sampler has its model. Raises `UserError`."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.config import HTTPOptions
+
+    from pixelmodels.serving.app import NAME, application
+    from pixelmodels.serving.replica import Sampler
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        serve.start(
+            http_options=HTTPOptions(host=host, port=port),
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            controller_options={"runtime_env": {"env_vars": PATIENCE}},
+        )
+        return serve.run(application(settings, sampler or Sampler), name=NAME)
+    except (RuntimeError, RayError) as error:
+        raise UserError(
+            f"the service did not start ({' '.join(str(error).split())[-600:]}); see the logs in /tmp/ray/session_latest/logs/serve"
+        ) from error
+
+
+def wait_for_end() -> None:
+    """Until ctrl-c, or a request to end the process."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(1.0):
+        pass
+
+
+def stop(handle: DeploymentHandle[Any], drain_s: float) -> bool:
+    """Take no more requests, let those there are finish, end the application; whether all were finished."""
+    from ray import serve
+
+    began = time.monotonic()
+    try:
+        finished = bool(handle.drain.remote(drain_s).result(timeout_s=drain_s + 10))
+    except Exception:  # the ingress is gone: nothing is left to finish
+        finished = False
+    time.sleep(min(0.2, max(0.0, drain_s - (time.monotonic() - began))))  # for the last answers to leave
+    serve.shutdown()
+    return finished
+
+
+def greeting(host: str, port: int, *, needs_key: bool) -> str:
+    """Where it is, and a line for a shell that draws sixteen images."""
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    key = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
+    body = '{"n": 16, "seed": 1, "format": "grid"}'
+    return (
+        f"serving on {url}, API documentation on {url}/docs; stop with ctrl-c\n"
+        f"curl -s {url}/v1/samples{key} -H 'Content-Type: application/json' -d '{body}' -o samples.png"
+    )

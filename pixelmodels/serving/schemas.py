@@ -1,0 +1,159 @@
+"""Requests and answers of the HTTP API; what they cannot hold is refused before anything is decoded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pixelmodels.serving.settings import MAX_IMAGES
+
+MAX_TEXT = 1 << 26  # characters of an encoded image, whatever a service is told (its own limit is far below)
+MAX_VECTOR = 1 << 16
+
+Png = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="a PNG file in base64")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    model: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=256,
+            pattern=r"^[^/@\s]+([/@][^/@\s]+)?$",
+            description="an alias (champion) or a version (3) of the service's model, or name@alias or name/version of another one",
+        ),
+    ] = None
+    timeout_s: Annotated[float | None, Field(ge=1, le=86400, description="seconds after which the answer is of no use")] = None
+
+
+class _Conditioned(_Request):
+    label: Annotated[int | None, Field(ge=0, le=1 << 20, description="a class")] = None
+    vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR)] = None
+    context_image: Annotated[Png | None, Field(description="such as a grey image, for a model that colours")] = None
+    small_image: Annotated[Png | None, Field(description="a sub-sampled image, for a model that enlarges")] = None
+
+
+class SampleRequest(_Conditioned):
+    """Images to draw; image i of a seed is the same on any replica."""
+
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="images")] = 1
+    seed: Annotated[int | None, Field(ge=0, lt=1 << 63, description="of the noise; one is chosen, and told, unless given")] = None
+    first: Annotated[int, Field(ge=0, lt=1 << 31, description="index of the first image in the seed's stream")] = 0
+    temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    format: Annotated[
+        Literal["grid", "png", "npz"], Field(description="one PNG of all images, JSON with a PNG each, or a NumPy archive of levels")
+    ] = "png"
+    stream: Annotated[bool, Field(description="server-sent events; `format` is then png")] = False
+    every: Annotated[Literal["row", "image"], Field(description="what an event is sent for, of a stream")] = "row"
+
+    @model_validator(mode="after")
+    def _streams_are_png(self) -> SampleRequest:
+        if self.stream and self.format != "png":
+            raise ValueError("stream: events hold PNGs; leave format out")
+        return self
+
+
+class CompletionRequest(SampleRequest):
+    """Images to draw of which some pixels are known: `mask`, or the rows above."""
+
+    image: Png
+    mask: Annotated[Png | None, Field(description="of the image's size; pixels that are not black are known")] = None
+    known_rows: Annotated[int | None, Field(ge=0, le=1 << 16, description="rows at the top that are known")] = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> CompletionRequest:
+        if (self.mask is None) == (self.known_rows is None):
+            raise ValueError("mask: give either mask or known_rows")
+        return self
+
+
+class ScoreRequest(_Conditioned):
+    """Images to score: their exact negative log-likelihood, given the context that all of them have."""
+
+    images: Annotated[list[Png], Field(min_length=1, max_length=MAX_IMAGES)]
+    map: Annotated[bool, Field(description="also what each pixel costs")] = False
+
+
+class Samples(BaseModel):
+    """Images that were drawn."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str  # name/version
+    seed: int  # the same again gives the same images
+    first: int
+    images: list[str]  # PNG files in base64
+
+
+class Score(BaseModel):
+    """What one image costs."""
+
+    nats: float  # negative log-likelihood of the whole image
+    bits_per_dim: float  # the same in bits, for each sub-pixel
+    map_bits: list[list[float]] | None = None  # bits of each pixel (all its channels), rows of columns
+
+
+class Scores(BaseModel):
+    """Scores in the order of the images."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str
+    scores: list[Score]
+
+
+class ModelInfo(BaseModel):
+    """A version that a replica holds, and what it takes."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str  # name/version
+    names: list[str]  # what requests call it
+    channels: int
+    height: int
+    width: int
+    levels: int
+    num_classes: int  # 0: not conditioned on a label
+    vector_size: int  # 0: not conditioned on a vector
+    context_image: list[int] | None  # channels, height, width, levels
+    small_image: list[int] | None
+    replicas: int = 1  # that hold it
+
+
+class Models(BaseModel):
+    """What is served."""
+
+    default: str
+    loaded: list[ModelInfo]
+    available: dict[str, list[str]]  # of each registered name: what requests may ask for
+    refused: dict[str, str]  # versions that did not pass their checks, and why
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is no."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": text}
+    for status, text in {
+        400: "the body is no JSON",
+        401: "no key, or one that is not known",
+        404: "no such model",
+        408: "the body did not arrive in time",
+        413: "the body is too large",
+        422: "a field that cannot be used",
+        429: "too much waits; see Retry-After",
+        503: "the sampler was lost, or the service is ending",
+        504: "not finished by the deadline",
+    }.items()
+}

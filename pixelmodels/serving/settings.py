@@ -1,0 +1,45 @@
+"""What a service is told when it starts; also the `args` of the application in a Serve configuration file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pixelmodels.storage import DEFAULT_STORAGE
+
+MAX_IMAGES = 4096  # of one request, whatever a service is told
+
+
+class Settings(BaseModel):
+    """A service: what it serves, with how much, and what it lets in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What is served. A name alone is its champion, or its latest version while it has none; a folder is a run or a checkpoint.
+    model: Annotated[str, Field(min_length=1)] = "digits"  # registered name, name@alias, name/version, or a folder
+    others: tuple[str, ...] = ()  # further registered names that requests may ask for
+    storage: str = DEFAULT_STORAGE  # storage root whose registry it is, unless MLFLOW_TRACKING_URI names one
+    max_models: Annotated[int, Field(ge=1)] = 3  # versions that a replica holds; the least recently used is unloaded
+    poll_s: Annotated[float, Field(gt=0)] = 5.0  # seconds between looks at where the aliases point
+
+    # With how much.
+    replicas: Annotated[int, Field(ge=1)] = 1  # samplers; the least number of them where max_replicas is more
+    max_replicas: Annotated[int | None, Field(ge=1)] = None  # samplers are added while images wait; None: never
+    images_per_replica: Annotated[int, Field(ge=1)] = 128  # unfinished images that one sampler is kept busy with, for adding more
+    cpus: Annotated[int, Field(ge=1)] = 1  # cores of a sampler: the threads of its engine
+    gpus: Annotated[float, Field(ge=0)] = 0.0  # GPUs of a sampler; above 0 its models are on one
+    slots: Annotated[int, Field(ge=1)] = 64  # images that a sampler draws at once
+    max_waiting: Annotated[int, Field(ge=1)] = 1024  # images that wait at a sampler beyond those; then 429
+
+    # What it lets in.
+    max_n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1024  # images drawn, or scored, by one request
+    max_stream_rows_n: Annotated[int, Field(ge=1)] = 64  # images of a request that streams rows
+    max_image_bytes: Annotated[int, Field(ge=64)] = 1 << 20  # of one PNG
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 16 << 20  # of one request
+    body_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # for a request's body to arrive
+    timeout_s: Annotated[float, Field(ge=1)] = 60.0  # for an answer, unless the request says
+    max_timeout_s: Annotated[float, Field(ge=1)] = 600.0  # that a request may ask for
+    drain_s: Annotated[float, Field(ge=0)] = 60.0  # that requests are given to finish when the service ends
+    key_hashes: tuple[str, ...] = ()  # SHA-256 of the keys that are let in, hexadecimal; PIXELMODELS_API_KEYS adds to them
+    require_key: bool = False  # do not start without a key

@@ -1,0 +1,234 @@
+"""Which versions a replica holds: loaded on demand, followed where aliases point, checked before they serve."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.models import PixelModel
+from pixelmodels.models.files import load_model
+from pixelmodels.sampling.engine import Engine, Request
+from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.settings import Settings
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.registry import find_version
+from pixelmodels.training.loading import find_model
+
+logger = logging.getLogger(__name__)
+CHAMPION, PREVIOUS, LATEST = "champion", "previous", "latest"
+RETRY_S = 300.0  # before a version that could not be loaded is tried again
+_REGISTERED = re.compile(r"[\w.\- ]+([@/][\w.\-]+)?")
+_LOCAL = "local"  # name of a model that is a folder
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A version that was loaded and passed its checks."""
+
+    name: str  # registered name, or "local"
+    version: str
+    model: PixelModel
+    engine: Engine
+    used: float = field(default_factory=time.monotonic)  # when it was last asked for
+
+    @property
+    def address(self) -> str:
+        """name/version."""
+        return f"{self.name}/{self.version}"
+
+
+class Shelf:
+    """The versions of one replica. `find` waits for a version that is not loaded; `follow` is for a thread of its own.
+
+    A request is given the version that its address means at that moment, and keeps it: a version that is replaced or unloaded goes once
+    the last request has let go of it.
+    """
+
+    def __init__(self, settings: Settings, device: torch.device | None = None):
+        self.settings, self.device = settings, device or torch.device("cpu")
+        self.refused: dict[str, str] = {}  # name/version: why
+        self._refused_at: dict[str, float] = {}
+        self._names: dict[str, Loaded] = {}  # by what requests call it, in full ("digits@champion"); replaced as aliases move
+        self._loading = threading.Lock()  # one version is loaded at a time
+        self._local = is_folder(settings)
+        self._default = _LOCAL if self._local else settings.model
+        self._served = (_LOCAL,) if self._local else tuple(dict.fromkeys((re.split("[@/]", settings.model)[0], *settings.others)))
+        self._tracker = None if self._local else Tracker(Storage(settings.storage))
+
+    def open(self) -> None:
+        """Load the default model, or the one before it where it does not pass; raises `UserError` where there is none that serves."""
+        try:
+            self._hold(self._default)
+        except UserError as error:
+            previous = f"{self._served[0]}@{PREVIOUS}"
+            try:
+                if self._local:
+                    raise error
+                found = self._hold(previous)
+            except UserError:
+                raise error from None
+            logger.warning("%s; serving %s instead", error, found.address)
+            self._names[self._default] = found
+
+    def look_up(self) -> str:
+        """name/version of the default model, which is not loaded; raises `UserError` where there is none."""
+        return "/".join(self._resolve(self._default))
+
+    def address_of(self, asked: str | None) -> str:
+        """The full address of what a request asks for; raises `Refused` (404) for a name that is not served."""
+        if asked is None or asked == self._default:
+            return self._default
+        parts = re.split("([@/])", asked, maxsplit=1)
+        if len(parts) == 1 and asked not in self._served and not self._local:
+            name = self._served[0]
+            return f"{name}/{asked}" if asked.isdigit() or asked == LATEST else f"{name}@{asked}"
+        if parts[0] not in self._served or self._local:
+            raise Refused(404, "unknown_model", f"'{asked}' is not served; have {', '.join(self._served)}", "model")
+        return asked
+
+    def held(self, asked: str | None) -> Loaded | None:
+        """The version that a request asks for if it is loaded; raises `Refused` as `address_of`."""
+        loaded = self._names.get(self.address_of(asked))
+        if loaded is not None:
+            loaded.used = time.monotonic()
+        return loaded
+
+    def find(self, asked: str | None) -> Loaded:
+        """The version that a request asks for, loaded if it is not; raises `Refused`."""
+        address = self.address_of(asked)
+        try:
+            return self._hold(address)
+        except UserError as error:
+            status, code = (503, "not_loaded") if address == self._default else (404, "unknown_model")
+            raise Refused(status, code, str(error), "model") from None
+
+    def follow(self) -> None:
+        """Look once where every address in use points, and swap what has moved; a version that does not pass changes nothing."""
+        if self._local:
+            return
+        for address in list(self._names):
+            if "/" in address and not address.endswith(f"/{LATEST}"):
+                continue  # a version never changes
+            try:
+                self._hold(address, anew=True)
+            except UserError as error:
+                logger.warning("%s stays at %s: %s", address, self._names[address].address, error)
+            except Exception:
+                logger.exception("cannot see where %s points", address)
+
+    def loaded(self) -> dict[Loaded, list[str]]:
+        """What is held, and what it is called."""
+        held: dict[Loaded, list[str]] = {}
+        for address, loaded in list(self._names.items()):
+            held.setdefault(loaded, []).append(address)
+        return held
+
+    def available(self) -> dict[str, list[str]]:
+        """Aliases and versions of each name that is served."""
+        if self._tracker is None:
+            return {_LOCAL: []}
+        client, found = self._tracker.client, {}
+        for name in self._served:
+            try:
+                aliases = sorted(client.get_registered_model(name).aliases)
+                versions = sorted((str(one.version) for one in client.search_model_versions(f"name = '{name}'")), key=int)
+            except Exception:
+                logger.exception("cannot list %s", name)
+                aliases, versions = [], []
+            found[name] = [*aliases, *versions]
+        return found
+
+    @property
+    def default(self) -> str:
+        """What is served to requests that name no model."""
+        return self._default
+
+    def _hold(self, address: str, *, anew: bool = False) -> Loaded:
+        """The version of an address, loaded, checked and entered; raises `UserError` where it does not exist or pass."""
+        held = self._names.get(address)
+        if held is not None and not anew:
+            held.used = time.monotonic()
+            return held
+        with self._loading:
+            name, version = self._resolve(address)
+            key = f"{name}/{version}"
+            loaded = next((one for one in self.loaded() if one.address == key), None)
+            if loaded is None:
+                if key in self.refused and time.monotonic() - self._refused_at[key] < RETRY_S:
+                    raise UserError(f"{key} is refused: {self.refused[key]}")
+                try:
+                    loaded = self._load(name, version)
+                except Exception as error:
+                    why = str(error) if isinstance(error, (UserError, FloatingPointError)) else f"{type(error).__name__}: {error}"
+                    self.refused[key], self._refused_at[key] = why, time.monotonic()
+                    raise UserError(f"{key} is refused: {why}") from error
+                self.refused.pop(key, None)
+            if not anew:
+                loaded.used = time.monotonic()
+            if self._names.get(address) is not loaded:
+                logger.info("%s is %s", address, loaded.address)
+                self._names[address] = loaded
+            self._unload()
+        return loaded
+
+    def _resolve(self, address: str) -> tuple[str, str]:
+        if self._tracker is None:
+            return _LOCAL, re.sub(r"^.*/", "", self.settings.model.rstrip("/"))
+        if "@" in address or "/" in address:
+            found = find_version(self._tracker, f"models:/{address}")
+        else:
+            try:
+                found = find_version(self._tracker, f"models:/{address}@{CHAMPION}")
+            except UserError:
+                found = find_version(self._tracker, f"models:/{address}/{LATEST}")
+        return str(found.name), str(found.version)
+
+    def _load(self, name: str, version: str) -> Loaded:
+        if self._tracker is None:
+            model = find_model(self.settings.model, Storage(self.settings.storage))
+        else:
+            model = load_model(self._tracker.model_folder(f"models:/{name}/{version}"))
+        model = model.to(self.device).eval()
+        check_serves(model)
+        # admission is the replica's; the engine's own bound is out of its way
+        return Loaded(name, version, model, Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40))
+
+    def _unload(self) -> None:
+        """Forget the versions that were used least recently; requests that have one keep it."""
+        held = self.loaded()
+        spare = sorted((one for one, names in held.items() if self._default not in names), key=lambda one: one.used)
+        for loaded in spare[: max(0, len(held) - self.settings.max_models)]:
+            logger.info("%s is unloaded", loaded.address)
+            for address in held[loaded]:
+                self._names.pop(address, None)
+
+
+def is_folder(settings: Settings) -> bool:
+    """Whether the model is a folder, and not an address of the registry: a name has no slash but before a version."""
+    model = settings.model
+    if _REGISTERED.fullmatch(model) is None:
+        return True
+    return "/" in model and "@" not in model and not re.fullmatch(rf".*/(\d+|{LATEST})", model)
+
+
+@torch.no_grad()
+def check_serves(model: PixelModel) -> None:
+    """Draw two images and score them; raises `UserError` for a model whose weights or results are not finite."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise UserError(f"the weights '{name}' are not finite; register a sound version")
+    engine = Engine(model, num_slots=2)
+    engine.submit(Request(n=2, seed=0))
+    images = []
+    while not engine.is_idle:
+        images += [row.image_CHW for row in engine.step_row() if row.image_CHW is not None]
+    x_BCHW = torch.stack([image for image in images if image is not None]).to(model.device)
+    if not bool(model.log_prob(x_BCHW).isfinite().all()):
+        raise UserError("the likelihood of its own samples is not finite; register a sound version")

@@ -1,0 +1,105 @@
+"""One process at a time moves the aliases of a registered model: MLflow itself has no compare-and-set for them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pixelmodels.errors import UserError
+from pixelmodels.tracking.client import already_exists, patiently
+from pixelmodels.tracking.location import sqlite_path
+from pixelmodels.tracking.runs import Tracker
+
+LEASE_TAG = "promotion.lease"  # of the registered model: who moves its aliases
+SETTLE_S = 3.0  # longest time from seeing the lease free to having written it; a claim stands when nobody wrote over it for as long
+LEASE_S = 60.0  # a lease that has not changed for so long belongs to a process that died
+PATIENCE_S = 180.0  # how long one waits for others
+_LOOK_EVERY_S = 0.2
+
+
+@contextmanager
+def moving_aliases(tracker: Tracker, name: str) -> Iterator[None]:
+    """Be the only process that moves aliases of a registered model while the context is open: a few calls, no computing.
+
+    - A database in an SQLite file has writers on one machine only. The lock is the kernel's, on a file beside it: never two
+      at once, and given back when its process ends, however it ends.
+    - Behind a server there is a lease: a tag that one writes when it is empty, and holds when it is still one's own after `SETTLE_S`
+      (Fischer's algorithm; Lamport, A fast mutual exclusion algorithm, 1987, section 2). Who took longer than that to write it does
+      not hold it. It is taken from a process that died after `LEASE_S`, by the clock of who waits: never two at once as long as
+      nobody stops for `LEASE_S` in the middle of moving aliases.
+
+    Whoever holds it reads the aliases again before moving them. Raises `UserError` when others hold it for too long.
+    """
+    database = sqlite_path(tracker.uri)
+    if database is not None:
+        with _file_lock(database.with_name(f".{database.name}.aliases-{hashlib.sha256(name.encode()).hexdigest()[:12]}.lock"), name):
+            yield
+    else:
+        with lease(tracker, name):
+            yield
+
+
+@contextmanager
+def _file_lock(path: Path, name: str) -> Iterator[None]:
+    give_up_at = time.monotonic() + PATIENCE_S
+    with open(path, "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up_at:
+                    raise _busy(name) from None
+                time.sleep(_LOOK_EVERY_S)
+        yield
+
+
+@contextmanager
+def lease(tracker: Tracker, name: str) -> Iterator[None]:
+    """The lease of a registered model, as `moving_aliases` tells."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    seen, since = "", time.monotonic()
+    while True:
+        looked, holder = time.monotonic(), _holder(tracker, name)
+        if holder != seen:
+            seen, since = holder, time.monotonic()
+        if not holder or time.monotonic() - since > LEASE_S:
+            mine = uuid.uuid4().hex
+            _claim(tracker, name, mine)
+            if time.monotonic() - looked <= SETTLE_S:  # else others may be inside already: a late claim is waited out like a dead one
+                time.sleep(SETTLE_S)
+                if _holder(tracker, name) == mine:
+                    break
+        if time.monotonic() > give_up_at:
+            raise _busy(name)
+        time.sleep(_LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        if _holder(tracker, name) == mine:
+            _write(tracker, name, "")
+
+
+def _holder(tracker: Tracker, name: str) -> str:
+    return str(patiently(lambda: tracker.client.get_registered_model(name)).tags.get(LEASE_TAG, ""))
+
+
+def _claim(tracker: Tracker, name: str, value: str) -> None:
+    try:
+        _write(tracker, name, value)
+    except Exception as error:
+        if not already_exists(error):  # another process has made the tag at this very moment
+            raise
+
+
+def _write(tracker: Tracker, name: str, value: str) -> None:
+    patiently(lambda: tracker.client.set_registered_model_tag(name, LEASE_TAG, value))
+
+
+def _busy(name: str) -> UserError:
+    return UserError(f"other processes move the aliases of registered model '{name}' for more than {PATIENCE_S:g} s; try again later")

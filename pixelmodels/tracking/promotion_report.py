@@ -1,0 +1,193 @@
+"""The report of a decision on a version: Markdown, JSON and pictures, kept with an MLflow run of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pixelmodels.tracking.promotion import Decision
+from pixelmodels.tracking.promotion_statistics import Comparison
+from pixelmodels.tracking.promotion_versions import ROLLED_BACK, Version
+from pixelmodels.tracking.runs import KIND_TAG, Tracker
+
+MARKDOWN, JSON, HISTOGRAM, SAMPLES = "report.md", "decision.json", "differences.png", "samples.png"
+KIND = "promotion"  # what such a run's tag says
+_BETTER, _WORSE = "#2a6f97", "#b8b8b8"
+
+
+def summary(decision: Decision, *, dry_run: bool = False) -> str:
+    """The decision in a few lines for a terminal; of a dry run it says what would be."""
+    version, champion = decision.challenger, decision.champion
+    would = "would be " if dry_run else ""
+    if decision.outcome == ROLLED_BACK:
+        return f"{version.name}: {would}rolled back to {version}; {decision.reason}"
+    lines = [f"{version.name}: {version} {would}{decision.outcome}: {decision.reason}"]
+    if decision.comparison is not None and champion is not None:
+        lines.append(f"  {figures(decision.comparison)}, against {champion}; to be promoted: below {-decision.required:+.4f}")
+    lines += [f"  passed: {check.name}, {check.says}" for check in decision.checks if check.passed]  # the reason tells the others
+    return "\n".join(lines)
+
+
+def figures(comparison: Comparison) -> str:
+    """The difference with its interval, in one line."""
+    interval = f"[{comparison.low:+.4f}, {comparison.high:+.4f}]"
+    return f"{comparison.mean:+.4f} bits/dim {interval} at {comparison.level:.4g}, paired over {len(comparison.bits_N)} test images"
+
+
+def report_files(decision: Decision) -> dict[str, bytes]:
+    """The report's files by name: those of the pictures that there are."""
+    return {MARKDOWN: markdown(decision).encode(), JSON: json.dumps(plain(decision), indent=1).encode(), **decision.pictures}
+
+
+def plain(decision: Decision) -> dict[str, Any]:
+    """A decision as plain JSON values, without pictures; numbers that are not finite are null."""
+    compared = decision.comparison
+    return {
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "challenger": _plain_version(decision.challenger),
+        "champion": None if decision.champion is None else _plain_version(decision.champion),
+        "checks": [asdict(check) for check in decision.checks],
+        "required_bits_per_dim": decision.required,
+        "comparison": None
+        if compared is None
+        else {
+            "mean_bits_per_dim": compared.mean,
+            "low": compared.low,
+            "high": compared.high,
+            "level": compared.level,
+            "num_images": len(compared.bits_N),
+            "num_images_better": int((compared.bits_N < 0).sum()),
+        },
+    }
+
+
+def markdown(decision: Decision) -> str:
+    """A page that tells the decision, the figures, the checks and where the two versions come from."""
+    version, champion, compared = decision.challenger, decision.champion, decision.comparison
+    lines = [f"# {version.name} {version}: {decision.outcome}", "", decision.reason[:1].upper() + decision.reason[1:] + ".", ""]
+    if compared is not None:
+        better = int((compared.bits_N < 0).sum())
+        lines += [
+            f"- Difference to the champion: {figures(compared)} (below zero: better).",
+            f"- Promoted when the interval lies below {-decision.required:+.4f} bits/dim.",
+            f"- {better} of {len(compared.bits_N)} test images are likelier under this version.",
+            "",
+        ]
+    if decision.checks:
+        lines += ["| check | result | |", "|:---|:---|:---|"]
+        lines += [f"| {check.name} | {'passed' if check.passed else 'failed'} | {_cell(check.says)} |" for check in decision.checks]
+        lines += [""]
+    columns = [("this version", version)] + ([("champion then", champion)] if champion is not None else [])
+    lines += ["| | " + " | ".join(title for title, _ in columns) + " |", "|:---" * (len(columns) + 1) + "|"]
+    values = [_plain_version(one) for _, one in columns]
+    lines += [f"| {key} | " + " | ".join(_cell(str(value[key])) for value in values) + " |" for key in values[0]]
+    lines += [""]
+    lines += [f"![{name}]({name})" for name in (HISTOGRAM, SAMPLES) if name in decision.pictures]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def histogram_png(compared: Comparison, title: str) -> bytes:
+    """Differences of the single images in bits/dim, their mean and its interval, as the bytes of a PNG file."""
+    figure, canvas = _figure(7.5, 3.6)
+    axes = figure.add_subplot()
+    # A few odd images would squeeze all others into two bars: the outermost ones are counted in the last bars.
+    low, high = np.quantile(compared.bits_N, (0.005, 0.995))
+    low, high = min(float(low), compared.low, 0.0), max(float(high), compared.high, 0.0)
+    num_bars = min(60, max(12, round(2 * math.sqrt(len(compared.bits_N)))))
+    width = (high - low) / num_bars or 0.01
+    edges = width * np.arange(math.floor(low / width), math.ceil(high / width) + 1.5)  # zero is one of them
+    counts, _ = np.histogram(np.clip(compared.bits_N, edges[0], edges[-1]), edges)
+    colours = [_BETTER if right <= 0 else _WORSE for right in edges[1:]]
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours, edgecolor="white", linewidth=0.4)
+    axes.axvspan(compared.low, compared.high, color="#e07a5f", alpha=0.35, label=f"{_percent(compared)} interval of the mean")
+    axes.axvline(compared.mean, color="#9b2915", linewidth=1.4, label=f"mean {compared.mean:+.4f}")
+    axes.axvline(0, color="#222222", linewidth=1, linestyle="--")
+    axes.set_xlabel("bits/dim of a test image, challenger minus champion (below zero: better)", fontsize=9)
+    axes.set_ylabel("images", fontsize=9)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    return _png(canvas)
+
+
+def samples_png(grids: Mapping[str, npt.NDArray[np.uint8] | None]) -> bytes:
+    """Sample grids (H, W, 3) beside each other under their titles, `None` where there are none, as the bytes of a PNG file."""
+    figure, canvas = _figure(4.2 * len(grids), 4.6)
+    for column, (title, grid_HWC) in enumerate(grids.items()):
+        axes = figure.add_subplot(1, len(grids), column + 1)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=10)
+        if grid_HWC is None:
+            axes.text(0.5, 0.5, "no samples could be drawn", ha="center", va="center", fontsize=10)
+        else:
+            axes.imshow(grid_HWC, interpolation="nearest")
+    return _png(canvas)
+
+
+def start_record(tracker: Tracker, decision: Decision, params: Mapping[str, Any]) -> str:
+    """Start the MLflow run that tells of a decision; returns its id."""
+    version = decision.challenger
+    name = f"{'rollback' if decision.outcome == ROLLED_BACK else 'promote'} {version.name} {version.number}"
+    return tracker.start_parent(name, params, {KIND_TAG: KIND, "registered_model": version.name, "model_version": version.number})
+
+
+def finish_record(tracker: Tracker, decision: Decision) -> None:
+    """Write the outcome, the figures and the report to the decision's run, and close it."""
+    run_id, compared = decision.run_id, decision.comparison
+    assert run_id is not None
+    champion = decision.champion.number if decision.champion is not None else ""
+    tracker.set_tags(run_id, {"outcome": decision.outcome, "reason": decision.reason[:500], "champion_then": champion})
+    if compared is not None:
+        metrics = {"mean": compared.mean, "low": compared.low, "high": compared.high, "images": float(len(compared.bits_N))}
+        tracker.log_metrics(run_id, {f"difference/{key}": value for key, value in metrics.items()})
+    with TemporaryDirectory() as folder:
+        for name, data in report_files(decision).items():
+            (Path(folder) / name).write_bytes(data)
+        tracker.log_artifact(run_id, folder)
+    tracker.finish(run_id)
+
+
+def _plain_version(version: Version) -> dict[str, Any]:
+    bits = version.test_bits_per_dim
+    return {
+        "version": version.number,
+        "recipe": version.recipe,
+        "architecture": version.architecture,
+        "dataset": version.dataset,
+        "test_bits_per_dim": bits if math.isfinite(bits) else None,
+        "git_commit": version.commit,
+        "run_id": version.run_id,
+    }
+
+
+def _percent(compared: Comparison) -> str:
+    return f"{100 * compared.level:.6g}%"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure and its canvas; pyplot would keep global state and look for a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    return figure, FigureCanvasAgg(figure)
+
+
+def _png(canvas: Any) -> bytes:
+    stream = io.BytesIO()
+    canvas.print_png(stream)
+    return stream.getvalue()

@@ -1,0 +1,121 @@
+"""What a registered version must pass before its score counts: causality, its recorded likelihoods, samples."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelmodels.data import Dataset, Split
+from pixelmodels.likelihoods.bits import bits_per_dim
+from pixelmodels.models import PixelModel
+from pixelmodels.sampling import sample
+from pixelmodels.tracking.promotion import Check
+from pixelmodels.tracking.promotion_statistics import ImageNats, difference_of_keys
+from pixelmodels.training.conditioning import to_tensors
+from pixelmodels.training.evaluation import score_rows
+from pixelmodels.training.rows import Rows
+from pixelmodels.training.sample_grids import sample_context
+
+CAUSALITY, LIKELIHOOD, SAMPLES = "causality", "likelihood", "samples"
+SCORING_BATCH = 128  # images
+_PROBE_BATCH = 8  # images of which one sub-pixel each is changed
+_NUM_SAMPLES = 16
+_TAGGED = 2e-6  # a version's tag has its bits/dim to six places
+
+
+def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) -> Check:
+    """Change one random sub-pixel at a time: no parameter that is due before it may change, not in the last bit.
+
+    "Before" is the order that the model declares: pixels earlier in `order()`, and parameters of the pixel itself but those of later
+    channels. In float64 on the CPU, on test images and images of noise, all context held fixed: masks give exact zeros there.
+    """
+    rng = np.random.default_rng(seed)
+    model = copy.deepcopy(model).cpu().double().eval()
+    worst, leaks = 0.0, []
+    for start in range(0, num_probes, _PROBE_BATCH):
+        rows = test.take(rng.integers(0, len(test), min(_PROBE_BATCH, num_probes - start)))
+        x_BCHW, context = to_tensors(Rows(rows.images_NCHW, rows.labels_N, rows.vectors_NV), torch.device("cpu"), model.context_spec)
+        noise_BCHW = torch.from_numpy(rng.integers(0, model.spec.levels, x_BCHW.shape))
+        x_BCHW = torch.where(torch.from_numpy(rng.random((len(x_BCHW), 1, 1, 1)) < 0.5), noise_BCHW, x_BCHW)
+        places = [tuple(int(rng.integers(size)) for size in model.spec.shape) for _ in range(len(x_BCHW))]
+        changed_BCHW = x_BCHW.clone()
+        for image, (k, r, c) in enumerate(places):
+            changed_BCHW[image, k, r, c] = (x_BCHW[image, k, r, c] + int(rng.integers(1, model.spec.levels))) % model.spec.levels
+        with torch.no_grad():
+            before_BPHW, after_BPHW = (model.forward(one_BCHW, context) for one_BCHW in (x_BCHW, changed_BCHW))
+        if not (before_BPHW.isfinite().all() and after_BPHW.isfinite().all()):
+            return Check(CAUSALITY, False, "parameters are not finite")
+        moved_BPHW = (before_BPHW - after_BPHW).abs()
+        for image, place in enumerate(places):
+            leak = float((moved_BPHW[image] * _due_before(model, *place)).max())
+            worst = max(worst, leak)
+            leaks += [place] if leak > 0 else []
+    if leaks:
+        k, r, c = leaks[0]
+        said = f"{len(leaks)} of {num_probes} changes of a sub-pixel reach parameters that are due before it, by up to {worst:.3g}"
+        return Check(CAUSALITY, False, f"{said}; the first is channel {k} of row {r}, column {c}")
+    return Check(CAUSALITY, True, f"{num_probes} sub-pixels changed, nothing before them did")
+
+
+def check_likelihood(
+    model: PixelModel, dataset: Dataset, test: Split, nats: ImageNats, tagged: float, positions: np.ndarray, tolerance: float, device: str
+) -> Check:
+    """The recorded nats are of exactly the data set's test images, finite, and what the model gives: scored again at these positions.
+
+    Args: `tagged`, the version's bits/dim by its tag (NaN: none); `tolerance`, how far nats may be off, as a share of them.
+    """
+    unlike = difference_of_keys(nats.keys, test.keys, ("the recorded", "the data set's"))
+    if unlike is not None:
+        return Check(LIKELIHOOD, False, f"the recorded test images are not the data set's: {unlike}")
+    bad = int((~np.isfinite(nats.nll_nats_N)).sum())
+    if bad:
+        return Check(LIKELIHOOD, False, f"the recorded nats of {bad} of {len(nats.keys)} test images are not finite")
+    part = test.take(positions)
+    recorded_N = nats.at(part.keys)
+    model, target = copy.deepcopy(model).to(device).eval(), torch.device(device)
+    rows = Rows(part.images_NCHW, part.labels_N, part.vectors_NV)
+    again_N = np.concatenate(
+        [score_rows(model, rows.part(start, start + SCORING_BATCH), target) for start in range(0, len(rows), SCORING_BATCH)]
+    )
+    bad = int((~np.isfinite(again_N)).sum())
+    if bad:
+        return Check(LIKELIHOOD, False, f"the likelihoods of {bad} of {len(rows)} test images are not finite")
+    off_N = np.abs(again_N - recorded_N) / np.maximum(np.abs(recorded_N), 1.0)
+    wrong = int((off_N > tolerance).sum())
+    if wrong:
+        worst = int(off_N.argmax())
+        said = f"{wrong} of {len(rows)} test images scored again do not have the recorded nats"
+        return Check(LIKELIHOOD, False, f"{said}: '{part.keys[worst]}' has {again_N[worst]:.3f}, recorded {recorded_N[worst]:.3f}")
+    bits = float(bits_per_dim(float(nats.nll_nats_N.mean()), dataset.spec.num_subpixels))
+    if math.isfinite(tagged) and abs(bits - tagged) > _TAGGED:
+        return Check(LIKELIHOOD, False, f"the tag test_bits_per_dim says {tagged:.6f}, the recorded nats {bits:.6f}")
+    return Check(LIKELIHOOD, True, f"{len(rows)} of {len(test)} test images scored again, {bits:.4f} bits/dim")
+
+
+def check_samples(model: PixelModel, dataset: Dataset, test: Split, seed: int) -> Check:
+    """Draw a few images: their levels are in range, not all one level where test images have more, and likely at all."""
+    context = sample_context(dataset, model, _NUM_SAMPLES)
+    x_NCHW = sample(model, _NUM_SAMPLES, seed=seed, context=context).long()
+    low, high, levels = int(x_NCHW.min()), int(x_NCHW.max()), dataset.spec.levels
+    if low < 0 or high >= levels:
+        return Check(SAMPLES, False, f"samples have levels {low}..{high}, outside 0..{levels - 1}")
+    if low == high and test.images_NCHW.min() < test.images_NCHW.max():
+        return Check(SAMPLES, False, f"all of {_NUM_SAMPLES} samples have level {low} everywhere")
+    with torch.no_grad():
+        log_prob_N = model.log_prob(x_NCHW, context)
+    if not log_prob_N.isfinite().all():
+        return Check(SAMPLES, False, "the model gives its own samples a likelihood that is not finite")
+    bits = float(bits_per_dim(float(-log_prob_N.double().mean()), dataset.spec.num_subpixels))
+    return Check(SAMPLES, True, f"{_NUM_SAMPLES} drawn, {bits:.4f} bits/dim")
+
+
+def _due_before(model: PixelModel, k: int, r: int, c: int) -> Tensor:
+    """1 where a parameter must not know sub-pixel (k, r, c), else 0; P H W."""
+    order_HW = model.order()
+    due_PHW = (order_HW <= order_HW[r, c]).double().repeat(len(model.param_groups), 1, 1)
+    due_PHW[:, r, c] = (torch.tensor(model.param_groups) <= k).double()
+    return due_PHW

@@ -1,0 +1,168 @@
+"""Keys, PNGs, options, the autoscaling policy and the cluster's configuration, without a service."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from pixelmodels.data.quantization import dequantize
+from pixelmodels.errors import UserError
+from pixelmodels.serving import keys, running
+from pixelmodels.serving.autoscaling import METRIC, ImagesPolicy
+from pixelmodels.serving.pngs import image_of, mask_of, png_of
+from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.settings import Settings
+from pixelmodels.serving.versions import is_folder
+from pixelmodels.shapes import ImageSpec
+
+CONFIGURATION = Path(__file__).parents[2] / "cluster" / "serve.yaml"
+
+
+@pytest.mark.parametrize("levels", [2, 3, 17, 100, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_levels_come_back_out_of_their_png(levels: int, channels: int) -> None:
+    spec = ImageSpec(channels, 9, 4, levels)
+    image_CHW = np.random.default_rng(0).integers(0, levels, spec.shape).astype(np.uint8)
+    text = base64.b64encode(png_of(image_CHW, levels)).decode()
+    assert np.array_equal(image_of(text, "image", spec, 10_000), image_CHW)
+    if channels == 1:
+        assert np.array_equal(mask_of(text, "mask", spec, 10_000), dequantize(image_CHW, levels)[0] > 0)
+
+
+def test_an_image_that_is_too_large_is_not_decoded() -> None:
+    spec = ImageSpec(1, 9, 4, 2)
+    with pytest.raises(Refused) as refused:
+        image_of("!" * 1000, "image", spec, 100)
+    assert (refused.value.status, refused.value.field) == (413, "image")
+
+
+def test_keys_are_known_by_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = keys.new_key(), keys.new_key()
+    file = tmp_path / "keys"
+    file.write_text(f"# those who may ask\n{keys.hash_of(first)} of the first\n\n")
+    hashes = keys.read_hashes(file)
+    assert keys.is_known(first, hashes) and not keys.is_known(second, hashes) and not keys.is_known("", hashes)
+    monkeypatch.setenv(keys.VARIABLE, f"{keys.hash_of(first)}, {keys.hash_of(second)}")
+    assert keys.is_known(second, keys.hashes_of_environment())
+    file.write_text(first)
+    with pytest.raises(UserError, match="no SHA-256 hash") as error:
+        keys.read_hashes(file)
+    assert first not in str(error.value)  # a key that was put there by mistake is not shown
+    with pytest.raises(UserError, match="cannot be read"):
+        keys.read_hashes(tmp_path / "none")
+
+
+def test_other_machines_need_a_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--api-keys"):
+        running.Serve(host="0.0.0.0").settings()
+    file = tmp_path / "keys"
+    file.write_text(keys.hash_of("key"))
+    assert running.Serve(host="0.0.0.0", api_keys=file).settings().key_hashes == (keys.hash_of("key"),)
+    assert running.Serve().settings().key_hashes == ()
+    file.write_text("")
+    with pytest.raises(UserError, match="holds no hash"):
+        running.Serve(host="0.0.0.0", api_keys=file).settings()
+    for host, loopback in (
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("::", False),
+        ("10.0.0.1", False),
+    ):
+        assert running.is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"slots": 0}, "--slots 0"),
+        ({"port": 70_000}, "--port 70000"),
+        ({"timeout": 0.5}, "--timeout 0.5"),
+        ({"max_n": 9999}, "--max-n 9999"),
+    ],
+)
+def test_numbers_out_of_range_are_named(options: dict[str, int], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        running.Serve(**options).settings()  # type: ignore[arg-type]
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(UserError, match="cannot be listened on"):
+            running.free_port("127.0.0.1", listener.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("model", "folder"),
+    [
+        ("digits", False),
+        ("digits@champion", False),
+        ("digits/3", False),
+        ("digits/latest", False),
+        ("storage/runs/a", True),
+        ("/a/b", True),
+    ],
+)
+def test_folders_are_told_from_addresses(model: str, folder: bool) -> None:
+    assert is_folder(Settings(model=model)) is folder
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for model in ("nobody", str(tmp_path / "none")):
+        with pytest.raises(UserError, match="none"):
+            running.check_model(Settings(model=model, storage=str(tmp_path / "storage")))
+
+
+@pytest.mark.parametrize(("images", "wanted"), [((), 1), ((0, 0), 1), ((10, 20), 1), ((100, 29), 2), ((400, 100), 4), ((9999,), 5)])
+def test_samplers_are_added_by_images(images: tuple[float, ...], wanted: int) -> None:
+    context = SimpleNamespace(
+        aggregated_metrics={METRIC: dict(enumerate(images))}, capacity_adjusted_min_replicas=1, capacity_adjusted_max_replicas=5
+    )
+    assert ImagesPolicy(images_per_replica=128)(context) == (wanted, {})
+
+
+def test_the_clusters_configuration_is_that_of_the_application() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from pixelmodels.serving.app import INGRESS, SAMPLER, build
+
+    text = yaml.safe_load(CONFIGURATION.read_text())
+    schema = ServeDeploySchema.model_validate(text)
+    (application,) = schema.applications
+    assert application.import_path == f"{build.__module__}:{build.__name__}"
+    settings = Settings(**text["applications"][0]["args"])
+    assert settings.require_key
+    ingress = build(settings)._bound_deployment
+    (sampler,) = [arg._bound_deployment for arg in ingress.init_args if hasattr(arg, "_bound_deployment")]
+    assert (ingress.name, sampler.name) == (INGRESS, SAMPLER)
+    scaling = sampler._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (settings.replicas, settings.max_replicas)
+    policy = scaling.policy.get_policy()
+    assert policy.__name__ == "ImagesPolicy"
+
+
+def test_the_program_makes_keys_and_refuses_what_is_unsafe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from pipelines.serve import main
+
+    assert main(["--new-key"]) == 0
+    key, one_hash = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
+    assert keys.hash_of(key) == one_hash
+    for flags, named in ((["--host", "0.0.0.0"], "--api-keys"), (["--port", "-1"], "--port -1"), (["--ports", "1"], "--port")):
+        with pytest.raises(UserError, match=named):
+            main([*flags, "--storage", str(tmp_path)])
+
+
+def test_the_line_for_a_shell_is_of_the_address() -> None:
+    assert "http://127.0.0.1:81/v1/samples -H" in running.greeting("0.0.0.0", 81, needs_key=False)
+    assert "http://[::1]:81/v1/samples" in running.greeting("::1", 81, needs_key=False)
+    assert "Bearer $KEY" in running.greeting("127.0.0.1", 81, needs_key=True)

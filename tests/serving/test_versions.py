@@ -1,0 +1,104 @@
+"""Which versions a replica holds, on a real registry and without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.models.files import save_model
+from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.settings import Settings
+from pixelmodels.serving.versions import Shelf
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+from tests.serving.conftest import NAME, Registry, settings_of, small_model
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """A registry of this module's own: its aliases move."""
+    folder = tmp_path_factory.mktemp("versions")
+    tracker = Tracker(Storage(str(folder / "storage")))
+    tracker.check()
+    made = Registry(tracker, tracker.start_parent("versions", {}), folder, {})
+    for seed in range(3):
+        made.add(small_model(seed))
+    broken = small_model(9)
+    with torch.no_grad():
+        next(iter(broken.parameters())).fill_(float("inf"))
+    made.add(broken)
+    return made
+
+
+def opened(own: Registry, **changes: object) -> Shelf:
+    shelf = Shelf(settings_of(own, **changes))
+    shelf.open()
+    return shelf
+
+
+def test_a_name_is_its_latest_version_until_it_has_a_champion(own: Registry) -> None:
+    with pytest.raises(UserError, match=r"4 is refused: the weights .* are not finite"):
+        opened(own)
+    own.point("champion", "1")
+    shelf = opened(own)
+    assert shelf.find(None).address == "tiny/1" and shelf.find("champion") is shelf.find(None)
+
+
+def test_aliases_are_followed_and_versions_stay(own: Registry) -> None:
+    own.point("champion", "1")
+    shelf = opened(own)
+    kept, pinned = shelf.find(None), shelf.find("2")
+    own.point("champion", "3")
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/3" and shelf.find("2") is pinned
+    assert kept.engine.is_idle  # who still has it may go on with it
+    own.point("champion", "4")
+    shelf.follow()
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/3" and list(shelf.refused) == ["tiny/4"]
+    with pytest.raises(Refused) as refused:
+        shelf.find("4")
+    assert refused.value.status == 404
+    own.point("champion", "1")
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/1"
+
+
+def test_the_one_before_serves_where_the_champion_cannot(own: Registry) -> None:
+    own.point("champion", "4")
+    own.point("previous", "2")
+    shelf = opened(own)
+    assert shelf.find(None).address == "tiny/2"
+    own.point("champion", "3")
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/3"
+    own.tracker.client.delete_registered_model_alias(NAME, "previous")
+
+
+def test_the_least_recently_used_is_unloaded_but_never_the_default(own: Registry) -> None:
+    own.point("champion", "1")
+    shelf = opened(own, max_models=2)
+    for asked, held in (("2", {"1", "2"}), ("3", {"1", "3"}), (None, {"1", "3"}), ("2", {"1", "2"})):
+        shelf.find(asked)
+        assert {loaded.version for loaded in shelf.loaded()} == held
+
+
+@pytest.mark.parametrize("asked", ["nobody", "99", "other/1", "other@champion", "tiny@nobody"])
+def test_what_is_not_served_is_refused(own: Registry, asked: str) -> None:
+    own.point("champion", "1")
+    with pytest.raises(Refused) as refused:
+        opened(own).find(asked)
+    assert (refused.value.status, refused.value.field) == (404, "model")
+
+
+def test_a_folder_is_served_under_no_other_name(tmp_path: Path) -> None:
+    save_model(tmp_path / "model", small_model(0))
+    shelf = Shelf(Settings(model=str(tmp_path / "model"), storage=str(tmp_path)))
+    shelf.open()
+    shelf.follow()
+    assert shelf.find(None).address == "local/model" and shelf.available() == {"local": []}
+    with pytest.raises(Refused):
+        shelf.find("champion")

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import promote as pipeline
+from pixelmodels.data import Dataset
+from pixelmodels.errors import UserError
+from pixelmodels.models import ARCHITECTURES, PixelModel
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.promotion import Decision
+from pixelmodels.training.promote_run import Promote, promote
+from tests.tracking.leaky import LeakyConfig
+from tests.tracking.promotion_case import SMALL, files_of, nats_of, registered, state_of, trained, write_dataset
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaky() -> Iterator[None]:
+    """A model with a bug, registered as a user registers one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "leaky", "tests.tracking.leaky:Leaky")
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tracker: Tracker) -> Dataset:
+    return write_dataset(tracker.storage, "aaaaaaaaaaaa")
+
+
+@pytest.fixture(scope="module")
+def models(data: Dataset) -> dict[str, PixelModel]:
+    return {"good": trained(data, 60), "poor": trained(data, 12), "leaky": trained(data, 60, LeakyConfig(**SMALL))}
+
+
+def decide(tracker: Tracker, name: str, version: str | None = None, **options: object) -> Decision:
+    given = {"version": None if version is None else int(version), "name": name, "storage": tracker.storage.root, "resamples": 1000}
+    return promote(Promote(**{**given, **options}))  # type: ignore[arg-type]
+
+
+def test_a_better_version_takes_the_place_of_the_champion(
+    tracker: Tracker, data: Dataset, models: dict[str, PixelModel], tmp_path: Path
+) -> None:
+    poor, good = (registered(tracker, data, "better", models[name], name) for name in ("poor", "good"))
+    first = decide(tracker, "better", poor)
+    assert (first.outcome, first.comparison, first.failed) == ("promoted", None, ())
+    assert state_of(tracker, "better")["aliases"] == {"champion": poor}
+
+    before = state_of(tracker, "better")
+    dry = decide(tracker, "better", good, dry_run=True)
+    assert (dry.outcome, dry.run_id) == ("promoted", None)
+    assert state_of(tracker, "better") == before, "a dry run changes nothing"
+
+    decision = decide(tracker, "better", best=True)
+    assert (decision.outcome, decision.challenger.number) == ("promoted", good)
+    after = state_of(tracker, "better")
+    assert after["aliases"] == {"champion": good, "previous": poor} and after["runs"] == before["runs"] + 1
+    compared = decision.comparison
+    assert compared is not None
+    expected_N = (nats_of(models["good"], data) - nats_of(models["poor"], data)) / np.log(2) / 12
+    np.testing.assert_allclose(np.sort(compared.bits_N), np.sort(expected_N), rtol=1e-9)
+    assert compared.mean == pytest.approx(expected_N.mean()) and compared.low < compared.mean < compared.high < 0
+
+    run = tracker.client.get_run(decision.run_id)
+    assert run.info.status == "FINISHED" and run.data.tags["outcome"] == "promoted" and run.data.params["best"] == "True"
+    assert run.data.metrics["difference/high"] == compared.high
+    files = files_of(tracker, str(decision.run_id), tmp_path)
+    assert sorted(files) == ["decision.json", "differences.png", "report.md", "samples.png"]
+    assert all(files[name].startswith(b"\x89PNG") for name in ("differences.png", "samples.png"))
+    told = json.loads(files["decision.json"])
+    assert told["outcome"] == "promoted" and told["comparison"]["high"] == compared.high and told["champion"]["version"] == poor
+    tags = after["versions"][good]
+    assert tags["promotion.decision"] == "promoted" and tags["promotion.against"] == poor
+    assert tags["promotion.run_id"] == decision.run_id and tags["promotion.failed_checks"] == ""
+    assert {"architecture", "recipe", "dataset", "dataset_fingerprint", "test_bits_per_dim", "test_nats"} <= tags.keys()
+    assert f"version {good} promoted against version {poor}" in after["tags"]["promotion.last"]
+
+
+def test_a_worse_an_equal_and_a_hardly_better_version_are_refused(tracker: Tracker, data: Dataset, models: dict[str, PixelModel]) -> None:
+    good = registered(tracker, data, "worse", models["good"], "good")
+    poor = registered(tracker, data, "worse", models["poor"], "poor")
+    again = registered(tracker, data, "worse", models["good"], "again")
+    assert again != good
+    decide(tracker, "worse", good)
+    worse = decide(tracker, "worse", poor)
+    assert worse.outcome == "refused" and worse.failed == () and worse.comparison is not None and worse.comparison.low > 0
+    assert "it is worse than the champion, the interval [+" in worse.reason
+    assert state_of(tracker, "worse")["aliases"] == {"champion": good, "challenger": poor}
+    equal = decide(tracker, "worse", again)
+    assert equal.outcome == "refused" and equal.comparison is not None
+    assert (equal.comparison.low, equal.comparison.high) == (0.0, 0.0)
+    assert "not shown to be better" in equal.reason
+    assert state_of(tracker, "worse")["aliases"] == {"champion": good, "challenger": again}
+    itself = decide(tracker, "worse", good)
+    assert (itself.outcome, itself.reason) == ("refused", "it is champion already")
+    assert state_of(tracker, "worse")["versions"][good]["promotion.decision"] == "promoted"
+
+    reverse = registered(tracker, data, "gain", models["poor"], "poor"), registered(tracker, data, "gain", models["good"], "good")
+    decide(tracker, "gain", reverse[0])
+    gain = -decide(tracker, "gain", reverse[1], dry_run=True).comparison.mean  # type: ignore[union-attr]
+    assert decide(tracker, "gain", reverse[1], min_gain=gain).outcome == "refused", "not by its mean: by the whole interval"
+    assert decide(tracker, "gain", reverse[1], min_gain=gain / 10).outcome == "promoted"
+
+
+def test_rounding_is_no_gain(tracker: Tracker, data: Dataset, models: dict[str, PixelModel]) -> None:
+    truth_N = nats_of(models["good"], data)
+    first = registered(tracker, data, "rounding", models["good"], "first")
+    second = registered(tracker, data, "rounding", models["good"], "second", truth_N * (1 - 5e-5))
+    decide(tracker, "rounding", first)
+    decision = decide(tracker, "rounding", second)
+    assert decision.comparison is not None and decision.comparison.high < 0 and decision.failed == ()
+    assert decision.outcome == "refused"
+
+
+def test_other_data_is_refused(tracker: Tracker, data: Dataset, models: dict[str, PixelModel]) -> None:
+    other = write_dataset(tracker.storage, "bbbbbbbbbbbb", seed=1)
+    poor = registered(tracker, data, "other", models["poor"], "poor")
+    foreign = registered(tracker, other, "other", models["good"], "foreign")
+    decide(tracker, "other", poor)
+    decision = decide(tracker, "other", foreign)
+    assert decision.outcome == "refused"
+    assert decision.reason == "it was trained on data set 'tiny-bbbbbbbbbbbb' and the champion on 'tiny-aaaaaaaaaaaa'"
+    # Tags that claim the same data do not help: the images are joined by their keys.
+    tracker.client.set_model_version_tag("other", foreign, "dataset", "tiny-aaaaaaaaaaaa")
+    lying = decide(tracker, "other", foreign)
+    assert lying.outcome == "refused" and lying.failed == ("likelihood",)
+    assert "48 only in the recorded (such as 'test/1/0', " in lying.reason and "48 only in the data set's" in lying.reason
+    assert state_of(tracker, "other")["aliases"] == {"champion": poor}
+
+
+def doctored(truth_N: np.ndarray) -> np.ndarray:
+    return truth_N - 3 * (np.arange(len(truth_N)) == 7)
+
+
+@pytest.fixture(scope="module")
+def unsound(tracker: Tracker, data: Dataset, models: dict[str, PixelModel]) -> str:
+    """The champion of a registered model whose other versions are unsound."""
+    poor = registered(tracker, data, "unsound", models["poor"], "poor")
+    tracker.client.set_registered_model_alias("unsound", "champion", poor)
+    return poor
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "says"),
+    [
+        ("leaky", "causality", r"\d+ of 64 changes of a sub-pixel reach parameters that are due before it, by up to [\d.]+"),
+        ("doctored", "likelihood", r"1 of 48 test images scored again do not have the recorded nats: 'test/0/7' has"),
+        ("weights of NaN", "likelihood", r"nats of 48 of 48 test images are not finite"),
+        ("NaN, doctored", "likelihood", r"likelihoods of 48 of 48 test images are not finite"),
+        ("tag", "likelihood", r"the tag test_bits_per_dim says 0\.1"),
+        ("truncated", "model", r"cannot be read"),
+    ],
+)
+def test_an_unsound_version_is_refused_whatever_its_score(
+    kind: str, check: str, says: str, unsound: str, tracker: Tracker, data: Dataset, models: dict[str, PixelModel]
+) -> None:
+    name, poor = "unsound", unsound
+    truth_N = nats_of(models["good"], data)
+    if kind == "leaky":
+        bad = registered(tracker, data, name, models["leaky"], kind)
+    elif kind == "doctored":
+        bad = registered(tracker, data, name, models["good"], kind, doctored(truth_N))
+    elif "NaN" in kind:
+        broken = trained(data, 0)
+        broken.output.bias.data.fill_(torch.nan)  # type: ignore[union-attr, operator]
+        bad = registered(tracker, data, name, broken, kind, truth_N if "doctored" in kind else None)
+    else:
+        bad = registered(tracker, data, name, models["good"], kind)
+        if kind == "tag":
+            tracker.client.set_model_version_tag(name, bad, "test_bits_per_dim", "0.1")
+        else:
+            weights = tracker.model_folder(f"models:/{name}/{bad}") / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-99])
+    decision = decide(tracker, name, bad)
+    assert decision.outcome == "refused" and check in decision.failed
+    assert re.search(says, decision.reason), decision.reason
+    if kind == "leaky":
+        assert decision.comparison is not None and decision.comparison.high < -0.5, "its score alone would win"
+    state = state_of(tracker, name)
+    assert state["aliases"] == {"champion": poor} and check in state["versions"][bad]["promotion.failed_checks"]
+    assert decide(tracker, name, best=True, dry_run=True).challenger.number == poor, "the best is not one that failed a check"
+
+
+def test_a_champion_with_false_nats_is_no_measure(tracker: Tracker, data: Dataset, models: dict[str, PixelModel]) -> None:
+    champion = registered(tracker, data, "false", models["good"], "false", doctored(nats_of(models["good"], data)))
+    tracker.client.set_registered_model_alias("false", "champion", champion)
+    decision = decide(tracker, "false", registered(tracker, data, "false", models["good"], "true"))
+    assert decision.outcome == "refused" and decision.reason.startswith(f"the champion, version {champion} (false), is no measure: 1 of 48")
+
+
+def test_rollback_swaps(tracker: Tracker, data: Dataset, models: dict[str, PixelModel], capsys: pytest.CaptureFixture[str]) -> None:
+    poor, good = (registered(tracker, data, "rollback", models[name], name) for name in ("poor", "good"))
+    storage = ["--storage", tracker.storage.root, "--dataset", "rollback"]
+    decide(tracker, "rollback", poor)
+    with pytest.raises(UserError, match=f"'rollback' has no previous champion \\(the champion is version {poor}\\)"):
+        decide(tracker, "rollback", rollback=True)
+    decide(tracker, "rollback", good)
+    before = state_of(tracker, "rollback")
+    assert pipeline.main(["--rollback", "--dry-run", *storage]) == 0
+    assert state_of(tracker, "rollback") == before
+    assert pipeline.main(["--rollback", *storage]) == 0
+    said = capsys.readouterr().out.splitlines()
+    told = f"rolled back to version {poor} (poor); it is champion again, and version {good} (good) is 'previous' now"
+    assert said[0] == f"rollback: would be {told}" and said[2] == f"rollback: {told}"
+    assert state_of(tracker, "rollback")["aliases"] == {"champion": poor, "previous": good}
+    assert decide(tracker, "rollback", best=True).reason == "it is champion already", "what was rolled back does not come again by itself"
+    assert decide(tracker, "rollback", rollback=True).outcome == "rolled back"
+    assert state_of(tracker, "rollback")["aliases"] == {"champion": good, "previous": poor}
+    (tracker.model_folder(f"models:/rollback/{poor}") / "model.json").unlink()
+    assert decide(tracker, "rollback", rollback=True).outcome == "refused"
+    assert state_of(tracker, "rollback")["aliases"] == {"champion": good, "previous": poor}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of --version N, --best and --rollback"),
+        (["--best", "--version", "1"], "give one of --version N, --best and --rollback"),
+        (["--best"], "several registered models: .*; choose one with --name"),
+        (["--best", "--name", "mistakez"], "registered model 'mistakez' unknown; have .*; did you mean 'mistakes'"),
+        (["--version", "7", "--name", "mistakes"], "version of registered model 'mistakes' '7' unknown; have 1"),
+        (["--version", "0"], "--version 0 is too few"),
+        (["--best", "--level", "1"], "--level 1.0 is no share"),
+        (["--best", "--min-gain", "-0.1"], "--min-gain -0.1 is out of range"),
+        (["--best", "--use-gpu", "--name", "mistakes"], "--use-gpu given, and torch finds no GPU here"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    arguments: list[str], message: str, tracker: Tracker, data: Dataset, models: dict[str, PixelModel]
+) -> None:
+    for name in ("mistakes", "mistakes too"):
+        if not [found for found in tracker.client.search_registered_models() if found.name == name]:
+            registered(tracker, data, name, models["poor"], "poor")
+    with pytest.raises(UserError, match=message):
+        pipeline.main([*arguments, "--storage", tracker.storage.root])
+
+
+def test_an_empty_storage_root_stays_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no registered model in"):
+        promote(Promote(best=True, storage=str(tmp_path / "empty")))
+    assert not Storage(str(tmp_path / "empty")).list()
