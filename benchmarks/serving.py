@@ -45,12 +45,12 @@ from benchmarks.serving_load import Answer, Connections, closed_loop, figures, o
 from benchmarks.serving_static import StaticSampler
 from pixelmodels import rayctx
 from pixelmodels.commandline import parse
-from pixelmodels.errors import exit_with
+from pixelmodels.errors import UserError, exit_with
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models import ContextSpec, PixelModel, build
 from pixelmodels.models.files import load_model, save_model
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
-from pixelmodels.sampling.engine import Engine, Request
+from pixelmodels.sampling.engine import Engine, Request, draw_all
 from pixelmodels.serving import running
 from pixelmodels.serving.settings import Settings
 from pixelmodels.shapes import ImageSpec
@@ -59,10 +59,12 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 NUM_SLOTS = 64
 SIZE = 28
+LATE_SINGLE_S, WHOLE_S = 600.0, 300.0  # then the benchmark fails
 LOAD = 0.7  # of what the service draws when it is saturated
 OVERLOAD = 3.0
 MIX = {"single": (0, 1), "mix": (10, 64)}  # one request in `every` asks for `many` images
 SETTLE_S = 3.0  # from the first request until the slots are taken
+COMPARED = 200  # images of the soak that are drawn again, alone
 MANY = 500  # images of the request during which single ones arrive
 
 
@@ -231,7 +233,8 @@ async def under_load(web: Connections, images_per_s: float, seconds: float) -> d
 async def late_single(web: Connections, count: int) -> float:
     """Median seconds of single images while a request of 500 is drawn."""
     times: list[float] = []
-    while len(times) < count:
+    until = time.perf_counter() + LATE_SINGLE_S
+    while len(times) < count and time.perf_counter() < until:
         many = asyncio.create_task(web.draw(MANY, 0))
         await asyncio.sleep(0.5)
         while not many.done() and len(times) < count:
@@ -239,6 +242,8 @@ async def late_single(web: Connections, count: int) -> float:
             if not many.done() and answer.status == 200:
                 times.append(answer.seconds)
         await many
+    if not times:
+        raise UserError(f"no single image was back before its request of {MANY} was, in {LATE_SINGLE_S:.0f} s; the machine is too slow")
     return float(np.median(times))
 
 
@@ -256,24 +261,35 @@ async def overload(web: Connections, images_per_s: float, seconds: float) -> dic
     }
 
 
-async def soak(web: Connections, count: int) -> dict[str, Any]:
+async def soak(web: Connections, count: int, model: PixelModel) -> dict[str, Any]:
     """Requests one after the other on many connections: each is answered once, with its own seed."""
     pids = list(replica_pids().values())
     before = memory_mb(pids)
+    drawn_before = await _num_drawn(web)
     queue = list(range(count))
     answers: list[Answer] = []
 
     async def worker() -> None:
         while queue:
-            answers.append(await web.draw(1, queue.pop()))
+            answers.append(await web.draw(1, queue.pop(), keep=True))
 
     await asyncio.gather(*(worker() for _ in range(32)))
     told = Counter(answer.seed for answer in answers if answer.status == 200)
+    by_image: dict[bytes, set[int]] = {}
+    for answer in answers:
+        if answer.images is not None:
+            by_image.setdefault(answer.images.tobytes(), set()).add(answer.seed)
+    compared = [answer for answer in answers if answer.images is not None][:COMPARED]
+    flipped = sum(not np.array_equal(answer.images, draw_all(model, Request(seed=answer.seed)).numpy()) for answer in compared)
     return {
         "requests": count,
         "answered": len(answers),
         "right": sum(answer.status == 200 and answer.told_seed == answer.seed for answer in answers),
+        "drawn_over_asked": (await _num_drawn(web) - drawn_before) / count,  # 1: none was drawn twice
         "doubled": sum(times > 1 for times in told.values()),
+        "flipped": flipped,
+        "compared": len(compared),
+        "seeds_of_others": sum(len(same) > 1 for same in by_image.values()),  # two seeds whose images are the same
         "statuses": {str(status): times for status, times in Counter(answer.status for answer in answers).items()},
         "memory_growth_mb": memory_mb(pids) - before,
     }
@@ -283,9 +299,15 @@ async def killed(web: Connections, images_per_s: float, seconds: float) -> dict[
     """The sampler is killed under half the load: what becomes of the requests, and when the service is whole again."""
     load = asyncio.create_task(open_loop(web, poisson(0.5 * images_per_s, seconds, 3)))
     await asyncio.sleep(seconds / 3)
-    os.kill(replica_pids()["Sampler"], signal.SIGKILL)
+    victim = replica_pids()["Sampler"]
+    os.kill(victim, signal.SIGKILL)
     began = time.perf_counter()
-    while (await web.get("/readyz")).status != 200:
+    while True:  # until another sampler answers
+        pids = re.findall(r'pixelmodels_waiting_images\{replica="[^"]*-(\d+)"', await web.text("/metrics"))
+        if pids and str(victim) not in pids:
+            break
+        if time.perf_counter() - began > WHOLE_S:
+            raise UserError(f"the service was not whole again {WHOLE_S:.0f} s after its sampler was killed; see Ray's logs")
         await asyncio.sleep(0.2)
     whole_s = time.perf_counter() - began
     answers = await load
@@ -305,7 +327,7 @@ def rounded(value: Any) -> Any:
 def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     """All figures."""
     report, seconds = Report(), arguments.load_s
-    settings = Settings(model=str(folder), cpus=rayctx.num_cores(), slots=NUM_SLOTS, max_waiting=1024)
+    settings = Settings(model=str(folder), cpus=rayctx.num_cores(), slots=NUM_SLOTS, max_waiting=1024, require_key=False)
     running.connect(settings)
     port = running.free_port("127.0.0.1", 0)
     running.start(settings, "127.0.0.1", port)
@@ -329,7 +351,7 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     continuous = asyncio.run(under_load(web, load, seconds))
     report.add("continuous", continuous)
     report.add("overload", asyncio.run(overload(web, service["single"], seconds)))
-    report.add("soak", asyncio.run(soak(web, 300 if arguments.quick else arguments.soak)))
+    report.add("soak", asyncio.run(soak(web, 300 if arguments.quick else arguments.soak, load_model(folder))))
     report.add("killed", asyncio.run(killed(web, service["single"], max(seconds, 30.0))))
     stop()
     port = running.free_port("127.0.0.1", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -31,9 +32,10 @@ class Answer:
     n: int
     seed: int
     at_s: float  # when it was sent, since the beginning of the load
-    seconds: float  # to the end of the answer
+    seconds: float  # to the end of the answer, from when it was to be sent
     status: int  # of HTTP; 0: none
     told_seed: int | None = None
+    images: np.ndarray | None = None  # N C H W, where they are kept
 
 
 def poisson(images_per_s: float, duration_s: float, seed: int, *, every: int = 0, many: int = 1) -> list[Arrival]:
@@ -57,10 +59,10 @@ class Connections:
         self.host, self.port = host, port
         self._free: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
 
-    async def draw(self, n: int, seed: int, at_s: float = 0.0) -> Answer:
-        """Ask for images."""
-        body = json.dumps({"n": n, "seed": seed, "timeout_s": 60}).encode()
-        return await self._request("POST", "/v1/samples", body, n, seed, at_s)
+    async def draw(self, n: int, seed: int, at_s: float = 0.0, *, due: float | None = None, keep: bool = False) -> Answer:
+        """Ask for images; `due`, when that was to be (now unless given), on the clock of `time.perf_counter`; `keep` the images."""
+        body = json.dumps({"n": n, "seed": seed, "timeout_s": 60, **({"format": "npz"} if keep else {})}).encode()
+        return await self._request("POST", "/v1/samples", body, n, seed, at_s, due, keep)
 
     async def get(self, path: str) -> Answer:
         """Ask for a page."""
@@ -71,15 +73,21 @@ class Connections:
         _, _, data = await self._exchange("GET", path, b"")
         return data.decode()
 
-    async def _request(self, method: str, path: str, body: bytes, n: int, seed: int, at_s: float) -> Answer:
-        began = time.perf_counter()
+    async def _request(
+        self, method: str, path: str, body: bytes, n: int, seed: int, at_s: float, due: float | None = None, keep: bool = False
+    ) -> Answer:
+        began = time.perf_counter() if due is None else due
+        images = None
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                status, headers, _ = await self._exchange(method, path, body)
+                status, headers, data = await self._exchange(method, path, body)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             return Answer(n, seed, at_s, time.perf_counter() - began, 0)
+        seconds = time.perf_counter() - began
+        if keep and status == 200:
+            images = np.load(io.BytesIO(data))["images_NCHW"]
         told = headers.get("x-seed")
-        return Answer(n, seed, at_s, time.perf_counter() - began, status, None if told is None else int(told))
+        return Answer(n, seed, at_s, seconds, status, None if told is None else int(told), images)
 
     async def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         free = self._free.setdefault(id(asyncio.get_running_loop()), [])
@@ -121,7 +129,7 @@ async def open_loop(web: Connections, arrivals: Sequence[Arrival]) -> list[Answe
 
     async def send(index: int, arrival: Arrival) -> Answer:
         try:
-            return await web.draw(arrival.n, index, arrival.time_s)
+            return await web.draw(arrival.n, index, arrival.time_s, due=began + arrival.time_s)
         finally:
             gate.release()
 

@@ -15,6 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     print(summary(decision, dry_run=options.dry_run))
     if options.dry_run:
         print("  dry run: nothing was changed")
+    if decision.unreported:
+        print(f"  report not written, the decision stands: {decision.unreported}")
     elif decision.run_id is not None:
         print(f"  report: MLflow run {decision.run_id}")
     return 1 if decision.outcome == "refused" else 0

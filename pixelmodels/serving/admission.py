@@ -13,35 +13,47 @@ BUSY = 0.75  # share of the slots that must be taken for a step to tell the spee
 
 
 class Speed:
-    """Images a second that the engines draw when their slots are taken, measured step by step; 0 until it is known."""
+    """Images a second that one engine draws when its slots are taken, measured step by step; 0 until it is known.
+
+    With slots to spare it draws fewer: such a step tells nothing, unless it is faster than what was thought.
+    """
 
     def __init__(self) -> None:
         self.images_per_s = 0.0
         self._num_steps = 0
 
-    def step(self, images: float, seconds: float) -> None:
-        """A step drew this many images' worth of rows."""
-        if seconds > 0:
+    def step(self, images: float, seconds: float, *, is_full: bool = True) -> None:
+        """A step, and what came between it and the one before, drew this many images' worth of rows."""
+        if seconds > 0 and (is_full or 0 < self.images_per_s < images / seconds):
             self._num_steps += 1
             weight = max(SMOOTHING, 1 / self._num_steps)
             self.images_per_s += weight * (images / seconds - self.images_per_s)
 
 
 def check(
-    n: int, timeout_s: float, waiting: Iterable[tuple[int, float]], num_unfinished: int, slots: int, bound: int, speed: float
+    n: int,
+    timeout_s: float,
+    waiting: Iterable[tuple[int, float]],
+    num_unfinished: int,
+    slots: int,
+    bound: int,
+    speed: float,
+    num_others: int = 0,
 ) -> None:
     """Raise `Refused` (429) for a request of `n` images that cannot be drawn in time, or that would make others late.
 
     Args: `waiting`, of each request with images that have no slot: how many, and the seconds left to it; `num_unfinished`, images
-    drawn or waiting; `bound`, most images that may be unfinished; `speed`, images a second, 0 where it is not known.
+    drawn, scored or waiting; `bound`, most images that may be unfinished; `speed`, images a second, 0 where it is not known;
+    `num_others`, how many of the unfinished images take none of these slots.
 
+    Where all slots are free any request within the bound is let in: the speed was measured at another time.
     Slots go round in turns, so a request with w waiting images is done once every other one has had up to w more turns.
     Later requests go through this check too, so they cannot take that from it.
     """
     if num_unfinished + n > bound:
         excess = num_unfinished + n - bound
         raise overloaded(f"{num_unfinished} images are unfinished, {bound} at most may be", excess / speed if speed else 1.0)
-    if not speed or num_unfinished + n <= slots:
+    if not speed or num_unfinished == num_others or num_unfinished - num_others + n <= slots:
         return
     groups: dict[int, tuple[int, float]] = {}  # of the others, by waiting images: how many requests, and the least time left
     for num_waiting, left_s in waiting:

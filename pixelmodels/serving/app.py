@@ -29,7 +29,7 @@ class Ingress:
     def __init__(self, samplers: DeploymentHandle[Any], settings: Settings):
         hashes = tuple(dict.fromkeys((*settings.key_hashes, *keys.hashes_of_environment())))
         if settings.require_key and not hashes:
-            raise UserError(f"no API key is known; set {keys.VARIABLE}, or key_hashes, or require_key: false")
+            raise UserError(f"no API key is known; set {keys.VARIABLE} or key_hashes (require_key: false lets everybody in)")
         self.hashes = hashes
         self.gateway = Gateway(samplers, settings)
 

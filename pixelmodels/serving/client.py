@@ -90,7 +90,7 @@ class Client:
                 elif text.startswith("data: "):
                     data = json.loads(text.removeprefix("data: "))
                     if kind == "error":
-                        raise ServiceError(response.status, data["code"], data["message"], data["field"])
+                        raise ServiceError(data["status"], data["code"], data["message"], data["field"])
                     yield Event(kind, data)
             if kind != "done":
                 raise ConnectionError("the stream ended before it was done")

@@ -6,8 +6,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,7 @@ import torch
 
 from pixelmodels.sampling.engine import Engine, NotFinite, Request, RowDone
 from pixelmodels.serving import admission
-from pixelmodels.serving.refusals import Refused, overloaded, too_late
+from pixelmodels.serving.refusals import Refused, lost, too_late
 
 logger = logging.getLogger(__name__)
 IDLE_S = 0.5  # between two beats of a thread that has nothing to do
@@ -23,6 +26,7 @@ IDLE_S = 0.5  # between two beats of a thread that has nothing to do
 Images = npt.NDArray[np.uint8]  # N C H W
 Event = RowDone | Images | Refused  # rows where they are wanted; then all images, or why there are none
 Listen = Callable[[list[Event]], None]  # called in the engine's thread: it must not wait
+STOPPED = "stopped"
 
 
 @dataclass(eq=False)
@@ -58,20 +62,29 @@ class EngineThread:
     """Steps engines, tells results, keeps deadlines; `submit`, `run`, `cancel` and the counts may be used from any thread.
 
     Args: `slots`, images that an engine draws at once; `max_waiting`, further images that may be unfinished, over all engines;
-    `num_threads`, of torch, None: as they are.
+    `num_threads`, of torch, None: as they are; `on_failure`, called in the thread after it has failed, and all were told.
+
+    What an engine raises ends the requests of that engine.
     """
 
-    def __init__(self, *, slots: int = 64, max_waiting: int = 1024, num_threads: int | None = None):
+    def __init__(
+        self,
+        *,
+        slots: int = 64,
+        max_waiting: int = 1024,
+        num_threads: int | None = None,
+        on_failure: Callable[[], None] = lambda: None,
+    ):
         self.slots, self.bound = slots, slots + max_waiting
-        self.speed = admission.Speed()
         self.num_images_drawn = 0
         self.beat = time.monotonic()  # when the thread last went round
         self.failure: str | None = None  # of the thread itself; it does not go on
-        self._num_threads = num_threads
+        self._num_threads, self._on_failure = num_threads, on_failure
         self._lock = threading.Lock()
+        self._speeds: WeakKeyDictionary[Engine, admission.Speed] = WeakKeyDictionary()
         self._live: set[Ticket] = set()
-        self._num_unfinished = 0  # images of tickets
-        self._num_scoring = 0  # images of jobs
+        self._scoring: set[Job] = set()
+        self._num_unfinished = 0  # images of tickets and jobs, and those that are reserved
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._by_id: dict[tuple[int, int], Ticket] = {}  # id of the engine object, id of the request; of this thread only
         self._engines: dict[int, tuple[Engine, int]] = {}  # engines with work, and rows of one of their images; of this thread only
@@ -91,8 +104,28 @@ class EngineThread:
 
     @property
     def num_unfinished(self) -> int:
-        """Images that were let in and are not finished."""
+        """Images that were let in, to be drawn or scored, and are not finished."""
         return self._num_unfinished
+
+    def images_per_s(self, engine: Engine) -> float:
+        """Measured speed of an engine whose slots are taken; 0 until it is known."""
+        return self._speeds[engine].images_per_s if engine in self._speeds else 0.0
+
+    @contextmanager
+    def reserved(self, n: int) -> Iterator[None]:
+        """Around what is done before a request is let in, such as loading its model: its images count as unfinished.
+
+        Raises `Refused` (429) where that is too many.
+        """
+        with self._lock:
+            self._check_alive()
+            admission.check(n, 0.0, (), self._num_unfinished, self.slots, self.bound, 0.0)
+            self._num_unfinished += n
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_unfinished -= n
 
     @property
     def num_waiting(self) -> int:
@@ -106,12 +139,17 @@ class EngineThread:
         return len(self._live)
 
     def submit(self, engine: Engine, request: Request, timeout_s: float, listen: Listen, *, wants_rows: bool = False) -> Ticket:
-        """Let a request in that fits the engine's model (`checked`); raises `Refused` (429) where it cannot be drawn in time."""
+        """Let a request in that fits the engine's model (`checked`); raises `Refused` (429) where it would be late, (504) where it is."""
+        if timeout_s <= 0:
+            raise too_late(timeout_s)
         now = time.monotonic()
         with self._lock:
             self._check_alive()
-            waiting = [(num, one.deadline - now) for one in self._live if (num := one.request.n - one.num_begun)]
-            admission.check(request.n, timeout_s, waiting, self._num_unfinished, self.slots, self.bound, self.speed.images_per_s)
+            same = [one for one in self._live if one.engine is engine]
+            waiting = [(num, one.deadline - now) for one in same if (num := one.request.n - one.num_begun)]
+            num_others = self._num_unfinished - sum(one.request.n - one.num_done for one in same)
+            speed = self.images_per_s(engine)
+            admission.check(request.n, timeout_s, waiting, self._num_unfinished, self.slots, self.bound, speed, num_others)
             ticket = Ticket(engine, request, now + timeout_s, timeout_s, listen, wants_rows)
             self._live.add(ticket)
             self._num_unfinished += request.n
@@ -128,16 +166,16 @@ class EngineThread:
         """Do pieces of work, one between two rows, and tell their results; raises `Refused` (429) where too many images wait for that."""
         with self._lock:
             self._check_alive()
-            if self._num_scoring + num_images > self.bound:
-                raise overloaded(f"{self._num_scoring} images wait to be scored, {self.bound} at most may", 1.0)
-            self._num_scoring += num_images
-        job = Job(pieces, time.monotonic() + timeout_s, timeout_s, listen, num_images)
+            admission.check(num_images, timeout_s, (), self._num_unfinished, self.slots, self.bound, 0.0)
+            job = Job(pieces, time.monotonic() + timeout_s, timeout_s, listen, num_images)
+            self._scoring.add(job)
+            self._num_unfinished += num_images
         self._inbox.put(lambda: self._jobs.append(job))
         return job
 
     def _check_alive(self) -> None:
         if self.failure is not None:
-            raise Refused(503, "sampler_lost", "this sampler has failed and is being replaced")
+            raise lost("this sampler has failed and is being replaced")
 
     # --- in the thread ---
 
@@ -150,17 +188,27 @@ class EngineThread:
                 self._step()
                 self._work()
                 self.beat = time.monotonic()
-            self.failure = "stopped"
+            self.failure = STOPPED
         except BaseException as error:
             logger.exception("the engine's thread failed")
             self.failure = f"{type(error).__name__}: {error}"
-        finally:
-            with self._lock:
-                lost = list(self._live)
-            for ticket in lost:
-                self._end(ticket, Refused(503, "sampler_lost", "the sampler ended before the request was finished"))
-            for job in self._jobs:
-                job.listen(Refused(503, "sampler_lost", "the sampler ended before the request was finished"))
+        self._lose_all()
+        if self.failure != STOPPED:
+            self._on_failure()
+
+    def _lose_all(self) -> None:
+        """Tell everybody who was let in, those included whom the thread has not seen yet."""
+        with self._lock:
+            tickets, jobs = list(self._live), list(self._scoring)
+            self._live.clear()
+            self._scoring.clear()
+            self._num_unfinished -= sum(one.request.n - one.num_done for one in tickets) + sum(one.num_images for one in jobs)
+        tell = [partial(ticket.listen, [lost()]) for ticket in tickets] + [partial(job.listen, lost()) for job in jobs]
+        for one in tell:
+            try:
+                one()
+            except Exception:  # whoever listened is gone
+                logger.exception("a request could not be told that it is lost")
 
     def _take_in(self) -> bool:
         """Do what was handed in; waits where there is nothing else to do. False: the thread is to end."""
@@ -199,7 +247,10 @@ class EngineThread:
             self._live.remove(ticket)
             self._num_unfinished -= ticket.request.n - ticket.num_done
         if self._by_id.pop((id(ticket.engine), ticket.request_id), None) is not None and last is not ticket.images_NCHW:
-            ticket.engine.cancel(ticket.request_id)
+            try:
+                ticket.engine.cancel(ticket.request_id)
+            except Exception:  # an engine that has failed
+                logger.exception("an engine could not cancel a request")
         if last is not None:
             ticket.listen([last])
 
@@ -212,21 +263,23 @@ class EngineThread:
 
     def _step(self) -> None:
         """One row of everything that is being drawn."""
-        images = 0.0
-        num_active = 0
+        stepped: list[tuple[Engine, int, float]] = []  # images that were active, and how many were drawn
         for key, (engine, num_rows) in list(self._engines.items()):
             rows = self._step_engine(engine)
-            num_active += engine.num_active
-            images += engine.num_active / num_rows
-            self._tell(engine, rows)
-            if engine.is_idle:
+            stepped.append((engine, engine.num_active, engine.num_active / num_rows))
+            if rows is not None:
+                self._tell(engine, rows)
+            if rows is None or engine.is_idle:
                 del self._engines[key]
         now = time.monotonic()
-        if self._last_end is not None and num_active >= admission.BUSY * self.slots:
-            self.speed.step(images, now - self._last_end)
+        if self._last_end is not None:
+            for engine, num_active, images in stepped:  # what else the thread does between two rows makes each of them slower
+                speed = self._speeds.setdefault(engine, admission.Speed())
+                speed.step(images, now - self._last_end, is_full=num_active >= admission.BUSY * self.slots)
         self._last_end = now
 
-    def _step_engine(self, engine: Engine) -> list[RowDone]:
+    def _step_engine(self, engine: Engine) -> list[RowDone] | None:
+        """Rows that are done; None where the engine has failed, and its requests with it."""
         try:
             return engine.step_row()
         except NotFinite as error:
@@ -235,6 +288,11 @@ class EngineThread:
                 if ticket is not None:
                     self._end(ticket, Refused(500, "not_finite", "the model's parameters are not finite for this request"))
             return error.rows
+        except Exception as error:
+            logger.exception("an engine failed")
+            for ticket in [one for (key, _), one in self._by_id.items() if key == id(engine)]:
+                self._end(ticket, Refused(500, "internal", f"drawing failed ({type(error).__name__})"))
+            return None
 
     def _tell(self, engine: Engine, rows: list[RowDone]) -> None:
         """Hand rows and images on to whom they belong, at once for each ticket."""
@@ -283,6 +341,7 @@ class EngineThread:
                     return
                 answer = job.results
         with self._lock:
-            self._num_scoring -= job.num_images
+            self._scoring.remove(job)
+            self._num_unfinished -= job.num_images
         if answer is not None:
             job.listen(answer)

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from pixelmodels.serving.refusals import Refused, overloaded, too_late
+from pixelmodels.serving.refusals import LOST, Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
 from pixelmodels.serving.schemas import ModelInfo, Models, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 GRACE_S = 2.0  # beyond a request's deadline, which its sampler keeps; then the sampler is taken to be gone
 CONTROL_S = 5.0  # for an answer about the service itself
 ATTEMPTS = 2  # that a request is given to samplers which die
-
-LOST = Refused(503, "sampler_lost", "the sampler was lost while it worked on the request; try again", None, 5.0)
-DRAINING = Refused(503, "draining", "the service is ending", None, 10.0)
+READY_S = 1.0  # for which the answer whether samplers are ready is kept: anybody may ask
 
 
 class Gateway:
@@ -38,6 +38,8 @@ class Gateway:
         self._drained = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()  # of ongoing requests
         self._ended = False  # the time to finish is over
+        self._looking = asyncio.Lock()
+        self._looked_at, self._is_ready = -READY_S, False
 
     async def sample(self, asked: SampleRequest) -> Drawn:
         """All images of a request; raises `Refused`."""
@@ -59,30 +61,32 @@ class Gateway:
             raise Refused(422, "invalid", f"{asked.n} images asked for with an event for each row; at most {most}, or every=image", "n")
         timeout_s = self._timeout(asked.timeout_s)
         deadline = time.monotonic() + timeout_s
+        end = asyncio.get_running_loop().time() + timeout_s + GRACE_S  # whether the client reads or not
         with self._ongoing(is_stream=True):
             for attempt in range(ATTEMPTS):
                 begun = False
+                self.num_retries += attempt > 0
                 rows = aiter(self._samplers.options(stream=True).stream.remote(asked, max(deadline - time.monotonic(), 0.0)))
                 try:
                     while True:
-                        async with asyncio.timeout(max(deadline - time.monotonic(), 0.0) + GRACE_S):
+                        async with asyncio.timeout_at(end):
                             part = await anext(rows)
                         if isinstance(part, Refused):
-                            if part.code == LOST.code and not begun and attempt + 1 < ATTEMPTS:
+                            if part.code == LOST and not begun and attempt + 1 < ATTEMPTS:
                                 break
-                            raise part
+                            raise _final(part, timeout_s, attempt)
                         begun = True
                         yield part
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise too_late(timeout_s) from None
+                    raise _final(too_late(timeout_s), timeout_s, attempt) from None
                 except BackPressureError:
                     raise overloaded("too many requests wait", 1.0) from None
-                except (RayError, RayServeException):
-                    if begun or attempt + 1 == ATTEMPTS:
-                        raise LOST from None
-                self.num_retries += 1
+                except (RayError, RayServeException) as error:
+                    refused = _refusal(error)
+                    if begun or attempt + 1 == ATTEMPTS or refused.code != LOST:
+                        raise refused from None
 
     async def models(self) -> Models:
         """What the samplers hold and what may be asked for; raises `Refused`."""
@@ -114,8 +118,12 @@ class Gateway:
         return [state for state in states if isinstance(state, dict)]
 
     async def ready(self) -> bool:
-        """Whether a sampler answers, and new requests are taken."""
-        return not self.draining and bool(await self.states())
+        """Whether a sampler answers that has not failed, and new requests are taken."""
+        async with self._looking:
+            if not self.draining and time.monotonic() - self._looked_at >= READY_S:
+                self._is_ready = any(state["failure"] is None for state in await self.states())
+                self._looked_at = time.monotonic()
+        return self._is_ready and not self.draining
 
     async def drain(self, timeout_s: float) -> bool:
         """Take no more requests, wait for those there are; whether all were finished."""
@@ -135,23 +143,23 @@ class Gateway:
         timeout_s = self._timeout(asked_s)
         deadline = time.monotonic() + timeout_s
         with self._ongoing():
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
+                self.num_retries += attempt > 0
                 left_s = max(deadline - time.monotonic(), 0.0)
                 try:
                     async with asyncio.timeout(left_s + GRACE_S):
                         answer = await send(left_s)
                 except TimeoutError:
-                    raise too_late(timeout_s) from None
+                    raise _final(too_late(timeout_s), timeout_s, attempt) from None
                 except BackPressureError:
                     raise overloaded("too many requests wait", 1.0) from None
-                except (RayError, RayServeException):
-                    answer = LOST
+                except (RayError, RayServeException) as error:
+                    answer = _refusal(error)
                 if not isinstance(answer, Refused):
                     return answer
-                if answer.code != LOST.code:
-                    raise answer
-                self.num_retries += 1
-            raise LOST
+                if answer.code != LOST:
+                    raise _final(answer, timeout_s, attempt)
+            raise lost()
 
     async def _control(self, answer: Awaitable[T]) -> T:
         try:
@@ -174,7 +182,7 @@ class Gateway:
     def _ongoing(self, *, is_stream: bool = False) -> Iterator[None]:
         """Around a request: it is counted, not begun while draining, and answered when the time to finish is over (a stream just ends)."""
         if self.draining:
-            raise DRAINING
+            raise _draining()
         task = asyncio.current_task()
         assert task is not None
         self.num_ongoing += 1
@@ -186,7 +194,7 @@ class Gateway:
             if not self._ended:
                 raise
             task.uncancel()
-            raise DRAINING from None
+            raise _draining() from None
         finally:
             self._tasks.discard(task)
             self._leave()
@@ -195,3 +203,22 @@ class Gateway:
         self.num_ongoing -= 1
         if self.draining and not self.num_ongoing:
             self._drained.set()
+
+
+def _draining() -> Refused:
+    return Refused(503, "draining", "the service is ending", None, 10.0)
+
+
+def _refusal(error: Exception) -> Refused:
+    """What becomes of a request whose sampler ended, or raised: only where it ended another one may try."""
+    if isinstance(error, RayTaskError) and not isinstance(error.cause, (RayError, RayServeException)):
+        logger.error("a sampler failed: %s", error)
+        return Refused(500, "internal", "the service failed; its log says more")
+    return lost()
+
+
+def _final(refused: Refused, timeout_s: float, attempt: int) -> Refused:
+    """An answer that is no, in terms of the request: a sampler knows the time that is left of it only, and not that one was lost before."""
+    if refused.code != "deadline":
+        return refused
+    return lost() if attempt else too_late(timeout_s)

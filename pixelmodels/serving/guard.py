@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from pixelmodels.serving.keys import is_known
-from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
 
 Message = MutableMapping[str, Any]
@@ -17,6 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")  # paths that need no key: they tell nothing about anybody
+WITH_BODY = ("POST", "PUT", "PATCH")  # methods whose body is read
 BEARER = b"bearer "
 
 
@@ -25,6 +27,7 @@ class Guard:
 
     def __init__(self, app: App, settings: Settings, hashes: Iterable[str]):
         self.app, self.settings, self.hashes = app, settings, tuple(hashes)
+        self._held_bytes = 0  # of the bodies of all requests that are not answered
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One request."""
@@ -32,24 +35,29 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        held = _Held()
         try:
-            self._check_key(scope["path"], headers)
-            body = await self._read(headers, receive)
-        except Refused as refused:
-            await refuse(send, refused)
-            return
-        except _Gone:
-            return
-        given = False
+            try:
+                self._check_key(scope["path"], headers)
+                wants_body = scope["method"] in WITH_BODY and scope["path"] not in OPEN
+                bodies = [await self._read(headers, receive, held) if wants_body else b""]
+            except Refused as refused:
+                await refuse(send, refused)
+                return
+            except _Gone:
+                return
 
-        async def replay() -> Message:
-            nonlocal given
-            if given:
-                return await receive()  # a disconnect
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
+            async def replay() -> Message:
+                if bodies:
+                    return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return message  # a disconnect
 
-        await self.app(scope, replay, send)
+            await self.app(scope, replay, send)
+        finally:
+            self._held_bytes -= held.bytes
 
     def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
         if not self.hashes or path in OPEN:
@@ -59,28 +67,38 @@ class Guard:
         if not is_known(key.decode("latin-1").strip(), self.hashes):
             raise Refused(401, "unauthorized", "no API key, or one that is not known; send 'Authorization: Bearer KEY'")
 
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive, held: _Held) -> bytes:
         most = self.settings.max_body_bytes
         too_large = Refused(413, "too_large", f"the body is larger than {most} bytes")
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length[:20]) > most:
             raise too_large
         parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(self.settings.body_timeout_s):
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
                         raise _Gone
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most:
+                    part = message.get("body", b"")
+                    held.bytes += len(part)
+                    self._held_bytes += len(part)
+                    if held.bytes > most:
                         raise too_large
+                    if self._held_bytes > self.settings.max_bodies_bytes:
+                        raise overloaded("the bodies of other requests take all the memory there is for them", 1.0)
+                    parts.append(part)
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
             raise Refused(408, "slow", f"the body did not arrive within {self.settings.body_timeout_s:g} s") from None
+
+
+@dataclass
+class _Held:
+    """What one request takes of the memory for bodies."""
+
+    bytes: int = 0
 
 
 class _Gone(Exception):

@@ -23,7 +23,7 @@ from pixelmodels.serving.guard import App, Guard
 from pixelmodels.serving.metrics import Metrics
 from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.refusals import Refused
-from pixelmodels.serving.replica import Drawn, DrawnRow
+from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
 from pixelmodels.serving.schemas import ERRORS, CompletionRequest, Models, SampleRequest, Samples, Score, ScoreRequest, Scores
 from pixelmodels.tracking.grids import grid, png_bytes
 
@@ -63,12 +63,7 @@ def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
     @app.post("/v1/scores", response_model=Scores, responses=ERRORS)
     async def scores(asked: ScoreRequest) -> Response:
         """Exact likelihoods: what the images cost."""
-        scored = await gateway.score(asked)
-        maps = [None] * len(scored.nats_N) if scored.map_bits_NHW is None else scored.map_bits_NHW.tolist()
-        each = zip(scored.nats_N, scored.bits_per_dim_N, maps, strict=True)
-        costs = [Score(nats=nats, bits_per_dim=bits, map_bits=map_bits) for nats, bits, map_bits in each]
-        answer = Scores(model=scored.model, scores=costs).model_dump_json(exclude_none=True)
-        return Response(answer, media_type="application/json")
+        return await asyncio.to_thread(_encoded_scores, await gateway.score(asked))
 
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> Models:
@@ -122,27 +117,43 @@ def _encoded(drawn: Drawn, asked: SampleRequest) -> Response:
     return Response(json.dumps(body), media_type="application/json", headers=headers)
 
 
+def _encoded_scores(scored: Scored) -> Response:
+    maps = [None] * len(scored.nats_N) if scored.map_bits_NHW is None else scored.map_bits_NHW.tolist()
+    each = zip(scored.nats_N, scored.bits_per_dim_N, maps, strict=True)
+    costs = [Score(nats=nats, bits_per_dim=bits, map_bits=map_bits) for nats, bits, map_bits in each]
+    answer = Scores(model=scored.model, scores=costs).model_dump_json(exclude_none=True)
+    return Response(answer, media_type="application/json")
+
+
 async def _events(rows: AsyncIterator[list[DrawnRow]], opened: DrawnRow, asked: SampleRequest) -> AsyncIterator[str]:
     """Server-sent events: `start`, then `row` or `image`, then `done` or `error`."""
     yield _event("start", {"model": opened.model, "seed": asked.seed, "first": asked.first, "n": asked.n})
     canvases: dict[int, npt.NDArray[np.uint8]] = {}
     try:
         async for part in rows:
-            for row in part:
-                if row.image_CHW is not None:
-                    canvases.pop(row.image, None)
-                    if asked.every == "row":
-                        yield _event("row", {**_place(row), "png": base64_png(row.image_CHW, row.levels)})
-                    yield _event("image", {"image": row.image, "png": base64_png(row.image_CHW, row.levels)})
-                    continue
-                if row.image not in canvases:
-                    channels, width = row.levels_CW.shape
-                    canvases[row.image] = np.zeros((channels, 0, width * row.every), np.uint8)
-                canvas_CHW = canvases[row.image] = _with_row(canvases[row.image], row)
-                yield _event("row", {**_place(row), "png": base64_png(canvas_CHW, row.levels)})
+            yield await asyncio.to_thread(_encoded_rows, part, canvases, asked.every)
         yield _event("done", {"images": asked.n})
     except Refused as refused:
-        yield _event("error", refused.body())
+        yield _event("error", {"status": refused.status, **refused.body()})
+
+
+def _encoded_rows(rows: list[DrawnRow], canvases: dict[int, npt.NDArray[np.uint8]], every: str) -> str:
+    """The events of rows; `canvases`, of each image that is not finished: its rows so far."""
+    events = []
+    for row in rows:
+        if row.image_CHW is not None:
+            canvases.pop(row.image, None)
+            png = base64_png(row.image_CHW, row.levels)
+            if every == "row":
+                events.append(_event("row", {**_place(row), "png": png}))
+            events.append(_event("image", {"image": row.image, "png": png}))
+            continue
+        if row.image not in canvases:
+            channels, width = row.levels_CW.shape
+            canvases[row.image] = np.zeros((channels, 0, width * row.every), np.uint8)
+        canvas_CHW = canvases[row.image] = _with_row(canvases[row.image], row)
+        events.append(_event("row", {**_place(row), "png": base64_png(canvas_CHW, row.levels)}))
+    return "".join(events)
 
 
 def _place(row: DrawnRow) -> dict[str, Any]:

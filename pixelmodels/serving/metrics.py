@@ -10,9 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 _GAUGES = {
     "waiting_images": "images that have no slot yet",
-    "unfinished_images": "images that were let in and are not finished",
+    "unfinished_images": "images that were let in, to be drawn or scored, and are not finished",
     "unfinished_requests": "requests that were let in and are not finished",
-    "images_per_second": "measured speed with the slots taken; 0 until it is known",
+    "images_per_second": "measured speed of the default model with the slots taken; 0 until it is known",
     "loaded_models": "versions that are held",
 }
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+LOST = "sampler_lost"  # the code of `lost`
+
 
 class Refused(Exception):
     """A request that is not answered with a result; it travels between processes as a value."""
@@ -37,6 +39,11 @@ def invalid(message: str, field: str | None) -> Refused:
 def overloaded(message: str, retry_after_s: float) -> Refused:
     """More is asked for than can be drawn in time."""
     return Refused(429, "overloaded", message, None, min(max(1.0, retry_after_s), 120.0))
+
+
+def lost(message: str = "the sampler was lost while it worked on the request; try again") -> Refused:
+    """A replica that ended; its requests may be given to another one."""
+    return Refused(503, LOST, message, None, 5.0)
 
 
 def too_late(timeout_s: float) -> Refused:

@@ -18,13 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread, Event
 from pixelmodels.serving.refusals import Refused
-from pixelmodels.serving.requests import context_of, engine_request, images_of
+from pixelmodels.serving.requests import check_map, check_rows, context_of, engine_request, images_of
 from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.versions import Loaded, Shelf
@@ -78,11 +77,15 @@ class Sampler:
         torch.set_num_threads(settings.cpus)
         self.shelf = Shelf(settings, device)
         self.shelf.open()
-        self.thread = EngineThread(slots=settings.slots, max_waiting=settings.max_waiting, num_threads=settings.cpus).start()
+        # A replica whose thread has failed answers nothing any more: Serve starts another one, and its requests go there.
+        self.thread = EngineThread(
+            slots=settings.slots, max_waiting=settings.max_waiting, num_threads=settings.cpus, on_failure=partial(os._exit, 1)
+        ).start()
         self._loader = ThreadPoolExecutor(1, "loader")
         self._decoder = ThreadPoolExecutor(1, "decoder")
         self._ended = threading.Event()
-        threading.Thread(target=self._follow, name="follow", daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
+        self._follower.start()
 
     async def sample(self, asked: SampleRequest, timeout_s: float) -> Drawn | Refused:
         """Draw the images of a request."""
@@ -99,11 +102,7 @@ class Sampler:
         try:
             async for events, loaded in self._draw(asked, timeout_s, wants_rows=True):
                 every = [stage.every for stage in loaded.model.stages()]
-                rows = [
-                    _drawn_row(loaded, event, every[event.stage])
-                    for event in events
-                    if isinstance(event, RowDone) and (asked.every == "row" or event.is_last)
-                ]
+                rows = [_drawn_row(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
                 if rows or not events:
                     yield rows or [DrawnRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
         except Refused as refused:
@@ -112,15 +111,20 @@ class Sampler:
     async def _draw(self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool) -> AsyncIterator[tuple[list[Event], Loaded]]:
         """What the engine tells of a request, to the end; nothing first, once it is let in. Whoever stops listening cancels it."""
         deadline = time.monotonic() + timeout_s
-        loaded = await self._loaded(asked.model)
-        request = await self._decoded(partial(engine_request, loaded.model, asked, self.settings.max_image_bytes), has_images(asked))
+        with self.thread.reserved(asked.n):
+            loaded = await self._loaded(asked.model)
+            if wants_rows and asked.every == "row":
+                check_rows(loaded.model, asked.n, self.settings.max_stream_bytes)
+            request = await self._decoded(partial(engine_request, loaded.model, asked, self.settings.max_image_bytes), has_images(asked))
         loop, inbox = asyncio.get_running_loop(), asyncio.Queue[list[Event]]()
 
         def listen(events: list[Event]) -> None:
-            loop.call_soon_threadsafe(inbox.put_nowait, events)
+            if asked.every == "image":  # rows that nobody wants are not kept
+                events = [event for event in events if not isinstance(event, RowDone) or event.is_last]
+            if events:
+                loop.call_soon_threadsafe(inbox.put_nowait, events)
 
-        left_s = max(deadline - time.monotonic(), 0.0)
-        ticket = self.thread.submit(loaded.engine, request, left_s, listen, wants_rows=wants_rows)
+        ticket = self.thread.submit(loaded.engine, request, deadline - time.monotonic(), listen, wants_rows=wants_rows)
         try:
             if wants_rows:
                 yield [], loaded
@@ -136,12 +140,15 @@ class Sampler:
 
     async def score(self, asked: ScoreRequest, timeout_s: float) -> Scored | Refused:
         """Score the images of a request, between the rows of what is being drawn."""
-        job = None
+        job, deadline = None, time.monotonic() + timeout_s
         try:
-            loaded = await self._loaded(asked.model)
-            model, limit = loaded.model, self.settings.max_image_bytes
-            x_NCHW = await self._decoded(lambda: images_of(model, asked, limit), True)
-            context = await self._decoded(lambda: context_of(model, asked, limit), has_images(asked))
+            with self.thread.reserved(len(asked.images)):
+                loaded = await self._loaded(asked.model)
+                model, limit = loaded.model, self.settings.max_image_bytes
+                if asked.map:
+                    check_map(model, len(asked.images), self.settings.max_map_pixels)
+                x_NCHW = await self._decoded(lambda: images_of(model, asked, limit), True)
+                context = await self._decoded(lambda: context_of(model, asked, limit), has_images(asked))
             loop = asyncio.get_running_loop()
             told: asyncio.Future[list[object] | Refused] = loop.create_future()
 
@@ -149,7 +156,7 @@ class Sampler:
                 loop.call_soon_threadsafe(_settle, told, answer)
 
             pieces = [partial(_score, model, part, context) for part in x_NCHW.split(SCORING_BATCH)]
-            job = self.thread.run(list(pieces), len(x_NCHW), timeout_s, listen)
+            job = self.thread.run(list(pieces), len(x_NCHW), deadline - time.monotonic(), listen)
             answer = await told
         except Refused as refused:
             return refused
@@ -183,14 +190,16 @@ class Sampler:
 
     async def state(self) -> dict[str, Any]:
         """Figures for the metrics page, and what it refuses."""
+        held = self.shelf.held(None)
         return {
             "replica": f"{os.uname().nodename}-{os.getpid()}",
             "waiting_images": self.thread.num_waiting,
             "unfinished_images": self.thread.num_unfinished,
             "unfinished_requests": self.thread.num_requests,
             "images_drawn": self.thread.num_images_drawn,
-            "images_per_second": self.thread.speed.images_per_s,
+            "images_per_second": self.thread.images_per_s(held.engine) if held else 0.0,
             "loaded_models": len(self.shelf.loaded()),
+            "failure": self._failure(),
             "default": self.shelf.default,
             "refused": dict(self.shelf.refused),
         }
@@ -205,10 +214,17 @@ class Sampler:
 
     async def check_health(self) -> None:
         """Serve replaces the replica where this raises."""
+        failure = self._failure()
+        if failure is not None:
+            raise RuntimeError(failure)
+
+    def _failure(self) -> str | None:
+        """Why the replica is of no use, where it is not."""
         if self.thread.failure is not None:
-            raise RuntimeError(f"the engine's thread has failed: {self.thread.failure}")
+            return f"the engine's thread has failed: {self.thread.failure}"
         if time.monotonic() - self.thread.beat > STALLED_S:
-            raise RuntimeError(f"the engine's thread has not come round for {STALLED_S:.0f} s")
+            return f"the engine's thread has not come round for {STALLED_S:.0f} s"
+        return None if self._follower.is_alive() else "the thread that follows the aliases has ended"
 
     def __del__(self) -> None:
         if hasattr(self, "_ended"):
@@ -219,7 +235,7 @@ class Sampler:
         while not self._ended.wait(self.settings.poll_s):
             try:
                 self.shelf.follow()
-            except UserError:
+            except Exception:
                 logger.exception("following the aliases failed")
 
 

@@ -67,6 +67,20 @@ def images_of(model: PixelModel, asked: ScoreRequest, max_bytes: int) -> Tensor:
     return torch.from_numpy(np.stack(images).astype(np.int64))
 
 
+def check_map(model: PixelModel, n: int, most: int) -> None:
+    """Raise `Refused` where the costs of the pixels of `n` images are more than `most` numbers."""
+    pixels = n * model.spec.height * model.spec.width
+    if pixels > most:
+        raise invalid(f"{n} images have {pixels} pixels; at most {most} are told the cost of each, so give fewer images at a time", "map")
+
+
+def check_rows(model: PixelModel, n: int, most: int) -> None:
+    """Raise `Refused` where a picture of each row's image so far, of `n` images, has more than `most` sub-pixels in all."""
+    size = n * sum((stage.model.spec.height + 1) * stage.model.spec.num_subpixels // 2 for stage in model.stages())
+    if size > most:
+        raise invalid(f"the pictures of all rows of {n} images are too large ({size} sub-pixels, at most {most}); ask for every=image", "n")
+
+
 def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int) -> Tensor | None:
     if text is None:
         return None

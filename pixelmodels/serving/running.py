@@ -21,8 +21,11 @@ from pixelmodels.serving import keys
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.versions import Shelf, is_folder
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
+from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.client import tracking_failure
 
 if TYPE_CHECKING:
+    from ray.serve.config import HTTPOptions
     from ray.serve.handle import DeploymentHandle
 
     from pixelmodels.serving.replica import Sampler
@@ -83,6 +86,7 @@ class Serve:
             "poll_s": self.poll,
             "drain_s": self.drain,
             "key_hashes": hashes,
+            "require_key": not is_loopback(self.host),
         }
         try:
             return Settings(**given)
@@ -103,11 +107,16 @@ def is_loopback(host: str) -> bool:
 
 
 def has_model(settings: Settings) -> bool:
-    """Whether the default model is somewhere; a folder always is, until it is looked at."""
+    """Whether the default model is registered (a folder is, until it is looked at); raises `UserError` where MLflow cannot tell."""
+    if is_folder(settings):
+        return True
+    tracker = Tracker(Storage(settings.storage))
+    tracker.check()
+    name = settings.model.partition("@")[0].partition("/")[0]
     try:
-        return is_folder(settings) or bool(Shelf(settings).look_up())
-    except UserError:
-        return False
+        return bool(tracker.client.search_model_versions(f"name = '{name}'", max_results=1))
+    except Exception as error:
+        raise tracking_failure(tracker.uri, error) from error
 
 
 def check_model(settings: Settings) -> str:
@@ -140,6 +149,7 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.config import HTTPOptions
+    from ray.serve.context import _get_global_client
 
     from pixelmodels.serving.app import NAME, application
     from pixelmodels.serving.replica import Sampler
@@ -151,11 +161,21 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
             controller_options={"runtime_env": {"env_vars": PATIENCE}},
         )
+        check_address(_get_global_client().http_config, host, port)  # a Serve that runs keeps its own
         return serve.run(application(settings, sampler or Sampler), name=NAME)
     except (RuntimeError, RayError) as error:
         raise UserError(
             f"the service did not start ({' '.join(str(error).split())[-600:]}); see the logs in /tmp/ray/session_latest/logs/serve"
         ) from error
+
+
+def check_address(running: HTTPOptions, host: str, port: int) -> None:
+    """Raise `UserError` where Serve listens on another address than it is to."""
+    if (running.host, running.port) != (host, port):
+        raise UserError(
+            f"Serve runs on this Ray already and listens on {running.host}:{running.port}, not {host}:{port}; "
+            "end it (serve shutdown), or deploy this application beside the others (serve deploy cluster/serve.yaml)"
+        )
 
 
 def wait_for_end() -> None:
@@ -168,8 +188,13 @@ def wait_for_end() -> None:
 
 
 def stop(handle: DeploymentHandle[Any], drain_s: float) -> bool:
-    """Take no more requests, let those there are finish, end the application; whether all were finished."""
+    """Take no more requests, let those there are finish, end the application; whether all were finished.
+
+    On a Ray that was joined, Serve and its other applications go on.
+    """
     from ray import serve
+
+    from pixelmodels.serving.app import NAME
 
     began = time.monotonic()
     try:
@@ -177,7 +202,10 @@ def stop(handle: DeploymentHandle[Any], drain_s: float) -> bool:
     except Exception:  # the ingress is gone: nothing is left to finish
         finished = False
     time.sleep(min(0.2, max(0.0, drain_s - (time.monotonic() - began))))  # for the last answers to leave
-    serve.shutdown()
+    if os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+        serve.shutdown()
+    else:
+        serve.delete(NAME)
     return finished
 
 

@@ -35,11 +35,14 @@ class Settings(BaseModel):
     # What it lets in.
     max_n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1024  # images drawn, or scored, by one request
     max_stream_rows_n: Annotated[int, Field(ge=1)] = 64  # images of a request that streams rows
+    max_stream_bytes: Annotated[int, Field(ge=1)] = 64 << 20  # sub-pixels of all pictures of such a stream (each row has one)
+    max_map_pixels: Annotated[int, Field(ge=1)] = 1 << 20  # of all images of a request for what each pixel costs
     max_image_bytes: Annotated[int, Field(ge=64)] = 1 << 20  # of one PNG
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 << 20  # of one request
+    max_bodies_bytes: Annotated[int, Field(ge=1024)] = 256 << 20  # of all requests that are being read or answered; then 429
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # for a request's body to arrive
     timeout_s: Annotated[float, Field(ge=1)] = 60.0  # for an answer, unless the request says
     max_timeout_s: Annotated[float, Field(ge=1)] = 600.0  # that a request may ask for
     drain_s: Annotated[float, Field(ge=0)] = 60.0  # that requests are given to finish when the service ends
     key_hashes: tuple[str, ...] = ()  # SHA-256 of the keys that are let in, hexadecimal; PIXELMODELS_API_KEYS adds to them
-    require_key: bool = False  # do not start without a key
+    require_key: bool = True  # do not start without a key

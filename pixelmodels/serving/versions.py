@@ -63,23 +63,23 @@ class Shelf:
         self._tracker = None if self._local else Tracker(Storage(settings.storage))
 
     def open(self) -> None:
-        """Load the default model, or the one before it where it does not pass; raises `UserError` where there is none that serves."""
+        """Load the default model; raises `UserError` where it is not there or does not pass.
+
+        In place of a champion, and of nothing else, the one before it serves.
+        """
         try:
             self._hold(self._default)
         except UserError as error:
-            previous = f"{self._served[0]}@{PREVIOUS}"
+            name = self._served[0]
+            previous = f"{name}@{PREVIOUS}"
             try:
-                if self._local:
+                if self._local or self._default not in (name, f"{name}@{CHAMPION}"):
                     raise error
                 found = self._hold(previous)
             except UserError:
                 raise error from None
             logger.warning("%s; serving %s instead", error, found.address)
             self._names[self._default] = found
-
-    def look_up(self) -> str:
-        """name/version of the default model, which is not loaded; raises `UserError` where there is none."""
-        return "/".join(self._resolve(self._default))
 
     def address_of(self, asked: str | None) -> str:
         """The full address of what a request asks for; raises `Refused` (404) for a name that is not served."""
@@ -108,6 +108,9 @@ class Shelf:
         except UserError as error:
             status, code = (503, "not_loaded") if address == self._default else (404, "unknown_model")
             raise Refused(status, code, str(error), "model") from None
+        except Exception as error:  # of the registry, such as a server that does not answer
+            logger.exception("cannot find %s", address)
+            raise Refused(503, "not_loaded", f"the registry does not answer ({type(error).__name__})", "model", 5.0) from None
 
     def follow(self) -> None:
         """Look once where every address in use points, and swap what has moved; a version that does not pass changes nothing."""
@@ -119,7 +122,9 @@ class Shelf:
             try:
                 self._hold(address, anew=True)
             except UserError as error:
-                logger.warning("%s stays at %s: %s", address, self._names[address].address, error)
+                held = self._names.get(address)
+                if held is not None:  # not unloaded meanwhile
+                    logger.warning("%s stays at %s: %s", address, held.address, error)
             except Exception:
                 logger.exception("cannot see where %s points", address)
 
@@ -157,7 +162,13 @@ class Shelf:
             held.used = time.monotonic()
             return held
         with self._loading:
-            name, version = self._resolve(address)
+            if anew:
+                held = self._names.get(address)
+                if held is None:
+                    raise UserError("it was unloaded meanwhile")
+                name, version = self._resolve(address, held)
+            else:
+                name, version = self._resolve(address)
             key = f"{name}/{version}"
             loaded = next((one for one in self.loaded() if one.address == key), None)
             if loaded is None:
@@ -178,7 +189,8 @@ class Shelf:
             self._unload()
         return loaded
 
-    def _resolve(self, address: str) -> tuple[str, str]:
+    def _resolve(self, address: str, held: Loaded | None = None) -> tuple[str, str]:
+        """Name and version of an address; of a name without a champion what it is `held` for, else its latest version."""
         if self._tracker is None:
             return _LOCAL, re.sub(r"^.*/", "", self.settings.model.rstrip("/"))
         if "@" in address or "/" in address:
@@ -187,6 +199,8 @@ class Shelf:
             try:
                 found = find_version(self._tracker, f"models:/{address}@{CHAMPION}")
             except UserError:
+                if held is not None:
+                    return held.name, held.version
                 found = find_version(self._tracker, f"models:/{address}/{LATEST}")
         return str(found.name), str(found.version)
 

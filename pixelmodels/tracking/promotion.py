@@ -45,6 +45,7 @@ class Decision:
     required: float = 0.0  # bits/dim that the interval must lie below minus this
     pictures: dict[str, bytes] = field(default_factory=dict)  # PNG files by name
     run_id: str | None = None  # MLflow run that holds the report; None: a dry run
+    unreported: str = ""  # why the report could not be written (the decision stands); empty: it was
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -57,7 +58,8 @@ def carry_out(tracker: Tracker, decision: Decision) -> Decision:
 
     Of two processes that decide at once against the same champion one finds the other's version in its place, and has lost. In a
     promotion `previous` is moved first, in a rollback `champion`: a process that is killed in between leaves a champion that was
-    meant to be one. Returns what became of the decision.
+    meant to be one. A first champion has no `previous`: one that is left, of another data set perhaps, is removed. Returns what became
+    of the decision.
     """
     name, number, client = decision.challenger.name, decision.challenger.number, tracker.client
     with moving_aliases(tracker, name):
@@ -69,6 +71,8 @@ def carry_out(tracker: Tracker, decision: Decision) -> Decision:
             decision = dataclasses.replace(decision, outcome="refused", reason=_overtaken(now))
         moves = [(CHAMPION, number)] + ([(PREVIOUS, old.number)] if old else [])
         if decision.outcome != "refused":
+            if old is None and PREVIOUS in aliases:
+                patiently(lambda: client.delete_registered_model_alias(name, PREVIOUS))
             for alias, to in moves if decision.outcome == ROLLED_BACK else reversed(moves):
                 patiently(partial(client.set_registered_model_alias, name, alias, to))
         if decision.outcome == "refused" and decision.checks and not decision.failed and number != now:

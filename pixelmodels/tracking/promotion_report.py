@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,7 +143,16 @@ def start_record(tracker: Tracker, decision: Decision, params: Mapping[str, Any]
 
 
 def finish_record(tracker: Tracker, decision: Decision) -> None:
-    """Write the outcome, the figures and the report to the decision's run, and close it."""
+    """Write the outcome, the figures and the report to the decision's run, and close it: as failed when that cannot be done."""
+    try:
+        _write_record(tracker, decision)
+    except BaseException:
+        with suppress(Exception):
+            tracker.finish(str(decision.run_id), "FAILED")
+        raise
+
+
+def _write_record(tracker: Tracker, decision: Decision) -> None:
     run_id, compared = decision.run_id, decision.comparison
     assert run_id is not None
     champion = decision.champion.number if decision.champion is not None else ""

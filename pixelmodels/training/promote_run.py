@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from pixelmodels.training.sample_grids import sample_grid
 
 MODEL = "model"  # the check that it can be loaded and fits the data set
 _GRID_SAMPLES = 36
+_MIN_BEYOND = 10  # resamples beyond each end of the interval: an end that hangs on fewer is chance
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Promote:
     seed: int = 0  # of the bootstrap, the changed sub-pixels, the samples and which images are scored again
     rescore: int | None = None  # test images scored again, to see that the recorded nats are true; all of them unless given
     tolerance: float = 1e-4  # share by which nats scored again may be off; a mean difference as small is no gain either
-    probes: int = 64  # sub-pixels changed to see that nothing before them does
+    probes: int = 64  # random sub-pixels changed to see that nothing before them does; corners and edges come first in any case
     use_gpu: bool = False  # score on a GPU
     out: Path | None = None  # folder for the report too; it is kept in MLflow in any case (but for a dry run)
     storage: str = DEFAULT_STORAGE  # storage root: a local folder or s3://bucket/prefix
@@ -60,6 +62,9 @@ class Promote:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name} {value} is too few; give {least} or more")
+        if round(self.resamples * (1 - self.level) / 2, 6) < _MIN_BEYOND:
+            enough = math.ceil(round(2 * _MIN_BEYOND / (1 - self.level), 6))
+            raise UserError(f"--resamples {self.resamples} is too few for --level {self.level}; give {enough} or more, or a lower level")
         for name in ("min_gain", "tolerance"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is out of range; give 0 or more, less than 1")
@@ -87,12 +92,25 @@ def promote(options: Promote) -> Decision:
             assert decision.run_id is not None
             tracker.finish(decision.run_id, "FAILED")
             raise
-        finish_record(tracker, decision)
+    return _reported(options, tracker, decision)
+
+
+def _reported(options: Promote, tracker: Tracker, decision: Decision) -> Decision:
+    """The decision with its report written. The aliases are moved by now: what cannot be written is told, and changes no outcome."""
+    troubles = []
+    if decision.run_id is not None:
+        try:
+            finish_record(tracker, decision)
+        except Exception as error:  # of as many kinds as there are stores
+            troubles.append(f"MLflow run {decision.run_id}: {_one_line(error)}")
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for file, data in report_files(decision).items():
-            (options.out / file).write_bytes(data)
-    return decision
+        try:
+            options.out.mkdir(parents=True, exist_ok=True)
+            for file, data in report_files(decision).items():
+                (options.out / file).write_bytes(data)
+        except OSError as error:
+            troubles.append(f"--out {options.out}: {_one_line(error)}")
+    return dataclasses.replace(decision, unreported="; ".join(troubles))
 
 
 @dataclass(frozen=True)
@@ -201,11 +219,15 @@ def _decide(options: Promote, tracker: Tracker, challenger: Version, champion: V
     if champion is not None and champion.number == challenger.number:
         return Decision("refused", "it is champion already", challenger, champion)
     if champion is not None and champion.dataset != challenger.dataset:
-        ours, theirs = challenger.dataset, champion.dataset
-        return Decision("refused", f"it was trained on data set '{ours}' and the champion on '{theirs}'", challenger, champion)
+        return _other_data(challenger, champion)
     if options.use_gpu and not torch.cuda.is_available():
         raise UserError("--use-gpu given, and torch finds no GPU here; leave it out")
     return _Judge(options, tracker, find_dataset(tracker.storage, challenger.dataset)).decide(challenger, champion)
+
+
+def _other_data(version: Version, champion: Version) -> Decision:
+    reason = f"it was trained on data set '{version.dataset}' and the champion on '{champion.dataset}'"
+    return Decision("refused", reason, version, champion)
 
 
 def _by_score(decided: Decision) -> tuple[Decision, str]:
@@ -221,11 +243,13 @@ def _by_score(decided: Decision) -> tuple[Decision, str]:
 
 
 def _rollback(tracker: Tracker, name: str, champion: Version | None, previous: str | None) -> Decision:
-    """The decision to go back; refused when the version to go back to cannot be loaded."""
+    """The decision to go back; refused when the version to go back to is of another data set or cannot be loaded."""
     if champion is None or previous is None or previous == champion.number:
         have = f"the champion is version {champion.number}" if champion else "there is no champion"
         raise UserError(f"registered model '{name}' has no previous champion ({have}); promote a version with --version N")
     back = version_of(tracker, name, previous)
+    if back.dataset != champion.dataset:
+        return _other_data(back, champion)
     try:
         load_model(tracker.model_folder(back.uri))
     except UserError as error:
@@ -238,7 +262,11 @@ def _tried(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as error:
-        return Check(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return Check(name, False, _one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _params(options: Promote) -> dict[str, Any]:

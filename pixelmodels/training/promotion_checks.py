@@ -28,7 +28,9 @@ _TAGGED = 2e-6  # a version's tag has its bits/dim to six places
 
 
 def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) -> Check:
-    """Change one random sub-pixel at a time: no parameter that is due before it may change, not in the last bit.
+    """Change one sub-pixel at a time: no parameter that is due before it may change, not in the last bit.
+
+    First of each channel the corners and a random place of each edge, where padding, shifts and wraps go wrong; then `num_probes` anywhere.
 
     "Before" is the order that the model declares: pixels earlier in `order()`, and parameters of the pixel itself but those of later
     channels. In float64 on the CPU, on test images and images of noise, all context held fixed: masks give exact zeros there.
@@ -36,12 +38,13 @@ def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) 
     rng = np.random.default_rng(seed)
     model = copy.deepcopy(model).cpu().double().eval()
     worst, leaks = 0.0, []
-    for start in range(0, num_probes, _PROBE_BATCH):
-        rows = test.take(rng.integers(0, len(test), min(_PROBE_BATCH, num_probes - start)))
+    all_places = _places(model.spec.shape, num_probes, rng)
+    for start in range(0, len(all_places), _PROBE_BATCH):
+        places = all_places[start : start + _PROBE_BATCH]
+        rows = test.take(rng.integers(0, len(test), len(places)))
         x_BCHW, context = to_tensors(Rows(rows.images_NCHW, rows.labels_N, rows.vectors_NV), torch.device("cpu"), model.context_spec)
         noise_BCHW = torch.from_numpy(rng.integers(0, model.spec.levels, x_BCHW.shape))
         x_BCHW = torch.where(torch.from_numpy(rng.random((len(x_BCHW), 1, 1, 1)) < 0.5), noise_BCHW, x_BCHW)
-        places = [tuple(int(rng.integers(size)) for size in model.spec.shape) for _ in range(len(x_BCHW))]
         changed_BCHW = x_BCHW.clone()
         for image, (k, r, c) in enumerate(places):
             changed_BCHW[image, k, r, c] = (x_BCHW[image, k, r, c] + int(rng.integers(1, model.spec.levels))) % model.spec.levels
@@ -56,9 +59,9 @@ def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) 
             leaks += [place] if leak > 0 else []
     if leaks:
         k, r, c = leaks[0]
-        said = f"{len(leaks)} of {num_probes} changes of a sub-pixel reach parameters that are due before it, by up to {worst:.3g}"
+        said = f"{len(leaks)} of {len(all_places)} changes of a sub-pixel reach parameters that are due before it, by up to {worst:.3g}"
         return Check(CAUSALITY, False, f"{said}; the first is channel {k} of row {r}, column {c}")
-    return Check(CAUSALITY, True, f"{num_probes} sub-pixels changed, nothing before them did")
+    return Check(CAUSALITY, True, f"{len(all_places)} sub-pixels changed, nothing before them did")
 
 
 def check_likelihood(
@@ -111,6 +114,16 @@ def check_samples(model: PixelModel, dataset: Dataset, test: Split, seed: int) -
         return Check(SAMPLES, False, "the model gives its own samples a likelihood that is not finite")
     bits = float(bits_per_dim(float(-log_prob_N.double().mean()), dataset.spec.num_subpixels))
     return Check(SAMPLES, True, f"{_NUM_SAMPLES} drawn, {bits:.4f} bits/dim")
+
+
+def _places(shape: tuple[int, int, int], num_random: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
+    """Sub-pixels (channel, row, column): of each channel four corners and one of each edge, then random ones."""
+    channels, height, width = shape
+    bottom, right, places = height - 1, width - 1, []
+    for k in range(channels):
+        r, c = (int(rng.integers(min(1, size - 1), max(size - 1, min(2, size)))) for size in (height, width))  # no corner again
+        places += [(k, 0, 0), (k, 0, right), (k, bottom, 0), (k, bottom, right), (k, 0, c), (k, bottom, c), (k, r, 0), (k, r, right)]
+    return places + [(int(rng.integers(channels)), int(rng.integers(height)), int(rng.integers(width))) for _ in range(num_random)]
 
 
 def _due_before(model: PixelModel, k: int, r: int, c: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -53,13 +54,13 @@ def test_rows_come_first_and_assemble_to_the_images(thread: EngineThread) -> Non
             seen_NCHW[event.image, :, event.row] = event.levels_CW
 
 
-def slow_engine() -> Engine:
-    """An engine whose rows take a tenth of a second."""
+def slow_engine(row_s: float = 0.1) -> Engine:
+    """An engine whose rows take so many seconds and more."""
     engine = Engine(small_model(0), num_slots=4, max_waiting=100)
     step = engine.step_row
 
     def slowly() -> list[RowDone]:
-        time.sleep(0.1)
+        time.sleep(row_s)
         return step()
 
     engine.step_row = slowly  # type: ignore[method-assign]
@@ -99,19 +100,69 @@ def test_weights_that_are_not_finite_end_their_requests_only(thread: EngineThrea
     assert isinstance(other.get(timeout=WAIT_S)[0], np.ndarray)
 
 
-def test_a_broken_engine_is_told_to_all_and_to_the_health_check(thread: EngineThread) -> None:
-    engine = slow_engine()
+def breaks() -> list[RowDone]:
+    raise RuntimeError("broken")
 
-    def breaks() -> list[RowDone]:
-        raise RuntimeError("broken")
 
-    engine.step_row = breaks  # type: ignore[method-assign]
-    _, told = told_of(thread, engine, Request(n=2))
-    (answer,) = told.get(timeout=WAIT_S)
-    assert isinstance(answer, Refused) and answer.code == "sampler_lost"
-    assert thread.failure is not None
-    with pytest.raises(Refused):
+def test_a_broken_engine_ends_its_own_requests_only(thread: EngineThread) -> None:
+    broken, sound = slow_engine(), slow_engine()
+    _, other = told_of(thread, sound, Request(n=2))
+    broken.step_row = breaks  # type: ignore[method-assign]
+    inboxes = [told_of(thread, broken, Request(n=2))[1] for _ in range(2)]
+    for told in inboxes:
+        (answer,) = told.get(timeout=WAIT_S)
+        assert isinstance(answer, Refused) and (answer.status, answer.code) == (500, "internal")
+    assert isinstance(other.get(timeout=WAIT_S)[0], np.ndarray)
+    assert (thread.failure, thread.num_unfinished, broken.is_idle) == (None, 0, True)
+
+
+def test_everybody_is_told_when_the_thread_fails_and_then_it_ends() -> None:
+    """Those included whom the thread has not seen: they came while it worked on the last row, as did what makes it fail."""
+    ended = queue.Queue()  # type: ignore[var-annotated]
+    thread = EngineThread(slots=4, max_waiting=20, on_failure=lambda: ended.put(thread.num_unfinished)).start()
+    engine, answers = slow_engine(), queue.Queue()  # type: ignore[var-annotated]
+    thread.run([lambda: time.sleep(0.3), lambda: 1], 2, WAIT_S, answers.put)
+    time.sleep(0.1)
+    _, drawn = told_of(thread, engine, Request(n=2))
+    thread._inbox.put(breaks)  # type: ignore[arg-type]
+    _, late = told_of(thread, engine, Request(n=1))
+    thread.run([lambda: 1], 3, WAIT_S, answers.put)
+    assert ended.get(timeout=WAIT_S) == 0
+    told = [drawn.get_nowait()[0], late.get_nowait()[0], answers.get_nowait(), answers.get_nowait()]
+    assert [one.code for one in told] == ["sampler_lost"] * 4 and all(inbox.empty() for inbox in (drawn, late, answers))
+    assert thread.failure == "RuntimeError: broken"
+    with pytest.raises(Refused) as refused:
         told_of(thread, engine, Request(n=1))
+    assert refused.value.code == "sampler_lost"
+
+
+def test_what_is_loaded_or_scored_counts_as_unfinished(thread: EngineThread) -> None:
+    engine, answers = slow_engine(), queue.Queue()  # type: ignore[var-annotated]
+    with thread.reserved(20):
+        assert thread.num_unfinished == 20
+        for n in (4, 5):
+            with pytest.raises(Refused, match="429") if n == 5 else nullcontext():
+                thread.run([lambda: time.sleep(0.3)], n, WAIT_S, answers.put)
+        for ask in (lambda: told_of(thread, engine, Request(n=1)), lambda: thread.reserved(1).__enter__()):
+            with pytest.raises(Refused, match="429"):
+                ask()
+    assert thread.num_unfinished == 4
+    assert answers.get(timeout=WAIT_S) == [None] and thread.num_unfinished == 0
+    with pytest.raises(Refused, match="504"):
+        told_of(thread, engine, Request(n=1), timeout_s=-0.1)
+
+
+def test_each_engine_has_a_speed_and_an_idle_one_refuses_nothing_within_the_bound(thread: EngineThread) -> None:
+    slow, fast = slow_engine(0.03), Engine(small_model(1), num_slots=4, max_waiting=100)
+    _, told = told_of(thread, slow, Request(n=4))
+    told.get(timeout=WAIT_S)
+    assert 0 < thread.images_per_s(slow) < 4 / 6 / 0.03 and thread.images_per_s(fast) == 0
+    _, told = told_of(thread, slow, Request(n=20), timeout_s=0.5)  # at that speed it needs 0.9 s and more, but that was before
+    with pytest.raises(Refused, match="429"):
+        told_of(thread, slow, Request(n=4), timeout_s=0.5)
+    _, other = told_of(thread, fast, Request(n=4), timeout_s=WAIT_S)
+    assert isinstance(other.get(timeout=WAIT_S)[0], np.ndarray)
+    assert told.get(timeout=WAIT_S)[0].code == "deadline"
 
 
 def test_jobs_go_between_rows_and_are_bounded(thread: EngineThread) -> None:
@@ -135,12 +186,13 @@ def test_jobs_go_between_rows_and_are_bounded(thread: EngineThread) -> None:
         (1, 20.0, [(20, 5.0)], False),
         (20, 20.0, [(20, 5.0)], True),  # the newcomer could wait, the other one could not
         (20, 20.0, [(20, 1.0)], False),  # that is late anyway
+        (50, 5.0, None, False),  # the slots are free
     ],
 )
-def test_nobody_is_let_in_who_would_be_late_or_make_others_late(n: int, timeout_s: float, waiting: list, refused: bool) -> None:
-    unfinished = 10 + sum(num for num, _ in waiting)
+def test_nobody_is_let_in_who_would_be_late_or_make_others_late(n: int, timeout_s: float, waiting: list | None, refused: bool) -> None:
+    own = 0 if waiting is None else 10 + sum(num for num, _ in waiting)
     try:
-        admission.check(n, timeout_s, waiting, unfinished, slots=10, bound=1000, speed=10.0)
+        admission.check(n, timeout_s, waiting or [], own + 30, slots=10, bound=1000, speed=10.0, num_others=30)
     except Refused as error:
         assert refused and error.status == 429
     else:
@@ -152,3 +204,10 @@ def test_the_speed_is_known_from_steps_with_the_slots_taken() -> None:
     for _ in range(50):
         speed.step(2.0, 0.1)
     assert speed.images_per_s == pytest.approx(20.0)
+    speed.step(1.0, 0.1, is_full=False)
+    assert speed.images_per_s == pytest.approx(20.0)
+    speed.step(4.0, 0.1, is_full=False)  # faster, with slots to spare: it was wrong
+    assert speed.images_per_s == pytest.approx(20.0 + admission.SMOOTHING * 20.0)
+    unknown = admission.Speed()
+    unknown.step(4.0, 0.1, is_full=False)
+    assert unknown.images_per_s == 0

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
+import struct
+import threading
+import time
+import zlib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +20,7 @@ from pixelmodels.data.quantization import dequantize
 from pixelmodels.errors import UserError
 from pixelmodels.serving import keys, running
 from pixelmodels.serving.autoscaling import METRIC, ImagesPolicy
+from pixelmodels.serving.client import Client, ServiceError
 from pixelmodels.serving.pngs import image_of, mask_of, png_of
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.settings import Settings
@@ -41,6 +48,39 @@ def test_an_image_that_is_too_large_is_not_decoded() -> None:
     assert (refused.value.status, refused.value.field) == (413, "image")
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"), [(b"IDAT", b""), (b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")], ids=lambda value: str(value)
+)
+def test_what_unpacks_to_very_much_is_not_unpacked(kind: bytes, head: bytes) -> None:
+    """Files of the right size, of 100 KB, with 100 MB in one of their parts."""
+    spec = ImageSpec(1, 9, 4, 2)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(9 * 5)))
+    bomb = chunk(kind, head + HUGE)
+    parts = (bomb,) if kind == b"IDAT" else (bomb, pixels)
+    data = b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 9, 8, 0, 0, 0, 0)), *parts, chunk(b"IEND", b"")))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
+    before_kb = peak_kb()
+    began = time.monotonic()
+    try:
+        image_CHW = image_of(base64.b64encode(data).decode(), "image", spec, 1 << 20)
+    except Refused as refused:
+        assert kind != b"IDAT" and (refused.status, refused.field) == (422, "image")
+    else:
+        assert kind == b"IDAT" and not image_CHW.any()  # the pixels there are, and no more of them
+    assert peak_kb() - before_kb < 20_000 and time.monotonic() - began < 5
+
+
+HUGE = zlib.compress(bytes(100 << 20))
+
+
+def peak_kb() -> int:
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+
+
 def test_keys_are_known_by_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = keys.new_key(), keys.new_key()
     file = tmp_path / "keys"
@@ -63,7 +103,8 @@ def test_other_machines_need_a_key(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(keys.hash_of("key"))
     assert running.Serve(host="0.0.0.0", api_keys=file).settings().key_hashes == (keys.hash_of("key"),)
-    assert running.Serve().settings().key_hashes == ()
+    assert running.Serve(host="0.0.0.0", api_keys=file).settings().require_key and Settings().require_key
+    assert running.Serve().settings().key_hashes == () and not running.Serve().settings().require_key
     file.write_text("")
     with pytest.raises(UserError, match="holds no hash"):
         running.Serve(host="0.0.0.0", api_keys=file).settings()
@@ -160,6 +201,60 @@ def test_the_program_makes_keys_and_refuses_what_is_unsafe(capsys: pytest.Captur
     for flags, named in ((["--host", "0.0.0.0"], "--api-keys"), (["--port", "-1"], "--port -1"), (["--ports", "1"], "--port")):
         with pytest.raises(UserError, match=named):
             main([*flags, "--storage", str(tmp_path)])
+
+
+def test_a_serve_that_runs_elsewhere_is_told() -> None:
+    from ray.serve.config import HTTPOptions
+
+    running.check_address(HTTPOptions(host="127.0.0.1", port=81), "127.0.0.1", 81)
+    for host, port in (("127.0.0.1", 82), ("0.0.0.0", 81)):
+        with pytest.raises(UserError, match=r"listens on 127\.0\.0\.1:81, not"):
+            running.check_address(HTTPOptions(host="127.0.0.1", port=81), host, port)
+
+
+@pytest.mark.parametrize(("address", "ended"), [(None, "everything"), ("local", "everything"), ("10.0.0.1:6379", "pixelmodels")])
+def test_the_end_leaves_other_applications_of_a_ray_that_was_joined(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, ended: str
+) -> None:
+    from ray import serve
+
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    found: list[str] = []
+    monkeypatch.setattr(serve, "shutdown", lambda: found.append("everything"))
+    monkeypatch.setattr(serve, "delete", found.append)
+    drained = SimpleNamespace(result=lambda timeout_s: True)
+    assert running.stop(SimpleNamespace(drain=SimpleNamespace(remote=lambda drain_s: drained)), 0.0)  # type: ignore[arg-type]
+    assert found == [ended]
+
+
+def test_a_registry_that_does_not_answer_is_not_one_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(model="digits", storage=str(tmp_path / "storage"))
+    assert not running.has_model(settings) and running.has_model(Settings(model=str(tmp_path)))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
+        running.has_model(settings)
+
+
+def test_a_client_is_told_the_status_of_an_error_in_a_stream() -> None:
+    error = {"status": 504, "code": "deadline", "message": "not finished within 3 s", "field": "timeout_s"}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f'event: start\ndata: {{"n": 1}}\n\nevent: error\ndata: {json.dumps(error)}\n\n'.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        events = Client(f"http://127.0.0.1:{server.server_port}", timeout_s=60).stream(1)
+        assert next(events).kind == "start"
+        with pytest.raises(ServiceError) as refused:
+            next(events)
+    assert (refused.value.status, refused.value.code, refused.value.field) == (504, "deadline", "timeout_s")
 
 
 def test_the_line_for_a_shell_is_of_the_address() -> None:

@@ -11,7 +11,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.models.files import save_model
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.settings import Settings
-from pixelmodels.serving.versions import Shelf
+from pixelmodels.serving.versions import Loaded, Shelf
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from tests.serving.conftest import NAME, Registry, settings_of, small_model
@@ -75,7 +75,51 @@ def test_the_one_before_serves_where_the_champion_cannot(own: Registry) -> None:
     own.point("champion", "3")
     shelf.follow()
     assert shelf.find(None).address == "tiny/3"
+    own.point("champion", "4")
+    for asked in ("tiny/99", "tiny/4", "tiny@nobody"):  # who names a version gets no other one
+        with pytest.raises(UserError):
+            opened(own, model=asked)
+    assert opened(own, model="tiny@champion").find(None).address == "tiny/2"
     own.tracker.client.delete_registered_model_alias(NAME, "previous")
+
+
+def test_what_is_served_stays_when_its_alias_is_removed_or_the_registry_fails(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    shelf = opened(own, max_models=3)
+    shelf.find("champion")
+    own.tracker.client.delete_registered_model_alias(NAME, "champion")
+    shelf.follow()
+    assert shelf.find(None).address == shelf.find("champion").address == "tiny/1"
+    own.point("champion", "2")
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/2"
+
+    def fails(*_: object) -> None:
+        raise ConnectionError("no registry")
+
+    monkeypatch.setattr("pixelmodels.serving.versions.find_version", fails)
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/2"
+    with pytest.raises(Refused) as refused:
+        shelf.find("3")
+    assert (refused.value.status, refused.value.code) == (503, "not_loaded")
+
+
+def test_a_version_that_is_unloaded_while_it_is_looked_up_stays_so(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    own.point("challenger", "2")
+    shelf = opened(own)
+    shelf.find("challenger")
+    hold = shelf._hold
+
+    def forget(address: str, *, anew: bool = False) -> Loaded:
+        shelf._names.pop("tiny@challenger", None)  # as a request of another thread would
+        return hold(address, anew=anew)
+
+    monkeypatch.setattr(shelf, "_hold", forget)
+    shelf.follow()
+    assert list(shelf._names) == ["tiny"]
+    own.tracker.client.delete_registered_model_alias(NAME, "challenger")
 
 
 def test_the_least_recently_used_is_unloaded_but_never_the_default(own: Registry) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from pixelmodels.data import Split
 from pixelmodels.models import PixelModel
-from pixelmodels.training.promotion_checks import _due_before, check_causality
+from pixelmodels.training.promotion_checks import _due_before, _places, check_causality
 from tests.conformance.checks import illegal
 from tests.conformance.conftest import PAIRS, small_model
 
@@ -59,3 +59,41 @@ def test_a_tiny_leak_is_found(leak: tuple[int, int], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(type(model), "network", leaky)
     found = check_causality(model, images(model), num_probes=24, seed=0)
     assert not found.passed and "reach parameters that are due before it, by up to 1e-09" in found.says.replace("2e-09", "1e-09")
+
+
+ALONG = slice(1, -1)  # an edge without its corners
+ENDS = [(r, c) for r in (0, -1) for c in (0, -1)]
+EDGES = [*ENDS, (0, ALONG), (-1, ALONG), (ALONG, 0), (ALONG, -1)]
+
+
+@pytest.mark.parametrize("k", range(3))
+@pytest.mark.parametrize("place", EDGES, ids=str)
+def test_a_leak_of_one_corner_or_edge_is_found(k: int, place: tuple[int | slice, int | slice], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("pixelcnn", "categorical", 3, 12, 13).float()
+    network = type(model).network
+
+    def leaky(self: PixelModel, image_BHWC: torch.Tensor, context: object) -> torch.Tensor:
+        params_BPHW = network(self, image_BHWC, context).clone()  # type: ignore[arg-type]
+        params_BPHW[:, :, 0, 0] += 1e-3 * image_BHWC[:, *place, k].reshape(len(image_BHWC), -1).sum(1)[:, None]
+        return params_BPHW
+
+    assert check_causality(model, images(model), num_probes=1, seed=0).passed
+    monkeypatch.setattr(type(model), "network", leaky)
+    found = check_causality(model, images(model), num_probes=1, seed=0)
+    assert not found.passed and f"the first is channel {k} of row " in found.says
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 7), (3, 4, 5)])
+@pytest.mark.parametrize("seed", range(3))
+def test_corners_and_edges_of_each_channel_come_before_the_random_places(shape: tuple[int, int, int], seed: int) -> None:
+    channels, height, width = shape
+    places = _places(shape, 200, np.random.default_rng(seed))
+    assert len(places) == 8 * channels + 200 and all(np.all(np.less(place, shape)) and min(place) >= 0 for place in places)
+    for k in range(channels):
+        of_channel = places[8 * k : 8 * (k + 1)]
+        assert {one[0] for one in of_channel} == {k}
+        assert of_channel[:4] == [(k, r % height, c % width) for r, c in ENDS]
+        if height > 2 and width > 2:
+            assert len(set(of_channel)) == 8, "edges without their corners"
+        assert [of_channel[4][1], of_channel[5][1], of_channel[6][2], of_channel[7][2]] == [0, height - 1, 0, width - 1]
+    assert {place[1:] for place in places[8 * channels :]} == set(np.ndindex(height, width)), "any place may come"
