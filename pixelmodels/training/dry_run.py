@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pixelmodels import rayctx
-from pixelmodels.data import Dataset, find_dataset, find_prepared, prepare
+from pixelmodels.data import Dataset, find_prepared, prepare
 from pixelmodels.data.sources import SHIPPED
 from pixelmodels.errors import UserError
 from pixelmodels.models import ContextSpec
@@ -62,8 +62,8 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
 
 def _images(options: TrainAll, recipe: Recipe, storage: Storage) -> _Images:
     """Of the data set that is named or prepared already, else as the papers have it; what comes with a package is prepared."""
-    if options.dataset is not None:
-        return _prepared(recipe, find_dataset(storage, options.dataset))
+    if (chosen := options.chosen_dataset(storage)) is not None:
+        return _prepared(recipe, chosen)
     papers, config = published(options.suite), recipe.dataset
     if config.path is not None or config.source in SHIPPED:
         check_sources([recipe])

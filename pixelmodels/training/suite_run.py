@@ -17,6 +17,7 @@ import numpy as np
 
 from pixelmodels import rayctx
 from pixelmodels.data import FIXED_EPOCH, Dataset, DatasetConfig, binarize_dynamic, decode_rows, find_dataset, prepare
+from pixelmodels.data.dataset import DATASETS, MANIFEST
 from pixelmodels.data.sources import SHIPPED, open_source
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import likelihood_class
@@ -34,7 +35,7 @@ from pixelmodels.training.one_run import reason_of, train_one
 from pixelmodels.training.plan import RUNS, RunPlan, RunResult
 from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once, threads_per_worker
 from pixelmodels.training.progress import Progress, Say, duration
-from pixelmodels.training.recipe_files import read_recipe
+from pixelmodels.training.recipe_files import prepared_of, read_recipe
 from pixelmodels.training.recipes import ContextKind, Precision, Recipe, from_plain, run_key
 from pixelmodels.training.suites import ablations_of, published, suite
 
@@ -96,6 +97,13 @@ class TrainAll:
         """What the call is called: its suite, or its recipe file."""
         return Path(self.recipe_file).stem if self.recipe_file else self.suite
 
+    def chosen_dataset(self, storage: Storage) -> Dataset | None:
+        """The prepared data set to train on: that of --dataset, or the one that the recipe file names, where the storage root has it."""
+        if self.dataset is not None:
+            return find_dataset(storage, self.dataset)
+        ref = prepared_of(self.recipe_file, storage) if self.recipe_file and self.data_path is None else None
+        return find_dataset(storage, ref) if ref is not None and storage.is_file(f"{DATASETS}/{ref}/{MANIFEST}") else None
+
     def _of_file(self) -> tuple[Recipe, ...]:
         if self.ablation or self.suite != _DEFAULT_SUITE:
             other = "--ablation" if self.ablation else f"--suite {self.suite}"
@@ -151,7 +159,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     needs = WorkerNeeds(options.num_workers, options.cpus_per_worker, options.use_gpu)
     storage = Storage(options.storage)
     storage.check_writable()
-    chosen = find_dataset(storage, options.dataset) if options.dataset is not None else None
+    chosen = options.chosen_dataset(storage)
     if chosen is None:
         check_sources(recipes)
     tracker = Tracker(storage)

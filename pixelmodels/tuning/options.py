@@ -10,6 +10,8 @@ from typing import Any
 from pixelmodels.errors import UserError
 from pixelmodels.storage import DEFAULT_STORAGE
 
+LARGEST_SEED = 2**31 - 1  # samplers take 32 bits, and add to it
+
 
 @dataclass(frozen=True)
 class Tune:
@@ -41,13 +43,15 @@ class Tune:
     def __post_init__(self) -> None:
         for name in ("num_samples", "epochs", "grace_epochs", "max_concurrent", "max_minutes", "max_parameters"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # a number that is none is not, either
                 raise UserError(f"--{name.replace('_', '-')} {value} is too few; give 1 or more")
         if self.reduction_factor < 2:
             raise UserError(f"--reduction-factor {self.reduction_factor} stops nothing; give 2 or more, or --no-asha")
-        for name in ("max_failures", "seed"):
-            if getattr(self, name) < 0:
+        for name in ("max_failures", "seed", "checkpoint_every_s"):
+            if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}; give 0 or more")
+        if self.seed > LARGEST_SEED:
+            raise UserError(f"--seed {self.seed} is too large; give 0 to {LARGEST_SEED}")
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):
             raise UserError(f"--name '{self.name}' must be a plain folder name")
 
