@@ -103,8 +103,10 @@ class Lane:
             self._canvases = canvases if num_all == len(group) else [canvas.take(more) for canvas in canvases]
             self._slots = [*group, *[None] * (num_all - len(group))]
             self._row = np.full(num_all, row)
+            self._running = []
         else:
             if num_all > num_before:
+                self._running = []
                 more = torch.arange(num_all, device=self.model.device)
                 more[num_before:] = 0
                 self._canvases = [canvas.take(more) for canvas in self._canvases]
@@ -116,7 +118,6 @@ class Lane:
             for slot, drawing in zip(free, group, strict=True):
                 self._slots[slot] = drawing
             self._row[free] = row
-        self._running = []
 
     def _width(self, num_images: int) -> int:
         return next(width for width in self.widths if width >= num_images)
