@@ -6,8 +6,8 @@
 Images are random: likelihoods mean nothing. A second step is left out where the first took more than half a minute. Steps are
 in float32 unless --precision says otherwise (CPUs without units for bfloat16 take many times as long). Parameters must be those
 of the published model where these are known. Each recipe has a process of its own, whose largest memory is noted. The last
-thing printed is one JSON object; it is also written to `benchmarks/results/` with the date (with --only, into the day's file). Status 1
-where anything failed.
+thing printed is one JSON object; it is also written to `benchmarks/results/`, with the date (and a precision other than float32) in
+its name. With --only it goes into the day's file. A file of another torch or machine is never written over. Status 1 where anything failed.
 """
 
 from __future__ import annotations
@@ -116,6 +116,17 @@ def check_apart(name: str, arguments: Arguments) -> dict[str, Any]:
     return found
 
 
+def recorded(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The recipes of a file, if there is one; raises `UserError` where it is of something else than this record."""
+    if not path.exists():
+        return {}
+    before: dict[str, Any] = json.loads(path.read_text())
+    if differ := [f"{name} {before.get(name)}, here {value}" for name, value in record.items() if before.get(name) != value]:
+        raise UserError(f"'{path}' is of {'; '.join(differ)}, and is not written over; move it away, or give another --out")
+    recipes: dict[str, Any] = before["recipes"]
+    return recipes
+
+
 def main(argv: list[str] | None = None) -> int:
     """Check all recipes that are asked for; status 1 where one failed."""
     arguments, known = parse(Arguments, argv), entries()
@@ -127,18 +138,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if arguments.timeout_s <= 0:
         raise UserError(f"--timeout-s {arguments.timeout_s:g} is too short; give more than 0")
+    date = datetime.date.today().isoformat()
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
+    record: dict[str, Any] = {"date": date, "precision": arguments.precision, **machine}
+    path = arguments.out / f"published-{date}{'' if arguments.precision == 'float32' else f'-{arguments.precision}'}.json"
+    recorded(path, record)
     found: dict[str, Any] = {}
     for name in arguments.only or known:
         found[name] = check_apart(name, arguments)
         print(f"{name}: {found[name]}", flush=True)
-    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
-    date = datetime.date.today().isoformat()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"published-{date}.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    record = {"date": date, "precision": arguments.precision, **machine, "recipes": found}
-    if arguments.only and all(before.get(name) == value for name, value in record.items() if name != "recipes"):
-        record["recipes"] = before["recipes"] | found  # the rest of the day's
+    record["recipes"] = recorded(path, record) | found if arguments.only else found  # with the rest of the day's
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record))
     return 0 if all(one["ok"] for one in found.values()) else 1

@@ -7,8 +7,9 @@ One forward pass, the engine and the reference sampler (timed on some pixels, an
 float32 with torch's own number of threads; each figure is the median of several timings. Models have fresh weights: what
 a pass costs does not depend on them. Then, for the gated net: images that come out differently in a batch and alone;
 continuous batching against static batches (the same engine, which begins when idle with all that waits) under Poisson
-arrivals, in simulated time, whose rows cost what was measured for each width, and in real time; and the latency of single
-images that arrive while 1,000 are drawn. Published curve in the plot: arXiv:1704.06001, on its own machine.
+arrivals, in simulated time, whose rows cost what was measured for each width, and in real time, as rows take it (both draw
+their rows in turn, each on a clock that stands still meanwhile, so that both meet the same machine); and the latency of
+single images that arrive while 1,000 are drawn. Published curve in the plot: arXiv:1704.06001, on its own machine.
 Before the end a table of goals is printed; the last line is one JSON object, which is also written to `benchmarks/results/`
 with the date, beside a plot.
 """
@@ -33,7 +34,7 @@ from benchmarks.sampling_load import compare, late_singles, measure_costs
 from benchmarks.sampling_plot import plot
 from benchmarks.sampling_rows import GATED, Case, float32_differences, rows_of
 from pixelmodels.commandline import parse
-from pixelmodels.errors import exit_with
+from pixelmodels.errors import UserError, exit_with
 from pixelmodels.models import ARCHITECTURES, architecture_class
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,9 +55,18 @@ class Arguments:
     repeats: int = 5  # timings of each figure (3 with --quick, and 1 of the other architectures)
     load: bool = True  # also differences in float32, continuous and static batches, and late single images
     simulated_s: float = 1200.0  # of arrivals in simulated time (100 with --quick)
-    real_s: float = 60.0  # of arrivals in real time, eight times (10 with --quick)
+    real_s: float = (
+        60.0  # of arrivals in real time (10 with --quick), drawn by both at 70% of capacity and at saturation, of singles and of a mix
+    )
     images_alone: int = 256  # drawn alone and in batches for the differences in float32, for each number of levels (8 with --quick)
     out: Path = RESULTS  # folder for the JSON and the plot
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "simulated_s", "real_s", "images_alone"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} is too few; give more than 0")
+        if any(batch < 1 for batch in self.batches):
+            raise UserError(f"--batches {min(self.batches)} is too few; give 1 or more")
 
     def cases(self) -> list[tuple[Case, tuple[int, ...], int]]:
         """Models to measure, with batches and repeats; raises `UserError` for an unknown architecture."""
@@ -95,13 +105,15 @@ class Goal:
     """A limit on a figure of this run."""
 
     name: str
-    measured: float
+    measured: float | None  # None: nothing was finished in the time
     limit: float
     at_least: bool = False  # else at most
 
     @property
     def met(self) -> bool:
         """Whether the figure is within the limit."""
+        if self.measured is None:
+            return False
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
 
@@ -139,7 +151,8 @@ def table(found: Sequence[Goal]) -> str:
     lines = [f"{'goal':<72} {'limit':>9} {'measured':>9}  met"]
     for goal in found:
         limit = f"{'>=' if goal.at_least else '<='} {goal.limit:g}"
-        lines.append(f"{goal.name:<72} {limit:>9} {goal.measured:>9.3g}  {'yes' if goal.met else 'NO'}")
+        measured = "-" if goal.measured is None else f"{goal.measured:.3g}"
+        lines.append(f"{goal.name:<72} {limit:>9} {measured:>9}  {'yes' if goal.met else 'NO'}")
     return "\n".join(lines)
 
 
@@ -152,31 +165,38 @@ def main() -> int:
     """Measure, write, print; the last thing printed is one JSON object."""
     arguments = parse(Arguments)
     rows = [row for case, batches, repeats in arguments.cases() for row in rows_of(case, batches, repeats, say)]
+    write(arguments, rows, {})  # what was measured is not lost
     load = under_load(arguments) if arguments.load else {}
-    found = goals(rows, load)
+    report = write(arguments, rows, load)
+    print(table(goals(rows, load)))
+    print(json.dumps(report))
+    return 0
+
+
+def write(arguments: Arguments, rows: list[dict[str, Any]], load: dict[str, Any]) -> dict[str, Any]:
+    """The plot and the report of what was measured so far; returns the report."""
     today = datetime.date.today().isoformat()
-    report = {
-        "benchmark": "sampling",
-        "date": today,
-        "quick": arguments.quick,
-        "reference": "timed on `timed_pixels` pixels in each timing, and scaled to all pixels",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average_at_end": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "rows": rows,
-        **load,
-        "goals": [{"goal": goal.name, "limit": goal.limit, "measured": goal.measured, "met": goal.met} for goal in found],
-    }
-    report = rounded(report)
+    report: dict[str, Any] = rounded(
+        {
+            "benchmark": "sampling",
+            "date": today,
+            "quick": arguments.quick,
+            "reference": "timed on `timed_pixels` pixels in each timing, and scaled to all pixels",
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "load_average_at_end": os.getloadavg()[0],
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "rows": list(rows),
+            **load,
+            "goals": [{"goal": goal.name, "limit": goal.limit, "measured": goal.measured, "met": goal.met} for goal in goals(rows, load)],
+        }
+    )
     name = f"sampling-{today}" + ("-quick" if arguments.quick else "")
     arguments.out.mkdir(parents=True, exist_ok=True)
     plot(rows, os.cpu_count() or 1, arguments.out / f"{name}.png")
     (arguments.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(table(found))
-    print(json.dumps(report))
-    return 0
+    return report
 
 
 def rounded(value: Any) -> Any:

@@ -71,7 +71,8 @@ def state_bytes(model: PixelModel) -> int:
 def time_modes(model: PixelModel, batch: int, repeats: int) -> tuple[dict[str, float], int]:
     """Seconds of a batch by each mode, the median of `repeats` timings, the modes in turn; and the pixels of a timing of the reference.
 
-    The reference sampler is timed on some pixels (all channels of them) and scaled to the image: each costs one pass for each channel.
+    The reference sampler is timed on some pixels (all channels of them) and scaled to the image: each costs one pass, or one for each
+    channel where the network orders them.
     """
     num_pixels = model.spec.height * model.spec.width
     rng = torch.Generator().manual_seed(0)
@@ -133,13 +134,25 @@ def rows_of(case: Case, batches: tuple[int, ...], repeats: int, say: Callable[[s
 
 
 def float32_differences(case: Case, levels: tuple[int, ...], num_images: int, batch: int) -> list[dict[str, Any]]:
-    """How many images of a batch of `batch` differ in any pixel from the same images drawn alone, for each number of levels."""
+    """How many images of a batch differ in any pixel from the same images drawn alone, for each number of levels; weights are doubled.
+
+    Fresh weights give nearly uniform pixels; doubled ones a network that has something to say.
+    """
     found = []
     for count in levels:
         likelihood = "bernoulli" if count == 2 else "categorical"
         model = replace(case, likelihood=likelihood, levels=count).build()
-        request = Request(n=num_images, seed=1)
-        together, alone = (draw_all(Engine(model, num_slots=slots, reserve=0), request) for slots in (batch, 1))
-        differ = int((together != alone).flatten(1).any(1).sum())
-        found.append({"levels": count, "batch": batch, "images": num_images, "images_that_differ": differ, "share": differ / num_images})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2)
+        together = min(batch, num_images)
+        differ = num_different(model, num_images, together)
+        found.append({"levels": count, "batch": together, "images": num_images, "images_that_differ": differ, "share": differ / num_images})
     return found
+
+
+def num_different(model: PixelModel, num_images: int, batch: int) -> int:
+    """Images that differ in any pixel, drawn `batch` at a time and alone."""
+    request = Request(n=num_images, seed=1)
+    together, alone = (draw_all(Engine(model, num_slots=slots, reserve=0), request) for slots in (batch, 1))
+    return int((together != alone).flatten(1).any(1).sum())

@@ -24,7 +24,7 @@ from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
 from pixelmodels.rayctx import num_cores
 from pixelmodels.storage import Storage
-from pixelmodels.tuning.record import SWEEPS
+from pixelmodels.tuning.record import SWEEP, SWEEPS
 from pixelmodels.tuning.report import IMPORTANCES, IMPORTANCES_PICTURE, PARALLEL_COORDINATES, SUMMARY
 
 HERE = Path(__file__).parent
@@ -54,6 +54,7 @@ def sweep(arguments: Arguments, name: str, storage: str) -> dict[str, Any]:
     command += ["--epochs", "2", "--grace-epochs", "1"] if arguments.quick else []
     command += ["--epochs", str(arguments.epochs)] if arguments.epochs is not None and not arguments.quick else []
     command += ["--asha" if name == WITH else "--no-asha"]
+    is_new = not Storage(storage).is_file(f"{SWEEPS}/{name}/{SWEEP}")
     started = time.monotonic()
     status = subprocess.run(command).returncode
     seconds = time.monotonic() - started
@@ -62,20 +63,24 @@ def sweep(arguments: Arguments, name: str, storage: str) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads(Storage(storage).read_bytes(f"{SWEEPS}/{name}/{SUMMARY}"))
     best = summary["best"] or {}
     return {
-        "minutes": round(seconds / 60, 2),
+        "minutes": round(seconds / 60, 2) if is_new else None,  # of a sweep that goes on the last call's would say nothing
         "epochs_a_trial": summary["settings"]["epochs"],
         "epochs_spent": summary["epochs_spent"],
         "finished": summary["num_finished"],
         "stopped": summary["num_stopped"],
         "failed": summary["num_failed"],
-        "best_val_bits_per_dim": round(summary["best_bits_per_dim"], 4),
-        "default_val_bits_per_dim": round(summary["default_bits_per_dim"], 4),
+        "best_val_bits_per_dim": _rounded(summary["best_bits_per_dim"]),
+        "default_val_bits_per_dim": _rounded(summary["default_bits_per_dim"]),
         "best": {"trial": best.get("number"), "parameters": best.get("parameters"), **best.get("values", {})},
         "trials": [
             {name: trial[name] for name in ("number", "architecture", "parameters", "state", "best_bits_per_dim", "curve")}
             for trial in summary["trials"]
         ],
     }
+
+
+def _rounded(bits_per_dim: float | None) -> float | None:
+    return None if bits_per_dim is None else round(bits_per_dim, 4)
 
 
 def measure(arguments: Arguments, storage: str) -> dict[str, Any]:
@@ -92,6 +97,7 @@ def main() -> None:
     """Measure, write, print."""
     arguments = parse(Arguments)
     today = datetime.date.today().isoformat()
+    stem = f"tuning-{today}" + ("-with-asha" if arguments.only_with_asha else "") + ("-quick" if arguments.quick else "")
     with tempfile.TemporaryDirectory() as folder:
         storage = arguments.storage or folder
         figures = measure(arguments, storage)
@@ -99,10 +105,9 @@ def main() -> None:
         for file in (PARALLEL_COORDINATES, IMPORTANCES_PICTURE, IMPORTANCES):
             path = f"{SWEEPS}/{WITH}/{file}"
             if Storage(storage).is_file(path):
-                (arguments.out / f"tuning-{today}-{file}").write_bytes(Storage(storage).read_bytes(path))
+                (arguments.out / f"{stem}-{file}").write_bytes(Storage(storage).read_bytes(path))
     report = {"benchmark": "tuning", "date": today, "cores": num_cores(), "space": arguments.space, "suite": arguments.suite, **figures}
-    name = f"tuning-{today}-quick.json" if arguments.quick else f"tuning-{today}.json"
-    (arguments.out / name).write_text(json.dumps(report, indent=1) + "\n")
+    (arguments.out / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 
 

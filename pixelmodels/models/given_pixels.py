@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixelmodels.models.context import ContextBlend, Given, whole_factors
+from pixelmodels.models.context import ABSENT, ContextBlend, Given, whole_factors
 from pixelmodels.shapes import ImageSpec
 
 
@@ -30,21 +30,28 @@ class GivenPixels:
 
 
 def given_pixels(context: Given, small: ImageSpec | None, spec: ImageSpec) -> GivenPixels | None:
-    """The pixels of images of shape `spec` that a context has accepted by `check_context` gives; None where it gives none.
+    """The pixels of images of shape `spec` that a context, accepted by `check_context`, gives; None where it gives none.
 
-    Args: `small`, the shape of the small images that the model was built for. Of two contexts that are blended, what both give.
+    Args: `small`, the shape of the small images that the model was built for. A blend gives what both of its contexts
+    give, and at its ends what the one gives that it is there.
     """
     if small is None or context is None:
         return None
-    if isinstance(context, ContextBlend):
-        first, second = (given_pixels(one, small, spec) for one in (context.first, context.second))
-        if first is None or second is None:
-            return None
-        agree_BHW = (first.x_BCHW == second.x_BCHW).all(1)
-        return GivenPixels(first.x_BCHW, first.mask_BHW & second.mask_BHW & agree_BHW)
-    small_BCHW = context.small_BCHW
-    if small_BCHW is None:
+    if not isinstance(context, ContextBlend):
+        return None if context.small_BCHW is None else _of_small(context.small_BCHW, small, spec)
+    if context.first.small_BCHW is None and context.second.small_BCHW is None:
         return None
+    absent_BCHW = torch.full((len(context), *small.shape), ABSENT, device=context.share_B.device)
+    first, second = (
+        _of_small(absent_BCHW if one.small_BCHW is None else one.small_BCHW, small, spec) for one in (context.first, context.second)
+    )
+    share_B11 = context.share_B.to(first.x_BCHW.device)[:, None, None]
+    both_BHW = first.mask_BHW & second.mask_BHW & (first.x_BCHW == second.x_BCHW).all(1)
+    mask_BHW = torch.where(share_B11 == 0, first.mask_BHW, torch.where(share_B11 == 1, second.mask_BHW, both_BHW))
+    return GivenPixels(torch.where(share_B11[..., None] == 1, second.x_BCHW, first.x_BCHW), mask_BHW)
+
+
+def _of_small(small_BCHW: Tensor, small: ImageSpec, spec: ImageSpec) -> GivenPixels:
     (every_row, every_column), _ = whole_factors(small, spec)
     batch, (_, height, width) = len(small_BCHW), spec.shape
     x_BCHW = torch.zeros(batch, *spec.shape, dtype=torch.long, device=small_BCHW.device)

@@ -46,10 +46,10 @@ class Engine:
 
     An image has a slot from its first row to its last. A batch costs what its images cost: it is compacted at row boundaries. Slots go
     round-robin over the requests that wait, one image of each in turn. Of a request that holds slots, further images leave `reserve`
-    slots free for requests that hold none (max(1, num_slots // 16) unless given). So a request finds one free unless as many others
-    came before it since: its first image then begins at the next row boundary of the model's phase, `period` - 1 rows later at most,
-    and is finished within height + `period` rows (summed over stages), whoever else is being drawn. Where w requests wait before it,
-    it begins within (w // num_slots + 1) times that.
+    slots for requests that hold none (max(1, num_slots // 16) unless given): slots that are free, or will be within `soon` rows, an eighth
+    of the image. So a request finds one within `soon` rows unless as many others came before it since: its first image then begins at
+    the next row boundary of the model's phase, `period` - 1 rows later at most, and is finished within height + `soon` + `period` rows
+    (summed over stages), whoever else is being drawn. Where w requests wait before it, it begins within (w // num_slots + 1) times that.
 
     In float64 its images are those of the reference sampler; in float32 the width of the batch may flip a draw now and then.
     There is no thread and no clock in it: rows advance in `step_row` only. It puts the model into evaluation mode; the weights must stay
@@ -66,6 +66,7 @@ class Engine:
             raise UserError(f"a reserve of {reserve} of {num_slots} slots asked for; give 0..{num_slots}")
         self.model, self.num_slots = model.eval(), num_slots
         self._waiting = WaitingList(max_waiting, reserve)
+        self._soon = model.spec.height // 8  # rows
         self._left: dict[int, int] = {}  # of each request: images that are not finished
         self._ids = count()
         self._between: list[Drawing] = []  # images that have a slot, and wait for the phase of their lane
@@ -118,7 +119,10 @@ class Engine:
         Rows at the top of an image that are wholly known are taken in as it begins, and are among those returned. Raises `NotFinite`
         where the parameters of an image are not finite: its request is cancelled, all others go on.
         """
-        begin = self._waiting.take(self.num_slots - self.num_active, lambda request: self._lanes[0][request.guidance > 0].may_join)
+        num_soon = sum(lane.num_ending(self._soon) for lane in self._lanes[-1].values())
+        begin = self._waiting.take(
+            self.num_slots - self.num_active, num_soon, lambda request: self._lanes[0][request.guidance > 0].may_join
+        )
         self._between += [drawing_of(self.model, request_id, request, image) for request_id, request, image in begin]
         drawn: list[RowDone] = []
         broken: list[DrawnRow] = []

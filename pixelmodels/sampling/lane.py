@@ -58,6 +58,11 @@ class Lane:
         """Whether the next row of all images here has the phase of row 0."""
         return not self._canvases or self._canvases[0].phase == 0
 
+    def num_ending(self, num_rows: int) -> int:
+        """Images that have at most so many rows of this stage before them."""
+        at_end = self._row >= self.height - num_rows
+        return sum(drawing is not None and bool(ends) for drawing, ends in zip(self._slots, at_end, strict=True))
+
     def remove(self, gone: Callable[[Drawing], bool]) -> None:
         """Free the slots of some of the images."""
         self._slots = [None if drawing is not None and gone(drawing) else drawing for drawing in self._slots]
@@ -98,8 +103,10 @@ class Lane:
             self._canvases = canvases if num_all == len(group) else [canvas.take(more) for canvas in canvases]
             self._slots = [*group, *[None] * (num_all - len(group))]
             self._row = np.full(num_all, row)
+            self._running = []
         else:
             if num_all > num_before:
+                self._running = []
                 more = torch.arange(num_all, device=self.model.device)
                 more[num_before:] = 0
                 self._canvases = [canvas.take(more) for canvas in self._canvases]
@@ -111,7 +118,6 @@ class Lane:
             for slot, drawing in zip(free, group, strict=True):
                 self._slots[slot] = drawing
             self._row[free] = row
-        self._running = []
 
     def _width(self, num_images: int) -> int:
         return next(width for width in self.widths if width >= num_images)

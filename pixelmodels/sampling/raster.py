@@ -11,14 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelmodels.layers.base import CausalLayer, Layer, Weights
+from pixelmodels.layers.base import Layer, Weights
 from pixelmodels.models import PixelModel
 from pixelmodels.models.canvas import Canvas
 from pixelmodels.models.context import Given, check_context
 from pixelmodels.sampling.choosing import Choice, check_options, choose
 from pixelmodels.sampling.noise import noise
-
-ONE_THREAD_FLOPS = 2e6  # of one layer at one column: below it a second thread costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -111,27 +109,11 @@ def draw_row(
     if known is not None and all(known.by_all_W):
         params = [model.take_row(weights, canvas, known.x_BWC)[:, -1] for canvas in canvases]
     else:
-        with _threads_for(weights, len(u_BWU)):
-            for c, u_BU in enumerate(u_BWU.unbind(1)):
-                params = _draw_pixel(model, weights, canvases, c, u_BU, choice, known)
+        for c, u_BU in enumerate(u_BWU.unbind(1)):
+            params = _draw_pixel(model, weights, canvases, c, u_BU, choice, known)
     for canvas in canvases:
         model.commit_row(weights, canvas)
     return params
-
-
-@contextmanager
-def _threads_for(weights: dict[Layer, Weights], batch: int) -> Iterator[None]:
-    """One thread where pixel passes are too small to share, and afterwards as many as before."""
-    flops = [batch * layer.active_flops(1) for layer in weights if isinstance(layer, CausalLayer)]
-    num_threads = torch.get_num_threads()
-    if num_threads == 1 or sum(flops) > ONE_THREAD_FLOPS * len(flops):
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _draw_pixel(

@@ -42,7 +42,8 @@ def reference_sample(
             r, c = divmod(place, width)
             for k in range(channels):
                 mine = groups == k if model.num_groups > 1 else slice(None)
-                params = [model(x_NCHW, given)[:, mine, r, c] for given in ((context, None) if guidance else (context,))]
+                if k == 0 or model.num_groups > 1:  # else the channels before are told to the likelihood alone
+                    params = [model(x_NCHW, given)[:, mine, r, c] for given in ((context, None) if guidance else (context,))]
                 x_N = choose(model.likelihood, params, k, x_NCHW[:, :, r, c], u_NHWU[:, r, c], choice)
                 if known_NCHW is not None and known_mask_NHW is not None:
                     x_N = torch.where(known_mask_NHW[:, r, c], known_NCHW[:, k, r, c], x_N)

@@ -16,7 +16,7 @@ class QueueFull(UserError):
 class WaitingList:
     """Requests with images that have no slot yet, taken round-robin: one image of each request in turn.
 
-    `reserve` of the slots are for requests that hold none; a request with images in slots already leaves them free.
+    `reserve` of the slots, free now or soon, are for requests that hold none; a request with images in slots already leaves them.
     """
 
     def __init__(self, max_images: int, reserve: int):
@@ -54,14 +54,17 @@ class WaitingList:
         """All of the request's slots are free again."""
         self.num_held.pop(request_id, None)
 
-    def take(self, num_free: int, may_begin: Callable[[Request], bool]) -> list[tuple[int, Request, int]]:
-        """The images (request, what it is, index) that get the free slots, of requests that may begin now."""
+    def take(self, num_free: int, num_soon: int, may_begin: Callable[[Request], bool]) -> list[tuple[int, Request, int]]:
+        """The images (request, what it is, index) that get the free slots, of requests that may begin now.
+
+        `num_soon` more slots will be free soon.
+        """
         taken: list[tuple[int, Request, int]] = []
         passed_over: list[int] = []  # in the order of their turns, which they keep
         while self._turns and len(taken) < num_free:
             request_id = self._turns.popleft()
             request, image = self._next[request_id]
-            may_hold_more = num_free - len(taken) > self.reserve or not self.num_held[request_id]
+            may_hold_more = num_free + num_soon - len(taken) > self.reserve or not self.num_held[request_id]
             if not (may_hold_more and may_begin(request)):
                 passed_over.append(request_id)
                 continue

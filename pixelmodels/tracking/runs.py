@@ -108,7 +108,7 @@ class Tracker:
         Runs whose process was killed on this machine before are closed as `KILLED`, so that the list shows what is alive.
         """
         self._close_abandoned()
-        if run_id is not None and self._is_there(run_id):
+        if run_id is not None and self.is_there(run_id):
             self._call(lambda: self.client.update_run(run_id, status="RUNNING"))
             self.set_tags(run_id, {**source.source_tags(), KIND_TAG: "call", **(tags or {})})
             return run_id
@@ -273,7 +273,8 @@ class Tracker:
         found = self._call(lambda: self.client.search_runs([self.experiment_id], condition, max_results=1, order_by=["start_time DESC"]))
         return found[0] if found else None
 
-    def _is_there(self, run_id: str) -> bool:
+    def is_there(self, run_id: str) -> bool:
+        """Whether MLflow has a run, and nobody has deleted it."""
         try:
             return bool(self._call(lambda: self.client.get_run(run_id)).info.lifecycle_stage == "active")
         except Exception as error:

@@ -87,7 +87,11 @@ def check_context_fits(spec: ContextSpec, dataset: Dataset, splits: Iterable[str
             )
     if spec.num_classes:
         check_labels(dataset, splits, remedy)
-    own = dataset.spec
+    check_makeable(spec, dataset.spec, remedy)
+
+
+def check_makeable(spec: ContextSpec, own: ImageSpec, remedy: str) -> None:
+    """Raise `UserError`, with the remedy, when the images that a model is given are not made of its own ones."""
     grey_of_own = dataclasses.replace(own, channels=1) if own.channels == 3 else None
     for image, makeable in ((spec.image, (None, grey_of_own)), (spec.small, (None, _sampled(own, spec.small)))):
         if image not in makeable:

@@ -35,20 +35,20 @@ class WorkerNeeds:
         return {"CPU": float(self.cpus_per_worker), **({"GPU": 1.0} if self.use_gpu else {})}
 
 
-def runs_at_once(needs: WorkerNeeds) -> int:
-    """How many models the cluster can train at a time, at least 1.
+def runs_at_once(needs: WorkerNeeds, spare_cpus: int = SPARE_CPUS) -> int:
+    """How many models the cluster can have workers of at a time, at least 1, with `spare_cpus` (0 or 1) left to Ray Data.
 
     Raises `UserError` when it can never have what one of them asks for, naming both numbers.
     """
-    return room(needs, cluster_nodes())
+    return room(needs, cluster_nodes(), spare_cpus)
 
 
-def room(needs: WorkerNeeds, nodes: list[dict[str, float]]) -> int:
-    """How many models' workers fit on nodes of these resources, each worker on one node, with a spare CPU left."""
+def room(needs: WorkerNeeds, nodes: list[dict[str, float]], spare_cpus: int = SPARE_CPUS) -> int:
+    """How many models' workers fit on nodes of these resources, each worker on one node, with spare CPUs left on one of them."""
     fit = [_fit(needs.per_worker, node) for node in nodes]
-    beside = [_fit(needs.per_worker, {**node, "CPU": node.get("CPU", 0.0) - SPARE_CPUS}) for node in nodes]
-    # The CPU is spared where that costs the fewest workers.
-    costs = [all_of_it - rest for node, all_of_it, rest in zip(nodes, fit, beside, strict=True) if node.get("CPU", 0.0) >= SPARE_CPUS]
+    beside = [_fit(needs.per_worker, {**node, "CPU": node.get("CPU", 0.0) - spare_cpus}) for node in nodes]
+    # They are spared where that costs the fewest workers.
+    costs = [all_of_it - rest for node, all_of_it, rest in zip(nodes, fit, beside, strict=True) if node.get("CPU", 0.0) >= spare_cpus]
     workers = sum(fit) - min(costs) if costs else 0
     if workers >= needs.num_workers:
         return workers // needs.num_workers
@@ -58,14 +58,14 @@ def room(needs: WorkerNeeds, nodes: list[dict[str, float]]) -> int:
     if workers:
         remedy = f"give --num-workers {workers}"
     elif needs.use_gpu and not gpus:
-        remedy = "train without --use-gpu"
+        remedy = "do without --use-gpu"
     elif needs.cpus_per_worker == 1:
-        remedy = f"start Ray with --num-cpus {1 + SPARE_CPUS}"
+        remedy = f"start Ray with --num-cpus {1 + spare_cpus}"
     else:
         remedy = "give fewer --cpus-per-worker"
+    spare = f" beside {spare_cpus} CPU for Ray Data" if spare_cpus else ""
     raise UserError(
-        f"--num-workers {needs.num_workers}: the cluster can never give {asked} beside {SPARE_CPUS} CPU for Ray Data, it has {have}; "
-        f"{remedy}, or use a larger cluster"
+        f"--num-workers {needs.num_workers}: the cluster can never give {asked}{spare}, it has {have}; {remedy}, or use a larger cluster"
     )
 
 

@@ -11,7 +11,6 @@ from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 from pixelmodels.training.recipes import Recipe
 
-
 PREPARED = "prepared"  # entry beside the recipe's own: the prepared data set that it was found on, as name-fingerprint
 
 

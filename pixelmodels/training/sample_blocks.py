@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import torch
 from torch import Tensor
 
+from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 from pixelmodels.training.sample_order import Order
 
@@ -22,13 +25,16 @@ Block = tuple[int, int]  # first image, and the one after the last
 class Blocks:
     """An order's blocks, each a file `samples/<model's key>/<first>-<stop>-<hash of its requests>.npy` below the storage root.
 
-    The hash covers every option and every given pixel: a block of another model, or drawn with other options, is never taken for one of
-    these; the same order with another number of images shares all blocks but the last.
+    The hash covers every option, every given pixel, the kind of device and torch's version: a block of another model, or drawn with other
+    options or by other arithmetic, is never taken for one of these; the same order with another number of images shares all but the last.
+
+    Args: `device_type`, of the device that draws, such as cpu.
     """
 
-    def __init__(self, storage: Storage, model_key: str, order: Order, shape_CHW: tuple[int, int, int], batch_size: int):
+    def __init__(self, storage: Storage, model_key: str, order: Order, shape_CHW: tuple[int, int, int], batch_size: int, device_type: str):
         self.order, self._storage, self._shape_CHW = order, storage, shape_CHW
         self.all: list[Block] = [(start, min(start + batch_size, order.n)) for start in range(0, order.n, batch_size)]
+        self._arithmetic = f"{device_type} {torch.__version__};"
         self._kept = len(self.all) > 1  # a single one is drawn at once, and leaves nothing
         self._folder = f"{SAMPLES}/{model_key}"
         if self._kept:
@@ -52,11 +58,16 @@ class Blocks:
         return images_NCHW if fits else None
 
     def save(self, block: Block, images_NCHW: UInt8) -> None:
-        """Put a finished block on disk, whole or not at all."""
-        if self._kept:
-            stream = io.BytesIO()
-            np.save(stream, images_NCHW, allow_pickle=False)
+        """Put a finished block on disk, whole or not at all; raises `UserError` where that fails."""
+        if not self._kept:
+            return
+        stream = io.BytesIO()
+        np.save(stream, images_NCHW, allow_pickle=False)
+        try:
             self._storage.write_bytes(f"{self._folder}/{self._name(block)}", stream.getvalue())
+        except (OSError, pa.ArrowException) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"'{self.uri}' cannot be written ({reason}); free space there, or give another --storage") from error
 
     def clear(self) -> None:
         """Remove this order's blocks, and the folder when no other is in it."""
@@ -70,7 +81,7 @@ class Blocks:
             self._storage.delete(self._folder)
 
     def _name(self, block: Block) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self._arithmetic.encode())
         for request in self.order.requests(*block):
             _feed(digest, request)
         return f"{block[0]:08d}-{block[1]:08d}-{digest.hexdigest()[:16]}.npy"

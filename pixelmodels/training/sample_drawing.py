@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
@@ -32,7 +33,7 @@ def draw_order(
     except MemoryError as error:
         raise UserError(f"--n {order.n}: so many images do not fit in memory; give fewer") from error
     packed = PackedModel.of(model)
-    blocks = Blocks(storage, packed.key, order, model.spec.shape, batch_size)
+    blocks = Blocks(storage, packed.key, order, model.spec.shape, batch_size, "cuda" if use_gpu else "cpu")
     left: list[Block] = []
     for block in blocks.all:
         found_NCHW = blocks.find(block)
@@ -65,9 +66,13 @@ def _draw(
     use_gpu: bool,
     advance: Callable[[float], None],
 ) -> Iterator[tuple[Block, UInt8]]:
-    """Blocks as they are finished. Without a cluster or a number of workers, by this process, as long as Ray would take longer to start."""
+    """Blocks as they are finished. Without a cluster or a number of workers, by this process, as long as Ray would take longer to start.
+
+    A single one is drawn by this process in any case, unless it is for a GPU that only the cluster has.
+    """
     alone = num_workers is None and os.environ.get("RAY_ADDRESS") in (None, "", "local")
-    while len(left) == 1 or (left and alone):
+    can_draw = alone or not use_gpu or torch.cuda.is_available()
+    while left and (alone or (len(left) == 1 and can_draw)):
         started = time.monotonic()
         check_gpu(use_gpu)
         block, *left = left

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -32,7 +34,7 @@ def sample_grid(dataset: Dataset, model: PixelModel, num_samples: int, *, seed: 
     repeated = torch.arange(len(x_NCHW), device=x_NCHW.device).repeat_interleave(columns)
     drawn_NCHW = sample(model, len(repeated), seed=seed, context=context.rows(repeated))
     parts = [x_NCHW[:, None], drawn_NCHW.to(x_NCHW).unflatten(0, (len(x_NCHW), columns))]
-    given = [enlarged(image, x_NCHW)[:, None] for image in (context.image_BCHW, context.small_BCHW) if image is not None]
+    given = [enlarged(image, dataset.spec.shape)[:, None] for image in (context.image_BCHW, context.small_BCHW) if image is not None]
     rows = torch.cat([*given, *parts], 1)
     return grid(rows.flatten(0, 1).cpu().numpy().astype(np.uint8), dataset.spec.levels, columns=rows.shape[1])
 
@@ -58,8 +60,9 @@ def _held_out(dataset: Dataset, model: PixelModel, num_images: int) -> tuple[tor
     return x_NCHW, context
 
 
-def enlarged(given_NCHW: torch.Tensor, x_NCHW: torch.Tensor) -> torch.Tensor:
-    """Given images with the channels and the size of the others, each pixel a block."""
-    factor = factor_between(x_NCHW.shape[2:], given_NCHW.shape[2:])
-    blocks = given_NCHW.repeat_interleave(factor, 2).repeat_interleave(factor, 3)[..., : x_NCHW.shape[2], : x_NCHW.shape[3]]
-    return blocks.expand(-1, x_NCHW.shape[1], -1, -1)
+def enlarged(given_NCHW: torch.Tensor, shape_CHW: Sequence[int]) -> torch.Tensor:
+    """Given images with the channels and the size of others, each pixel a block."""
+    channels, height, width = shape_CHW
+    factor = factor_between((height, width), given_NCHW.shape[2:])
+    blocks = given_NCHW.repeat_interleave(factor, 2).repeat_interleave(factor, 3)[..., :height, :width]
+    return blocks.expand(-1, channels, -1, -1)

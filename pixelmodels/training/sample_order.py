@@ -19,7 +19,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Order:
-    """Image i is a function of the model, `noise_N[i]`, the options, row `row_N[i]` of the context, and original i // `samples_each`."""
+    """Image i is a function of the model, `noise_N[i]`, the options, row `row_N[i]` of the context, and given image i // `samples_each`."""
 
     noise_N: Int64  # each image's number in the seed's stream
     row_N: Int64  # which row of the context each image is given
@@ -29,7 +29,8 @@ class Order:
     top_p: float = 1.0
     context: Context | ContextBlend | None = None  # of as many images as are told apart
     originals_MCHW: Tensor | None = None  # levels: the images that are completed, or whose context is given
-    known_HW: Tensor | None = None  # which pixels of them are known, booleans; None: they are not completed
+    samples_each: int | None = None  # images drawn of each given image, one after the other; None: no image is given
+    known_HW: Tensor | None = None  # which pixels of the originals are known, booleans; None: they are not completed
     columns: int | None = None  # images a row of the picture; None: as square as it can be
 
     @property
@@ -40,13 +41,8 @@ class Order:
     @property
     def original_N(self) -> Int64:
         """Which original each image belongs to."""
+        assert self.samples_each is not None
         return np.arange(self.n) // self.samples_each
-
-    @property
-    def samples_each(self) -> int:
-        """Images drawn of each original, one after the other."""
-        assert self.originals_MCHW is not None
-        return self.n // len(self.originals_MCHW)
 
     def requests(self, start: int, stop: int) -> list[Request]:
         """Requests for images `start`..`stop` - 1, in their order: one for each run of numbers in the stream."""

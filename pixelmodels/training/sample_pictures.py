@@ -35,23 +35,26 @@ def check_size(n: int, model: PixelModel) -> None:
 
 
 def picture(order: Order, images_NCHW: UInt8, model: PixelModel, drawn_HW: Mask | None = None) -> UInt8:
-    """All images as one picture (H, W, 3): in a row each what was given, the original, and its samples; or samples only.
+    """All images as one picture (H, W, 3): in a row each what was given, the original (if any), and its samples; or samples only.
 
     Args: `drawn_HW`, pixels that are drawn so far; the others are the grey of the gaps, as unknown pixels of given images are.
     """
     samples_N3HW = _colours(images_NCHW, model.spec.levels, drawn_HW)
-    if order.originals_MCHW is None:
+    if order.samples_each is None:
         return grid(samples_N3HW, 256, columns=order.columns)
-    x_MCHW = order.originals_MCHW
-    parts = [samples_N3HW.reshape(len(x_MCHW), -1, *samples_N3HW.shape[1:])]
-    given: list[tuple[torch.Tensor, Mask | None]] = [(x_MCHW, None)]
-    if order.known_HW is not None:
-        given = [(x_MCHW, order.known_HW.numpy()), *given]
+    given: list[UInt8] = []
     if isinstance(order.context, Context):
-        images = (order.context.image_BCHW, order.context.small_BCHW)
-        given = [*((enlarged(image[: len(x_MCHW)], x_MCHW), None) for image in images if image is not None), *given]
-    parts = [_colours(image.numpy().astype(np.uint8), model.spec.levels, mask)[:, None] for image, mask in given] + parts
-    rows = np.concatenate(parts, axis=1)
+        first_M, spec = torch.from_numpy(order.row_N[:: order.samples_each]), model.context_spec
+        for kind, image in ((spec.image, order.context.image_BCHW), (spec.small, order.context.small_BCHW)):
+            if kind is not None and image is not None:
+                rgb_M3HW = torch.tensor(_colours(image[first_M].numpy().astype(np.uint8), kind.levels, None))
+                given.append(enlarged(rgb_M3HW, samples_N3HW.shape[1:]).numpy())
+    if order.originals_MCHW is not None:
+        x_MCHW = order.originals_MCHW.numpy().astype(np.uint8)
+        shown = [None] if order.known_HW is None else [order.known_HW.numpy(), None]
+        given += [_colours(x_MCHW, model.spec.levels, mask) for mask in shown]
+    samples = samples_N3HW.reshape(-1, order.samples_each, *samples_N3HW.shape[1:])
+    rows = np.concatenate([*(image_M3HW[:, None] for image_M3HW in given), samples], axis=1)
     return grid(rows.reshape(-1, *rows.shape[2:]), 256, columns=rows.shape[1])
 
 
@@ -93,10 +96,11 @@ def _first_images(order: Order, images_NCHW: UInt8, model: PixelModel) -> tuple[
     if order.n <= most:
         return order, images_NCHW
     row = order.columns or 1
-    if order.originals_MCHW is not None:
+    if order.samples_each is not None:
         row = order.samples_each
-        originals = max(1, most // (row + 2))
-        order, most = replace(order, originals_MCHW=order.originals_MCHW[:originals]), originals * row
+        most = max(1, most // (row + 2)) * row
+        if order.originals_MCHW is not None:
+            order = replace(order, originals_MCHW=order.originals_MCHW[: most // row])
     most = max(row, most // row * row)
     return replace(order, noise_N=order.noise_N[:most], row_N=order.row_N[:most]), images_NCHW[:most]
 

@@ -22,7 +22,16 @@ from pixelmodels.training.loading import find_model
 from pixelmodels.training.progress import Say, duration
 from pixelmodels.training.sample_drawing import draw_order
 from pixelmodels.training.sample_files import check_gif_name, check_name, check_place, is_folder, write_gif, write_samples
-from pixelmodels.training.sample_given import held_out, image_files, known_pixels, num_known_later, read_images, shares
+from pixelmodels.training.sample_given import (
+    absent_kinds,
+    held_out,
+    image_files,
+    known_pixels,
+    num_known_later,
+    shares,
+    to_complete,
+    to_give,
+)
 from pixelmodels.training.sample_order import Order
 from pixelmodels.training.sample_pictures import check_size
 
@@ -50,6 +59,7 @@ class Sample:
     temperature: float = 1.0  # below 1: likelier levels more often; 1: the model itself
     top_p: float = 1.0  # draw from the smallest set of levels whose probability reaches this; 1: the model itself
     dataset: str | None = None  # prepared data set: its test images give what the model is conditioned on, or are completed
+    given: str | None = None  # image file, or folder of them, that the model is given: grey to be coloured, or small to be enlarged
     complete: str | None = None  # image file, or folder of them, to complete: as large as the model's images
     known_rows: int | None = None  # of the images of --complete, or of test images of --dataset: rows at the top that are known
     known: Path | None = None  # the same as a mask, an image: white where pixels are known, black where they are drawn
@@ -74,18 +84,19 @@ class Sample:
             raise UserError("--between and --label are two ways to choose classes; give one of them")
         if self.known is not None and self.known_rows is not None:
             raise UserError("--known and --known-rows are two ways to say what is known; give one of them")
-        if self.dataset is not None and self.complete is not None:
-            raise UserError("--dataset and --complete are two ways to give images; give one of them")
+        ways = [f"--{name}" for name in ("dataset", "given", "complete") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise UserError(f"{ways[0]} and {ways[1]} are two ways to give images; give one of them")
         if self.dataset is not None and (self.label or self.between):
             raise UserError("--dataset gives test images with their own classes; leave out --label and --between")
-        if self.complete is not None and self.between is not None:
-            raise UserError("--between goes from one class to another, not on with given images; leave out --complete, or choose a --label")
+        if ways and self.between is not None:
+            raise UserError(f"--between goes from one class to another, not on with given images; leave out {ways[0]}, or choose a --label")
         if self.completes and self.dataset is None and self.complete is None:
             raise UserError("--known-rows and --known say what is known of given images; give --complete FILE, or --dataset NAME, too")
         if self.complete is not None and not self.completes:
             raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
-        if self.samples_each is not None and self.dataset is None and self.complete is None:
-            raise UserError(f"--samples-each {self.samples_each} is of given images; give --complete or --dataset, or only --n")
+        if self.samples_each is not None and not ways:
+            raise UserError(f"--samples-each {self.samples_each} is of given images; give --dataset, --given or --complete, or only --n")
         if self.samples_each is not None and self.samples_each > self.n:
             raise UserError(f"--samples-each {self.samples_each} is more than --n {self.n}; raise --n, which counts all samples")
 
@@ -131,7 +142,7 @@ def order_of(options: Sample, model: PixelModel, storage: Storage, say: Say) -> 
         blend = ContextBlend(first, second, torch.linspace(0, 1, options.num_steps, dtype=torch.float64))
         rows_N = np.arange(options.num_steps).repeat(options.n)
         return Order(np.tile(numbers_N, options.num_steps), rows_N, context=blend, columns=options.n, **shared)
-    if options.dataset is not None or options.complete is not None:
+    if options.dataset is not None or options.given is not None or options.complete is not None:
         return replace(_of_given(options, model, storage, say), **shared)
     if options.label:
         context = Context(label_B=torch.tensor(options.label))
@@ -140,8 +151,9 @@ def order_of(options: Sample, model: PixelModel, storage: Storage, say: Say) -> 
 
 
 def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Order:
-    """Samples of test images or files: of what they are conditioned on, or of what is known of them."""
+    """Samples of test images or files: of what is given of them, or of what is known of them."""
     known_HW = known_pixels(options.known_rows, options.known, model.spec) if options.completes else None
+    x_MCHW: Tensor | None = None
     context: Context | None
     if options.dataset is not None:
         if known_HW is None and not model.context_spec:
@@ -151,17 +163,26 @@ def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) ->
         used, each = shares(options.n, num_available, options.samples_each)
         x_MCHW, context = held_out(dataset, model, used)
     else:
-        files = image_files(str(options.complete))
-        num_available, what = len(files), f"images of '{options.complete}'"
+        option, place = ("--complete", str(options.complete)) if options.given is None else ("--given", options.given)
+        files = image_files(place, option)
+        num_available, what = len(files), f"images of '{place}'"
         used, each = shares(options.n, num_available, options.samples_each)
-        x_MCHW, context = read_images(files[:used], model.spec), None
+        if options.given is None:
+            x_MCHW, context = to_complete(files[:used], model)
+        else:
+            context = to_give(files[:used], model)
     rows_N = np.arange(used).repeat(each)
     say(f"{each} samples of each of {used:,} of {num_available:,} {what}")
     if known_HW is not None:
         say(_told_of(known_HW, model))
-    if options.label:  # of files, which have none of their own
-        context, rows_N = Context(label_B=torch.tensor(options.label)), np.arange(len(rows_N)) % len(options.label)
-    return Order(np.arange(len(rows_N)), rows_N, context=context, originals_MCHW=x_MCHW, known_HW=known_HW)
+    if options.label:  # of files, which have none of their own: a row of the context for each pair of image and class
+        classes = len(options.label)
+        pairs, rows_N = np.unique(rows_N * classes + np.arange(len(rows_N)) % classes, return_inverse=True)
+        images = (context or Context()).rows(torch.from_numpy(pairs // classes))
+        context = replace(images, label_B=torch.tensor(options.label)[torch.from_numpy(pairs % classes)])
+    if absent := absent_kinds(model.context_spec, context):
+        say(f"the model is also conditioned on {' and '.join(absent)}, of which nothing is given: the samples do without")
+    return Order(np.arange(len(rows_N)), rows_N, context=context, originals_MCHW=x_MCHW, samples_each=each, known_HW=known_HW)
 
 
 def _told_of(known_HW: Tensor, model: PixelModel) -> str:

@@ -19,7 +19,7 @@ from pixelmodels.models import PixelModel, describe, from_description
 from pixelmodels.sampling import Request
 from pixelmodels.training.preflight import WorkerNeeds, runs_at_once
 from pixelmodels.training.sample_blocks import Block, UInt8
-from pixelmodels.training.sample_here import draw_requests
+from pixelmodels.training.sample_here import check_gpu, draw_requests
 from pixelmodels.training.sample_order import Order
 
 MAX_RETRIES = 3  # of a block whose worker died
@@ -60,10 +60,10 @@ def draw_on_ray(
     Joins Ray or starts it. A block whose worker dies is drawn again. Raises `UserError` for workers that the cluster can never have, or
     where workers die again and again.
     """
-    rayctx.connect()
+    rayctx.connect(rayctx.num_cores())  # nothing here needs the CPU that a local Ray has for Ray Data
     import ray
 
-    room = runs_at_once(WorkerNeeds(num_workers or 1, use_gpu=use_gpu))
+    room = runs_at_once(WorkerNeeds(num_workers or 1, use_gpu=use_gpu), spare_cpus=0)
     at_once = num_workers or room
     task = ray.remote(_draw_block).options(num_cpus=1, num_gpus=1 if use_gpu else 0, max_retries=MAX_RETRIES)
     model, waiting = ray.put(packed), deque(blocks)
@@ -87,4 +87,5 @@ def draw_on_ray(
 
 
 def _draw_block(packed: PackedModel, requests: list[Request], use_gpu: bool) -> UInt8:
+    check_gpu(use_gpu)
     return draw_requests(packed.unpack(torch.device("cuda" if use_gpu else "cpu")), requests)

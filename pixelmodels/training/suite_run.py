@@ -17,6 +17,7 @@ import numpy as np
 
 from pixelmodels import rayctx
 from pixelmodels.data import FIXED_EPOCH, Dataset, DatasetConfig, binarize_dynamic, decode_rows, find_dataset, prepare
+from pixelmodels.data.dataset import DATASETS, MANIFEST
 from pixelmodels.data.sources import SHIPPED, open_source
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import likelihood_class

@@ -9,7 +9,6 @@ import optuna
 from optuna.trial import TrialState
 
 from pixelmodels.tuning.record import TrialRecord
-from pixelmodels.tuning.space import from_values
 from pixelmodels.tuning.state import Sweep
 
 _LEAST = 4  # trials from which a group is rated
@@ -60,7 +59,7 @@ def score(trial: TrialRecord, epoch: int) -> float:
 def _fanova(sweep: Sweep, trials: Sequence[TrialRecord], names: list[str], epoch: int) -> dict[str, float]:
     study = optuna.create_study(direction="minimize")
     for trial in trials:
-        drawn, distributions = from_values(sweep.space, sweep.defaults, sweep.images, trial.values)
+        drawn, distributions = sweep.rebuilt(trial.values)
         study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.COMPLETE,

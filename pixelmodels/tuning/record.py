@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.running import RUNNING
 from pixelmodels.tuning.space import Values
 
 SWEEPS = "sweeps"
@@ -38,13 +39,19 @@ class TrialRecord:
     state: State = "unfinished"
     reason: str | None = None  # why it failed
     curve: dict[int, float] = field(default_factory=dict)  # validation bits/dim by epoch, from 1
+    epochs_begun: int = 0  # by its checkpoints: a trial that is stopped has trained on until it was
     mlflow_run_id: str | None = None
     too_large: list[Values] = field(default_factory=list)  # values that were drawn before these, and not trained: too many parameters
 
     @property
     def epochs(self) -> int:
-        """Epochs that it trained."""
+        """Epochs that it was validated after."""
         return max(self.curve, default=0)
+
+    @property
+    def epochs_spent(self) -> int:
+        """Epochs that it trained, or began to, whether they were reported or not."""
+        return max(self.epochs, self.epochs_begun)
 
     @property
     def best_bits_per_dim(self) -> float | None:
@@ -73,11 +80,14 @@ class Records:
         self.storage, self.name, self.folder = storage, name, f"{SWEEPS}/{name}"
 
     def head(self) -> Head | None:
-        """What `sweep.json` says; none where the sweep has not begun."""
+        """What `sweep.json` says; none where the sweep has not begun. Raises `UserError` for one that cannot be read."""
+        path = f"{self.folder}/{SWEEP}"
         try:
-            return Head(**json.loads(self.storage.read_bytes(f"{self.folder}/{SWEEP}")))
+            return Head(**json.loads(self.storage.read_bytes(path)))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"'{self.storage.uri(path)}' is no sweep of this version ({error}); give --fresh, or another --name") from error
 
     def write_head(self, head: Head) -> None:
         """Write `sweep.json`."""
@@ -101,10 +111,11 @@ class Records:
         self._write(_file(trial.number), dataclasses.asdict(trial))
 
     def clear(self) -> None:
-        """Forget the sweep: its head first, so that a half-removed sweep is never taken for one."""
+        """Forget the sweep, and what it published: its head first, so that a half-removed sweep is never taken for one."""
         self.storage.delete(f"{self.folder}/{SWEEP}")
-        self.storage.delete(f"{self.folder}/{TRIALS}")
-        self.storage.delete(f"{self.folder}/{TRIAL_RUNS}")
+        for name in self.storage.list(self.folder):
+            if name != RUNNING:  # of this call
+                self.storage.delete(f"{self.folder}/{name}")
 
     def _write(self, file: str, content: dict[str, Any]) -> None:
         self.storage.write_bytes(f"{self.folder}/{file}", json.dumps(content, indent=1).encode())

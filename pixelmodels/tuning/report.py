@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pixelmodels.training.leaderboard import LOG_WIDTH
@@ -20,7 +21,6 @@ from pixelmodels.training.recipes import Recipe
 from pixelmodels.tuning.importance import importances
 from pixelmodels.tuning.plots import importance_png, parallel_coordinates_png
 from pixelmodels.tuning.record import TrialRecord
-from pixelmodels.tuning.space import from_values
 from pixelmodels.tuning.state import Sweep, values_of
 
 BEST, SUMMARY, IMPORTANCES = "best.yaml", "summary.json", "importances.json"
@@ -38,12 +38,13 @@ class Summary:
     num_failed: int
     num_unfinished: int
     num_too_large: int  # recipes that were drawn and not tried, for their parameters
-    epochs_spent: int  # over all trials
+    num_impossible: int  # recipes that this call drew and that nothing can be built from
+    epochs_spent: int  # over all trials, those included that stopped trials began before they heard of it
     epochs_without_asha: int  # of the same trials, had none been stopped
     best: dict[str, Any] | None  # the best trial's record
     default: dict[str, Any] | None  # the default recipe's; none where it was not tried
     best_bits_per_dim: float | None  # of the validation images
-    default_bits_per_dim: float | None  # at the same budget
+    default_bits_per_dim: float | None  # at the same budget; none unless the default recipe trained all epochs
     trials: list[dict[str, Any]]  # all of them, without their recipes
 
     def counts(self) -> str:
@@ -55,7 +56,8 @@ class Summary:
             "left for the next call": self.num_unfinished,
         }
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "no trial"
-        return said + (f"; {self.num_too_large} recipe(s) with too many parameters not tried" if self.num_too_large else "")
+        said += f"; {self.num_too_large} recipe(s) with too many parameters not tried" if self.num_too_large else ""
+        return said + (f"; {self.num_impossible} recipe(s) that cannot be built not tried" if self.num_impossible else "")
 
 
 def summarize(sweep: Sweep) -> Summary:
@@ -71,19 +73,20 @@ def summarize(sweep: Sweep) -> Summary:
         num_failed=states.count("failed"),
         num_unfinished=states.count("unfinished"),
         num_too_large=sweep.num_too_large,
-        epochs_spent=sum(trial.epochs for trial in trials),
-        epochs_without_asha=sum(sweep.epochs if trial.state == "stopped" else trial.epochs for trial in trials),
+        num_impossible=sweep.num_impossible,
+        epochs_spent=sum(trial.epochs_spent for trial in trials),
+        epochs_without_asha=sum(sweep.epochs if trial.state == "stopped" else trial.epochs_spent for trial in trials),
         best=None if best is None else dataclasses.asdict(best),
         default=None if default is None else dataclasses.asdict(default),
         best_bits_per_dim=None if best is None else best.best_bits_per_dim,
-        default_bits_per_dim=None if default is None else default.best_bits_per_dim,
+        default_bits_per_dim=default.best_bits_per_dim if default is not None and default.state == "finished" else None,
         trials=[{**_without_recipe(trial), "best_bits_per_dim": trial.best_bits_per_dim} for trial in trials],
     )
 
 
 def best_recipe(sweep: Sweep, trial: TrialRecord) -> Recipe:
     """The recipe of a trial as it is to be trained in full: with the epochs of the suite's recipe that it was drawn from."""
-    drawn, _ = from_values(sweep.space, sweep.defaults, sweep.images, trial.values)
+    drawn, _ = sweep.rebuilt(trial.values)
     return dataclasses.replace(drawn.recipe, name=f"{drawn.recipe.name}_tuned")
 
 
@@ -94,7 +97,7 @@ def publish(sweep: Sweep) -> tuple[Summary, str | None]:
     scored = [trial for trial in sweep.trials.values() if trial.curve and trial.state != "failed"]
     if best is not None:
         found = importances(sweep, scored)
-        files[BEST] = recipe_text(best_recipe(sweep, best), _notes(sweep, best, summary)).encode()
+        files[BEST] = recipe_text(best_recipe(sweep, best), _notes(sweep, best, summary), sweep.settings["dataset"]).encode()
         files[IMPORTANCES] = _json(dataclasses.asdict(found))
         heading = f"{sweep.records.name}: {len(scored)} trials"
         files[PARALLEL_COORDINATES] = parallel_coordinates_png(scored, best, heading)
@@ -127,7 +130,7 @@ def rich_table(sweep: Sweep, name: str) -> Table:
         how = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
         how += ", the default recipe" if trial.is_default else ""
         style = "bold" if trial is best else "dim" if trial.state == "failed" else None
-        table.add_row(str(trial.number), trial.architecture, f"{trial.parameters:,}", str(trial.epochs), bits, how, style=style)
+        table.add_row(str(trial.number), trial.architecture, f"{trial.parameters:,}", str(trial.epochs), bits, escape(how), style=style)
     return table
 
 
@@ -150,6 +153,8 @@ def told(sweep: Sweep, summary: Summary) -> list[str]:
         if default is not None and best.best_bits_per_dim is not None:
             difference = best.best_bits_per_dim - default
             lines.append(f"default recipe at the same budget: val {default:.4f} bits/dim (the best is {difference:+.4f})")
+        elif (tried := sweep.default_trial) is not None:
+            lines.append(f"default recipe at the same budget: {tried.state} after {tried.epochs} of {sweep.epochs} epochs")
         else:
             lines.append("default recipe at the same budget: not tried")
     if summary.epochs_without_asha:

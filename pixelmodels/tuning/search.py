@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import deque
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +13,17 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from pixelmodels.errors import UserError
+from pixelmodels.training.one_run import reason_of
+from pixelmodels.training.trainer import RunFailed, reason
 from pixelmodels.tuning.record import TrialRecord
-from pixelmodels.tuning.space import Ask, Drawn, Values, from_values
+from pixelmodels.tuning.space import Ask, Drawn, Values
 from pixelmodels.tuning.state import Sweep
 from pixelmodels.tuning.trial import EPOCH, METRIC, NUMBER
 
@@ -54,15 +58,18 @@ class SweepSearch(OptunaSearch):
         study = optuna.create_study(storage=storage, sampler=sampler, study_name=_STUDY, direction="minimize")
         self._replay(study)
         points = [trial.values for trial in self._waiting]
-        points += [] if sweep.default_trial is not None or sweep.is_tried(sweep.default.values) else [sweep.default.values]
+        first = sweep.default.values
+        points += [] if sweep.default_trial is not None or sweep.is_tried(first) or sweep.is_too_large(first) else [first]
         super().__init__(
             self._define, metric=METRIC, mode="min", points_to_evaluate=points, sampler=sampler, study_name=_STUDY, storage=storage
         )
 
     def _define(self, trial: Any) -> None:
-        ask = Ask(trial)
-        recipe = self.sweep.space.recipe(ask, self.sweep.defaults, self.sweep.images)
-        self._drawn = Drawn(ask.values, recipe)
+        ask, self._drawn = Ask(trial), None
+        try:
+            self._drawn = Drawn(ask.values, self.sweep.space.recipe(ask, self.sweep.defaults, self.sweep.images))
+        except UserError as error:  # nothing can be built from these values: others are drawn
+            self.sweep.leave_out(error)
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's number; `FINISHED` when time is up or there is nothing left to try."""
@@ -86,9 +93,8 @@ class SweepSearch(OptunaSearch):
                     self._ot_study.sampler = self._random
                 super().suggest(trial_id)
                 drawn = self._drawn
-                assert drawn is not None
-                is_tried = self.sweep.is_tried(drawn.values)
-                trial = None if is_tried else self.sweep.draw(drawn)
+                is_tried = drawn is not None and self.sweep.is_tried(drawn.values)
+                trial = None if drawn is None or is_tried else self._record(drawn)
                 if trial is not None:
                     return trial
                 # Optuna takes a trial that was pruned at once for a bad one, and leaves a failed one out of account.
@@ -97,8 +103,15 @@ class SweepSearch(OptunaSearch):
                 del self._ot_trials[trial_id]
         finally:
             self._ot_study.sampler = guided
-        self.sweep.say(f"nothing new found in {_ATTEMPTS} draws: all were tried already, or have too many parameters")
+        self.sweep.say(f"nothing new found in {_ATTEMPTS} draws: all were tried already, have too many parameters or cannot be built")
         return None
+
+    def _record(self, drawn: Drawn) -> TrialRecord | None:
+        try:
+            return self.sweep.draw(drawn)
+        except UserError as error:
+            self.sweep.leave_out(error)
+            return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """One epoch's report."""
@@ -133,12 +146,7 @@ class SweepSearch(OptunaSearch):
                 study.add_trial(self._frozen(trial.values, TrialState.PRUNED, best))
 
     def _frozen(self, values: Values, state: TrialState, best: dict[int, float]) -> optuna.trial.FrozenTrial:
-        sweep = self.sweep
-        try:
-            drawn, distributions = from_values(sweep.space, sweep.defaults, sweep.images, values)
-        except (ValueError, UserError) as error:
-            reason = f"space '{sweep.settings['space']}' no longer has what sweep '{sweep.records.name}' tried ({error})"
-            raise UserError(f"{reason}; give another --name, or --fresh") from error
+        drawn, distributions = self.sweep.rebuilt(values)
         value = min(best.values()) if state is TrialState.COMPLETE else None
         return optuna.trial.create_trial(
             state=state, value=value, params=dict(drawn.values), distributions=distributions, intermediate_values=best
@@ -160,6 +168,7 @@ class SweepScheduler(AsyncHyperBandScheduler):
         )
         self.sweep = sweep
         self.stopped: set[int] = set()  # numbers of trials that were stopped before their last epoch
+        self._passed = {trial.number: trial.epochs for trial in sweep.trials.values()}  # epochs after which earlier calls let them go on
         for trial in sweep.trials.values():
             earlier: Any = SimpleNamespace(trial_id=f"earlier-{trial.number}")
             best = float("inf")
@@ -173,7 +182,8 @@ class SweepScheduler(AsyncHyperBandScheduler):
         number = int(trial.config[NUMBER])
         if decision != TrialScheduler.STOP or int(result[EPOCH]) >= self.sweep.epochs:
             return str(decision)
-        if self.sweep.trials[number].is_default:  # the measure of all others
+        is_default = self.sweep.trials[number].is_default  # the measure of all others
+        if is_default or int(result[EPOCH]) <= self._passed.get(number, 0):
             return str(TrialScheduler.CONTINUE)
         self.stopped.add(number)
         return str(decision)
@@ -199,8 +209,27 @@ class SweepCallback(tune.Callback):
             self.sweep.end(number, "stopped" if number in self.scheduler.stopped else "unfinished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial that failed."""
-        self.sweep.end(int(trial.config[NUMBER]), "failed", "its process died, out of memory or with its machine")
+        """A trial that failed; not one that had ended when Ray Tune ran into an error, such as this callback's own."""
+        number = int(trial.config[NUMBER])
+        if not self.sweep.trials[number].has_ended:
+            self.sweep.end(number, "failed", why(trial))
+
+
+def why(trial: Any) -> str:
+    """Why a trial failed, in one line: what its function raised, or that its process died."""
+    error = None
+    if trial.pickled_error_file is not None:
+        with suppress(Exception):  # of any kind: what cannot be read again is told by its text
+            error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if isinstance(error, RayActorError):
+        return "its process died, out of memory or with its machine"
+    if error is None:
+        with suppress(OSError):
+            lines = [line.strip() for line in Path(trial.error_file or "").read_text().splitlines() if line.strip()]
+            return lines[-1]
+        return "unknown: Ray Tune tells no reason"
+    cause = getattr(error, "cause", None) or error
+    return reason_of(cause) if isinstance(cause, RunFailed) else reason(cause)
 
 
 class OutOfTime(tune.Stopper):

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pixelmodels.errors import UserError
 from pixelmodels.models import architecture_of, build
 from pixelmodels.tracking import Tracker
-from pixelmodels.tracking.runs import KIND_TAG, Status
+from pixelmodels.tracking.runs import KIND_TAG, PARENT_TAG, Status
 from pixelmodels.training.conditioning import context_spec
 from pixelmodels.training.progress import Say
 from pixelmodels.training.recipes import Recipe
 from pixelmodels.training.trainer import failure_of
 from pixelmodels.tuning.record import Records, State, TrialRecord
-from pixelmodels.tuning.space import Defaults, Drawn, SearchSpace, Values, default_of
-from pixelmodels.tuning.trial import LATEST, TrialPlans, remove_checkpoints, trial_key
+from pixelmodels.tuning.space import Defaults, Drawn, SearchSpace, Values, default_of, from_values
+from pixelmodels.tuning.trial import LATEST, TrialPlans, epochs_begun, remove_checkpoints, trial_key
 
 _STATUS: dict[State, Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "unfinished": "KILLED"}
 STATE_TAG = "pixelmodels.trial_state"
@@ -42,7 +43,10 @@ class Sweep:
         num_samples: int,
         ends_at: float = float("inf"),
     ) -> None:
-        """`parent`, the sweep's MLflow run; `ends_at`, when no trial begins any more (`time.monotonic`)."""
+        """`parent`, the sweep's MLflow run; `ends_at`, when no trial begins any more (`time.monotonic`).
+
+        Raises `UserError` where the space no longer has what is on record.
+        """
         self.space, self.defaults, self.plans, self.tracker, self.parent, self.say = space, defaults, plans, tracker, parent, say
         self.settings, self.num_samples, self.ends_at = dict(settings), num_samples, ends_at
         self.records: Records = plans.records
@@ -51,7 +55,12 @@ class Sweep:
         self.max_parameters: int | None = settings["max_parameters"]
         self.default: Drawn = default_of(space, defaults, self.images)
         self.trials: dict[int, TrialRecord] = {trial.number: trial for trial in self.records.trials()}
-        self.num_started = 0  # trials of this call
+        for trial in self.trials.values():
+            for values in (trial.values, *trial.too_large):
+                self.rebuilt(values)
+        self.running: set[int] = set()  # numbers of trials that this call began and that have not ended, nor been left
+        self.num_impossible = 0  # recipes of this call that were drawn and that nothing can be built from
+        self._reasons: set[str] = set()  # why; each is said once
         self._too_large: list[Values] = []  # drawn since the last trial began
         self._parameters: dict[str, int] = {}  # of the models of values that were drawn, which takes a while to find
 
@@ -65,8 +74,8 @@ class Sweep:
 
     @property
     def num_too_large(self) -> int:
-        """How many recipes had more parameters than are allowed."""
-        return len(self._too_large) + sum(len(trial.too_large) for trial in self.trials.values())
+        """How many recipes had more parameters than are allowed, each counted once."""
+        return len({json.dumps(values, sort_keys=True) for values in self._every_too_large()})
 
     @property
     def is_out_of_time(self) -> bool:
@@ -82,7 +91,29 @@ class Sweep:
         """Whether there is a trial of these values."""
         return any(trial.values == values for trial in self.trials.values())
 
+    def is_too_large(self, values: Values) -> bool:
+        """Whether a recipe of these values was drawn and had too many parameters."""
+        return values in self._every_too_large()
+
+    def _every_too_large(self) -> list[Values]:
+        return [*self._too_large, *(values for trial in self.trials.values() for values in trial.too_large)]
+
+    def rebuilt(self, values: Values) -> tuple[Drawn, dict[str, Any]]:
+        """What values on record stand for, and Optuna's distributions; raises `UserError` where the space has changed."""
+        try:
+            return from_values(self.space, self.defaults, self.images, values)
+        except (ValueError, UserError) as error:
+            reason = f"space '{self.settings['space']}' no longer has what sweep '{self.records.name}' tried ({error})"
+            raise UserError(f"{reason}; give another --name, or --fresh") from error
+
     # ---- a trial's life
+
+    def leave_out(self, error: UserError) -> None:
+        """Count a recipe that was drawn and cannot be built, and say why."""
+        self.num_impossible += 1
+        if str(error) not in self._reasons:
+            self._reasons.add(str(error))
+            self.say(f"a recipe that was drawn is left out: {error}")
 
     def draw(self, drawn: Drawn) -> TrialRecord | None:
         """A record for what was drawn; none where its model is too large."""
@@ -92,8 +123,10 @@ class Sweep:
         parameters = self._parameters[key]
         is_default = drawn.values == self.default.values
         if self.max_parameters is not None and parameters > self.max_parameters:
-            self._too_large.append(drawn.values)
-            if is_default:
+            is_known = self.is_too_large(drawn.values)
+            if not is_known:
+                self._too_large.append(drawn.values)
+            if is_default and not is_known:
                 self.say(f"the default recipe has {parameters:,} parameters, more than --max-parameters {self.max_parameters:,}: not tried")
             return None
         number, too_large = len(self.trials), self._too_large
@@ -112,17 +145,8 @@ class Sweep:
         """Write a trial down, and open its MLflow run."""
         self.trials[trial.number] = trial
         self.records.write_trial(trial)  # before MLflow: whoever goes on then has the same values for the same run
-        tags = {KIND_TAG: "trial", "space": str(self.settings["space"]), "architecture": trial.architecture, "trial": str(trial.number)}
-        trial.mlflow_run_id = self.tracker.start_or_resume_child(
-            str(trial.recipe["name"]),
-            parent_run_id=self.parent,
-            run_key=trial_key(self.plans.sweep_id, trial.number),
-            params={**trial.recipe, "parameters": trial.parameters, "is_default": trial.is_default},
-            tags=tags,
-            dataset=self.plans.dataset,
-        )
-        self.records.write_trial(trial)
-        self.num_started += 1
+        self._open(trial)
+        self.running.add(trial.number)
         how = "goes on" if trial.curve else "begins"
         self.say(f"{title(trial)} {how}: {'the default recipe, ' if trial.is_default else ''}{values_of(trial)}")
 
@@ -145,7 +169,9 @@ class Sweep:
         if state == "failed":
             reason = failure_of(plan) or reason
         trial.state, trial.reason = state, reason
+        trial.epochs_begun = max(trial.epochs_begun, epochs_begun(plan))
         self.records.write_trial(trial)
+        self.running.discard(number)
         self._close(trial)
         if trial.has_ended:
             remove_checkpoints(plan)
@@ -161,14 +187,43 @@ class Sweep:
         """Close and clear away what a killed call had ended but not told, and what a stopped trial still wrote while it died."""
         for trial in self.trials.values():
             if trial.has_ended:
-                remove_checkpoints(self.plans.plan(trial))
+                plan = self.plans.plan(trial)
+                if (begun := epochs_begun(plan)) > trial.epochs_begun:
+                    trial.epochs_begun = begun
+                    self.records.write_trial(trial)
+                remove_checkpoints(plan)
                 self._close(trial)
 
+    def leave(self) -> None:
+        """Leave what still runs for the next call."""
+        for number in sorted(self.running):
+            self.end(number, "unfinished")
+
+    def _open(self, trial: TrialRecord) -> None:
+        """Open a trial's MLflow run, and note which it is."""
+        tags = {KIND_TAG: "trial", "space": str(self.settings["space"]), "architecture": trial.architecture, "trial": str(trial.number)}
+        trial.mlflow_run_id = self.tracker.start_or_resume_child(
+            str(trial.recipe["name"]),
+            parent_run_id=self.parent,
+            run_key=trial_key(self.plans.sweep_id, trial.number),
+            params={**trial.recipe, "parameters": trial.parameters, "is_default": trial.is_default},
+            tags=tags,
+            dataset=self.plans.dataset,
+        )
+        self.records.write_trial(trial)
+
     def _close(self, trial: TrialRecord) -> None:
+        """Close a trial's MLflow run, below the sweep's; one that somebody has removed is made again from the record."""
         if trial.mlflow_run_id is None:
             return
-        status = _STATUS[trial.state]
-        if self.tracker.client.get_run(trial.mlflow_run_id).info.status != status:
+        if not self.tracker.is_there(trial.mlflow_run_id):
+            self._open(trial)
+            for epoch, bits_per_dim in sorted(trial.curve.items()):
+                self.tracker.log_metrics(trial.mlflow_run_id, {LATEST: bits_per_dim}, epoch)
+        run, status = self.tracker.client.get_run(trial.mlflow_run_id), _STATUS[trial.state]
+        if run.data.tags.get(PARENT_TAG) != self.parent:
+            self.tracker.set_tags(trial.mlflow_run_id, {PARENT_TAG: self.parent})
+        if run.info.status != status:
             self.tracker.set_tags(trial.mlflow_run_id, {STATE_TAG: trial.state, **({"reason": trial.reason} if trial.reason else {})})
             self.tracker.finish(trial.mlflow_run_id, status)
 

@@ -8,11 +8,12 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pixelmodels import rayctx
-from pixelmodels.data import find_dataset, prepare
+from pixelmodels.data import Dataset, find_dataset, prepare
 from pixelmodels.errors import UserError
 from pixelmodels.models import architecture_of
 from pixelmodels.storage import Storage
@@ -48,7 +49,6 @@ class Outcome:
     folder: str  # of the sweep below the storage root
     summary: Summary
     best_file: str | None  # path or URI of best.yaml; none where no trial has a score
-    num_unfinished: int  # trials that the same command would go on with, or begin
 
 
 def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> Outcome:
@@ -75,8 +75,8 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> Outcome:
     check_shared(storage, tracker.uri)
     at_once = min(runs_at_once(needs), options.max_concurrent or options.num_samples, options.num_samples)
     dataset = chosen if chosen is not None else prepare(defaults.first.dataset, storage, say=say)
-    defaults = defaults.on(config_of(dataset))
-    count_parameters(defaults.first, dataset)  # a recipe that does not fit its data is told before anything starts
+    defaults = defaults.on(config_of(dataset) if chosen is not None else defaults.first.dataset)
+    _check_defaults(space, defaults, dataset, say)
 
     epochs = options.epochs or -(-defaults.first.epochs // 5)
     settings = options.settings(start_from=defaults.first.name, dataset=f"{dataset.name}-{dataset.fingerprint}", epochs=epochs)
@@ -84,7 +84,7 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> Outcome:
     records = Records(storage, name)
     with holding(storage, records.folder, f"sweep {name}", say):
         if options.fresh:
-            records.clear()
+            _forget(records)
         head = _begin(records, settings, options, tracker)
         plans = TrialPlans(
             records=records,
@@ -106,9 +106,8 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> Outcome:
             status = "FINISHED"
         finally:
             tracker.finish(head.mlflow_run_id, status)
-    missing = max(0, options.num_samples - sum(trial.has_ended for trial in sweep.trials.values()))
     say(f"{summary.counts()} in {duration(time.monotonic() - started)}")
-    return Outcome(records.folder, summary, best_file, missing)
+    return Outcome(records.folder, summary, best_file)
 
 
 def defaults_of(space: SearchSpace, recipes: tuple[Recipe, ...], options: Tune) -> Defaults:
@@ -130,6 +129,27 @@ def defaults_of(space: SearchSpace, recipes: tuple[Recipe, ...], options: Tune) 
     for architecture in space.architectures:
         defaults.of(architecture)  # one that is missing is told now
     return defaults
+
+
+def _check_defaults(space: SearchSpace, defaults: Defaults, dataset: Dataset, say: Say) -> None:
+    """Raise `UserError` where the recipe to begin with does not fit its data, and say of the others which do not."""
+    count_parameters(defaults.first, dataset)
+    for architecture in space.architectures:
+        try:
+            count_parameters(defaults.of(architecture), dataset)
+        except UserError as error:
+            say(f"the default recipe of {architecture} cannot be built for these images: {error}")
+
+
+def _forget(records: Records) -> None:
+    """Remove an earlier sweep of the same name, and Ray's files of it."""
+    head = None
+    with suppress(UserError):  # of another version
+        head = records.head()
+    records.clear()
+    for name in records.storage.list(RAY_FILES) if head is not None else ():
+        if head is not None and f"-{head.id}-" in name:
+            records.storage.delete(f"{RAY_FILES}/{name}")
 
 
 def _begin(records: Records, settings: dict[str, Any], options: Tune, tracker: Tracker) -> Head:
@@ -197,6 +217,8 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
     except BaseException:
         ray.shutdown()  # its trials end with it, where this process started it
         raise
+    finally:
+        sweep.leave()
     storage.delete(f"{RAY_FILES}/{session}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from pixelmodels.data import Dataset
-from pixelmodels.training.checkpoints import CHECKPOINTS
+from pixelmodels.training.checkpoints import CHECKPOINTS, steps
 from pixelmodels.training.loop import Loop
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.preflight import WorkerNeeds
@@ -17,6 +18,7 @@ from pixelmodels.training.trainer import guarded, ray_files, report, run_group, 
 from pixelmodels.tuning.record import TRIAL_RUNS, Records, TrialRecord, recipe_of
 
 NUMBER = "number"  # entry of a Tune config: which trial of the sweep
+POLL_S = "0.2"  # seconds between looks of Ray Train's controller at a trial's workers, which wait for it after each epoch
 EPOCH, METRIC, LATEST = "epoch", "val/best_bits_per_dim", "val/bits_per_dim"  # of a report; the best so far is what trials are compared by
 
 
@@ -55,27 +57,37 @@ def run_trial(config: Mapping[str, Any], plans: TrialPlans) -> None:
     """The function that Ray Tune runs for each trial; raises `RunFailed` where the trial fails."""
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     plan = plans.plan(plans.records.trial(int(config[NUMBER])))
     run_group(train_trial, {"plan": plan}, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """What each worker runs: the loop without its test. A trial that goes on from a checkpoint reports the epochs before it again."""
+    """What each worker runs: the loop without its test. A trial that goes on from a checkpoint reports the epochs before it again.
+
+    Reports are waited for, so that a trial does not train far ahead of whoever may stop it.
+    """
 
     def work(plan: RunPlan, device: torch.device) -> None:
         loop: Loop | None = None
 
         def tell(metrics: dict[str, float]) -> None:
             assert loop is not None
-            report({**metrics, METRIC: loop.position.best_bits_per_dim})
+            report({**metrics, METRIC: loop.position.best_bits_per_dim}, waits=True)
 
         loop = Loop(plan, device, wrap, say=lambda _: None, report=tell)
         curve = loop.position.val_bits_per_dim
         for epoch, latest in enumerate(curve, 1):
-            report({LATEST: latest, METRIC: min(curve[:epoch]), EPOCH: float(epoch)})
+            report({LATEST: latest, METRIC: min(curve[:epoch]), EPOCH: float(epoch)}, waits=True)
         loop.train()
 
     guarded(config["plan"], work)
+
+
+def epochs_begun(plan: RunPlan) -> int:
+    """Epochs that a trial had begun by its newest checkpoint; 0 without one."""
+    a_epoch = -(-plan.dataset.num_images("train") // plan.recipe.batch_size)
+    return -(-max(steps(plan.storage, plan.folder), default=0) // a_epoch)
 
 
 def remove_checkpoints(plan: RunPlan) -> None:

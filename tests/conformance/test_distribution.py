@@ -220,6 +220,25 @@ def test_a_blend_begins_and_ends_at_its_contexts(pair):
     assert not torch.isclose(middle, expected).any()
 
 
+@pytest.mark.parametrize("pair", WITHOUT_SMALL, ids=lambda pair: "-".join(map(str, pair)))
+def test_a_blend_of_small_images_keeps_what_both_give(pair):
+    model = small_model(*pair, height=4, width=4, context="small")
+    first, second = random_context(model, 3, seed=1), random_context(model, 3, seed=2)
+    second.small_BCHW[2, :, 1, 1] = first.small_BCHW[2, :, 1, 1]
+    blend = ContextBlend(first, second, torch.tensor([0.0, 1.0, 0.5]))
+    drawn_BCHW = sample(model, 3, seed=1, context=blend)
+    assert torch.equal(drawn_BCHW, reference_sample(model, 3, seed=1, context=blend))
+    assert torch.equal(drawn_BCHW[0], sample(model, 1, seed=1, context=first.rows(slice(0, 1)))[0]), "the first end"
+    assert torch.equal(drawn_BCHW[1, :, ::2, ::2].long(), second.small_BCHW[1].long()), "the second end"
+    assert torch.equal(drawn_BCHW[2, :, 2, 2].long(), first.small_BCHW[2, :, 1, 1].long()), "what both give"
+    same = (first.small_BCHW[2] == second.small_BCHW[2]).all(0)
+    known_HW = model.given_pixels(blend).mask_BHW[2]
+    assert torch.equal(known_HW[::2, ::2], same) and known_HW.sum() == same.sum()
+    own_BCHW = torch.cat([drawn_BCHW[:1], drawn_BCHW[:1]])
+    ends = model.log_prob(own_BCHW, ContextBlend(first.rows(slice(2)), second.rows(slice(2)), torch.zeros(2)))
+    torch.testing.assert_close(ends[0], model.log_prob(own_BCHW, first.rows(slice(2)))[0], rtol=0, atol=1e-12)
+
+
 def test_wrong_images_and_contexts_are_refused(pair):
     model = small_model(*pair, height=4, width=2, context="mix")
     x_BCHW, good = random_images(model, 2), random_context(model, 2)

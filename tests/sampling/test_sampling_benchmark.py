@@ -7,15 +7,19 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
+from benchmarks import sampling_rows
 from benchmarks.sampling import Arguments, goals, rounded, table
 from benchmarks.sampling_load import (
     Arrival,
     Continuous,
     Costs,
+    Real,
     Served,
     Simulated,
     Static,
+    Stepped,
     compare,
     describe,
     late_singles,
@@ -24,7 +28,7 @@ from benchmarks.sampling_load import (
     serve,
     stand_in,
 )
-from benchmarks.sampling_rows import GATED, float32_differences, rows_of, state_bytes
+from benchmarks.sampling_rows import GATED, float32_differences, num_different, rows_of, state_bytes
 from pixelmodels.models import ARCHITECTURES
 
 HEIGHT = 4
@@ -32,7 +36,7 @@ UNIT = Costs({1: 1.0, 2: 1.0, 4: 1.0}, {1: 0.0})  # a row takes a second, howeve
 
 
 def served_by(kind, arrivals, num_slots=4, costs=UNIT, until_s=float("inf")):
-    return serve(kind(stand_in(HEIGHT), num_slots), arrivals, Simulated(costs), until_s).finished_s
+    return serve([kind(stand_in(HEIGHT), num_slots)], arrivals, [Simulated(costs)], until_s)[0].finished_s
 
 
 def test_continuous_images_begin_at_the_next_row_and_static_ones_at_the_next_batch():
@@ -72,7 +76,7 @@ def test_the_pixels_are_those_of_the_request_in_either_batcher():
         batcher = kind(stand_in(HEIGHT), 2)
         step_row, images = batcher.engine.step_row, []
         batcher.engine.step_row = lambda step_row=step_row, images=images: images.extend(found := step_row()) or found
-        serve(batcher, [Arrival(0.0, 3), Arrival(1.0, 1)], Simulated(UNIT))
+        serve([batcher], [Arrival(0.0, 3), Arrival(1.0, 1)], [Simulated(UNIT)])
         rows[kind] = sorted(row.image_CHW.flatten().tolist() for row in images if row.is_last)
     assert rows[Continuous] == rows[Static] and len(rows[Static]) == 4
 
@@ -149,10 +153,22 @@ def test_quick_measures_every_architecture_and_the_gated_net_at_every_batch():
     assert (GATED.likelihood, GATED.size, GATED.num_layers, GATED.num_features) == ("bernoulli", 28, 8, 64)
 
 
-def test_images_alone_and_in_a_batch_are_compared_for_each_number_of_levels():
-    found = float32_differences(TINY, (2, 16), 5, 4)
-    assert [(row["levels"], row["images"]) for row in found] == [(2, 5), (16, 5)]
-    assert all(row["images_that_differ"] == row["share"] * 5 for row in found)
+def test_images_alone_and_in_a_batch_are_compared_for_each_number_of_levels(monkeypatch):
+    assert num_different(TINY.build().double(), 5, 4) == 0
+    drawn = [torch.zeros(5, 1, 4, 4), torch.zeros(5, 1, 4, 4)]
+    drawn[1][1, 0, 2, 2] = drawn[1][1, 0, 3, 3] = drawn[1][4, 0, 0, 0] = 1
+    turns = itertools.cycle(drawn)
+    monkeypatch.setattr(sampling_rows, "draw_all", lambda engine, request: next(turns))
+    found = float32_differences(TINY, (2, 16), 5, 64)
+    assert [(row["levels"], row["batch"], row["images_that_differ"], row["share"]) for row in found] == [(2, 5, 2, 0.4), (16, 5, 2, 0.4)]
+
+
+def test_in_real_time_each_clock_runs_while_its_own_rows_are_drawn():
+    clocks = [Real(), Real()]
+    served = serve([Continuous(stand_in(HEIGHT), 2), Static(stand_in(HEIGHT), 2)], [Arrival(5.0, 1)], clocks)
+    assert all(clock.now_s == one.finished_s[0][0] > 5.0 for clock, one in zip(clocks, served, strict=True))
+    clocks[0].stepped(Stepped(1, 0, []), 0.25)
+    assert clocks[0].now_s == served[0].finished_s[0][0] + 0.25 and clocks[1].now_s == served[1].finished_s[0][0]
 
 
 def test_costs_are_of_every_width():

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks import published as check_published
 from pixelmodels.data.sources import SOURCES
+from pixelmodels.errors import UserError
 from pixelmodels.models import architecture_of, build
 from pixelmodels.training.published import Published, PublishedData, has_field
 from pixelmodels.training.suites import PUBLISHED, published, suite
@@ -77,3 +82,29 @@ def test_a_field_is_one_of_the_recipe_or_of_its_parts() -> None:
     known = ("epochs", "model.num_layers", "optimizer.betas", "dataset.validation_share", "model.*")
     assert all(has_field(recipe, path) for path in known)
     assert not any(has_field(recipe, path) for path in ("epoch", "model.layers", "epochs.one", "modell.*"))
+
+
+def test_a_record_is_never_written_over_by_another_kind_of_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(*arguments: str) -> dict[str, dict[str, dict[str, object]]]:
+        assert check_published.main(["--out", str(tmp_path), *arguments]) == 0
+        return {path.stem.partition("-")[2][11:]: json.loads(path.read_text())["recipes"] for path in tmp_path.iterdir()}
+
+    def found(name: str, precision: str = "float32", run: int = 1) -> dict[str, object]:
+        return {"ok": True, "name": name, "precision": precision, "run": run}
+
+    run = 1
+    monkeypatch.setattr(check_published, "entries", lambda: {"a": None, "b": None})
+    monkeypatch.setattr(check_published, "check_apart", lambda name, arguments: found(name, arguments.precision, run))
+    whole = {"a": found("a"), "b": found("b")}
+    assert check() == {"": whole}
+    run = 2
+    assert check("--only", "b", "--precision", "bfloat16") == {"": whole, "bfloat16": {"b": found("b", "bfloat16", 2)}}
+    whole["b"] = found("b", run=2)
+    assert check("--only", "b")[""] == whole
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    for arguments in ([], ["--only", "a"]):
+        with pytest.raises(UserError, match=r"is of torch .*, here 0\.1, and is not written over; move it away, or give another --out"):
+            check("--precision", "float32", *arguments)
+    monkeypatch.undo()
+    (path,) = (path for path in tmp_path.iterdir() if "bfloat16" not in path.name)
+    assert json.loads(path.read_text())["recipes"] == whole

@@ -21,6 +21,7 @@ from pixelmodels.models import Context
 from pixelmodels.models.files import load_model, save_model
 from pixelmodels.sampling import sample
 from pixelmodels.storage import Storage
+from pixelmodels.training.preflight import WorkerNeeds, room
 from pixelmodels.training.sample_blocks import Blocks
 from pixelmodels.training.sample_order import Order
 from tests.conformance.conftest import small_model
@@ -60,8 +61,17 @@ def test_broken_weights_in_a_worker_are_one_line(folder: Path, storage: Storage)
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_the_cluster_has_not_are_told(folder: Path, storage: Storage) -> None:
-    with pytest.raises(UserError, match="--num-workers 99: the cluster can never give"):
-        main([str(folder), "--storage", storage.root, "--n", "4", "--batch-size", "2", "--num-workers", "99"])
+    with pytest.raises(UserError) as error:
+        main([str(folder), "--storage", storage.root, "--n", "4", "--batch-size", "2", "--num-workers", "6"])
+    never = "--num-workers 6: the cluster can never give 6 worker(s) of 1 CPU(s), it has 5 logical CPU(s)"
+    assert str(error.value) == f"{never}; give --num-workers 5, or use a larger cluster"
+
+
+def test_drawing_takes_every_cpu() -> None:
+    assert room(WorkerNeeds(1), [{"CPU": 1.0}], spare_cpus=0) == 1
+    assert room(WorkerNeeds(3), [{"CPU": 4.0}, {"CPU": 2.0}], spare_cpus=0) == 2
+    with pytest.raises(UserError, match=r"a GPU, it has 8 logical CPU\(s\) and 0 GPU\(s\); do without --use-gpu, or use a larger cluster"):
+        room(WorkerNeeds(1, use_gpu=True), [{"CPU": 8.0}], spare_cpus=0)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -97,26 +107,30 @@ def test_a_killed_command_goes_on(folder: Path, storage: Storage, tmp_path: Path
     assert not list(samples.iterdir())
 
 
-def test_blocks_of_another_order_are_never_taken(storage: Storage) -> None:
+def test_blocks_of_another_order_are_never_taken(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     shape, drawn = (1, 3, 2), np.ones((4, 1, 3, 2), np.uint8)
     context = Context(label_B=torch.tensor([0, 2]))
-    known = {"originals_MCHW": torch.zeros(2, 1, 3, 2, dtype=torch.uint8), "known_HW": torch.eye(3, 2) > 0}
+    known = {"originals_MCHW": torch.zeros(2, 1, 3, 2, dtype=torch.uint8), "samples_each": 5, "known_HW": torch.eye(3, 2) > 0}
     order = Order(np.arange(10), np.arange(10) % 2, context=context, **known)
-    blocks = Blocks(storage, "model", order, shape, 4)
+    blocks = Blocks(storage, "model", order, shape, 4, "cpu")
     blocks.save((4, 8), drawn)
 
-    def found(other: Order, key: str = "model", batch_size: int = 4) -> bool:
-        return Blocks(storage, key, other, shape, batch_size).find((4, 8)) is not None
+    def found(other: Order, key: str = "model", device_type: str = "cpu") -> bool:
+        return Blocks(storage, key, other, shape, 4, device_type).find((4, 8)) is not None
 
     assert found(order)
     assert not found(order, key="other")
+    assert not found(order, device_type="cuda")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "0.1")
+        assert not found(order)
     changes = {"seed": 1, "guidance": 0.5, "temperature": 0.9, "top_p": 0.9, "noise_N": np.arange(10) + 1, "context": None}
     changes |= {"row_N": np.zeros(10, np.int64), "context ": Context(label_B=torch.tensor([0, 1]))}
     changes |= {"originals_MCHW": torch.ones(2, 1, 3, 2, dtype=torch.uint8), "known_HW": torch.ones(3, 2) > 0}
     for name, value in changes.items():
         assert not found(replace(order, **{name.strip(): value})), name
     longer = Order(np.arange(50), np.arange(50) % 2, context=context)
-    blocks = Blocks(storage, "model", longer, shape, 4)
+    blocks = Blocks(storage, "model", longer, shape, 4, "cpu")
     blocks.save((4, 8), drawn)
     assert found(replace(longer, noise_N=np.arange(9), row_N=np.arange(9) % 2))
     blocks.clear()
@@ -126,7 +140,7 @@ def test_blocks_of_another_order_are_never_taken(storage: Storage) -> None:
 @pytest.mark.parametrize("damage", [b"", b"half of", "another shape"])
 def test_a_damaged_block_is_drawn_again(storage: Storage, damage: bytes | str) -> None:
     order = Order(np.arange(6), np.zeros(6, np.int64))
-    blocks = Blocks(storage, "model", order, (1, 3, 2), 3)
+    blocks = Blocks(storage, "model", order, (1, 3, 2), 3, "cpu")
     blocks.save((0, 3), np.ones((3, 1, 3, 2), np.uint8))
     (name,) = storage.list("samples/model")
     if isinstance(damage, str):
@@ -134,4 +148,13 @@ def test_a_damaged_block_is_drawn_again(storage: Storage, damage: bytes | str) -
         np.save(stream, np.ones((3, 1, 2, 2), np.uint8))
         damage = stream.getvalue()
     storage.write_bytes(f"samples/model/{name}", damage)
-    assert Blocks(storage, "model", order, (1, 3, 2), 3).find((0, 3)) is None
+    assert Blocks(storage, "model", order, (1, 3, 2), 3, "cpu").find((0, 3)) is None
+
+
+def test_a_disk_that_fails_is_one_line(folder: Path, storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage.write_bytes("samples", b"a file where the folder would be")
+    with pytest.raises(UserError, match=r"samples/\w+' cannot be written \(.*Not a directory\); free space there, or") as error:
+        main([str(folder), "--storage", storage.root, "--out", str(tmp_path / "drawn.npz"), "--n", "6", "--batch-size", "3"])
+    assert "\n" not in str(error.value)
+    assert "are kept in" not in capsys.readouterr().out
+    assert not (tmp_path / "drawn.npz").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,11 @@ from pixelmodels.sampling import Engine, Request, interpolate, reference_sample,
 from pixelmodels.storage import Storage
 from pixelmodels.tracking.grids import BACKGROUND, grid
 from pixelmodels.training import sample_drawing, sample_run
+from pixelmodels.training.sample_blocks import Block
+from pixelmodels.training.sample_here import draw_requests
 from pixelmodels.training.sample_order import Order
-from pixelmodels.training.sample_pictures import MAX_FRAMES, film, gif_bytes, picture
+from pixelmodels.training.sample_pictures import MAX_FRAMES, UInt8, film, gif_bytes, picture
+from pixelmodels.training.sample_workers import PackedModel
 from tests.conformance.conftest import small_config, small_model
 from tests.training.tiny_run import SPEC, TinyDataset
 
@@ -183,6 +187,25 @@ def test_soon_done_needs_no_ray(
     assert not storage.list("samples")
 
 
+@pytest.mark.parametrize("use_gpu", [False, True])
+def test_a_single_block_for_a_gpu_that_only_the_cluster_has_is_drawn_there(
+    use_gpu: bool, folder: Path, storage: Storage, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int | None, bool]] = []
+
+    def on_cluster(
+        packed: PackedModel, order: Order, blocks: list[Block], num_workers: int | None, use_gpu: bool
+    ) -> Iterator[tuple[Block, UInt8]]:
+        asked.append((num_workers, use_gpu))
+        return ((block, draw_requests(packed.unpack(torch.device("cpu")), order.requests(*block))) for block in blocks)
+
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(sample_drawing, "draw_on_ray", on_cluster)
+    command = [folder, "--storage", storage.root, "--out", tmp_path / "drawn.npz", "--n", 7, *(["--use-gpu"] if use_gpu else [])]
+    assert np.array_equal(np.load(run(capsys, *command))["images_NCHW"], sample(load_model(folder), 7, seed=0).numpy())
+    assert asked == ([(None, True)] if use_gpu else [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -202,6 +225,9 @@ def test_soon_done_needs_no_ray(
         (["--top-p", "1.5"], "top_p 1.5 is out of range"),
         (["--dataset", "digits"], "data set 'digits' unknown"),
         (["--dataset", "digits", "--label", "1"], "--dataset gives test images with their own classes"),
+        (["--given", "PICTURE"], "--given: the model is not given images; leave it out"),
+        (["--given", "a.png", "--complete", "b.png"], "--given and --complete are two ways to give images"),
+        (["--given", "a.png", "--between", "0", "1"], "leave out --given, or choose a --label"),
         (["--known-rows", "1"], "give --complete FILE, or --dataset NAME"),
         (["--complete", "a.png"], "needs what is known of it"),
         (["--complete", "a.png", "--known-rows", "1"], "--complete 'a.png' not found"),

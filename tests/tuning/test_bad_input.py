@@ -6,12 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines import train_all, tune
+from pixelmodels.data import DatasetConfig, prepare
 from pixelmodels.errors import UserError
 from pixelmodels.models.multiscale_pixelrnn import MultiscalePixelRNNConfig
 from pixelmodels.storage import Storage
 from pixelmodels.training.recipe_files import read_recipe, recipe_text
+from pixelmodels.training.suite_run import TrainAll, config_of
 from pixelmodels.training.suites import suite
 from pixelmodels.tuning.options import Tune, check_same
 from pixelmodels.tuning.record import Records, TrialRecord
@@ -29,6 +32,9 @@ from pixelmodels.tuning.record import Records, TrialRecord
         (["--num-samples", "0"], r"--num-samples 0 is too few"),
         (["--epochs", "0"], r"--epochs 0 is too few"),
         (["--max-minutes", "-1"], r"--max-minutes -1.0 is too few"),
+        (["--max-minutes", "nan"], r"--max-minutes nan is too few"),
+        (["--checkpoint-every-s", "-5"], r"--checkpoint-every-s -5.0; give 0 or more"),
+        (["--seed", "5000000000"], r"--seed 5000000000 is too large; give 0 to 2147483647"),
         (["--max-parameters", "0"], r"--max-parameters 0 is too few"),
         (["--reduction-factor", "1"], r"--reduction-factor 1 stops nothing; .*--no-asha"),
         (["--name", "a/b"], r"--name 'a/b' must be a plain folder name"),
@@ -80,6 +86,22 @@ def test_recipe_files_that_make_no_sense_are_refused(change, message, storage: S
     assert "\n" not in str(mistake.value)
 
 
+def test_a_recipe_file_brings_the_data_set_that_it_was_found_on(ray_cluster: None, storage: Storage, tmp_path: Path) -> None:
+    images, path = tmp_path / "images", tmp_path / "best.yaml"
+    images.mkdir()
+    for number in range(30):
+        Image.new("L", (4, 4), number).save(images / f"{number:02d}.png")
+    config = DatasetConfig(source="folder", path=str(images), name="mine")
+    dataset = prepare(config, storage, connect=lambda: None)
+    recipe = dataclasses.replace(suite("digits")[0], dataset=config_of(dataset))  # whose path the manifest does not know
+    path.write_text(recipe_text(recipe, prepared=f"mine-{dataset.fingerprint}"))
+    assert read_recipe(str(path), storage) == recipe
+    found = TrainAll(recipe_file=str(path), storage=storage.root).chosen_dataset(storage)
+    assert found is not None and found.fingerprint == dataset.fingerprint
+    assert TrainAll(recipe_file=str(path), data_path=str(images)).chosen_dataset(storage) is None
+    assert TrainAll(recipe_file=str(path)).chosen_dataset(Storage(str(tmp_path / "other"))) is None
+
+
 def test_a_recipe_file_is_told_apart_from_a_suite(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"recipe file 'best.yaml' does not exist, here or below the storage root"):
         train_all.main(["--recipe-file", "best.yaml", "--storage", storage.root])
@@ -106,6 +128,12 @@ def test_a_damaged_record_is_told(storage: Storage) -> None:
     storage.write_bytes("sweeps/mine/trials/000.json", b"{}")
     with pytest.raises(UserError, match=r"is no trial of this version .*--fresh"):
         records.trials()
+    storage.write_bytes("sweeps/mine/sweep.json", b'{"id": "1", "colour": "red"}')
+    with pytest.raises(UserError, match=r"sweep.json' is no sweep of this version .*--fresh"):
+        records.head()
     records.write_trial(dataclasses.replace(trial, number=1))
+    for name in ("best.yaml", "summary.json", "importances.png", "running.json"):
+        storage.write_bytes(f"sweeps/mine/{name}", b"{}")
     records.clear()
+    assert storage.list("sweeps/mine") == ["running.json"]  # who holds the folder
     assert records.trials() == [] and records.head() is None

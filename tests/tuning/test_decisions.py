@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray import cloudpickle
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from pixelmodels.errors import UserError
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.runs import PARENT_TAG
 from pixelmodels.training.preflight import WorkerNeeds
 from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.trainer import RunFailed
 from pixelmodels.tuning import report
 from pixelmodels.tuning.importance import importances
 from pixelmodels.tuning.options import Tune
 from pixelmodels.tuning.plots import importance_png, parallel_coordinates_png
 from pixelmodels.tuning.record import Records
-from pixelmodels.tuning.search import SweepCallback, SweepScheduler, SweepSearch
+from pixelmodels.tuning.search import SweepCallback, SweepScheduler, SweepSearch, why
 from pixelmodels.tuning.space import Ask, Defaults
 from pixelmodels.tuning.state import Sweep
 from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans
@@ -58,19 +64,31 @@ class Silent(Tracker):
 
     @property
     def client(self) -> Any:
-        return SimpleNamespace(get_run=lambda run_id: SimpleNamespace(info=SimpleNamespace(status="RUNNING")))
+        run = SimpleNamespace(info=SimpleNamespace(status="RUNNING"), data=SimpleNamespace(tags={PARENT_TAG: "parent"}))
+        return SimpleNamespace(get_run=lambda run_id: run)
+
+    def is_there(self, run_id: str) -> bool:
+        return True
 
 
 class Driver:
     """A sweep whose trials are told their scores here, in the order in which Ray Tune would tell it of them."""
 
-    def __init__(self, storage: Storage, *, lines: list[str] | None = None, **options: Any) -> None:
+    def __init__(self, storage: Storage, *, lines: list[str] | None = None, space: Any = None, **options: Any) -> None:
         asked = Tune(**{"epochs": 9, "grace_epochs": 1, "num_samples": 6, **options})
+        self.tracker = Silent(storage)
         settings = asked.settings(start_from="tiny", dataset="tiny", epochs=9)
         plans = TrialPlans(Records(storage, "mine"), "id", TinyDataset(), WorkerNeeds(1), 1, 0.0, 0)  # type: ignore[arg-type]
         said = [] if lines is None else lines
         self.sweep = Sweep(
-            TinySpace(), Defaults([tiny_recipe()]), settings, plans, Silent(storage), "parent", said.append, num_samples=asked.num_samples
+            space or TinySpace(),
+            Defaults([tiny_recipe()]),
+            settings,
+            plans,
+            self.tracker,
+            "parent",
+            said.append,
+            num_samples=asked.num_samples,
         )
         self.search, self.scheduler = SweepSearch(self.sweep, asked.seed), SweepScheduler(self.sweep)
         self.callback = SweepCallback(self.sweep, self.scheduler)
@@ -79,7 +97,7 @@ class Driver:
         config = self.search.suggest(trial_id)
         if config == Searcher.FINISHED:
             return None
-        trial = SimpleNamespace(trial_id=trial_id, config=config)
+        trial = SimpleNamespace(trial_id=trial_id, config=config, pickled_error_file=None, error_file=None)
         self.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
         return trial
 
@@ -193,6 +211,129 @@ def test_no_trial_begins_when_time_is_up(storage: Storage) -> None:
     assert driver.begin("b") is None
     driver.callback.on_trial_complete(0, [], trial)
     assert driver.sweep.trials[0].state == "unfinished"
+
+
+def test_a_trained_trial_stays_finished_whatever_mlflow_says(storage: Storage) -> None:
+    driver = Driver(storage)
+    trial = driver.begin("a")
+    for epoch, score in enumerate(curve(2.0), 1):
+        driver.callback.on_trial_result(0, [], trial, {EPOCH: float(epoch), METRIC: score, LATEST: score})
+
+    def refuse(*_: Any) -> None:
+        raise ConnectionError("no answer")
+
+    driver.tracker.finish = refuse  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        driver.callback.on_trial_complete(0, [], trial)
+    driver.callback.on_trial_error(0, [], trial)  # as Ray Tune does then
+    assert driver.sweep.trials[0].state == driver.sweep.records.trial(0).state == "finished"
+
+
+def test_what_runs_when_a_call_ends_is_left_for_the_next(storage: Storage) -> None:
+    driver = Driver(storage, asha=False)
+    driver.run("a", curve(2.0))
+    driver.begin("b")
+    driver.begin("c")
+    closed: list[tuple[Any, ...]] = []
+    driver.tracker.finish = lambda *given: closed.append(given)  # type: ignore[method-assign]
+    driver.sweep.leave()
+    assert [status for _, status in closed] == ["KILLED", "KILLED"] and not driver.sweep.running
+    assert [trial.state for trial in driver.sweep.trials.values()] == ["finished", "unfinished", "unfinished"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RayTaskError("f", "", RuntimeError("shapes differ")), "shapes differ"),
+        (RayTaskError("f", "", KeyError("width")), "KeyError: 'width'"),
+        (RayTaskError("f", "", RunFailed("no room\nat all")), "no room at all"),
+        (RayActorError(), "its process died, out of memory or with its machine"),
+    ],
+)
+def test_a_failed_trial_tells_its_own_reason(error: Exception, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "error.pkl"
+    path.write_bytes(cloudpickle.dumps(error))
+    assert why(SimpleNamespace(pickled_error_file=str(path), error_file=None)) == told
+
+
+def test_a_trial_that_goes_on_is_not_judged_again_where_it_had_passed(storage: Storage) -> None:
+    earlier = Driver(storage)
+    earlier.run("a", curve(2.0))
+    half_way = earlier.begin("b")
+    for epoch, score in enumerate([2.5, 2.4, 2.3], 1):  # as far as this it passed
+        earlier.callback.on_trial_result(0, [], half_way, {EPOCH: float(epoch), METRIC: score, LATEST: score})
+    later = Driver(storage)
+    for number, score in ((0, 0.5), (2, 0.1)):
+        for epoch in (1, 3):  # others have come by that are better
+            later.scheduler._brackets[0].on_result(SimpleNamespace(trial_id=f"other-{number}"), epoch, -score)
+    assert later.run("c", [2.5, 2.4, 2.3, *[2.2] * 6]) == 9
+    assert later.run("d", [2.5, 2.4]) == 1  # a new one is judged at once
+
+
+def test_the_default_recipe_counts_only_at_the_same_budget(storage: Storage) -> None:
+    driver = Driver(storage)
+    driver.run("a", [2.0, 1.9], fails=True)
+    driver.run("b", curve(3.0))
+    summary = report.summarize(driver.sweep)
+    assert summary.default_bits_per_dim is None and summary.default is not None
+    assert "default recipe at the same budget: failed after 2 of 9 epochs" in report.told(driver.sweep, summary)
+
+
+def test_epochs_that_a_stopped_trial_trained_unheard_are_spent(storage: Storage) -> None:
+    driver = Driver(storage)
+    driver.run("a", curve(2.0))
+    trial = driver.begin("b")
+    folder = driver.sweep.plans.plan(driver.sweep.trials[1]).folder
+    storage.write_bytes(f"{folder}/checkpoints/{11:08d}/checkpoint.json", b"{}")  # 5 steps an epoch: in its third one
+    driver.scheduler.stopped.add(1)
+    driver.callback.on_trial_result(0, [], trial, {EPOCH: 1.0, METRIC: 4.0, LATEST: 4.0})
+    driver.callback.on_trial_complete(0, [], trial)
+    assert driver.sweep.trials[1].state == "stopped" and not storage.list(f"{folder}/checkpoints")
+    assert report.summarize(driver.sweep).epochs_spent == 9 + 3
+    assert Driver(storage).sweep.trials[1].epochs_spent == 3
+
+
+class Fragile(TinySpace):
+    """A space in which nothing can be built of two layers."""
+
+    def recipe(self, ask: Ask, defaults: Defaults, images: ImageSpec) -> Recipe:
+        recipe = super().recipe(ask, defaults, images)
+        if recipe.model.num_layers == 2:
+            raise UserError("two layers do not fit")
+        return recipe
+
+
+def test_recipes_that_cannot_be_built_are_left_out_and_counted(storage: Storage) -> None:
+    lines: list[str] = []
+    driver = Driver(storage, lines=lines, num_samples=100, space=Fragile())
+    for i in range(7):
+        driver.run(str(i), curve(2.0 + i))
+    assert driver.begin("one more") is None and len(driver.sweep.trials) == 7  # widths
+    assert driver.sweep.num_impossible > 0 and lines.count("a recipe that was drawn is left out: two layers do not fit") == 1
+    assert f"; {driver.sweep.num_impossible} recipe(s) that cannot be built not tried" in report.summarize(driver.sweep).counts()
+
+
+def test_a_space_that_has_changed_is_told(storage: Storage) -> None:
+    driver = Driver(storage)
+    driver.run("a", curve(2.0))
+    driver.sweep.trials[0].values["colour"] = "red"
+    driver.sweep.records.write_trial(driver.sweep.trials[0])
+    with pytest.raises(UserError, match=r"space 'architectures' no longer has what sweep 'mine' tried .*--fresh"):
+        Driver(storage)
+
+
+def test_a_default_that_is_too_large_is_counted_once(storage: Storage) -> None:
+    free = Driver(storage)
+    free.begin("a")
+    limit = free.sweep.trials[0].parameters - 1
+    other = Storage(storage.root + "-limited")
+    lines: list[str] = []
+    for _ in range(3):
+        driver = Driver(other, lines=lines, max_parameters=limit)
+        driver.run("a", curve(2.0))
+        values = [str(values) for trial in driver.sweep.trials.values() for values in trial.too_large]
+        assert driver.sweep.num_too_large == len(set(values)) == len(values)
+    assert sum("the default recipe has" in line for line in lines) == 1
 
 
 def test_importances_name_the_parameter_that_matters(storage: Storage) -> None:
