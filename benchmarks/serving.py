@@ -279,8 +279,8 @@ async def soak(web: Connections, count: int, model: PixelModel) -> dict[str, Any
     for answer in answers:
         if answer.images is not None:
             by_image.setdefault(answer.images.tobytes(), set()).add(answer.seed)
-    compared = [answer for answer in answers if answer.images is not None][:COMPARED]
-    flipped = sum(not np.array_equal(answer.images, draw_all(model, Request(seed=answer.seed)).numpy()) for answer in compared)
+    compared = [(answer.seed, answer.images) for answer in answers if answer.images is not None][:COMPARED]
+    flipped = sum(not np.array_equal(images, draw_all(model, Request(seed=seed)).numpy()) for seed, images in compared)
     return {
         "requests": count,
         "answered": len(answers),
