@@ -41,7 +41,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where this is run as a script
 
-from benchmarks.serving_load import Answer, Connections, closed_loop, figures, open_loop, poisson
+from benchmarks.sampling_load import poisson
+from benchmarks.serving_load import Answer, Connections, closed_loop, figures, open_loop
 from benchmarks.serving_static import StaticSampler
 from pixelmodels import rayctx
 from pixelmodels.commandline import parse

@@ -12,17 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.sampling_load import WARM_UP, Arrival
+
 TIMEOUT_S = 120.0  # for an answer; then it counts as none
 MAX_OPEN = 2000  # requests at a time
-WARM_UP = 0.1  # share of the time whose requests are not counted
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A request that comes."""
-
-    time_s: float  # since the beginning
-    n: int  # images
 
 
 @dataclass(frozen=True)
@@ -36,20 +29,6 @@ class Answer:
     status: int  # of HTTP; 0: none
     told_seed: int | None = None
     images: np.ndarray | None = None  # N C H W, where they are kept
-
-
-def poisson(images_per_s: float, duration_s: float, seed: int, *, every: int = 0, many: int = 1) -> list[Arrival]:
-    """Requests of one image, one in `every` (none: 0) of `many`, at random times; `images_per_s` images on average."""
-    rng = np.random.default_rng(seed)
-    mean = 1.0 if not every else 1 + (many - 1) / every
-    arrivals: list[Arrival] = []
-    now = 0.0
-    while True:
-        now += float(rng.exponential(mean / images_per_s))
-        n = many if every and rng.random() * every < 1 else 1
-        if now >= duration_s:
-            return arrivals
-        arrivals.append(Arrival(now, n))
 
 
 class Connections:
