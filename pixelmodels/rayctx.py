@@ -28,6 +28,7 @@ _QUIET = {
 _LOCAL = {
     "RAY_AUTH_MODE": "token",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too, this makes every one of Ray's servers listen on loopback only
+    "RAY_worker_maximum_startup_concurrency": "8",  # Ray warns of a process that only waits as if it took a core
 }
 
 

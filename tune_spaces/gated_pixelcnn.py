@@ -1,32 +1,18 @@
-"""Gated PixelCNN: depth, width, kernels, gating, dropout, and the output distribution."""
+"""Gated PixelCNN: what a PixelCNN's space has, and gating."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
-from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
-from pixelmodels.tuning.space import Ask, Defaults, ask_dropout, ask_likelihood
+from pixelmodels.tuning.space import Ask
+from tune_spaces.pixelcnn import PixelCNNSpace
 
 
-class GatedPixelCNNSpace:
+class GatedPixelCNNSpace(PixelCNNSpace):
     """Recipes of `gated_pixelcnn`."""
 
     architectures: ClassVar[tuple[str, ...]] = ("gated_pixelcnn",)
 
-    def recipe(self, ask: Ask, defaults: Defaults, images: ImageSpec) -> Recipe:
-        """Half to twice the default's depth and width; categorical, or a mixture with a number of components."""
-        default = defaults.of("gated_pixelcnn")
-        model: GatedPixelCNNConfig = default.model
-        config = dataclasses.replace(
-            model,
-            num_layers=ask.count("num_layers", model.num_layers),
-            num_features=ask.count("num_features", model.num_features, least=4),
-            kernel_size=ask.choice("kernel_size", model.kernel_size, (3, 5)),
-            first_kernel_size=ask.choice("first_kernel_size", model.first_kernel_size, (3, 5, 7)),
-            gating=ask.choice("gating", model.gating, (True, False)),
-            dropout=ask_dropout(ask, model.dropout),
-        )
-        return dataclasses.replace(default, model=config, likelihood=ask_likelihood(ask, default, images))
+    def own_fields(self, ask: Ask, model: Any) -> dict[str, Any]:
+        """Gating, on or off."""
+        return {"gating": ask.choice("gating", model.gating, (True, False))}

@@ -24,14 +24,15 @@ _LOOK_EVERY_S = 0.5
 
 
 @contextmanager
-def holding(storage: Storage, folder: str, name: str, say: Say) -> Iterator[None]:
+def holding(storage: Storage, folder: str, name: str, say: Say, *, remedy: str = "give another --seed") -> Iterator[None]:
     """Hold a run's folder for this process while the context is open.
 
-    Args: `name`, what the run is called in messages. Raises `UserError` when another process trains in it. One that ended on this
-    host without giving it up is seen at once; anyone else is taken for dead when its count stands still for `WATCH_S`.
+    Args: `name`, what the run is called in messages; `remedy`, what makes another run of it. Raises `UserError` when another process
+    trains in it. One that ended on this host without giving it up is seen at once; anyone else is taken for dead when its count stands
+    still for `WATCH_S`.
     """
     path = f"{folder}/{RUNNING}"
-    _wait_until_free(storage, path, name, say)
+    _wait_until_free(storage, path, name, say, remedy)
     mine = {"host": socket.gethostname(), "process": os.getpid(), "id": uuid.uuid4().hex}
     _beat(storage, path, mine, 0)
     ended = threading.Event()
@@ -45,7 +46,7 @@ def holding(storage: Storage, folder: str, name: str, say: Say) -> Iterator[None
         storage.delete(path)
 
 
-def _wait_until_free(storage: Storage, path: str, name: str, say: Say) -> None:
+def _wait_until_free(storage: Storage, path: str, name: str, say: Say, remedy: str) -> None:
     first = _holder(storage, path)
     if first is None or is_gone(first.get("host"), str(first.get("process"))):
         return
@@ -58,7 +59,7 @@ def _wait_until_free(storage: Storage, path: str, name: str, say: Say) -> None:
         if now is None:
             return
         if now != first:
-            raise UserError(f"{who} trains this run already; wait for it, end it, or give another --seed")
+            raise UserError(f"{name}: {who} trains it already; wait for that, end it, or {remedy}")
 
 
 def _keep_beating(storage: Storage, path: str, mine: dict[str, Any], ended: threading.Event) -> None:

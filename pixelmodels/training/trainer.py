@@ -147,10 +147,9 @@ def wrap(module: torch.nn.Module) -> torch.nn.Module:
     return wrapped
 
 
-def report(metrics: dict[str, float], *, waits: bool = False) -> None:
-    """Tell Ray Train how far the run is; `waits`, until its controller has taken the report."""
+def report(metrics: dict[str, float]) -> None:
+    """Tell Ray Train how far the run is."""
     import ray.train
 
-    # asynchronous unless asked for: otherwise the workers wait until the controller polls, about 2 s
-    mode = ray.train.CheckpointUploadMode.SYNC if waits else ray.train.CheckpointUploadMode.ASYNC
-    ray.train.report(metrics, checkpoint_upload_mode=mode)
+    # asynchronous: otherwise the workers wait until the controller polls, about 2 s
+    ray.train.report(metrics, checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC)

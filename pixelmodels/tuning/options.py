@@ -27,7 +27,7 @@ class Tune:
     name: str | None = None  # of the sweep and its folder; made of the settings unless given
     epochs: int | None = None  # of a trial that is not stopped; a fifth of the default recipe's unless given
     asha: bool = True  # stop trials early that are among the worst at 1, 3, 9... times the first look
-    grace_epochs: int = 2  # when a trial is first looked at
+    grace_epochs: int | None = None  # when a trial is first looked at; after a sixth of its epochs unless given
     reduction_factor: int = 3  # one of so many goes on at each look
     max_concurrent: int | None = None  # trials at a time; as many as there is room for unless given
     max_minutes: float | None = None  # no trial begins after that, and those that run are left for the next call
@@ -44,7 +44,8 @@ class Tune:
         for name in ("num_samples", "epochs", "grace_epochs", "max_concurrent", "max_minutes", "max_parameters"):
             value = getattr(self, name)
             if value is not None and not value > 0:  # a number that is none is not, either
-                raise UserError(f"--{name.replace('_', '-')} {value} is too few; give 1 or more")
+                least = "more than 0" if name == "max_minutes" else "1 or more"
+                raise UserError(f"--{name.replace('_', '-')} {value} is too few; give {least}")
         if self.reduction_factor < 2:
             raise UserError(f"--reduction-factor {self.reduction_factor} stops nothing; give 2 or more, or --no-asha")
         for name in ("max_failures", "seed", "checkpoint_every_s"):
@@ -63,7 +64,7 @@ class Tune:
             "start_from": start_from,
             "dataset": dataset,
             "epochs": epochs,
-            "grace_epochs": min(self.grace_epochs, epochs) if self.asha else epochs,
+            "grace_epochs": min(self.grace_epochs or -(-epochs // 6), epochs) if self.asha else epochs,
             "reduction_factor": self.reduction_factor if self.asha else 0,
             "max_parameters": self.max_parameters,
             "seed": self.seed,

@@ -11,6 +11,7 @@ from pixelmodels.tuning.record import TrialRecord
 
 SCORE = "val bits/dim"
 _ABSENT = -0.12  # height of a parameter that a trial does not have; the others lie in 0..1
+_LONG = 14  # characters of a value that fit between two axes
 _COLOURS = "viridis"
 _BAR = "#2a6f97"
 
@@ -75,7 +76,8 @@ def parallel_coordinates_png(trials: Sequence[TrialRecord], best: TrialRecord, t
     for i, axis in enumerate(axes_of):
         axes.axvline(i, color="#888888", linewidth=0.8, zorder=0)
         for height, text in axis.ticks:
-            axes.annotate(text, (i, height), xytext=(4, 2), textcoords="offset points", fontsize=7)
+            shown = text if len(text) <= _LONG else text.replace("_", "_\n")  # beside the next axis' own
+            axes.annotate(shown, (i, height), xytext=(4, 2), textcoords="offset points", fontsize=7)
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
     axes.set_yticks([])
     axes.set_ylim(_ABSENT - 0.05, 1.08)

@@ -39,19 +39,14 @@ class TrialRecord:
     state: State = "unfinished"
     reason: str | None = None  # why it failed
     curve: dict[int, float] = field(default_factory=dict)  # validation bits/dim by epoch, from 1
-    epochs_begun: int = 0  # by its checkpoints: a trial that is stopped has trained on until it was
+    deaths: int = 0  # times that the process which waits for its workers died, with its machine perhaps
     mlflow_run_id: str | None = None
     too_large: list[Values] = field(default_factory=list)  # values that were drawn before these, and not trained: too many parameters
 
     @property
     def epochs(self) -> int:
-        """Epochs that it was validated after."""
+        """Epochs that it trained, and was validated after."""
         return max(self.curve, default=0)
-
-    @property
-    def epochs_spent(self) -> int:
-        """Epochs that it trained, or began to, whether they were reported or not."""
-        return max(self.epochs, self.epochs_begun)
 
     @property
     def best_bits_per_dim(self) -> float | None:

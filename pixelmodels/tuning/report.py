@@ -39,7 +39,7 @@ class Summary:
     num_unfinished: int
     num_too_large: int  # recipes that were drawn and not tried, for their parameters
     num_impossible: int  # recipes that this call drew and that nothing can be built from
-    epochs_spent: int  # over all trials, those included that stopped trials began before they heard of it
+    epochs_spent: int  # over all trials
     epochs_without_asha: int  # of the same trials, had none been stopped
     best: dict[str, Any] | None  # the best trial's record
     default: dict[str, Any] | None  # the default recipe's; none where it was not tried
@@ -74,8 +74,8 @@ def summarize(sweep: Sweep) -> Summary:
         num_unfinished=states.count("unfinished"),
         num_too_large=sweep.num_too_large,
         num_impossible=sweep.num_impossible,
-        epochs_spent=sum(trial.epochs_spent for trial in trials),
-        epochs_without_asha=sum(sweep.epochs if trial.state == "stopped" else trial.epochs_spent for trial in trials),
+        epochs_spent=sum(trial.epochs for trial in trials),
+        epochs_without_asha=sum(sweep.epochs if trial.state == "stopped" else trial.epochs for trial in trials),
         best=None if best is None else dataclasses.asdict(best),
         default=None if default is None else dataclasses.asdict(default),
         best_bits_per_dim=None if best is None else best.best_bits_per_dim,

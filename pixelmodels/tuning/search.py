@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
@@ -154,9 +155,13 @@ class SweepSearch(OptunaSearch):
 
 
 class SweepScheduler(AsyncHyperBandScheduler):
-    """ASHA over epochs: a trial that is not among the best of those that came as far is stopped. The default recipe is not."""
+    """ASHA over epochs: a trial that is not among the best of those that came as far is stopped. The default recipe is not.
 
-    def __init__(self, sweep: Sweep) -> None:
+    Trials are told, and end themselves: Ray Tune is left to believe that all of them go on.
+    """
+
+    def __init__(self, sweep: Sweep, say: Callable[[int, int, bool], object]) -> None:
+        """`say(number, epoch, goes_on)`, told to the trials after each of their epochs."""
         settings = sweep.settings
         super().__init__(
             time_attr=EPOCH,
@@ -166,7 +171,7 @@ class SweepScheduler(AsyncHyperBandScheduler):
             grace_period=settings["grace_epochs"],
             reduction_factor=settings["reduction_factor"] or 2,
         )
-        self.sweep = sweep
+        self.sweep, self._say = sweep, say
         self.stopped: set[int] = set()  # numbers of trials that were stopped before their last epoch
         self._passed = {trial.number: trial.epochs for trial in sweep.trials.values()}  # epochs after which earlier calls let them go on
         for trial in sweep.trials.values():
@@ -177,16 +182,16 @@ class SweepScheduler(AsyncHyperBandScheduler):
                 self._brackets[0].on_result(earlier, epoch, -best)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on after this epoch."""
-        decision = super().on_trial_result(tune_controller, trial, result)
-        number = int(trial.config[NUMBER])
-        if decision != TrialScheduler.STOP or int(result[EPOCH]) >= self.sweep.epochs:
-            return str(decision)
-        is_default = self.sweep.trials[number].is_default  # the measure of all others
-        if is_default or int(result[EPOCH]) <= self._passed.get(number, 0):
-            return str(TrialScheduler.CONTINUE)
-        self.stopped.add(number)
-        return str(decision)
+        """Decide whether the trial goes on after this epoch."""
+        if EPOCH in result:
+            goes_on = super().on_trial_result(tune_controller, trial, result) != TrialScheduler.STOP
+            number, epoch = int(trial.config[NUMBER]), int(result[EPOCH])
+            is_default = self.sweep.trials[number].is_default  # the measure of all others
+            goes_on = goes_on or is_default or epoch <= self._passed.get(number, 0)
+            if not goes_on and epoch < self.sweep.epochs:
+                self.stopped.add(number)
+            self._say(number, epoch, goes_on)
+        return str(TrialScheduler.CONTINUE)
 
 
 class SweepCallback(tune.Callback):
@@ -198,7 +203,8 @@ class SweepCallback(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """One epoch's report."""
         if EPOCH in result:
-            self.sweep.progress(int(trial.config[NUMBER]), int(result[EPOCH]), result)
+            number = int(trial.config[NUMBER])
+            self.sweep.progress(number, int(result[EPOCH]), result, is_last=number in self.scheduler.stopped)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The end of a trial, or of the time."""
@@ -209,18 +215,32 @@ class SweepCallback(tune.Callback):
             self.sweep.end(number, "stopped" if number in self.scheduler.stopped else "unfinished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial that failed; not one that had ended when Ray Tune ran into an error, such as this callback's own."""
+        """A trial that failed; not one that had ended when Ray Tune ran into an error, such as this callback's own.
+
+        One whose process died is left for the next call, as often as dead workers are replaced.
+        """
         number = int(trial.config[NUMBER])
-        if not self.sweep.trials[number].has_ended:
-            self.sweep.end(number, "failed", why(trial))
+        if self.sweep.trials[number].has_ended:
+            return
+        error = error_of(trial)
+        if isinstance(error, RayActorError) and self.sweep.may_die_again(number):
+            self.sweep.end(number, "unfinished")
+        else:
+            self.sweep.end(number, "failed", why(trial, error))
 
 
-def why(trial: Any) -> str:
+def error_of(trial: Any) -> BaseException | None:
+    """What ended a trial that failed; none where Ray Tune's record of it cannot be read."""
+    if trial.pickled_error_file is None:
+        return None
+    with suppress(Exception):  # of any kind: what cannot be read again is told by its text
+        found: BaseException = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        return found
+    return None
+
+
+def why(trial: Any, error: BaseException | None) -> str:
     """Why a trial failed, in one line: what its function raised, or that its process died."""
-    error = None
-    if trial.pickled_error_file is not None:
-        with suppress(Exception):  # of any kind: what cannot be read again is told by its text
-            error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayActorError):
         return "its process died, out of memory or with its machine"
     if error is None:
@@ -249,5 +269,5 @@ class OutOfTime(tune.Stopper):
 def quiet_tune() -> None:
     """Keep what Ray Tune and Optuna say of themselves off the terminal."""
     for name in ("ray.tune", "ray.train", "ray.air"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a trial that fails is told in a line of our own
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -21,7 +21,7 @@ from pixelmodels.training.recipes import Recipe
 from pixelmodels.training.trainer import failure_of
 from pixelmodels.tuning.record import Records, State, TrialRecord
 from pixelmodels.tuning.space import Defaults, Drawn, SearchSpace, Values, default_of, from_values
-from pixelmodels.tuning.trial import LATEST, TrialPlans, epochs_begun, remove_checkpoints, trial_key
+from pixelmodels.tuning.trial import LATEST, TrialPlans, remove_checkpoints, trial_key
 
 _STATUS: dict[State, Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "unfinished": "KILLED"}
 STATE_TAG = "pixelmodels.trial_state"
@@ -56,8 +56,9 @@ class Sweep:
         self.default: Drawn = default_of(space, defaults, self.images)
         self.trials: dict[int, TrialRecord] = {trial.number: trial for trial in self.records.trials()}
         for trial in self.trials.values():
-            for values in (trial.values, *trial.too_large):
+            for values in trial.too_large:
                 self.rebuilt(values)
+            self._check_same(trial)
         self.running: set[int] = set()  # numbers of trials that this call began and that have not ended, nor been left
         self.num_impossible = 0  # recipes of this call that were drawn and that nothing can be built from
         self._reasons: set[str] = set()  # why; each is said once
@@ -106,6 +107,20 @@ class Sweep:
             reason = f"space '{self.settings['space']}' no longer has what sweep '{self.records.name}' tried ({error})"
             raise UserError(f"{reason}; give another --name, or --fresh") from error
 
+    def _check_same(self, trial: TrialRecord) -> None:
+        """Raise `UserError` where a trial's values no longer stand for the recipe that it trains: the suite or the space has changed."""
+        drawn, _ = self.rebuilt(trial.values)
+        now = json.loads(json.dumps(self._short(drawn.recipe, trial.number).to_dict()))  # as it is on record: lists for tuples
+        other = ", ".join(name for name in now if now[name] != trial.recipe.get(name))
+        if other:
+            reason = f"the suite's recipes are no longer those of sweep '{self.records.name}' ({other} of trial {trial.number} differ)"
+            raise UserError(f"{reason}; give another --name, or --fresh")
+
+    def _short(self, recipe: Recipe, number: int) -> Recipe:
+        """A recipe that was drawn, as a trial trains it."""
+        name = f"trial-{number:03d}-{architecture_of(recipe.model)}"
+        return dataclasses.replace(recipe, name=name, epochs=self.epochs, patience=0, num_samples=0)
+
     # ---- a trial's life
 
     def leave_out(self, error: UserError) -> None:
@@ -130,14 +145,7 @@ class Sweep:
                 self.say(f"the default recipe has {parameters:,} parameters, more than --max-parameters {self.max_parameters:,}: not tried")
             return None
         number, too_large = len(self.trials), self._too_large
-        architecture = architecture_of(drawn.recipe.model)
-        recipe = dataclasses.replace(
-            drawn.recipe,
-            name=f"trial-{number:03d}-{architecture}",
-            epochs=self.epochs,
-            patience=0,
-            num_samples=0,
-        )
+        recipe, architecture = self._short(drawn.recipe, number), architecture_of(drawn.recipe.model)
         self._too_large = []
         return TrialRecord(number, drawn.values, recipe.to_dict(), architecture, parameters, is_default, too_large=too_large)
 
@@ -150,8 +158,8 @@ class Sweep:
         how = "goes on" if trial.curve else "begins"
         self.say(f"{title(trial)} {how}: {'the default recipe, ' if trial.is_default else ''}{values_of(trial)}")
 
-    def progress(self, number: int, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """One epoch's report; those that are known are not told again."""
+    def progress(self, number: int, epoch: int, metrics: Mapping[str, Any], *, is_last: bool = False) -> None:
+        """One epoch's report, the last one where the trial is stopped after it; those that are known are not told again."""
         trial = self.trials[number]
         kept = {name: float(metrics[name]) for name in metrics if name.partition("/")[0] in ("train", "val") or name in _METRICS}
         if trial.mlflow_run_id is not None:
@@ -159,8 +167,16 @@ class Sweep:
         if epoch in trial.curve:
             return
         trial.curve[epoch] = float(metrics[LATEST])
+        if is_last:  # a call that is killed before the trial's end is told leaves it stopped
+            trial.state = "stopped"
         self.records.write_trial(trial)
         self.say(f"{title(trial)}: epoch {epoch}/{self.epochs}  val {trial.curve[epoch]:.4f} bits/dim")
+
+    def may_die_again(self, number: int) -> bool:
+        """Count that the process of a trial died; whether it may go on in the next call."""
+        trial = self.trials[number]
+        trial.deaths += 1
+        return trial.deaths <= self.plans.max_failures
 
     def end(self, number: int, state: State, reason: str | None = None) -> None:
         """How a trial ended, or that it is left for the next call."""
@@ -169,7 +185,6 @@ class Sweep:
         if state == "failed":
             reason = failure_of(plan) or reason
         trial.state, trial.reason = state, reason
-        trial.epochs_begun = max(trial.epochs_begun, epochs_begun(plan))
         self.records.write_trial(trial)
         self.running.discard(number)
         self._close(trial)
@@ -184,14 +199,10 @@ class Sweep:
         self.say(f"{title(trial)} {told[state]}")
 
     def tidy(self) -> None:
-        """Close and clear away what a killed call had ended but not told, and what a stopped trial still wrote while it died."""
+        """Close and clear away what a killed call had ended but not told."""
         for trial in self.trials.values():
             if trial.has_ended:
-                plan = self.plans.plan(trial)
-                if (begun := epochs_begun(plan)) > trial.epochs_begun:
-                    trial.epochs_begun = begun
-                    self.records.write_trial(trial)
-                remove_checkpoints(plan)
+                remove_checkpoints(self.plans.plan(trial))
                 self._close(trial)
 
     def leave(self) -> None:

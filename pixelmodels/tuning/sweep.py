@@ -32,10 +32,12 @@ from pixelmodels.tuning.report import Summary, publish
 from pixelmodels.tuning.space import Defaults, SearchSpace, load_space
 from pixelmodels.tuning.state import Sweep, count_parameters
 from pixelmodels.tuning.trial import NUMBER, TrialPlans, run_trial
+from pixelmodels.tuning.verdicts import start_verdicts
 
 # Read by Ray Tune; what the user has set is kept.
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside MLflow
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ctrl-c ends the sweep at once: the record is what it goes on from
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -82,7 +84,7 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> Outcome:
     settings = options.settings(start_from=defaults.first.name, dataset=f"{dataset.name}-{dataset.fingerprint}", epochs=epochs)
     name = sweep_name(options, settings, dataset.name)
     records = Records(storage, name)
-    with holding(storage, records.folder, f"sweep {name}", say):
+    with holding(storage, records.folder, f"sweep {name}", say, remedy="give another --name"):
         if options.fresh:
             _forget(records)
         head = _begin(records, settings, options, tracker)
@@ -96,9 +98,10 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> Outcome:
             max_failures=options.max_failures,
         )
         ends_at = started + 60 * options.max_minutes if options.max_minutes is not None else float("inf")
-        sweep = Sweep(space, defaults, settings, plans, tracker, head.mlflow_run_id, say, num_samples=options.num_samples, ends_at=ends_at)
         status: Status = "KILLED"
         try:
+            parent, num_samples = head.mlflow_run_id, options.num_samples
+            sweep = Sweep(space, defaults, settings, plans, tracker, parent, say, num_samples=num_samples, ends_at=ends_at)
             sweep.tidy()
             _search(sweep, at_once, options, head)
             sweep.tidy()
@@ -155,7 +158,9 @@ def _forget(records: Records) -> None:
 def _begin(records: Records, settings: dict[str, Any], options: Tune, tracker: Tracker) -> Head:
     """The sweep's head, written where it has none yet, and its MLflow run, opened."""
     head = records.head()
-    if head is not None:
+    if head is None:
+        records.clear()  # what a call left that was killed while it forgot a sweep
+    else:
         check_same(records.name, head.settings, settings)
     tags = {"suite": options.suite, "space": options.space, "sweep": records.name}
     run_id = tracker.start_parent(f"tune {records.name}", dataclasses.asdict(options), tags, head.mlflow_run_id if head else None)
@@ -179,12 +184,14 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
     from pixelmodels.tuning.search import OutOfTime, SweepCallback, SweepScheduler, SweepSearch, quiet_tune
 
     quiet_tune()
-    search, scheduler = SweepSearch(sweep, options.seed), SweepScheduler(sweep)
+    verdicts = start_verdicts()
+    search, scheduler = SweepSearch(sweep, options.seed), SweepScheduler(sweep, verdicts.say.remote)
     before = len(sweep.trials)
     sweep.say(
         f"sweep {sweep.records.name}: {num_left} trial(s) of up to {sweep.epochs} epochs"
         + (f", {before} on record" if before else "")
-        + f", {at_once} at a time with {options.num_workers} worker(s) each"
+        + f", {at_once} at a time with {options.num_workers} worker(s) of {options.cpus_per_worker} CPU(s)"
+        + (" and a GPU each" if options.use_gpu else " each")
     )
     storage, own = sweep.records.storage, f"sweep-{head.id}-"
     for left_over in storage.list(RAY_FILES):  # of a call that was killed
@@ -192,7 +199,7 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
             storage.delete(f"{RAY_FILES}/{left_over}")
     session = own + secrets.token_hex(2)
     # The trial's own process only waits for its workers, which reserve what they need themselves; Ray Tune wants it to ask for something.
-    function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans), {"CPU": 0, "memory": 1})
+    function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans, verdicts=verdicts), {"CPU": 0, "memory": 1})
     tuner = tune.Tuner(
         function,
         tune_config=tune.TuneConfig(

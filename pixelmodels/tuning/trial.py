@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pixelmodels.data import Dataset
-from pixelmodels.training.checkpoints import CHECKPOINTS, steps
+from pixelmodels.training.checkpoints import CHECKPOINTS
 from pixelmodels.training.loop import Loop
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.preflight import WorkerNeeds
@@ -53,41 +54,51 @@ def trial_key(sweep_id: str, number: int) -> str:
     return f"{sweep_id}-{number:03d}"
 
 
-def run_trial(config: Mapping[str, Any], plans: TrialPlans) -> None:
-    """The function that Ray Tune runs for each trial; raises `RunFailed` where the trial fails."""
+def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> None:
+    """The function that Ray Tune runs for each trial; raises `RunFailed` where the trial fails.
+
+    Args: `verdicts`, the actor that says whether trials go on.
+    """
     from ray.tune.integration.ray_train import TuneReportCallback
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    plan = plans.plan(plans.records.trial(int(config[NUMBER])))
-    run_group(train_trial, {"plan": plan}, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
+    number = int(config[NUMBER])
+    given = {"plan": plans.plan(plans.records.trial(number)), "number": number, "verdicts": verdicts}
+    run_group(train_trial, given, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
+
+
+class _Stopped(Exception):
+    """The trial was stopped after the epoch that it has reported."""
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """What each worker runs: the loop without its test. A trial that goes on from a checkpoint reports the epochs before it again.
+    """What each worker runs: the loop without its test, until its last epoch or the one after which the trial is stopped.
 
-    Reports are waited for, so that a trial does not train far ahead of whoever may stop it.
+    A trial that goes on from a checkpoint reports the epochs before it again.
     """
+    import ray
+
+    def goes_on(epoch: int) -> bool:
+        return bool(ray.get(config["verdicts"].ask.remote(config["number"], epoch)))
 
     def work(plan: RunPlan, device: torch.device) -> None:
         loop: Loop | None = None
 
         def tell(metrics: dict[str, float]) -> None:
             assert loop is not None
-            report({**metrics, METRIC: loop.position.best_bits_per_dim}, waits=True)
+            report({**metrics, METRIC: loop.position.best_bits_per_dim})
+            if not goes_on(loop.position.epoch):
+                raise _Stopped
 
         loop = Loop(plan, device, wrap, say=lambda _: None, report=tell)
         curve = loop.position.val_bits_per_dim
         for epoch, latest in enumerate(curve, 1):
-            report({LATEST: latest, METRIC: min(curve[:epoch]), EPOCH: float(epoch)}, waits=True)
-        loop.train()
+            report({LATEST: latest, METRIC: min(curve[:epoch]), EPOCH: float(epoch)})
+        if not curve or goes_on(len(curve)):
+            with suppress(_Stopped):
+                loop.train()
 
     guarded(config["plan"], work)
-
-
-def epochs_begun(plan: RunPlan) -> int:
-    """Epochs that a trial had begun by its newest checkpoint; 0 without one."""
-    a_epoch = -(-plan.dataset.num_images("train") // plan.recipe.batch_size)
-    return -(-max(steps(plan.storage, plan.folder), default=0) // a_epoch)
 
 
 def remove_checkpoints(plan: RunPlan) -> None:

@@ -36,7 +36,7 @@ def test_a_run_that_is_trained_already_is_refused_with_host_and_process(storage:
     with holding(storage, FOLDER, "tiny", lines.append):
         with pytest.raises(UserError) as refused, holding(storage, FOLDER, "tiny", lines.append):
             pass
-        assert f"process {os.getpid()} on host '{socket.gethostname()}' trains this run already" in str(refused.value)
+        assert f"process {os.getpid()} on host '{socket.gethostname()}' trains it already" in str(refused.value)
     assert "looking whether it still is" in lines[0] and len(lines) == 1
     assert not storage.exists(f"{FOLDER}/{RUNNING}")
 

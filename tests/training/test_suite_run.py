@@ -69,7 +69,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(plans: list[RunPlan], r
     monkeypatch.setattr(running, "BEAT_S", 0.05)
     with running.holding(plans[0].storage, plans[0].folder, "good", print):
         outcome = call(plans, print)
-    assert "trains this run already" in outcome.failed["good"]
+    assert "trains it already" in outcome.failed["good"]
     assert [result.name for result in outcome.results] == ["bad"]
 
 

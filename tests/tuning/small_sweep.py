@@ -1,4 +1,4 @@
-"""A space of three tiny recipes, one of which cannot but fail; as a program, `pipelines/tune.py` with it."""
+"""Spaces of a few tiny recipes, with one that cannot but fail or learns nothing; as a program, `pipelines/tune.py` with them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,27 @@ class Small:
         return default
 
 
+class Idle:
+    """The default recipe, or the same that does not learn."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("pixelcnn",)
+
+    def recipe(self, ask: Ask, defaults: Defaults, images: ImageSpec) -> Recipe:
+        default = defaults.of("pixelcnn")
+        optimizer = dataclasses.replace(default.optimizer, learning_rate=1e-12)
+        return default if ask.choice("learns", True, (True, False)) else dataclasses.replace(default, optimizer=optimizer)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """`pipelines/tune.py` with the small space and suite in the tables."""
-    SPACES["small"] = f"{Small.__module__}:Small"
+    """`pipelines/tune.py` with the small spaces and suite in the tables."""
+    own = {kind.__name__.lower(): f"{kind.__module__}:{kind.__name__}" for kind in (Small, Idle)}
+    SPACES.update(own)
     try:
         with small_suites.registered():
             return tune.main(argv)
     finally:
-        del SPACES["small"]
+        for name in own:
+            del SPACES[name]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pixelmodels.tuning.importance import importances
 from pixelmodels.tuning.options import Tune
 from pixelmodels.tuning.plots import importance_png, parallel_coordinates_png
 from pixelmodels.tuning.record import Records
-from pixelmodels.tuning.search import SweepCallback, SweepScheduler, SweepSearch, why
+from pixelmodels.tuning.search import SweepCallback, SweepScheduler, SweepSearch, error_of, why
 from pixelmodels.tuning.space import Ask, Defaults
 from pixelmodels.tuning.state import Sweep
 from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans
@@ -78,7 +78,7 @@ class Driver:
         asked = Tune(**{"epochs": 9, "grace_epochs": 1, "num_samples": 6, **options})
         self.tracker = Silent(storage)
         settings = asked.settings(start_from="tiny", dataset="tiny", epochs=9)
-        plans = TrialPlans(Records(storage, "mine"), "id", TinyDataset(), WorkerNeeds(1), 1, 0.0, 0)  # type: ignore[arg-type]
+        plans = TrialPlans(Records(storage, "mine"), "id", TinyDataset(), WorkerNeeds(1), 1, 0.0, 1)  # type: ignore[arg-type]
         said = [] if lines is None else lines
         self.sweep = Sweep(
             space or TinySpace(),
@@ -90,7 +90,9 @@ class Driver:
             said.append,
             num_samples=asked.num_samples,
         )
-        self.search, self.scheduler = SweepSearch(self.sweep, asked.seed), SweepScheduler(self.sweep)
+        self.told: dict[tuple[int, int], bool] = {}  # by trial and epoch: whether it was told to go on
+        self.search = SweepSearch(self.sweep, asked.seed)
+        self.scheduler = SweepScheduler(self.sweep, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}))
         self.callback = SweepCallback(self.sweep, self.scheduler)
 
     def begin(self, trial_id: str) -> Any:
@@ -107,9 +109,9 @@ class Driver:
         for done, score in enumerate(scores, 1):
             best = min(best, score)
             result = {EPOCH: float(done), METRIC: best, LATEST: score, "training_iteration": done}
-            decision = self.scheduler.on_trial_result(None, trial, result)
+            assert self.scheduler.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE  # Ray Tune kills nobody
             self.callback.on_trial_result(0, [], trial, result)
-            if decision == TrialScheduler.STOP:
+            if not self.told[trial.config[NUMBER], done] or done == self.sweep.epochs:
                 self.search.on_trial_complete(trial_id, result)
                 self.callback.on_trial_complete(0, [], trial)
                 return done
@@ -149,8 +151,8 @@ def test_the_default_recipe_comes_first_and_is_never_stopped(storage: Storage) -
     first, second = driver.begin("default"), driver.begin("other")
     assert driver.sweep.trials[0].is_default and driver.sweep.trials[0].values == {"num_features": 4, "num_layers": 1}
     for trial, score in ((second, 1.0), (first, 2.0)):
-        decision = driver.scheduler.on_trial_result(None, trial, {EPOCH: 1.0, METRIC: score})
-        assert decision == TrialScheduler.CONTINUE
+        driver.scheduler.on_trial_result(None, trial, {EPOCH: 1.0, METRIC: score})
+    assert driver.told == {(0, 1): True, (1, 1): True}
 
 
 def test_without_asha_nothing_is_stopped(storage: Storage) -> None:
@@ -253,7 +255,32 @@ def test_what_runs_when_a_call_ends_is_left_for_the_next(storage: Storage) -> No
 def test_a_failed_trial_tells_its_own_reason(error: Exception, told: str, tmp_path: Path) -> None:
     path = tmp_path / "error.pkl"
     path.write_bytes(cloudpickle.dumps(error))
-    assert why(SimpleNamespace(pickled_error_file=str(path), error_file=None)) == told
+    trial = SimpleNamespace(pickled_error_file=str(path), error_file=None)
+    assert why(trial, error_of(trial)) == told
+
+
+def test_a_trial_whose_process_died_goes_on_as_often_as_workers_are_replaced(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(RayActorError()))
+    states = []
+    for call in ("a", "b"):
+        driver = Driver(storage)
+        trial = driver.begin(call)
+        trial.pickled_error_file = str(tmp_path / "error.pkl")
+        driver.callback.on_trial_error(0, [], trial)
+        states.append((driver.sweep.records.trial(0).state, driver.sweep.records.trial(0).deaths))
+    assert states == [("unfinished", 1), ("failed", 2)]  # its workers are replaced once
+
+
+def test_a_trial_that_is_stopped_stays_so_where_the_driver_is_killed_before_its_end(storage: Storage) -> None:
+    driver = Driver(storage)
+    driver.run("a", curve(2.0))
+    trial = driver.begin("b")
+    result = {EPOCH: 1.0, METRIC: 4.0, LATEST: 4.0}
+    driver.scheduler.on_trial_result(None, trial, result)
+    driver.callback.on_trial_result(0, [], trial, result)
+    later = Driver(storage)
+    assert later.sweep.trials[1].state == "stopped" and later.sweep.trials[1].curve == {1: 4.0}
+    assert later.begin("c").config[NUMBER] == 2
 
 
 def test_a_trial_that_goes_on_is_not_judged_again_where_it_had_passed(storage: Storage) -> None:
@@ -277,20 +304,6 @@ def test_the_default_recipe_counts_only_at_the_same_budget(storage: Storage) -> 
     summary = report.summarize(driver.sweep)
     assert summary.default_bits_per_dim is None and summary.default is not None
     assert "default recipe at the same budget: failed after 2 of 9 epochs" in report.told(driver.sweep, summary)
-
-
-def test_epochs_that_a_stopped_trial_trained_unheard_are_spent(storage: Storage) -> None:
-    driver = Driver(storage)
-    driver.run("a", curve(2.0))
-    trial = driver.begin("b")
-    folder = driver.sweep.plans.plan(driver.sweep.trials[1]).folder
-    storage.write_bytes(f"{folder}/checkpoints/{11:08d}/checkpoint.json", b"{}")  # 5 steps an epoch: in its third one
-    driver.scheduler.stopped.add(1)
-    driver.callback.on_trial_result(0, [], trial, {EPOCH: 1.0, METRIC: 4.0, LATEST: 4.0})
-    driver.callback.on_trial_complete(0, [], trial)
-    assert driver.sweep.trials[1].state == "stopped" and not storage.list(f"{folder}/checkpoints")
-    assert report.summarize(driver.sweep).epochs_spent == 9 + 3
-    assert Driver(storage).sweep.trials[1].epochs_spent == 3
 
 
 class Fragile(TinySpace):
@@ -319,6 +332,17 @@ def test_a_space_that_has_changed_is_told(storage: Storage) -> None:
     driver.sweep.trials[0].values["colour"] = "red"
     driver.sweep.records.write_trial(driver.sweep.trials[0])
     with pytest.raises(UserError, match=r"space 'architectures' no longer has what sweep 'mine' tried .*--fresh"):
+        Driver(storage)
+
+
+def test_recipes_that_have_changed_are_told(storage: Storage) -> None:
+    driver = Driver(storage)
+    driver.run("a", curve(2.0))
+    driver.sweep.trials[0].recipe["batch_size"] += 1
+    driver.sweep.records.write_trial(driver.sweep.trials[0])
+    with pytest.raises(
+        UserError, match=r"no longer those of sweep 'mine' \(batch_size of trial 0 differ\); give another --name, or --fresh"
+    ):
         Driver(storage)
 
 

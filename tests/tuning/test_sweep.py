@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import ray
 import yaml
 
 from pipelines import train_all
@@ -27,7 +28,7 @@ from pixelmodels.tuning.report import BEST, IMPORTANCES, PARALLEL_COORDINATES, S
 from tests.tuning import small_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
-EPOCHS, TRIALS, NAME = 1, 3, "tiny"
+EPOCHS, TRIALS, NAME = 3, 3, "tiny"
 PATIENCE_S = 390  # for one step of a sweep on a loaded machine: below pytest's own limit for one test
 COMMAND = [
     "--space",
@@ -82,14 +83,21 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
 @pytest.fixture(scope="module")
 def killed(begun: Begun) -> tuple[Storage, set[int]]:
     """The storage of a sweep whose driver was killed when some trials had ended, and which these were."""
-    begun.wait_for(lambda trial: trial.has_ended)
+    begun.wait_for(lambda trial: trial.has_ended)  # the second one, which diverges
+    begun.wait_for(lambda trial: 0 < len(trial.curve) < EPOCHS and not trial.has_ended)
     begun.process.kill()  # SIGKILL
     assert begun.process.wait() == -signal.SIGKILL
     return begun.storage, {trial.number for trial in records_of(begun.storage).trials() if trial.has_ended}
 
 
 @pytest.fixture(scope="module")
-def swept(ray_cluster: None, killed: tuple[Storage, set[int]]) -> tuple[Storage, str, set[int]]:
+def half_way(killed: tuple[Storage, set[int]]) -> dict[int, dict[int, float]]:
+    """Curves of the trials that were in the middle of training, by number."""
+    return {trial.number: trial.curve for trial in records_of(killed[0]).trials() if trial.curve and not trial.has_ended}
+
+
+@pytest.fixture(scope="module")
+def swept(ray_cluster: None, killed: tuple[Storage, set[int]], half_way: dict[int, dict[int, float]]) -> tuple[Storage, str, set[int]]:
     """The storage of a sweep whose driver was killed, and which was called again; what the second call printed; what had ended before."""
     storage, before = killed
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -108,6 +116,17 @@ def test_a_killed_driver_leaves_some_trials_to_do(killed: tuple[Storage, set[int
     assert 0 < len(before) < TRIALS
 
 
+def test_a_trial_that_was_not_finished_goes_on_from_its_last_epoch(
+    half_way: dict[int, dict[int, float]], swept: tuple[Storage, str, set[int]]
+) -> None:
+    storage, printed, _ = swept
+    assert half_way
+    for number, curve in half_way.items():
+        assert f"trial {number} (pixelcnn) goes on" in printed
+        assert not any(f"trial {number} (pixelcnn): epoch {epoch}/" in printed for epoch in curve), "what was known is told again"
+        assert curve.items() <= records_of(storage).trial(number).curve.items()
+
+
 def test_every_trial_counts_once(swept: tuple[Storage, str, set[int]]) -> None:
     storage, printed, before = swept
     trials = records_of(storage).trials()
@@ -118,7 +137,7 @@ def test_every_trial_counts_once(swept: tuple[Storage, str, set[int]]) -> None:
     for trial in trials:
         broken = trial.values["kind"] == "broken"
         assert trial.state == ("failed" if broken else "finished")
-        assert broken or list(trial.curve) == [1]
+        assert broken or list(trial.curve) == list(range(1, EPOCHS + 1))
     assert trials[0].is_default and trials[0].values == {"kind": "fine"}
     assert not storage.list(f"{records_of(storage).folder}/runs") or not any(
         storage.exists(f"{records_of(storage).folder}/runs/{run}/checkpoints") for run in storage.list(f"{records_of(storage).folder}/runs")
@@ -185,3 +204,58 @@ def test_the_same_command_on_a_finished_sweep_only_shows_it(
     assert yaml.safe_load(storage.read_bytes(f"sweeps/{NAME}/{BEST}")) == before
     tracker = Tracker(storage)
     assert sum(run.data.tags[KIND_TAG] == "trial" for run in tracker.client.search_runs([tracker.experiment_id])) == TRIALS
+
+
+def test_an_mlflow_run_that_was_removed_is_made_again_from_the_record(swept: tuple[Storage, str, set[int]]) -> None:
+    storage, _, _ = swept
+    tracker, trial = Tracker(storage), records_of(storage).trial(0)
+    assert trial.mlflow_run_id is not None
+    tracker.client.delete_run(trial.mlflow_run_id)
+    assert small_sweep.main([*COMMAND, "--storage", storage.root]) == 0
+    again = records_of(storage).trial(0).mlflow_run_id
+    assert again is not None and again != trial.mlflow_run_id
+    history = tracker.client.get_metric_history(again, "val/bits_per_dim")
+    assert {point.step: point.value for point in history} == pytest.approx(trial.curve) and len(history) == len(trial.curve)
+    runs = tracker.client.search_runs([tracker.experiment_id])
+    assert sum(run.data.tags[KIND_TAG] == "trial" for run in runs) == TRIALS
+    assert tracker.client.get_run(again).info.status == "FINISHED"
+
+
+def test_a_trial_that_asha_stops_gives_back_all_that_it_had(
+    ray_cluster: None, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray Train keeps a stopped run's CPUs reserved where its process is killed: the next trials would wait for ever."""
+    options = [
+        "--suite",
+        "small",
+        "--num-samples",
+        "2",
+        "--epochs",
+        "3",
+        "--grace-epochs",
+        "1",
+        "--max-concurrent",
+        "1",
+        "--num-workers",
+        "2",
+    ]
+    before = free_cpus()
+    assert small_sweep.main(["--space", "idle", *options, "--name", NAME, "--storage", storage.root]) == 0
+    default, idle = records_of(storage).trials()
+    assert (default.state, list(default.curve)) == ("finished", [1, 2, 3])
+    assert (idle.values, idle.state, list(idle.curve)) == ({"learns": False}, "stopped", [1])
+    assert "trial 1 (pixelcnn) stopped after 1 of 3 epochs" in capsys.readouterr().out
+    deadline = time.monotonic() + PATIENCE_S
+    while free_cpus() < before or watchmen():  # Ray tells of them with some delay
+        assert time.monotonic() < deadline, (free_cpus(), watchmen())
+        time.sleep(0.1)
+
+
+def free_cpus() -> float:
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
+def watchmen() -> int:
+    """Actors of Ray Train's that wait for the end of a run; they outlive whoever started them."""
+    actors = ray._private.state.actors().values()
+    return sum(actor["ActorClassName"] == "PlacementGroupCleaner" and actor["State"] != "DEAD" for actor in actors)
