@@ -209,9 +209,8 @@ def test_samplers_are_added_by_images(images: tuple[float, ...], wanted: int) ->
 
 
 def test_the_clusters_configuration_is_that_of_the_application() -> None:
-    from ray.serve.schema import ServeDeploySchema
-
     from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as built_by_serve
+    from ray.serve.schema import ServeDeploySchema
 
     from pixelmodels.serving.app import INGRESS, SAMPLER, build
     from pixelmodels.serving.routing import FewestImages
