@@ -111,11 +111,9 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service(ray_cluster: None, registry: Registry) -> Iterator[Service]:
-    from ray import serve
-
     from pixelmodels.serving import running
 
     port = running.free_port("127.0.0.1", 0)
-    handle = running.start(settings_of(registry, replicas=2), "127.0.0.1", port)
+    handle = running.start(settings_of(registry, replicas=2, others=(FULL,)), "127.0.0.1", port)
     yield Service(Client(f"http://127.0.0.1:{port}", KEY, timeout_s=60), "127.0.0.1", port, registry, handle)
-    serve.shutdown()
+    running.end()
