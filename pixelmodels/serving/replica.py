@@ -7,8 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -91,9 +92,10 @@ class Sampler:
     async def sample(self, asked: SampleRequest, timeout_s: float) -> Drawn | Refused:
         """Draw the images of a request."""
         try:
-            async for events, loaded in self._draw(asked, timeout_s, wants_rows=False):
-                if isinstance(events[-1], np.ndarray):
-                    return Drawn(loaded.address, loaded.model.spec.levels, events[-1])
+            async with aclosing(self._draw(asked, timeout_s, wants_rows=False)) as told:
+                async for events, loaded in told:
+                    if isinstance(events[-1], np.ndarray):
+                        return Drawn(loaded.address, loaded.model.spec.levels, events[-1])
         except Refused as refused:
             return refused
         return Refused(500, "internal", "the request ended without a result")
@@ -101,15 +103,16 @@ class Sampler:
     async def stream(self, asked: SampleRequest, timeout_s: float) -> AsyncIterator[list[DrawnRow] | Refused]:
         """Rows of the images of a request as they are drawn; only those that finish an image where the request says so."""
         try:
-            async for events, loaded in self._draw(asked, timeout_s, wants_rows=True):
-                every = [stage.every for stage in loaded.model.stages()]
-                rows = [_drawn_row(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
-                if rows or not events:
-                    yield rows or [DrawnRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
+            async with aclosing(self._draw(asked, timeout_s, wants_rows=True)) as told:
+                async for events, loaded in told:
+                    every = [stage.every for stage in loaded.model.stages()]
+                    rows = [_drawn_row(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
+                    if rows or not events:
+                        yield rows or [DrawnRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
         except Refused as refused:
             yield refused
 
-    async def _draw(self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool) -> AsyncIterator[tuple[list[Event], Loaded]]:
+    async def _draw(self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool) -> AsyncGenerator[tuple[list[Event], Loaded], None]:
         """What the engine tells of a request, to the end; nothing first, once it is let in. Whoever stops listening cancels it."""
         deadline = time.monotonic() + timeout_s
         with self.thread.reserved(asked.n):

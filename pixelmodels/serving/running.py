@@ -197,10 +197,10 @@ def wait_for_end() -> None:
         pass
 
 
-def stop(handle: DeploymentHandle[Any], drain_s: float) -> bool:
+def stop(handle: DeploymentHandle[Any], drain_s: float, name: str = NAME) -> bool:
     """Take no more requests, let those there are finish, end the application; whether all were finished.
 
-    On a Ray that was joined, Serve and its other applications go on.
+    On a Ray that was joined, and where it was served beside another one, Serve and its other applications go on.
     """
     from ray import serve
     from ray.exceptions import RayError
@@ -213,10 +213,10 @@ def stop(handle: DeploymentHandle[Any], drain_s: float) -> bool:
         logger.warning("the ingress did not say that all was finished (%s)", type(error).__name__)
         finished = False
     time.sleep(min(0.2, max(0.0, drain_s - (time.monotonic() - began))))  # for the last answers to leave
-    if os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+    if name == NAME and os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
         end()
     else:
-        serve.delete(NAME)
+        serve.delete(name)
     return finished
 
 

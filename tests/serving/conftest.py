@@ -89,8 +89,8 @@ def settings_of(registry: Registry, **changes: object) -> Settings:
         "max_stream_rows_n": 8,
         "max_models": 2,
         "poll_s": 0.3,
-        "max_image_bytes": 4096,
-        "max_body_bytes": 200_000,
+        "max_image_bytes": 150_000,
+        "max_body_bytes": 500_000,
         "body_timeout_s": 3.0,
         "drain_s": 10.0,
         "key_hashes": (keys.hash_of(KEY),),
@@ -107,6 +107,7 @@ class Service:
     port: int
     registry: Registry
     handle: Any
+    path: str = ""  # below which it is served
 
 
 @pytest.fixture(scope="session")
