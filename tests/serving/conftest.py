@@ -71,7 +71,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     tracker = Tracker(Storage(str(folder / "storage")))
     tracker.check()
     made = Registry(tracker, tracker.start_parent("serving", {}), folder, {})
-    for seed, num_layers in enumerate((2, 2, 16)):  # the third is slow
+    for seed, num_layers in enumerate((2, 2, 32)):  # the third is slow
         made.add(small_model(seed, num_layers))
     made.point("champion", "1")
     made.add(full_model(0), FULL)
