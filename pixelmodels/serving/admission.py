@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from pixelmodels.serving.refusals import overloaded
 
-MARGIN = 1.25  # a finish that is estimated may take this much longer
+SCORING_SHARE = 0.2  # of the time, at most, that scoring takes while images are drawn
+MARGIN = 1 / (1 - SCORING_SHARE)  # a finish that is estimated may take this much longer
 SLACK_S = 0.25  # and this much
 SMOOTHING = 0.05  # weight of the newest step in the measured speed
 BUSY = 0.75  # share of the slots that must be taken for a step to tell the speed

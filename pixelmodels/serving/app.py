@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from pixelmodels.errors import UserError
@@ -14,9 +14,9 @@ from pixelmodels.serving.autoscaling import ImagesPolicy
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.ingress import make_app
 from pixelmodels.serving.replica import Sampler
+from pixelmodels.serving.routing import FewestImages
 from pixelmodels.serving.settings import Settings
 
-NAME = "pixelmodels"  # of the application
 INGRESS, SAMPLER = "Ingress", "Sampler"  # of its deployments
 MANY = 100_000  # requests: how many images wait is what bounds a sampler, and it says so at once
 HEALTH_PERIOD_S = 2.0  # between two looks at a replica
@@ -41,9 +41,13 @@ class Ingress:
         return await self.gateway.drain(timeout_s)
 
 
-def build(args: Settings) -> serve.Application:
-    """The application: an ingress in front of samplers."""
-    return application(args, Sampler)
+def build(args: Settings | dict[str, Any]) -> serve.Application:
+    """The application: an ingress in front of samplers; raises `ValidationError` for arguments that are no `Settings`.
+
+    Ray Serve hands the `args` of a configuration file over as they are: it turns them into a class only where the annotation is one itself,
+    not its name.
+    """
+    return application(args if isinstance(args, Settings) else Settings.model_validate(args), Sampler)
 
 
 def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
@@ -70,6 +74,7 @@ def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
         graceful_shutdown_timeout_s=args.drain_s,
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=3,
+        request_router_config=RequestRouterConfig(request_router_class=FewestImages),
         **scaling,
     )
     ingress = serve.deployment(

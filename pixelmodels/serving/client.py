@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +114,7 @@ class Client:
         try:
             with np.load(io.BytesIO(response.read())) as arrays:
                 images_NCHW: UInt8 = arrays["images_NCHW"]
-            return Images(images_NCHW, response.headers["X-Model"], int(response.headers["X-Seed"]))
+            return Images(images_NCHW, unquote(response.headers["X-Model"]), int(response.headers["X-Seed"]))
         finally:
             connection.close()
 

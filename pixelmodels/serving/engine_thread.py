@@ -8,54 +8,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pixelmodels.sampling.engine import Engine, NotFinite, Request, RowDone
 from pixelmodels.serving import admission
-from pixelmodels.serving.refusals import Refused, lost, too_late
+from pixelmodels.serving.failures import Failures
+from pixelmodels.serving.jobs import Job, Jobs
+from pixelmodels.serving.refusals import NOT_FINITE, Refused, lost, too_late
+from pixelmodels.serving.tickets import Event, Listen, Ticket
 
 logger = logging.getLogger(__name__)
 IDLE_S = 0.5  # between two beats of a thread that has nothing to do
 
-Images = npt.NDArray[np.uint8]  # N C H W
-Event = RowDone | Images | Refused  # rows where they are wanted; then all images, or why there are none
-Listen = Callable[[list[Event]], None]  # called in the engine's thread: it must not wait
 STOPPED = "stopped"
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request that was let in."""
-
-    engine: Engine
-    request: Request
-    deadline: float  # on the clock of `time.monotonic`
-    timeout_s: float  # that the deadline comes of
-    listen: Listen
-    wants_rows: bool
-    request_id: int = -1  # in the engine, once it is there
-    num_begun: int = 0  # images that have, or had, a slot
-    num_done: int = 0
-    images_NCHW: Images = field(default_factory=lambda: np.zeros(0, np.uint8))
-
-
-@dataclass(eq=False)
-class Job:
-    """Work other than drawing, in pieces that are done between two rows."""
-
-    pieces: list[Callable[[], object]]
-    deadline: float
-    timeout_s: float
-    listen: Callable[[list[object] | Refused], None]
-    num_images: int
-    results: list[object] = field(default_factory=list)
-    cancelled: bool = False
 
 
 class EngineThread:
@@ -64,7 +33,7 @@ class EngineThread:
     Args: `slots`, images that an engine draws at once; `max_waiting`, further images that may be unfinished, over all engines;
     `num_threads`, of torch, None: as they are; `on_failure`, called in the thread after it has failed, and all were told.
 
-    What an engine raises ends the requests of that engine.
+    What an engine raises ends the requests of that engine; the thread itself where that is of no more use (`failures.py`).
     """
 
     def __init__(
@@ -88,7 +57,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._by_id: dict[tuple[int, int], Ticket] = {}  # id of the engine object, id of the request; of this thread only
         self._engines: dict[int, tuple[Engine, int]] = {}  # engines with work, and rows of one of their images; of this thread only
-        self._jobs: list[Job] = []  # of this thread only
+        self._jobs, self._failures = Jobs(), Failures()  # of this thread only
         self._last_end: float | None = None  # of the last step, where the thread was busy since
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -119,7 +88,7 @@ class EngineThread:
         """
         with self._lock:
             self._check_alive()
-            admission.check(n, 0.0, (), self._num_unfinished, self.slots, self.bound, 0.0)
+            self._check_room(n)
             self._num_unfinished += n
         try:
             yield
@@ -161,17 +130,30 @@ class EngineThread:
         self._inbox.put(lambda: self._end(ticket, None))
 
     def run(
-        self, pieces: list[Callable[[], object]], num_images: int, timeout_s: float, listen: Callable[[list[object] | Refused], None]
+        self,
+        engine: Engine,
+        work: Callable[[int, int], object],
+        num_images: int,
+        timeout_s: float,
+        listen: Callable[[list[object] | Refused], None],
     ) -> Job:
-        """Do pieces of work, one between two rows, and tell their results; raises `Refused` (429) where too many images wait for that."""
+        """Do work on images with the model of an engine, some of them between two rows, and tell the results of these pieces.
+
+        Args: `work`, does the images first..last - 1. Raises `Refused` (429) where too many images wait for that.
+        """
         with self._lock:
             self._check_alive()
-            admission.check(num_images, timeout_s, (), self._num_unfinished, self.slots, self.bound, 0.0)
-            job = Job(pieces, time.monotonic() + timeout_s, timeout_s, listen, num_images)
+            self._check_room(num_images)
+            job = Job(engine, work, num_images, time.monotonic() + timeout_s, timeout_s, listen)
             self._scoring.add(job)
             self._num_unfinished += num_images
-        self._inbox.put(lambda: self._jobs.append(job))
+        self._inbox.put(lambda: self._jobs.add(job))
         return job
+
+    def _check_room(self, n: int) -> None:
+        """Raise `Refused` (429) beyond the bound only: how fast these images will be is not known. It tells when there may be room."""
+        speed = max((one.images_per_s for one in self._speeds.values()), default=0.0)
+        admission.check(n, 0.0, (), self._num_unfinished, self.slots, self.bound, speed, num_others=self._num_unfinished)
 
     def _check_alive(self) -> None:
         if self.failure is not None:
@@ -265,7 +247,9 @@ class EngineThread:
         """One row of everything that is being drawn."""
         stepped: list[tuple[Engine, int, float]] = []  # images that were active, and how many were drawn
         for key, (engine, num_rows) in list(self._engines.items()):
+            began = time.monotonic()
             rows = self._step_engine(engine)
+            self._jobs.share.drew(time.monotonic() - began)
             stepped.append((engine, engine.num_active, engine.num_active / num_rows))
             if rows is not None:
                 self._tell(engine, rows)
@@ -274,25 +258,28 @@ class EngineThread:
         now = time.monotonic()
         if self._last_end is not None:
             for engine, num_active, images in stepped:  # what else the thread does between two rows makes each of them slower
-                speed = self._speeds.setdefault(engine, admission.Speed())
+                with self._lock:
+                    speed = self._speeds.setdefault(engine, admission.Speed())
                 speed.step(images, now - self._last_end, is_full=num_active >= admission.BUSY * self.slots)
         self._last_end = now
 
     def _step_engine(self, engine: Engine) -> list[RowDone] | None:
         """Rows that are done; None where the engine has failed, and its requests with it."""
         try:
-            return engine.step_row()
+            rows = engine.step_row()
         except NotFinite as error:
             for request_id in error.request_ids:
                 ticket = self._by_id.get((id(engine), request_id))
                 if ticket is not None:
-                    self._end(ticket, Refused(500, "not_finite", "the model's parameters are not finite for this request"))
+                    self._end(ticket, Refused(500, NOT_FINITE, "the model's parameters are not finite for this request"))
             return error.rows
         except Exception as error:
-            logger.exception("an engine failed")
+            self._failures.judge(engine, error)
             for ticket in [one for (key, _), one in self._by_id.items() if key == id(engine)]:
                 self._end(ticket, Refused(500, "internal", f"drawing failed ({type(error).__name__})"))
             return None
+        self._failures.judge(engine, None)
+        return rows
 
     def _tell(self, engine: Engine, rows: list[RowDone]) -> None:
         """Hand rows and images on to whom they belong, at once for each ticket."""
@@ -320,26 +307,10 @@ class EngineThread:
 
     def _work(self) -> None:
         """One piece of one job."""
-        if not self._jobs:
+        finished = self._jobs.step(is_drawing=bool(self._engines), judge=self._failures.judge)
+        if finished is None:
             return
-        job = self._jobs.pop(0)
-        if job.cancelled:
-            answer: list[object] | Refused | None = None
-        elif job.deadline < time.monotonic():
-            answer = too_late(job.timeout_s)
-        else:
-            try:
-                job.results.append(job.pieces.pop(0)())
-            except Refused as refused:
-                answer = refused
-            except Exception as error:
-                logger.exception("a piece of work failed")
-                answer = Refused(500, "internal", f"scoring failed ({type(error).__name__})")
-            else:
-                if job.pieces:
-                    self._jobs.append(job)
-                    return
-                answer = job.results
+        job, answer = finished
         with self._lock:
             self._scoring.remove(job)
             self._num_unfinished -= job.num_images

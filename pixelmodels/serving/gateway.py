@@ -92,7 +92,7 @@ class Gateway:
         """What the samplers hold and what may be asked for; raises `Refused`."""
         lists, states, available = await self._control(
             asyncio.gather(
-                self._samplers.broadcast("infos").results_async(timeout_s=CONTROL_S, return_exceptions=True),
+                self._of_all("infos"),
                 self.states(),
                 self._samplers.available.remote(),
             )
@@ -110,12 +110,23 @@ class Gateway:
         return Models(default=default, loaded=list(merged.values()), available=available, refused=refused)
 
     async def states(self) -> list[dict[str, Any]]:
-        """Figures of every sampler that answers in time."""
+        """Figures of every sampler; where not all of them answer in time, of one that does, if there is one."""
         try:
-            states = await self._samplers.broadcast("state").results_async(timeout_s=CONTROL_S, return_exceptions=True)
+            return [state for state in await self._of_all("state") if isinstance(state, dict)]
         except (RayError, RayServeException, TimeoutError):
             return []
-        return [state for state in states if isinstance(state, dict)]
+
+    async def _of_all(self, name: str) -> list[Any]:
+        """What a method of every sampler gives, or raised; of the one that a request would be given to where not all answer in time.
+
+        One that hangs would hide the others, as their answers come together or not at all.
+        """
+        try:
+            answers: list[Any] = await self._samplers.broadcast(name).results_async(timeout_s=CONTROL_S, return_exceptions=True)
+        except TimeoutError:
+            async with asyncio.timeout(CONTROL_S):
+                answers = [await getattr(self._samplers, name).remote()]
+        return answers
 
     async def ready(self) -> bool:
         """Whether a sampler answers that has not failed, and new requests are taken."""
@@ -163,7 +174,7 @@ class Gateway:
 
     async def _control(self, answer: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(2 * CONTROL_S):
+            async with asyncio.timeout(3 * CONTROL_S):
                 return await answer
         except (RayError, RayServeException, TimeoutError):
             raise Refused(503, "not_ready", "no sampler answers", None, 5.0) from None

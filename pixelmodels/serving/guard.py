@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette._utils import get_route_path
+
 from pixelmodels.serving.keys import is_known
 from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
@@ -38,8 +40,9 @@ class Guard:
         held = _Held()
         try:
             try:
-                self._check_key(scope["path"], headers)
-                wants_body = scope["method"] in WITH_BODY and scope["path"] not in OPEN
+                path = get_route_path(scope)  # below the prefix that the application is served under
+                self._check_key(path, headers)
+                wants_body = scope["method"] in WITH_BODY and path not in OPEN
                 bodies = [await self._read(headers, receive, held) if wants_body else b""]
             except Refused as refused:
                 await refuse(send, refused)

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,17 @@ from pixelmodels.serving.metrics import Metrics
 from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
-from pixelmodels.serving.schemas import ERRORS, CompletionRequest, Models, SampleRequest, Samples, Score, ScoreRequest, Scores
+from pixelmodels.serving.schemas import (
+    ERRORS,
+    UNKNOWN,
+    CompletionRequest,
+    Models,
+    SampleRequest,
+    Samples,
+    Score,
+    ScoreRequest,
+    Scores,
+)
 from pixelmodels.tracking.grids import grid, png_bytes
 
 SAMPLES: dict[str, Any] = {
@@ -105,7 +116,7 @@ async def _answer(gateway: Gateway, asked: SampleRequest) -> Response:
 
 
 def _encoded(drawn: Drawn, asked: SampleRequest) -> Response:
-    headers = {"X-Model": drawn.model, "X-Seed": str(asked.seed)}
+    headers = {"X-Model": quote(drawn.model, safe="/ "), "X-Seed": str(asked.seed)}
     if asked.format == "grid":
         return Response(png_bytes(grid(drawn.images_NCHW, drawn.levels)), media_type="image/png", headers=headers)
     if asked.format == "npz":
@@ -191,6 +202,8 @@ def _answer_errors(app: FastAPI) -> None:
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "json_invalid":
             return JSONResponse(Refused(400, "bad_request", f"the body is no JSON ({message})").body(), 400)
+        if first["type"] == UNKNOWN:
+            place = [first["ctx"]["name"]]
         if first["type"] == "value_error":  # of the whole request: its message begins with the field
             name, _, message = message.partition(": ")
             place = [name]
@@ -227,6 +240,9 @@ class _Timed:
 
         try:
             await self.app(scope, receive, note)
+        except Exception:  # what answers it with 500 is around this
+            status = 500
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.request(route, status, time.monotonic() - began)

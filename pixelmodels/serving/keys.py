@@ -33,15 +33,16 @@ def read_hashes(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the keys in '{path}' cannot be read ({error}); give a file with a hash on each line") from error
     words = [line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return _checked(words, f"'{path}'")
+    return checked(words, f"'{path}'")
 
 
 def hashes_of_environment() -> tuple[str, ...]:
     """Hashes in the variable `PIXELMODELS_API_KEYS`; raises `UserError` for what is none."""
-    return _checked(os.environ.get(VARIABLE, "").replace(",", " ").split(), VARIABLE)
+    return checked(os.environ.get(VARIABLE, "").replace(",", " ").split(), VARIABLE)
 
 
-def _checked(words: Iterable[str], place: str) -> tuple[str, ...]:
+def checked(words: Iterable[str], place: str) -> tuple[str, ...]:
+    """The words of a place in lower case; raises `UserError` where one is no hash."""
     hashes = tuple(word.lower() for word in words)
     for index, word in enumerate(hashes):
         if not _HASH.fullmatch(word):

@@ -1,4 +1,4 @@
-"""Images in and out of PNG files; sizes are read from the header before anything is decoded."""
+"""Images in and out of PNG files; sizes are read from the header before anything is decoded, and of the rest the pixels only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from pixelmodels.shapes import ImageSpec
 
 UInt8 = npt.NDArray[np.uint8]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_FRAME_BYTES = 12  # of a chunk beside its data: length, kind, checksum
+_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that say what the pixels are
 _HEADER_BYTES = 33  # the signature and the chunk IHDR
 
 
@@ -47,12 +49,26 @@ def _pixels(text: str, field: str, spec: ImageSpec, max_bytes: int) -> UInt8:
         raise invalid(f"an image of {height} x {width} (rows x columns) given; this takes {spec.height} x {spec.width}", field)
     channels = spec.channels if spec.channels in (1, 3) else 1
     try:
-        pixels_HWC = decode(data, channels, None, spec.height * spec.width)
+        pixels_HWC = decode(_bare(data), channels, None, spec.height * spec.width)
     except BadImage as error:
         raise invalid(f"a PNG file that cannot be read ({error})", field) from None
     if pixels_HWC.shape != (spec.height, spec.width, spec.channels):
         raise invalid(f"pixels of shape {pixels_HWC.shape} given; this takes {(spec.height, spec.width, spec.channels)}", field)
     return pixels_HWC
+
+
+def _bare(data: bytes) -> bytes:
+    """The file without what is no pixels: profiles and texts would be unpacked, however many of them there are."""
+    kept, start = [_SIGNATURE], len(_SIGNATURE)
+    while start + _FRAME_BYTES <= len(data):
+        (length,) = struct.unpack(">I", data[start : start + 4])
+        kind, end = data[start + 4 : start + 8], start + _FRAME_BYTES + length
+        if kind in _KEPT:
+            kept.append(data[start:end])
+        if kind == b"IEND":
+            break
+        start = end
+    return b"".join(kept)
 
 
 def png_of(image_CHW: UInt8, levels: int) -> bytes:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 LOST = "sampler_lost"  # the code of `lost`
+NOT_FINITE = "not_finite"  # the code of what a network makes of broken weights, or of numbers that are too large for it
 
 
 class Refused(Exception):

@@ -7,8 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,16 +22,16 @@ from torch import Tensor
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling.engine import RowDone
-from pixelmodels.serving.engine_thread import EngineThread, Event
-from pixelmodels.serving.refusals import Refused
-from pixelmodels.serving.requests import check_map, check_rows, context_of, engine_request, images_of
+from pixelmodels.serving.engine_thread import EngineThread
+from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
+from pixelmodels.serving.requests import check_map, check_rows, engine_request, images_of
 from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
+from pixelmodels.serving.tickets import Event
 from pixelmodels.serving.versions import Loaded, Shelf
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-SCORING_BATCH = 16  # images of one piece of scoring: what drawing waits for at most
 STALLED_S = 120.0  # a thread that does not come round for so long is taken to be lost
 
 
@@ -82,6 +83,7 @@ class Sampler:
             slots=settings.slots, max_waiting=settings.max_waiting, num_threads=settings.cpus, on_failure=partial(os._exit, 1)
         ).start()
         self._loader = ThreadPoolExecutor(1, "loader")
+        self._asker = ThreadPoolExecutor(1, "asker")  # of the registry
         self._decoder = ThreadPoolExecutor(1, "decoder")
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
@@ -90,9 +92,10 @@ class Sampler:
     async def sample(self, asked: SampleRequest, timeout_s: float) -> Drawn | Refused:
         """Draw the images of a request."""
         try:
-            async for events, loaded in self._draw(asked, timeout_s, wants_rows=False):
-                if isinstance(events[-1], np.ndarray):
-                    return Drawn(loaded.address, loaded.model.spec.levels, events[-1])
+            async with aclosing(self._draw(asked, timeout_s, wants_rows=False)) as told:
+                async for events, loaded in told:
+                    if isinstance(events[-1], np.ndarray):
+                        return Drawn(loaded.address, loaded.model.spec.levels, events[-1])
         except Refused as refused:
             return refused
         return Refused(500, "internal", "the request ended without a result")
@@ -100,15 +103,16 @@ class Sampler:
     async def stream(self, asked: SampleRequest, timeout_s: float) -> AsyncIterator[list[DrawnRow] | Refused]:
         """Rows of the images of a request as they are drawn; only those that finish an image where the request says so."""
         try:
-            async for events, loaded in self._draw(asked, timeout_s, wants_rows=True):
-                every = [stage.every for stage in loaded.model.stages()]
-                rows = [_drawn_row(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
-                if rows or not events:
-                    yield rows or [DrawnRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
+            async with aclosing(self._draw(asked, timeout_s, wants_rows=True)) as told:
+                async for events, loaded in told:
+                    every = [stage.every for stage in loaded.model.stages()]
+                    rows = [_drawn_row(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
+                    if rows or not events:
+                        yield rows or [DrawnRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
         except Refused as refused:
             yield refused
 
-    async def _draw(self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool) -> AsyncIterator[tuple[list[Event], Loaded]]:
+    async def _draw(self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool) -> AsyncGenerator[tuple[list[Event], Loaded], None]:
         """What the engine tells of a request, to the end; nothing first, once it is let in. Whoever stops listening cancels it."""
         deadline = time.monotonic() + timeout_s
         with self.thread.reserved(asked.n):
@@ -131,7 +135,7 @@ class Sampler:
             while True:
                 events = await inbox.get()
                 if isinstance(events[-1], Refused):
-                    raise events[-1]
+                    raise _blamed(events[-1], asked)
                 yield events, loaded
                 if isinstance(events[-1], np.ndarray):
                     return
@@ -147,16 +151,15 @@ class Sampler:
                 model, limit = loaded.model, self.settings.max_image_bytes
                 if asked.map:
                     check_map(model, len(asked.images), self.settings.max_map_pixels)
-                x_NCHW = await self._decoded(lambda: images_of(model, asked, limit), True)
-                context = await self._decoded(lambda: context_of(model, asked, limit), has_images(asked))
+                x_NCHW, context = await self._decoded(lambda: images_of(model, asked, limit), True)
             loop = asyncio.get_running_loop()
             told: asyncio.Future[list[object] | Refused] = loop.create_future()
 
             def listen(answer: list[object] | Refused) -> None:
                 loop.call_soon_threadsafe(_settle, told, answer)
 
-            pieces = [partial(_score, model, part, context) for part in x_NCHW.split(SCORING_BATCH)]
-            job = self.thread.run(list(pieces), len(x_NCHW), deadline - time.monotonic(), listen)
+            work = partial(_score, model, x_NCHW, context)
+            job = self.thread.run(loaded.engine, work, len(x_NCHW), deadline - time.monotonic(), listen)
             answer = await told
         except Refused as refused:
             return refused
@@ -168,16 +171,18 @@ class Sampler:
         nats_NHW = np.concatenate([np.asarray(part) for part in answer])
         nats_N = nats_NHW.sum((1, 2))
         if not np.isfinite(nats_N).all():
-            return Refused(500, "not_finite", "the likelihood is not finite")
+            return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
         bits_N = [float(bits_per_dim(nats, model.spec.num_subpixels)) for nats in nats_N]
         return Scored(loaded.address, nats_N.tolist(), bits_N, nats_NHW / np.log(2) if asked.map else None)
 
     async def _loaded(self, asked: str | None) -> Loaded:
-        """The version that is asked for; others are not kept waiting while it is loaded."""
+        """The version that is asked for; others, also those held under another name, are not kept waiting while it is loaded."""
         held = self.shelf.held(asked)
         if held is not None:
             return held
-        return await asyncio.get_running_loop().run_in_executor(self._loader, self.shelf.find, asked)
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(self._asker, self.shelf.found, asked)
+        return found if found is not None else await loop.run_in_executor(self._loader, self.shelf.find, asked)
 
     async def _decoded(self, make: Callable[[], T], has_images: bool) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoder, make) if has_images else make()
@@ -206,7 +211,7 @@ class Sampler:
 
     async def available(self) -> dict[str, list[str]]:
         """What may be asked for, out of the registry."""
-        return await asyncio.get_running_loop().run_in_executor(self._loader, self.shelf.available)
+        return await asyncio.get_running_loop().run_in_executor(self._asker, self.shelf.available)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve scales by."""
@@ -254,10 +259,17 @@ def _drawn_row(loaded: Loaded, row: RowDone, every: int) -> DrawnRow:
     return DrawnRow(loaded.address, loaded.model.spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
 
 
+def _blamed(refused: Refused, asked: SampleRequest | ScoreRequest) -> Refused:
+    """What is not finite though the weights are: numbers of the request that are too large for the network."""
+    if refused.code != NOT_FINITE or asked.vector is None:
+        return refused
+    return invalid("the network's numbers overflow with this vector; give smaller ones", "vector")
+
+
 @torch.inference_mode()
-def _score(model: PixelModel, x_BCHW: Tensor, context: Context | None) -> npt.NDArray[np.float64]:
-    """Nats of each pixel, B H W."""
-    x_BCHW = x_BCHW.to(model.device)
+def _score(model: PixelModel, x_NCHW: Tensor, context: Context | None, first: int, last: int) -> npt.NDArray[np.float64]:
+    """Nats of each pixel of images first..last - 1, B H W."""
+    x_BCHW = x_NCHW[first:last].to(model.device)
     if context is not None:
         context = context.to(model.device).rows(torch.zeros(len(x_BCHW), dtype=torch.long, device=model.device))
     nats_BHW: npt.NDArray[np.float64] = (-model.log_prob_map(x_BCHW, context)).double().cpu().numpy()

@@ -15,15 +15,20 @@ from pixelmodels.serving.refusals import Refused, invalid
 from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
 from pixelmodels.shapes import ImageSpec
 
+SMALL = "small_image"
+
 
 def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> Request:
     """What the engine is asked for; raises `Refused` with the field to blame."""
     known, mask = _known(model, asked, max_bytes) if isinstance(asked, CompletionRequest) else (None, None)
+    context = context_of(model, asked, max_bytes)
+    if known is not None and mask is not None:
+        _check_agrees(model, context, known, mask)
     request = Request(
         n=asked.n,
         seed=asked.seed or 0,
         first=asked.first,
-        context=context_of(model, asked, max_bytes),
+        context=context,
         guidance=asked.guidance,
         temperature=asked.temperature,
         top_p=asked.top_p,
@@ -56,15 +61,31 @@ def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes
         if not bool(vector.isfinite().all()):
             raise invalid("a number is too large", "vector")
     image = _given(asked.context_image, "context_image", spec.image, max_bytes)
-    small = _given(asked.small_image, "small_image", spec.small, max_bytes)
+    small = _given(asked.small_image, SMALL, spec.small, max_bytes)
     context = Context(label, vector, image, small)
     return context if len(context) else None
 
 
-def images_of(model: PixelModel, asked: ScoreRequest, max_bytes: int) -> Tensor:
-    """The images to score, levels, N C H W."""
+def images_of(model: PixelModel, asked: ScoreRequest, max_bytes: int) -> tuple[Tensor, Context | None]:
+    """The images to score, levels, N C H W, and the context that all of them have; raises `Refused` with the field to blame."""
     images = [image_of(text, f"images.{index}", model.spec, max_bytes) for index, text in enumerate(asked.images)]
-    return torch.from_numpy(np.stack(images).astype(np.int64))
+    x_NCHW = torch.from_numpy(np.stack(images).astype(np.int64))
+    context = context_of(model, asked, max_bytes)
+    _check_agrees(model, context, x_NCHW, torch.ones(1, *x_NCHW.shape[2:], dtype=torch.bool))
+    return x_NCHW, context
+
+
+def _check_agrees(model: PixelModel, context: Context | None, x_NCHW: Tensor, mask_NHW: Tensor) -> None:
+    """Raise `Refused` where a pixel in the mask is another one in the small image that is given: nothing has both."""
+    given = None if context is None else model.given_pixels(context.to(model.device))
+    if given is None:
+        return
+    known_BCHW, mask_BHW = given.x_BCHW.to(x_NCHW.device), given.mask_BHW.to(x_NCHW.device)
+    differ_NCHW = mask_BHW[:, None] & mask_NHW[:, None] & (known_BCHW != x_NCHW)
+    if differ_NCHW.any():
+        image, channel, row, column = differ_NCHW.nonzero()[0].tolist()
+        levels = f"{known_BCHW[0, channel, row, column]}, not {x_NCHW[image, channel, row, column]}"
+        raise invalid(f"pixel ({row}, {column}) of image {image} is of another level in the small image ({levels}); make them agree", SMALL)
 
 
 def check_map(model: PixelModel, n: int, most: int) -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pixelmodels import rayctx
 from pixelmodels.errors import UserError
 from pixelmodels.serving import keys
-from pixelmodels.serving.settings import Settings
+from pixelmodels.serving.settings import DEFAULT_MAX_N, Settings
 from pixelmodels.serving.versions import Shelf, is_folder
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking import Tracker
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from pixelmodels.serving.replica import Sampler
 
+logger = logging.getLogger(__name__)
+NAME = "pixelmodels"  # of the application
 # On a machine with much to do Serve's proxy takes longer than these are by themselves, and would be started anew for ever.
 PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
 SPARE_CPUS = 2  # logical CPUs of a local Ray beyond the samplers': Serve's own actors take none
@@ -54,7 +56,7 @@ class Serve:
     slots: int = 64  # images that a sampler draws at once
     max_waiting: int = 1024  # images that wait at a sampler beyond those; then requests are answered with 429
     max_models: int = 3  # versions that a sampler holds at a time
-    max_n: int = 1024  # images of one request
+    max_n: int | None = None  # images of one request; 1024 unless given, or as many as may be unfinished where those are fewer
     timeout: float = 60.0  # seconds for an answer, unless the request says
     poll: float = 5.0  # seconds between looks at where the aliases point
     drain: float = 60.0  # seconds that requests are given to finish at the end
@@ -69,6 +71,7 @@ class Serve:
         if not 0 <= self.port < 1 << 16:
             raise UserError(f"--port {self.port} is out of range; give 0..65535")
         cpus = self.cpus if self.cpus is not None else max(1, rayctx.num_cores() // (self.max_replicas or self.replicas))
+        max_n = self.max_n if self.max_n is not None else max(1, min(DEFAULT_MAX_N, self.slots + self.max_waiting))
         given: dict[str, Any] = {
             "model": self.model,
             "others": self.others,
@@ -80,7 +83,7 @@ class Serve:
             "slots": self.slots,
             "max_waiting": self.max_waiting,
             "max_models": self.max_models,
-            "max_n": self.max_n,
+            "max_n": max_n,
             "timeout_s": self.timeout,
             "max_timeout_s": max(600.0, self.timeout),
             "poll_s": self.poll,
@@ -92,8 +95,12 @@ class Serve:
             return Settings(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            flag = str(first["loc"][0]).removesuffix("_s").replace("_", "-")
-            raise UserError(f"--{flag} {first['input']} cannot be used ({first['msg']}); see --help") from None
+            field, value, message = str(first["loc"][0]) if first["loc"] else "", first["input"], str(first["msg"])
+            if not field:  # of two numbers together: the message begins with the field
+                field, _, message = message.removeprefix("Value error, ").partition(": ")
+                value = given[field]
+            flag = field.removesuffix("_s").replace("_", "-")
+            raise UserError(f"--{flag} {value} cannot be used ({message}); see --help") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -138,20 +145,23 @@ def free_port(host: str, port: int) -> int:
         raise UserError(f"{host}:{port} cannot be listened on ({error.strerror or error}); give another --port or --host") from error
 
 
-def connect(settings: Settings) -> None:
-    """Join the Ray of `RAY_ADDRESS`, or start a local one with room for the samplers."""
+def connect(settings: Settings, num_services: int = 1) -> None:
+    """Join the Ray of `RAY_ADDRESS`, or start a local one with room for the samplers of so many services."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # those who serve give way to nobody; a local Ray's workers would (15)
-    rayctx.connect(num_cpus=(settings.max_replicas or settings.replicas) * settings.cpus + SPARE_CPUS)
+    rayctx.connect(num_cpus=num_services * (settings.max_replicas or settings.replicas) * settings.cpus + SPARE_CPUS)
 
 
-def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | None = None) -> DeploymentHandle[Any]:
-    """Start the application on the Ray that is connected; returns the ingress's handle once a sampler has its model. Raises `UserError`."""
+def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | None = None, name: str = NAME) -> DeploymentHandle[Any]:
+    """Start the application on the Ray that is connected; returns the ingress's handle once a sampler has its model. Raises `UserError`.
+
+    One of another name is served beside the first, below a path of its name.
+    """
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.config import HTTPOptions
     from ray.serve.context import _get_global_client
 
-    from pixelmodels.serving.app import NAME, application
+    from pixelmodels.serving.app import application
     from pixelmodels.serving.replica import Sampler
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -162,7 +172,7 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
             controller_options={"runtime_env": {"env_vars": PATIENCE}},
         )
         check_address(_get_global_client().http_config, host, port)  # a Serve that runs keeps its own
-        return serve.run(application(settings, sampler or Sampler), name=NAME)
+        return serve.run(application(settings, sampler or Sampler), name=name, route_prefix="/" if name == NAME else f"/{name}")
     except (RuntimeError, RayError) as error:
         raise UserError(
             f"the service did not start ({' '.join(str(error).split())[-600:]}); see the logs in /tmp/ray/session_latest/logs/serve"
@@ -187,26 +197,34 @@ def wait_for_end() -> None:
         pass
 
 
-def stop(handle: DeploymentHandle[Any], drain_s: float) -> bool:
+def stop(handle: DeploymentHandle[Any], drain_s: float, name: str = NAME) -> bool:
     """Take no more requests, let those there are finish, end the application; whether all were finished.
 
-    On a Ray that was joined, Serve and its other applications go on.
+    On a Ray that was joined, and where it was served beside another one, Serve and its other applications go on.
     """
     from ray import serve
-
-    from pixelmodels.serving.app import NAME
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
     began = time.monotonic()
     try:
         finished = bool(handle.drain.remote(drain_s).result(timeout_s=drain_s + 10))
-    except Exception:  # the ingress is gone: nothing is left to finish
+    except (RayError, RayServeException, TimeoutError) as error:  # the ingress is gone, or does not answer
+        logger.warning("the ingress did not say that all was finished (%s)", type(error).__name__)
         finished = False
     time.sleep(min(0.2, max(0.0, drain_s - (time.monotonic() - began))))  # for the last answers to leave
-    if os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
-        serve.shutdown()
+    if name == NAME and os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+        end()
     else:
-        serve.delete(NAME)
+        serve.delete(name)
     return finished
+
+
+def end() -> None:
+    """End Serve with all its applications, whatever they are doing."""
+    from ray import serve
+
+    serve.shutdown()
 
 
 def greeting(host: str, port: int, *, needs_key: bool) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from pixelmodels.serving.settings import MAX_IMAGES
 
 MAX_TEXT = 1 << 26  # characters of an encoded image, whatever a service is told (its own limit is far below)
 MAX_VECTOR = 1 << 16
+UNKNOWN = "unknown_field"  # type of the error for a field that a request does not have; `name` in its context
 
 Png = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="a PNG file in base64")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -29,10 +31,20 @@ class _Request(BaseModel):
     ] = None
     timeout_s: Annotated[float | None, Field(ge=1, le=86400, description="seconds after which the answer is of no use")] = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_all(cls, given: Any) -> Any:
+        """At the first field that is not known the rest is not looked at: an error for each of very many would take very long."""
+        for name in given if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                context = {"name": str(name)[:200].encode(errors="replace").decode(), "have": ", ".join(cls.model_fields)}
+                raise PydanticCustomError(UNKNOWN, "no such field; have {have}", context)
+        return given
+
 
 class _Conditioned(_Request):
     label: Annotated[int | None, Field(ge=0, le=1 << 20, description="a class")] = None
-    vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR)] = None
+    vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR, fail_fast=True)] = None
     context_image: Annotated[Png | None, Field(description="such as a grey image, for a model that colours")] = None
     small_image: Annotated[Png | None, Field(description="a sub-sampled image, for a model that enlarges")] = None
 
@@ -76,7 +88,7 @@ class CompletionRequest(SampleRequest):
 class ScoreRequest(_Conditioned):
     """Images to score: their exact negative log-likelihood, given the context that all of them have."""
 
-    images: Annotated[list[Png], Field(min_length=1, max_length=MAX_IMAGES)]
+    images: Annotated[list[Png], Field(min_length=1, max_length=MAX_IMAGES, fail_fast=True)]
     map: Annotated[bool, Field(description="also what each pixel costs")] = False
 
 

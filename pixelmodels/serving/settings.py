@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pixelmodels.serving import keys
 from pixelmodels.storage import DEFAULT_STORAGE
 
 MAX_IMAGES = 4096  # of one request, whatever a service is told
+DEFAULT_MAX_N = 1024
 
 
 class Settings(BaseModel):
@@ -33,7 +35,9 @@ class Settings(BaseModel):
     max_waiting: Annotated[int, Field(ge=1)] = 1024  # images that wait at a sampler beyond those; then 429
 
     # What it lets in.
-    max_n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1024  # images drawn, or scored, by one request
+    max_n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = (
+        DEFAULT_MAX_N  # images drawn, or scored, by one request; at most slots + max_waiting
+    )
     max_stream_rows_n: Annotated[int, Field(ge=1)] = 64  # images of a request that streams rows
     max_stream_bytes: Annotated[int, Field(ge=1)] = 64 << 20  # sub-pixels of all pictures of such a stream (each row has one)
     max_map_pixels: Annotated[int, Field(ge=1)] = 1 << 20  # of all images of a request for what each pixel costs
@@ -41,8 +45,22 @@ class Settings(BaseModel):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 << 20  # of one request
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 256 << 20  # of all requests that are being read or answered; then 429
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0  # for a request's body to arrive
-    timeout_s: Annotated[float, Field(ge=1)] = 60.0  # for an answer, unless the request says
+    timeout_s: Annotated[float, Field(ge=1)] = 60.0  # for an answer, unless the request says; at most max_timeout_s
     max_timeout_s: Annotated[float, Field(ge=1)] = 600.0  # that a request may ask for
     drain_s: Annotated[float, Field(ge=0)] = 60.0  # that requests are given to finish when the service ends
     key_hashes: tuple[str, ...] = ()  # SHA-256 of the keys that are let in, hexadecimal; PIXELMODELS_API_KEYS adds to them
     require_key: bool = True  # do not start without a key
+
+    @field_validator("key_hashes")
+    @classmethod
+    def _are_hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:
+        return keys.checked(hashes, "key_hashes")
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Settings:
+        """A request of as many images, or without a time of its own, is not refused always."""
+        if self.max_n > self.slots + self.max_waiting:
+            raise ValueError(f"max_n: at most slots + max_waiting = {self.slots + self.max_waiting} images may be unfinished")
+        if self.timeout_s > self.max_timeout_s:
+            raise ValueError(f"timeout_s: a request may ask for max_timeout_s = {self.max_timeout_s:g} at most")
+        return self

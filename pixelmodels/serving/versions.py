@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import threading
 import time
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import torch
 
@@ -14,7 +16,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.sampling.engine import Engine, Request
-from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
@@ -23,7 +25,8 @@ from pixelmodels.training.loading import find_model
 
 logger = logging.getLogger(__name__)
 CHAMPION, PREVIOUS, LATEST = "champion", "previous", "latest"
-RETRY_S = 300.0  # before a version that could not be loaded is tried again
+RETRY_S = 300.0  # before a version that did not pass is tried again
+BUSY_S = 5.0  # after which it is worth asking again for what could not be loaded now
 _REGISTERED = re.compile(r"[\w.\- ]+([@/][\w.\-]+)?")
 _LOCAL = "local"  # name of a model that is a folder
 
@@ -44,11 +47,16 @@ class Loaded:
         return f"{self.name}/{self.version}"
 
 
+class NotLoaded(UserError):
+    """A version that may be sound could not be loaded: nobody remembers it, and it is tried again when it is next asked for."""
+
+
 class Shelf:
     """The versions of one replica. `find` waits for a version that is not loaded; `follow` is for a thread of its own.
 
     A request is given the version that its address means at that moment, and keeps it: a version that is replaced or unloaded goes once
-    the last request has let go of it.
+    the last request has let go of it. Until then it is in memory, and is taken up again rather than loaded another time; no more than
+    `max_models` + 1 versions are in memory.
     """
 
     def __init__(self, settings: Settings, device: torch.device | None = None):
@@ -56,6 +64,7 @@ class Shelf:
         self.refused: dict[str, str] = {}  # name/version: why
         self._refused_at: dict[str, float] = {}
         self._names: dict[str, Loaded] = {}  # by what requests call it, in full ("digits@champion"); replaced as aliases move
+        self._alive: WeakSet[Loaded] = WeakSet()  # in memory: held, or kept by requests
         self._loading = threading.Lock()  # one version is loaded at a time
         self._local = is_folder(settings)
         self._default = _LOCAL if self._local else settings.model
@@ -105,12 +114,24 @@ class Shelf:
         address = self.address_of(asked)
         try:
             return self._hold(address)
+        except NotLoaded as error:
+            raise Refused(503, "not_loaded", str(error), "model", BUSY_S) from None
         except UserError as error:
             status, code = (503, "not_loaded") if address == self._default else (404, "unknown_model")
             raise Refused(status, code, str(error), "model") from None
-        except Exception as error:  # of the registry, such as a server that does not answer
-            logger.exception("cannot find %s", address)
-            raise Refused(503, "not_loaded", f"the registry does not answer ({type(error).__name__})", "model", 5.0) from None
+
+    def found(self, asked: str | None) -> Loaded | None:
+        """The version that a request asks for if it is held under another name, without waiting for what is being loaded."""
+        address = self.address_of(asked)
+        try:
+            key = "/".join(self._resolve(address))
+        except UserError:  # `find` says so
+            return None
+        loaded = next((one for one in self.loaded() if one.address == key), None)
+        if loaded is not None:
+            loaded.used = time.monotonic()
+            self._names[address] = loaded
+        return loaded
 
     def follow(self) -> None:
         """Look once where every address in use points, and swap what has moved; a version that does not pass changes nothing."""
@@ -121,11 +142,11 @@ class Shelf:
                 continue  # a version never changes
             try:
                 self._hold(address, anew=True)
-            except UserError as error:
+            except (UserError, Refused) as error:
                 held = self._names.get(address)
                 if held is not None:  # not unloaded meanwhile
                     logger.warning("%s stays at %s: %s", address, held.address, error)
-            except Exception:
+            except Exception:  # the others are looked at all the same
                 logger.exception("cannot see where %s points", address)
 
     def loaded(self) -> dict[Loaded, list[str]]:
@@ -170,17 +191,9 @@ class Shelf:
             else:
                 name, version = self._resolve(address)
             key = f"{name}/{version}"
-            loaded = next((one for one in self.loaded() if one.address == key), None)
+            loaded = next((one for one in list(self._alive) if one.address == key), None)
             if loaded is None:
-                if key in self.refused and time.monotonic() - self._refused_at[key] < RETRY_S:
-                    raise UserError(f"{key} is refused: {self.refused[key]}")
-                try:
-                    loaded = self._load(name, version)
-                except Exception as error:
-                    why = str(error) if isinstance(error, (UserError, FloatingPointError)) else f"{type(error).__name__}: {error}"
-                    self.refused[key], self._refused_at[key] = why, time.monotonic()
-                    raise UserError(f"{key} is refused: {why}") from error
-                self.refused.pop(key, None)
+                loaded = self._loaded_anew(name, version)
             if not anew:
                 loaded.used = time.monotonic()
             if self._names.get(address) is not loaded:
@@ -189,19 +202,52 @@ class Shelf:
             self._unload()
         return loaded
 
+    def _loaded_anew(self, name: str, version: str) -> Loaded:
+        """Load a version; raises `UserError` where it does not pass, now or lately, and `Refused` (429) where too many are in memory."""
+        key = f"{name}/{version}"
+        if key in self.refused and time.monotonic() - self._refused_at[key] < RETRY_S:
+            raise UserError(f"{key} is refused: {self.refused[key]}")
+        if len(self._alive) > self.settings.max_models:
+            gc.collect()  # what only a cycle keeps
+        if len(self._alive) > self.settings.max_models:
+            kept = ", ".join(sorted(one.address for one in self._alive))
+            raise overloaded(f"{key} cannot be loaded while requests keep what was unloaded in memory ({kept})", BUSY_S)
+        try:
+            loaded = self._load(name, version)
+        except (UserError, FloatingPointError) as error:
+            self.refused[key], self._refused_at[key] = str(error), time.monotonic()
+            raise UserError(f"{key} is refused: {error}") from error
+        except Exception as error:  # such as storage that does not answer, or memory that is short for now
+            logger.exception("%s could not be loaded", key)
+            raise NotLoaded(f"{key} could not be loaded this time ({type(error).__name__}); try again") from error
+        self.refused.pop(key, None)
+        self._alive.add(loaded)
+        return loaded
+
     def _resolve(self, address: str, held: Loaded | None = None) -> tuple[str, str]:
-        """Name and version of an address; of a name without a champion what it is `held` for, else its latest version."""
+        """Name and version of an address; of a name without a champion what it is `held` for, else its latest version.
+
+        Raises `UserError` where there is none, and `NotLoaded` where the registry does not answer.
+        """
         if self._tracker is None:
             return _LOCAL, re.sub(r"^.*/", "", self.settings.model.rstrip("/"))
+        try:
+            return self._looked_up(self._tracker, address, held)
+        except Exception as error:
+            if not is_of_the_registry(error):
+                raise
+            raise NotLoaded(f"the registry at '{self._tracker.uri}' does not answer ({type(error).__name__}); try again") from error
+
+    def _looked_up(self, tracker: Tracker, address: str, held: Loaded | None) -> tuple[str, str]:
         if "@" in address or "/" in address:
-            found = find_version(self._tracker, f"models:/{address}")
+            found = find_version(tracker, f"models:/{address}")
         else:
             try:
-                found = find_version(self._tracker, f"models:/{address}@{CHAMPION}")
+                found = find_version(tracker, f"models:/{address}@{CHAMPION}")
             except UserError:
                 if held is not None:
                     return held.name, held.version
-                found = find_version(self._tracker, f"models:/{address}/{LATEST}")
+                found = find_version(tracker, f"models:/{address}/{LATEST}")
         return str(found.name), str(found.version)
 
     def _load(self, name: str, version: str) -> Loaded:
@@ -230,6 +276,14 @@ def is_folder(settings: Settings) -> bool:
     if _REGISTERED.fullmatch(model) is None:
         return True
     return "/" in model and "@" not in model and not re.fullmatch(rf".*/(\d+|{LATEST})", model)
+
+
+def is_of_the_registry(error: Exception) -> bool:
+    """Whether MLflow, its database or the way there failed, and not this program."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, (MlflowException, SQLAlchemyError, OSError))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One registry with three versions of a tiny model, and one application of two samplers, for all tests of this folder."""
+"""One registry with a few tiny models, and one application of two samplers, for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from pixelmodels.tracking import Tracker
 SPEC = ImageSpec(channels=1, height=6, width=5, levels=7)
 KEY = "pm_test-key"
 NAME = "tiny"
+FULL = "full"  # the model that is conditioned on everything
+IMAGE, SMALL = ImageSpec(1, 6, 5, 256), ImageSpec(1, 3, 3, 7)  # that it is given
 
 
 def small_model(seed: int, num_layers: int = 2) -> PixelModel:
@@ -33,6 +35,14 @@ def small_model(seed: int, num_layers: int = 2) -> PixelModel:
     return build(config, SPEC, LikelihoodConfig("categorical"), ContextSpec(num_classes=3)).double().eval()
 
 
+def full_model(seed: int) -> PixelModel:
+    """A model that is conditioned on a class, a vector, an image and a small image, in float64."""
+    torch.manual_seed(seed)
+    config = GatedPixelCNNConfig(num_layers=2, num_features=6, head_features=8)
+    given = ContextSpec(num_classes=3, vector_size=2, image=IMAGE, small=SMALL)
+    return build(config, SPEC, LikelihoodConfig("categorical"), given).double().eval()
+
+
 @dataclass
 class Registry:
     """The registry that is served, and the models of its versions."""
@@ -40,14 +50,14 @@ class Registry:
     tracker: Tracker
     run_id: str
     folder: Path
-    models: dict[str, PixelModel]
+    models: dict[str, PixelModel]  # by version; by name/version where the name is another one
 
-    def add(self, model: PixelModel) -> str:
+    def add(self, model: PixelModel, name: str = NAME) -> str:
         """Register a model; its version."""
         files = self.folder / f"model-{len(self.models)}"
         save_model(files, model)
-        version = str(self.tracker.register(self.run_id, files, NAME, {}))
-        self.models[version] = model
+        version = str(self.tracker.register(self.run_id, files, name, {}))
+        self.models[version if name == NAME else f"{name}/{version}"] = model
         return version
 
     def point(self, alias: str, version: str) -> None:
@@ -61,9 +71,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     tracker = Tracker(Storage(str(folder / "storage")))
     tracker.check()
     made = Registry(tracker, tracker.start_parent("serving", {}), folder, {})
-    for seed, num_layers in enumerate((2, 2, 16)):  # the third is slow
+    for seed, num_layers in enumerate((2, 2, 32)):  # the third is slow
         made.add(small_model(seed, num_layers))
     made.point("champion", "1")
+    made.add(full_model(0), FULL)
     return made
 
 
@@ -78,8 +89,8 @@ def settings_of(registry: Registry, **changes: object) -> Settings:
         "max_stream_rows_n": 8,
         "max_models": 2,
         "poll_s": 0.3,
-        "max_image_bytes": 4096,
-        "max_body_bytes": 200_000,
+        "max_image_bytes": 150_000,
+        "max_body_bytes": 500_000,
         "body_timeout_s": 3.0,
         "drain_s": 10.0,
         "key_hashes": (keys.hash_of(KEY),),
@@ -96,15 +107,14 @@ class Service:
     port: int
     registry: Registry
     handle: Any
+    path: str = ""  # below which it is served
 
 
 @pytest.fixture(scope="session")
 def service(ray_cluster: None, registry: Registry) -> Iterator[Service]:
-    from ray import serve
-
     from pixelmodels.serving import running
 
     port = running.free_port("127.0.0.1", 0)
-    handle = running.start(settings_of(registry, replicas=2), "127.0.0.1", port)
+    handle = running.start(settings_of(registry, replicas=2, others=(FULL,)), "127.0.0.1", port)
     yield Service(Client(f"http://127.0.0.1:{port}", KEY, timeout_s=60), "127.0.0.1", port, registry, handle)
-    serve.shutdown()
+    running.end()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
+import threading
 import time
 from contextlib import nullcontext
 
@@ -12,7 +14,6 @@ import torch
 
 from pixelmodels.sampling import draw_all
 from pixelmodels.sampling.engine import Engine, Request, RowDone
-from pixelmodels.serving import admission
 from pixelmodels.serving.engine_thread import EngineThread
 from pixelmodels.serving.refusals import Refused
 from tests.serving.conftest import small_model
@@ -100,33 +101,88 @@ def test_weights_that_are_not_finite_end_their_requests_only(thread: EngineThrea
     assert isinstance(other.get(timeout=WAIT_S)[0], np.ndarray)
 
 
-def breaks() -> list[RowDone]:
+def breaks(*_: object) -> list[RowDone]:
     raise RuntimeError("broken")
 
 
-def test_a_broken_engine_ends_its_own_requests_only(thread: EngineThread) -> None:
-    broken, sound = slow_engine(), slow_engine()
+def test_an_engine_that_fails_once_ends_its_own_requests_only(thread: EngineThread) -> None:
+    """However often: there is a good step between two failures, of drawing or of scoring."""
+    broken, sound = Engine(small_model(0), num_slots=4, max_waiting=100), slow_engine(0.02)
     _, other = told_of(thread, sound, Request(n=2))
-    broken.step_row = breaks  # type: ignore[method-assign]
-    inboxes = [told_of(thread, broken, Request(n=2))[1] for _ in range(2)]
-    for told in inboxes:
-        (answer,) = told.get(timeout=WAIT_S)
+    step, scores = broken.step_row, queue.Queue()  # type: ignore[var-annotated]
+    for goes_well in ("drawing", "scoring"):
+        broken.step_row = breaks  # type: ignore[method-assign]
+        answer = told_of(thread, broken, Request(n=2))[1].get(timeout=WAIT_S)[0]
         assert isinstance(answer, Refused) and (answer.status, answer.code) == (500, "internal")
+        broken.step_row = step  # type: ignore[method-assign]
+        if goes_well == "drawing":
+            assert isinstance(told_of(thread, broken, Request(n=2))[1].get(timeout=WAIT_S)[0], np.ndarray)
+        else:
+            thread.run(broken, lambda first, last: (first, last), 1, WAIT_S, scores.put)
+            assert scores.get(timeout=WAIT_S) == [(0, 1)]
+    thread.run(broken, breaks, 1, WAIT_S, scores.put)
+    assert scores.get(timeout=WAIT_S).code == "internal"
     assert isinstance(other.get(timeout=WAIT_S)[0], np.ndarray)
     assert (thread.failure, thread.num_unfinished, broken.is_idle) == (None, 0, True)
+
+
+@pytest.mark.parametrize("second", ["drawing", "scoring"])
+def test_an_engine_that_fails_twice_ends_the_thread(second: str) -> None:
+    ended, answers = queue.Queue(), queue.Queue()  # type: ignore[var-annotated]
+    thread = EngineThread(slots=4, max_waiting=20, on_failure=lambda: ended.put(thread.failure)).start()
+    broken = slow_engine()
+    broken.step_row = breaks  # type: ignore[method-assign]
+    assert told_of(thread, broken, Request(n=2))[1].get(timeout=WAIT_S)[0].code == "internal"
+    assert thread.failure is None
+    if second == "drawing":
+        _, answers = told_of(thread, broken, Request(n=2))
+    else:
+        thread.run(broken, breaks, 1, WAIT_S, answers.put)
+    assert ended.get(timeout=WAIT_S) == "RuntimeError: broken"
+    (answer,) = np.atleast_1d(answers.get(timeout=WAIT_S))
+    assert answer.code == "sampler_lost" and thread.num_unfinished == 0
+
+
+class AcceleratorError(RuntimeError):
+    """Named as torch's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (AcceleratorError("unspecified launch failure"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (ValueError("CUDA error"), False),
+    ],
+)
+def test_a_broken_device_ends_the_thread_at_once(error: Exception, ends: bool) -> None:
+    thread = EngineThread(slots=4, max_waiting=20).start()
+    engine = slow_engine()
+
+    def fails() -> list[RowDone]:
+        raise error
+
+    engine.step_row = fails  # type: ignore[method-assign]
+    answer = told_of(thread, engine, Request(n=1))[1].get(timeout=WAIT_S)[0]
+    assert answer.code == ("sampler_lost" if ends else "internal") and (thread.failure is not None) is ends
+    thread.stop()
 
 
 def test_everybody_is_told_when_the_thread_fails_and_then_it_ends() -> None:
     """Those included whom the thread has not seen: they came while it worked on the last row, as did what makes it fail."""
     ended = queue.Queue()  # type: ignore[var-annotated]
-    thread = EngineThread(slots=4, max_waiting=20, on_failure=lambda: ended.put(thread.num_unfinished)).start()
+    thread = EngineThread(slots=4, max_waiting=40, on_failure=lambda: ended.put(thread.num_unfinished)).start()
     engine, answers = slow_engine(), queue.Queue()  # type: ignore[var-annotated]
-    thread.run([lambda: time.sleep(0.3), lambda: 1], 2, WAIT_S, answers.put)
-    time.sleep(0.1)
+    begun, may_end = threading.Event(), threading.Event()
+    thread.run(engine, lambda first, last: begun.set() or may_end.wait(WAIT_S), 17, WAIT_S, answers.put)  # two pieces
+    assert begun.wait(WAIT_S)
     _, drawn = told_of(thread, engine, Request(n=2))
     thread._inbox.put(breaks)  # type: ignore[arg-type]
     _, late = told_of(thread, engine, Request(n=1))
-    thread.run([lambda: 1], 3, WAIT_S, answers.put)
+    thread.run(engine, lambda first, last: 1, 3, WAIT_S, answers.put)
+    may_end.set()
     assert ended.get(timeout=WAIT_S) == 0
     told = [drawn.get_nowait()[0], late.get_nowait()[0], answers.get_nowait(), answers.get_nowait()]
     assert [one.code for one in told] == ["sampler_lost"] * 4 and all(inbox.empty() for inbox in (drawn, late, answers))
@@ -137,17 +193,18 @@ def test_everybody_is_told_when_the_thread_fails_and_then_it_ends() -> None:
 
 
 def test_what_is_loaded_or_scored_counts_as_unfinished(thread: EngineThread) -> None:
-    engine, answers = slow_engine(), queue.Queue()  # type: ignore[var-annotated]
+    engine, answers, may_end = slow_engine(), queue.Queue(), threading.Event()  # type: ignore[var-annotated]
     with thread.reserved(20):
         assert thread.num_unfinished == 20
         for n in (4, 5):
             with pytest.raises(Refused, match="429") if n == 5 else nullcontext():
-                thread.run([lambda: time.sleep(0.3)], n, WAIT_S, answers.put)
+                thread.run(engine, lambda first, last: may_end.wait(WAIT_S), n, WAIT_S, answers.put)
         for ask in (lambda: told_of(thread, engine, Request(n=1)), lambda: thread.reserved(1).__enter__()):
             with pytest.raises(Refused, match="429"):
                 ask()
     assert thread.num_unfinished == 4
-    assert answers.get(timeout=WAIT_S) == [None] and thread.num_unfinished == 0
+    may_end.set()
+    assert answers.get(timeout=WAIT_S) == [True] and thread.num_unfinished == 0
     with pytest.raises(Refused, match="504"):
         told_of(thread, engine, Request(n=1), timeout_s=-0.1)
 
@@ -165,49 +222,58 @@ def test_each_engine_has_a_speed_and_an_idle_one_refuses_nothing_within_the_boun
     assert told.get(timeout=WAIT_S)[0].code == "deadline"
 
 
-def test_jobs_go_between_rows_and_are_bounded(thread: EngineThread) -> None:
+def test_jobs_are_done_in_pieces_and_bounded(thread: EngineThread) -> None:
     answers: queue.Queue = queue.Queue()
-    thread.run([lambda: 1, lambda: 2], 20, WAIT_S, answers.put)
-    assert answers.get(timeout=WAIT_S) == [1, 2]
-    thread.run([lambda: 1 / 0], 20, WAIT_S, answers.put)
+    engine = slow_engine()
+    thread.run(engine, lambda first, last: (first, last), 20, WAIT_S, answers.put)
+    assert answers.get(timeout=WAIT_S) == [(0, 16), (16, 20)]
+    thread.run(engine, lambda first, last: 1 / 0, 20, WAIT_S, answers.put)
     assert answers.get(timeout=WAIT_S).code == "internal"
     with pytest.raises(Refused, match="429"):
-        thread.run([lambda: 1], 25, WAIT_S, answers.put)
+        thread.run(engine, breaks, 25, WAIT_S, answers.put)
 
 
-@pytest.mark.parametrize(
-    ("n", "timeout_s", "waiting", "refused"),
-    [
-        (1, 2.0, [], False),  # 10 slots and 1 image at 10 a second: 1.1 s, and the margin
-        (50, 5.0, [], True),  # 60 images: 6 s
-        (50, 10.0, [], False),
-        (1, 2.0, [(400, 1000.0)], False),  # one turn of the large one comes before it
-        (1, 2.0, [(1, 100.0)] * 20, True),
-        (1, 20.0, [(20, 5.0)], False),
-        (20, 20.0, [(20, 5.0)], True),  # the newcomer could wait, the other one could not
-        (20, 20.0, [(20, 1.0)], False),  # that is late anyway
-        (50, 5.0, None, False),  # the slots are free
-    ],
-)
-def test_nobody_is_let_in_who_would_be_late_or_make_others_late(n: int, timeout_s: float, waiting: list | None, refused: bool) -> None:
-    own = 0 if waiting is None else 10 + sum(num for num, _ in waiting)
-    try:
-        admission.check(n, timeout_s, waiting or [], own + 30, slots=10, bound=1000, speed=10.0, num_others=30)
-    except Refused as error:
-        assert refused and error.status == 429
-    else:
-        assert not refused
+def test_scoring_leaves_most_of_the_time_to_what_is_drawn() -> None:
+    """Between two pieces, which are small then, rows take four times as long as the first of them."""
+    thread = EngineThread(slots=4, max_waiting=100).start()
+    spent: list[tuple[str, float, int]] = []  # what was done, seconds, images
+    engine = Engine(small_model(0), num_slots=4, max_waiting=100)
+    step = engine.step_row
+
+    def row() -> list[RowDone]:
+        began = time.monotonic()
+        time.sleep(0.005)
+        rows = step()
+        spent.append(("row", time.monotonic() - began, 0))
+        return rows
+
+    def piece(first: int, last: int) -> None:
+        began = time.monotonic()
+        time.sleep(0.02)
+        spent.append(("piece", time.monotonic() - began, last - first))
+
+    engine.step_row = row  # type: ignore[method-assign]
+    answers: queue.Queue = queue.Queue()
+    told_of(thread, engine, Request(n=80))
+    thread.run(engine, piece, 12, WAIT_S, answers.put)
+    assert len(answers.get(timeout=WAIT_S)) == 3
+    thread.stop()
+    pieces = [index for index, (kind, _, _) in enumerate(spent) if kind == "piece"]
+    assert [spent[index][2] for index in pieces] == [4, 4, 4]
+    for one, other in itertools.pairwise(pieces):
+        between_s = sum(seconds for _, seconds, _ in spent[one + 1 : other])
+        assert between_s >= 3.5 * spent[one][1]  # 4 by the thread's own clock, which is read a little later
 
 
-def test_the_speed_is_known_from_steps_with_the_slots_taken() -> None:
-    speed = admission.Speed()
-    for _ in range(50):
-        speed.step(2.0, 0.1)
-    assert speed.images_per_s == pytest.approx(20.0)
-    speed.step(1.0, 0.1, is_full=False)
-    assert speed.images_per_s == pytest.approx(20.0)
-    speed.step(4.0, 0.1, is_full=False)  # faster, with slots to spare: it was wrong
-    assert speed.images_per_s == pytest.approx(20.0 + admission.SMOOTHING * 20.0)
-    unknown = admission.Speed()
-    unknown.step(4.0, 0.1, is_full=False)
-    assert unknown.images_per_s == 0
+def test_when_there_may_be_room_is_told_by_the_best_speed(thread: EngineThread) -> None:
+    engine = slow_engine(0.05)
+    _, told = told_of(thread, engine, Request(n=4))
+    told.get(timeout=WAIT_S)
+    speed = thread.images_per_s(engine)
+    assert 0 < speed < 14
+    with thread.reserved(24), pytest.raises(Refused) as refused:
+        thread.reserved(20).__enter__()
+    assert refused.value.retry_after_s == pytest.approx(20 / speed)
+    with thread.reserved(24), pytest.raises(Refused) as refused:
+        thread.run(engine, breaks, 24, WAIT_S, lambda _: None)
+    assert refused.value.retry_after_s == pytest.approx(24 / speed)

@@ -1,115 +1,206 @@
-"""Requests made from the service's own OpenAPI schema: none of them may break it, and every refusal has the same form."""
+"""Requests made from the service's own OpenAPI description: none of them may break it, and every answer is as described there."""
 
 from __future__ import annotations
 
 import base64
-import http.client
+import copy
 import io
 import json
-import time
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
+import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from tests.serving.conftest import KEY, SPEC, Service
-
-STREAM = io.BytesIO()
-Image.fromarray(np.full((SPEC.height, SPEC.width), 40, np.uint8)).save(STREAM, format="PNG")
-PNG = STREAM.getvalue()
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
 )
+
+from tests.serving.conftest import FULL, KEY, SMALL, SPEC, Service
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+HANGS_S = 30.0
+OPERATIONS = ["POST /v1/samples", "POST /v1/completions", "POST /v1/scores"]
+PAGES = ["GET /v1/models", "GET /healthz", "GET /readyz", "GET /metrics"]
+PNG_FIELDS = {"image": "png", "mask": "png", "context_image": "png", "images": "png", "small_image": "small-png"}
+# What the model of this registry takes that is conditioned on everything: with it answers other than refusals are reached.
+NARROW: dict[str, dict[str, Any]] = {
+    "model": {"enum": [f"{FULL}/1", FULL]},
+    "timeout_s": {"type": "number", "minimum": 30, "maximum": 60},
+    "n": {"type": "integer", "minimum": 1, "maximum": 4},
+    "label": {"type": "integer", "minimum": 0, "maximum": 2},
+    "vector": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+    "known_rows": {"type": "integer", "minimum": 0, "maximum": 6},
+    "mask": {"type": "string", "format": "sound-png"},
+    "context_image": {"type": "string", "format": "sound-png"},
+    "small_image": {"type": "string", "format": "sound-small-png"},
+}
+GIVEN = ["label", "vector", "context_image", "small_image"]
+FIELDS = {
+    "POST /v1/samples": [*GIVEN, "guidance", "stream"],
+    "POST /v1/completions": [*GIVEN, "guidance", "stream", "mask", "known_rows"],
+    "POST /v1/scores": [*GIVEN, "map"],
+}
+FUZZ = settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def png_bytes(height: int, width: int, value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.full((height, width), value, np.uint8)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def pngs(height: int, width: int) -> st.SearchStrategy[str]:
+    """PNG files in base64."""
+    return st.sampled_from([0, 255]).map(lambda value: base64.b64encode(png_bytes(height, width, value)).decode())
 
 
 @st.composite
-def damaged_png(draw: Any) -> str:
-    """A PNG in base64, sometimes with bytes changed, cut or added."""
-    data = bytearray(PNG)
+def damaged_pngs(draw: Any) -> str:
+    """The same with bytes changed, cut or added."""
+    data = bytearray(png_bytes(SPEC.height, SPEC.width, 40))
     for _ in range(draw(st.integers(0, 3))):
         data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
     end = draw(st.integers(0, len(data)) | st.just(len(data)))
     return base64.b64encode(bytes(data[:end]) + draw(st.binary(max_size=8))).decode()
 
 
-def values(schema: dict[str, Any], components: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """What a part of the schema allows, nearly: bounds are sometimes overstepped by one."""
-    if "$ref" in schema:
-        return values(components[schema["$ref"].rsplit("/", 1)[1]], components)
-    if "anyOf" in schema:
-        return st.one_of([values(one, components) for one in schema["anyOf"]])
-    if "enum" in schema:
-        return st.sampled_from(schema["enum"])
-    if "const" in schema:
-        return st.just(schema["const"])
-    kind = schema.get("type")
-    if kind == "object":
-        properties = {name: values(one, components) for name, one in schema.get("properties", {}).items()}
-        required = {name: properties.pop(name) for name in schema.get("required", ())}
-        return st.fixed_dictionaries(required, optional=properties)
-    if kind == "array":
-        return st.lists(values(schema["items"], components), min_size=schema.get("minItems", 0), max_size=4)
-    if kind == "integer":
-        low = schema.get("minimum", schema.get("exclusiveMinimum", -2))
-        high = schema.get("maximum", schema.get("exclusiveMaximum", low + 10))
-        return st.integers(low - 1, min(high, low + 12)) | st.sampled_from([low, high, high + 1])
-    if kind == "number":
-        low, high = schema.get("minimum", schema.get("exclusiveMinimum", -1e9)), schema.get("maximum", 1e9)
-        return st.floats(low, high) | st.sampled_from([low, high, 1e308, -1e308, 1e-300])
-    if kind == "boolean":
-        return st.booleans()
-    if kind == "null":
-        return st.none()
-    return damaged_png() | st.text(max_size=20) | st.sampled_from(["champion", "1", "latest", "tiny@champion", "x/../y"])
+class Asking:
+    """Sends what was made up to the service, and counts what comes back."""
+
+    def __init__(self, service: Service):
+        self.url, self.session, self.statuses = service.client.url, requests.Session(), Counter[int]()
+        self.fields: Counter[str] = Counter()  # of the requests that were not refused
+        self.session.headers["Authorization"] = f"Bearer {KEY}"
+
+    def case(self, case: Any, checks: list[Any]) -> None:
+        """A case of schemathesis."""
+        response = case.call(base_url=self.url, session=self.session, timeout=HANGS_S)
+        case.validate_response(response, checks=checks)
+        self.note(response.status_code, response.content)
+        if response.status_code == 200 and isinstance(case.body, dict):
+            self.fields.update(name for name, value in case.body.items() if value is not None)
+            if response.content.startswith(b"event: start"):
+                assert response.content.rstrip().rpartition(b"\n\n")[2].startswith(b"event: done")
+                self.fields["an event stream"] += 1
+
+    def raw(self, method: str, path: str, body: bytes | None) -> int:
+        """Any request; its status."""
+        headers = {"Content-Type": "application/json"}
+        response = self.session.request(method, self.url + path, data=body, headers=headers, timeout=HANGS_S)
+        assert response.status_code < 500, (body, response.content)
+        self.note(response.status_code, response.content)
+        return response.status_code
+
+    def note(self, status: int, content: bytes) -> None:
+        """Refusals are JSON of one form, each with a sentence."""
+        self.statuses[status] += 1
+        if status >= 400:
+            refusal = json.loads(content)
+            assert set(refusal) == {"code", "message", "field"} and refusal["code"] and refusal["message"], content
 
 
-def call(service: Service, method: str, path: str, body: bytes | None) -> tuple[int, str, bytes]:
-    connection = http.client.HTTPConnection(service.host, service.port, timeout=60)
-    try:
-        connection.request(method, path, body, {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.headers.get("Content-Type", ""), response.read()
-    finally:
-        connection.close()
-
-
-def check(service: Service, method: str, path: str, body: bytes | None) -> int:
-    """Send it; the status. No failure of the service, no hanging, and refusals are JSON of one form."""
-    began = time.monotonic()
-    status, kind, answer = call(service, method, path, body)
-    assert status < 500, (status, body, answer)
-    assert time.monotonic() - began < 30, body
-    if status >= 400:
-        assert kind.startswith("application/json") and set(json.loads(answer)) == {"code", "message", "field"}, answer
-    return status
+@pytest.fixture
+def asking(service: Service) -> Iterator[Asking]:
+    made = Asking(service)
+    yield made
+    made.session.close()
 
 
 @pytest.fixture(scope="module")
-def openapi(service: Service) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(call(service, "GET", "/openapi.json", None)[2])
+def described(service: Service) -> dict[str, Any]:
+    """The description that the service gives of itself, with a format where the text is a PNG."""
+    schemathesis.openapi.format("png", pngs(SPEC.height, SPEC.width) | damaged_pngs())
+    schemathesis.openapi.format("small-png", pngs(SMALL.height, SMALL.width) | damaged_pngs())
+    schemathesis.openapi.format("sound-png", pngs(SPEC.height, SPEC.width))
+    schemathesis.openapi.format("sound-small-png", pngs(SMALL.height, SMALL.width))
+    document: dict[str, Any] = requests.get(f"{service.client.url}/openapi.json", timeout=HANGS_S).json()
+    return with_formats(document, "")
+
+
+def with_formats(document: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """A description in which the texts of images have their formats."""
+    document = copy.deepcopy(document)
+    for schema in document["components"]["schemas"].values():
+        for name, field in schema["properties"].items():
+            for one in (field, field.get("items", {}), *field.get("anyOf", ())):
+                if one.get("type") == "string" and name in PNG_FIELDS and "minLength" in one:
+                    one["format"] = prefix + PNG_FIELDS[name]
     return document
 
 
-FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def narrowed(document: dict[str, Any], field: str) -> dict[str, Any]:
+    """A description of requests with a field that the model takes; all that it allows, the service's own does, too."""
+    document = with_formats(document, "sound-")
+    narrow = {**NARROW, "stream": {"const": True}, "format": {"const": "png"}} if field == "stream" else NARROW
+    schemas = document["components"]["schemas"]
+    for kind in ("SampleRequest", "CompletionRequest", "ScoreRequest"):
+        properties = schemas[kind]["properties"]
+        properties |= {name: schema for name, schema in narrow.items() if name in properties}
+        schemas[kind]["required"] = [*schemas[kind].get("required", ()), "model", field]
+    one_of_two = [{"required": ["mask"]}, {"required": ["known_rows"]}]
+    schemas["CompletionRequest"]["oneOf"] = one_of_two
+    return document
 
 
-@pytest.mark.parametrize("path", ["/v1/samples", "/v1/completions", "/v1/scores"])
-def test_bodies_of_the_schema(service: Service, openapi: dict[str, Any], path: str) -> None:
-    schema = openapi["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    statuses = []
+def fuzz(asking: Asking, document: dict[str, Any], operation: str, mode: GenerationMode, checks: list[Any], max_examples: int = 40) -> None:
+    method, path = operation.split()
 
+    @settings(FUZZ, max_examples=max_examples)
+    @given(schemathesis.openapi.from_dict(document)[path][method].as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        asking.case(case, checks)
+
+    ask()
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, *PAGES])
+def test_what_the_description_allows(asking: Asking, described: dict[str, Any], operation: str) -> None:
+    fuzz(asking, described, operation, GenerationMode.POSITIVE, CHECKS)
+    if operation in PAGES:
+        assert set(asking.statuses) == {200}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_the_description_does_not_allow(asking: Asking, described: dict[str, Any], operation: str) -> None:
+    fuzz(asking, described, operation, GenerationMode.NEGATIVE, [*CHECKS, negative_data_rejection])
+    assert set(asking.statuses) <= {400, 422} and asking.statuses[422] > 20
+
+
+@pytest.mark.parametrize(("operation", "field"), [(operation, field) for operation, fields in FIELDS.items() for field in fields])
+def test_what_the_model_takes(asking: Asking, described: dict[str, Any], operation: str, field: str) -> None:
+    """With each field in turn, and whatever else there may be beside it."""
+    fuzz(asking, narrowed(described, field), operation, GenerationMode.POSITIVE, CHECKS, max_examples=15)
+    assert asking.statuses[200] and asking.fields["an event stream" if field == "stream" else field]
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/completions", "image"), ("/v1/scores", "images"), ("/v1/samples", "context_image")])
+def test_damaged_images(asking: Asking, path: str, field: str) -> None:
     @FUZZ
-    @given(values(schema, openapi["components"]["schemas"]))
-    def fuzz(body: Any) -> None:
-        statuses.append(check(service, "POST", path, json.dumps(body).encode()))
+    @given(damaged_pngs())
+    def ask(text: str) -> None:
+        rest: dict[str, Any] = {"known_rows": 2} if field == "image" else {}
+        asking.raw("POST", path, json.dumps({"model": FULL, field: [text] if field == "images" else text, **rest}).encode())
 
-    fuzz()
-    assert 422 in statuses
+    ask()
+    assert set(asking.statuses) == {200, 422}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
 
 
 @FUZZ
@@ -118,7 +209,7 @@ def test_bodies_of_the_schema(service: Service, openapi: dict[str, Any], path: s
     body=ANYTHING.map(lambda value: json.dumps(value).encode()) | st.binary(),
 )
 def test_any_body(service: Service, path: str, body: bytes) -> None:
-    check(service, "POST", path, body)
+    Asking(service).raw("POST", path, body)
 
 
 @FUZZ
@@ -127,4 +218,4 @@ def test_any_body(service: Service, path: str, body: bytes) -> None:
     path=st.sampled_from(["/", "/v1", "/v1/models", "/v1/samples/", "/metrics", "/readyz", "/healthz/..", "/v1/models?x=%00", "/%ff"]),
 )
 def test_any_method_and_path(service: Service, method: str, path: str) -> None:
-    check(service, method, path, b"{}" if method == "POST" else None)
+    Asking(service).raw(method, path, b"{}" if method == "POST" else None)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +14,10 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from pixelmodels.serving import gateway as gateways
-from pixelmodels.serving import ingress
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.refusals import Refused, lost, too_late
-from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
-from pixelmodels.serving.schemas import SampleRequest, ScoreRequest
+from pixelmodels.serving.replica import Drawn, DrawnRow
+from pixelmodels.serving.schemas import SampleRequest
 from pixelmodels.serving.settings import Settings
 
 DRAWN = Drawn("tiny/1", 7, np.zeros((1, 1, 6, 5), np.uint8))
@@ -141,44 +138,18 @@ def test_samplers_are_asked_once_a_second_whether_they_are_ready() -> None:
     assert samplers.num_looks == 3
 
 
-def test_an_error_in_a_stream_tells_its_status_and_pictures_are_made_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[int] = []
-    make = ingress.base64_png
+@pytest.mark.parametrize(("alone", "ready"), [({"failure": None}, True), ({"failure": "broken"}, False), (None, False)])
+def test_a_sampler_that_hangs_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch, alone: dict[str, Any] | None, ready: bool) -> None:
+    monkeypatch.setattr(gateways, "CONTROL_S", 0.05)
+    samplers = Samplers([])
 
-    def noted(*given: Any) -> str:
-        threads.append(threading.get_ident())
-        return make(*given)
+    async def late(**_: object) -> list[Any]:
+        raise TimeoutError  # as Serve does where one answer of all is missing
 
-    monkeypatch.setattr(ingress, "base64_png", noted)
+    async def one() -> Any:
+        return alone if alone is not None else await asyncio.sleep(60)
 
-    async def rows() -> AsyncIterator[list[DrawnRow]]:
-        yield [row(0), row(1)]
-        raise too_late(3)
-
-    async def read() -> list[str]:
-        return [text async for text in ingress._events(rows(), row(0), SampleRequest(stream=True, seed=1))]
-
-    events = "".join(asyncio.run(read())).split("\n\n")
-    assert [event.split("\n")[0] for event in events[:-1]] == ["event: start", "event: row", "event: row", "event: error"]
-    error = json.loads(events[-2].partition("data: ")[2])
-    assert (error["status"], error["code"], error["field"]) == (504, "deadline", "timeout_s")
-    assert len(threads) == 2 and threading.get_ident() not in threads
-
-
-def test_scores_are_written_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[int] = []
-    encode: Callable[[Scored], Any] = ingress._encoded_scores
-
-    def noted(scored: Scored) -> Any:
-        threads.append(threading.get_ident())
-        return encode(scored)
-
-    async def score(asked: ScoreRequest) -> Scored:
-        return Scored("tiny/1", [1.5], [0.25], np.array([[[0.5, 1.0]]]))
-
-    monkeypatch.setattr(ingress, "_encoded_scores", noted)
-    app = ingress.make_app(SimpleNamespace(settings=Settings(), score=score), ())  # type: ignore[arg-type]
-    (endpoint,) = [route.endpoint for route in app.routes if getattr(route, "path", "") == "/v1/scores"]
-    answer = asyncio.run(endpoint(ScoreRequest(images=["x"])))
-    assert json.loads(answer.body) == {"model": "tiny/1", "scores": [{"nats": 1.5, "bits_per_dim": 0.25, "map_bits": [[0.5, 1.0]]}]}
-    assert len(threads) == 1 and threading.get_ident() not in threads
+    samplers.broadcast = lambda name: SimpleNamespace(results_async=late)  # type: ignore[method-assign]
+    samplers.state = SimpleNamespace(remote=one)  # type: ignore[attr-defined]
+    made = Gateway(samplers, Settings())  # type: ignore[arg-type]
+    assert asyncio.run(made.ready()) is ready

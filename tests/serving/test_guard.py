@@ -31,7 +31,10 @@ async def ask(guard: Guard, path: str, size: int, method: str = "POST", key: str
         status = message.get("status", status)
         answer += message.get("body", b"")
 
-    await guard({"type": "http", "method": method, "path": path, "headers": [(b"x-api-key", key.encode())]}, receive, send)
+    scope = {"type": "http", "method": method, "path": path, "headers": [(b"x-api-key", key.encode())]}
+    if path.startswith("/second"):
+        scope["root_path"] = "/second"
+    await guard(scope, receive, send)
     return status, json.loads(answer)["code"] if status >= 400 else None, size - left
 
 
@@ -56,6 +59,9 @@ class Echo:
         ("/v1/samples", "POST", "wrong", 3500, (401, "unauthorized", 0)),
         ("/v1/models", "GET", "key", 3500, (200, None, 0)),
         ("/readyz", "POST", "wrong", 3500, (200, None, 0)),  # nobody may make it hold anything who has no key
+        ("/second/readyz", "GET", "wrong", 0, (200, None, 0)),  # below the path that the application is served under
+        ("/second/v1/models", "GET", "wrong", 0, (401, "unauthorized", 0)),
+        ("/other/readyz", "GET", "wrong", 0, (401, "unauthorized", 0)),
     ],
 )
 def test_bodies_are_read_of_those_who_may_send_one(

@@ -49,7 +49,7 @@ def test_a_name_is_its_latest_version_until_it_has_a_champion(own: Registry) -> 
 
 def test_aliases_are_followed_and_versions_stay(own: Registry) -> None:
     own.point("champion", "1")
-    shelf = opened(own)
+    shelf = opened(own, max_models=3)
     kept, pinned = shelf.find(None), shelf.find("2")
     own.point("champion", "3")
     shelf.follow()
@@ -103,6 +103,67 @@ def test_what_is_served_stays_when_its_alias_is_removed_or_the_registry_fails(ow
     with pytest.raises(Refused) as refused:
         shelf.find("3")
     assert (refused.value.status, refused.value.code) == (503, "not_loaded")
+
+
+def test_only_what_is_unsound_is_remembered(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    shelf = opened(own)
+    load, fails = shelf._load, [OSError("storage does not answer"), MemoryError()]
+
+    def flaky(name: str, version: str) -> Loaded:
+        if fails:
+            raise fails.pop()
+        return load(name, version)
+
+    monkeypatch.setattr(shelf, "_load", flaky)
+    with pytest.raises(Refused, match="MemoryError") as refused:
+        shelf.find("2")
+    assert (refused.value.status, refused.value.code, refused.value.retry_after_s) == (503, "not_loaded", 5.0)
+    own.point("champion", "3")
+    shelf.follow()  # and storage does not answer
+    assert shelf.find(None).address == "tiny/1" and shelf.refused == {}
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/3" and shelf.find("2").address == "tiny/2"
+    own.point("champion", "1")
+
+
+def test_a_mistake_of_the_programs_is_not_the_registrys(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    shelf = opened(own)
+
+    def wrong(*_: object) -> None:
+        raise KeyError("tiny")
+
+    monkeypatch.setattr("pixelmodels.serving.versions.find_version", wrong)
+    with pytest.raises(KeyError):
+        shelf.find("2")
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/1"
+
+
+def test_what_requests_keep_is_taken_up_again_and_bounds_what_is_loaded(own: Registry) -> None:
+    own.point("champion", "1")
+    shelf = opened(own, max_models=1)
+    kept = shelf.find("2")  # beside the champion, which always stays
+    assert [one.version for one in shelf.loaded()] == ["1"] and shelf.find("2") is kept
+    with pytest.raises(Refused, match="tiny/2") as refused:
+        shelf.find("3")
+    assert (refused.value.status, refused.value.retry_after_s) == (429, 5.0)
+    own.point("champion", "3")
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/1" and shelf.refused == {}
+    del kept, refused
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/3"
+    own.point("champion", "1")
+
+
+def test_what_is_held_under_another_name_does_not_wait_for_a_load(own: Registry) -> None:
+    own.point("champion", "1")
+    shelf = opened(own)
+    with shelf._loading:
+        assert shelf.found("1") is shelf.found("champion") is shelf.held(None) is shelf.held("1")
+        assert shelf.found("2") is None and shelf.found("99") is None
 
 
 def test_a_version_that_is_unloaded_while_it_is_looked_up_stays_so(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
