@@ -31,10 +31,11 @@ class Case:
     size: int = 28  # rows and columns of the images
     num_features: int = 64
     num_layers: int = 8
+    seed: int = 0  # of the weights
 
     def build(self) -> PixelModel:
         """The model in evaluation mode, float32, with seeded weights."""
-        torch.manual_seed(0)
+        torch.manual_seed(self.seed)
         spec = ImageSpec(self.channels, self.size, self.size, self.levels)
         return build(self._config(self.architecture), spec, LikelihoodConfig(self.likelihood), ContextSpec()).eval()
 

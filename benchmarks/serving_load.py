@@ -6,15 +6,16 @@ import asyncio
 import io
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from benchmarks.sampling_load import WARM_UP, Arrival
 
 TIMEOUT_S = 120.0  # for an answer; then it counts as none
+KEPT_S = 2.0  # that a connection is kept which nobody uses: the service closes it after 5
 MAX_OPEN = 2000  # requests at a time
 
 
@@ -28,51 +29,44 @@ class Answer:
     seconds: float  # to the end of the answer, from when it was to be sent
     status: int  # of HTTP; 0: none
     told_seed: int | None = None
+    told_model: str | None = None  # name/version that drew
     images: np.ndarray | None = None  # N C H W, where they are kept
 
 
 class Connections:
-    """HTTP/1.1 to one service. Every call is of one event loop: connections are of the loop that opened them."""
+    """HTTP/1.1 to one service, for use in one event loop."""
 
-    def __init__(self, host: str, port: int):
-        self.host, self.port = host, port
-        self._free: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
+    def __init__(self, host: str, port: int, prefix: str = ""):
+        """`prefix`, of every path: where the service is not at the root."""
+        self.host, self.port, self.prefix = host, port, prefix
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = []  # and when it was used last
 
-    async def draw(self, n: int, seed: int, at_s: float = 0.0, *, due: float | None = None, keep: bool = False) -> Answer:
+    async def draw(
+        self, n: int, seed: int, at_s: float = 0.0, *, due: float | None = None, keep: bool = False, deadline_s: float = 60.0
+    ) -> Answer:
         """Ask for images; `due`, when that was to be (now unless given), on the clock of `time.perf_counter`; `keep` the images."""
-        body = json.dumps({"n": n, "seed": seed, "timeout_s": 60, **({"format": "npz"} if keep else {})}).encode()
-        return await self._request("POST", "/v1/samples", body, n, seed, at_s, due, keep)
-
-    async def get(self, path: str) -> Answer:
-        """Ask for a page."""
-        return await self._request("GET", path, b"", 0, 0, 0.0)
+        body = json.dumps({"n": n, "seed": seed, "timeout_s": deadline_s, **({"format": "npz"} if keep else {})}).encode()
+        began = time.perf_counter() if due is None else due
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                status, headers, data = await self._exchange("POST", "/v1/samples", body)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            return Answer(n, seed, at_s, time.perf_counter() - began, 0)
+        seconds = time.perf_counter() - began
+        images = np.load(io.BytesIO(data))["images_NCHW"] if keep and status == 200 else None
+        told = headers.get("x-seed")
+        return Answer(n, seed, at_s, seconds, status, None if told is None else int(told), headers.get("x-model"), images)
 
     async def text(self, path: str) -> str:
         """A page."""
         _, _, data = await self._exchange("GET", path, b"")
         return data.decode()
 
-    async def _request(
-        self, method: str, path: str, body: bytes, n: int, seed: int, at_s: float, due: float | None = None, keep: bool = False
-    ) -> Answer:
-        began = time.perf_counter() if due is None else due
-        images = None
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                status, headers, data = await self._exchange(method, path, body)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            return Answer(n, seed, at_s, time.perf_counter() - began, 0)
-        seconds = time.perf_counter() - began
-        if keep and status == 200:
-            images = np.load(io.BytesIO(data))["images_NCHW"]
-        told = headers.get("x-seed")
-        return Answer(n, seed, at_s, seconds, status, None if told is None else int(told), images)
-
     async def _exchange(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        free = self._free.setdefault(id(asyncio.get_running_loop()), [])
-        reader, writer = free.pop() if free else await asyncio.open_connection(self.host, self.port, limit=1 << 20)
+        reader, writer = self._kept() or await asyncio.open_connection(self.host, self.port, limit=1 << 20)
         try:
-            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"{method} {self.prefix}{path} HTTP/1.1\r\nHost: x\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
             status_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
@@ -86,8 +80,17 @@ class Connections:
         if headers.get("connection") == "close":
             writer.close()
         else:
-            free.append((reader, writer))
+            self._free.append((reader, writer, time.perf_counter()))
         return int(status_line.split()[1]), headers, data
+
+    def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """The connection that was used last, unless the service may have closed it since."""
+        while self._free:
+            reader, writer, used_at = self._free.pop()
+            if time.perf_counter() - used_at < KEPT_S and not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
@@ -100,15 +103,15 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
         parts.append(part[:-2])
 
 
-async def open_loop(web: Connections, arrivals: Sequence[Arrival]) -> list[Answer]:
-    """Send requests when they come, however many are unanswered (within a bound); all answers."""
+async def open_loop(web: Connections, arrivals: Sequence[Arrival], *, first_seed: int = 0, deadline_s: float = 60.0) -> list[Answer]:
+    """Send requests when they come, however many are unanswered (within a bound); all answers, in the order of the requests."""
     began = time.perf_counter()
     gate = asyncio.Semaphore(MAX_OPEN)
     tasks: list[asyncio.Task[Answer]] = []
 
     async def send(index: int, arrival: Arrival) -> Answer:
         try:
-            return await web.draw(arrival.n, index, arrival.time_s, due=began + arrival.time_s)
+            return await web.draw(arrival.n, first_seed + index, arrival.time_s, due=began + arrival.time_s, deadline_s=deadline_s)
         finally:
             gate.release()
 
@@ -120,32 +123,26 @@ async def open_loop(web: Connections, arrivals: Sequence[Arrival]) -> list[Answe
 
 
 async def closed_loop(web: Connections, at_a_time: int, seconds: float, n: int) -> list[Answer]:
-    """So many requests at a time, for some seconds; those that were answered by then."""
+    """So many requests at a time, for some seconds; all answers."""
     began = time.perf_counter()
     answers: list[Answer] = []
 
     async def worker(number: int) -> None:
         seed = number
         while time.perf_counter() - began < seconds:
-            answer = await web.draw(n, seed, time.perf_counter() - began)
-            if time.perf_counter() - began < seconds:
-                answers.append(answer)
+            answers.append(await web.draw(n, seed, time.perf_counter() - began))
             seed += at_a_time
 
     await asyncio.gather(*(worker(number) for number in range(at_a_time)))
     return answers
 
 
-def figures(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
-    """Latencies and images a second of what was answered, without the first part of the time."""
-    start_s = WARM_UP * seconds
-    good = [answer for answer in answers if answer.status == 200]
-    late = [answer.seconds for answer in good if answer.at_s >= start_s]
-    counted = sum(answer.n for answer in good if start_s <= answer.at_s + answer.seconds <= seconds)
-    return {
-        "answered": len(good),
-        "other": len(answers) - len(good),
-        "median_s": float(np.median(late)) if late else None,
-        "p95_s": float(np.percentile(late, 95)) if late else None,
-        "images_per_s": counted / (seconds - start_s),
-    }
+def latencies_s(answers: Sequence[Answer], seconds: float) -> list[float]:
+    """Of a load's single images, without those of its first part; infinite for one that was not answered with an image."""
+    singles = [answer for answer in answers if answer.n == 1 and answer.at_s >= WARM_UP * seconds]
+    return [answer.seconds if answer.status == 200 else float("inf") for answer in singles]
+
+
+def statuses(answers: Sequence[Answer]) -> dict[str, int]:
+    """How many answers had which status; "0": none came."""
+    return {str(status): count for status, count in sorted(Counter(answer.status for answer in answers).items())}
