@@ -20,6 +20,21 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
     return UserError(f"{kind} '{value}' unknown; have {', '.join(have) or 'none'}{hint}")
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that something found no room in memory, of the machine or of a GPU."""
+    import torch  # here: this module is imported where torch is not needed
+
+    texts = ("can't allocate memory", "not enough memory")  # a plain `RuntimeError` on the CPU
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error and the beginning of what it says, for a message of one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
     """Run a pipeline's `main` and leave with its status; a `UserError` is one line and status 2."""
     try:

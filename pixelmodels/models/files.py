@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, lacks_memory
 from pixelmodels.models import PixelModel, describe, from_description
 
 DESCRIPTION = "model.json"
@@ -44,6 +44,8 @@ def load_model(folder: Path) -> PixelModel:
         model = from_description(description).to(next(value.dtype for value in state.values() if value.is_floating_point()))
         model.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError, StopIteration) as error:
+        if lacks_memory(error):
+            raise
         why = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise UserError(f"the weights in {path} do not fit {DESCRIPTION} beside them ({why[0].strip()}); give a complete model") from error
     return model.eval()

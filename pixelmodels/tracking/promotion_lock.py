@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pixelmodels.errors import UserError
 from pixelmodels.tracking.client import already_exists, patiently
-from pixelmodels.tracking.location import sqlite_path
+from pixelmodels.tracking.location import check_reachable, sqlite_path
 from pixelmodels.tracking.runs import Tracker
+from pixelmodels.tracking.source import is_gone
 
 LEASE_TAG = "promotion.lease"  # of the registered model: who moves its aliases
 SETTLE_S = 3.0  # longest time from seeing the lease free to having written it; a claim stands when nobody wrote over it for as long
-LEASE_S = 60.0  # a lease that has not changed for so long belongs to a process that died
-PATIENCE_S = 180.0  # how long one waits for others
+# A lease that has not changed for so long belongs to a process that died. One call to a server may take MLflow 20 minutes: 8 tries of
+# 120 s and the pauses between them.
+LEASE_S = 1800.0
+PATIENCE_S = 2100.0  # how long one waits for others
 _LOOK_EVERY_S = 0.2
+_HELD = "held"  # what the tag begins with when the claim has stood
 
 
 @contextmanager
@@ -30,8 +36,10 @@ def moving_aliases(tracker: Tracker, name: str) -> Iterator[None]:
       at once, and given back when its process ends, however it ends.
     - Behind a server there is a lease: a tag that one writes when it is empty, and holds when it is still one's own after `SETTLE_S`
       (Fischer's algorithm; Lamport, A fast mutual exclusion algorithm, 1987, section 2). Who took longer than that to write it does
-      not hold it. It is taken from a process that died after `LEASE_S`, by the clock of who waits: never two at once as long as
-      nobody stops for `LEASE_S` in the middle of moving aliases.
+      not hold it. It is taken from a process that died: at once if that was on this machine, else after `LEASE_S`, by the clock of
+      who waits: never two at once as long as nobody stops for `LEASE_S` in the middle of moving aliases.
+
+    The two do not exclude each other: all processes must reach one database in the same way.
 
     Whoever holds it reads the aliases again before moving them. Raises `UserError` when others hold it for too long.
     """
@@ -68,12 +76,14 @@ def lease(tracker: Tracker, name: str) -> Iterator[None]:
         looked, holder = time.monotonic(), _holder(tracker, name)
         if holder != seen:
             seen, since = holder, time.monotonic()
-        if not holder or time.monotonic() - since > LEASE_S:
-            mine = uuid.uuid4().hex
+        if not holder or _has_died(holder) or time.monotonic() - since > LEASE_S:
+            mine = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
             _claim(tracker, name, mine)
             if time.monotonic() - looked <= SETTLE_S:  # else others may be inside already: a late claim is waited out like a dead one
                 time.sleep(SETTLE_S)
                 if _holder(tracker, name) == mine:
+                    mine = f"{_HELD} {mine}"
+                    _write(tracker, name, mine)
                     break
         if time.monotonic() > give_up_at:
             raise _busy(name)
@@ -81,8 +91,16 @@ def lease(tracker: Tracker, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if _holder(tracker, name) == mine:
-            _write(tracker, name, "")
+        with suppress(Exception):  # what went wrong inside is what matters; a lease that is not given back is taken
+            check_reachable(tracker.uri)  # MLflow itself would try again for minutes
+            if _holder(tracker, name) == mine:
+                _write(tracker, name, "")
+
+
+def _has_died(holder: str) -> bool:
+    """Whether a process of this machine held the lease and has ended; of a mere claim not, which may lie over the lease of another."""
+    held, host, process, *_ = [*holder.split(" "), "", ""]
+    return held == _HELD and is_gone(host, process)
 
 
 def _holder(tracker: Tracker, name: str) -> str:

@@ -174,6 +174,7 @@ def _plain_version(version: Version) -> dict[str, Any]:
         "recipe": version.recipe,
         "architecture": version.architecture,
         "dataset": version.dataset,
+        "condition_on": version.condition_on,
         "test_bits_per_dim": bits if math.isfinite(bits) else None,
         "git_commit": version.commit,
         "run_id": version.run_id,

@@ -48,6 +48,8 @@ def read_nats(data: bytes) -> ImageNats:
         table = pq.read_table(io.BytesIO(data), columns=["key", "nll_nats"])
         keys = tuple(table["key"].to_pylist())
         nll_nats_N = table["nll_nats"].to_numpy().astype(np.float64)
+    except MemoryError:  # Arrow's is one of its own errors too
+        raise
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"it is no table of keys and nats ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pixelmodels.errors import UserError, unknown
-from pixelmodels.tracking.client import patiently
+from pixelmodels.tracking.artifacts import download, names_in
+from pixelmodels.tracking.client import is_missing, patiently
 from pixelmodels.tracking.location import check_reachable, is_made, sqlite_path
 from pixelmodels.tracking.promotion_statistics import ImageNats, read_nats
 from pixelmodels.tracking.registry import find_version
@@ -19,8 +21,9 @@ from pixelmodels.tracking.runs import Tracker
 from pixelmodels.tracking.source import COMMIT_TAG
 
 TEST_NATS = "test_nats.parquet"  # artifact of a version's run: the nats of each test image
-DECISION_TAG, FAILED_TAG = "promotion.decision", "promotion.failed_checks"
+DECISION_TAG, FAILED_TAG, REASON_TAG = "promotion.decision", "promotion.failed_checks", "promotion.reason"
 ROLLED_BACK = "rolled back"  # what the first says of a champion that was taken back
+CONDITION_TAG = "condition_on"  # kinds of context that the version's images are given, see `condition_tag`
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Version:
     dataset: str  # name and fingerprint of what it was trained on
     test_bits_per_dim: float  # as it was tagged; NaN when it was not
     commit: str | None  # of the code that trained it
+    condition_on: str = ""  # kinds of context that it is given, see `condition_tag`; empty: none
+    reason: str = ""  # of the last decision on it
     put_aside: bool = False  # it failed a check, or was champion and rolled back: only chosen by its number
 
     @property
@@ -50,28 +55,22 @@ def choose_name(tracker: Tracker, name: str | None) -> str:
     """The registered model that is meant: the only one unless named; raises `UserError` with the choices."""
     check_reachable(tracker.uri)
     database = sqlite_path(tracker.uri)
-    names = [] if database is not None and not is_made(database) else _registered(tracker)
+    empty = database is not None and not is_made(database)
+    if name is not None and not empty and _is_registered(tracker, name):
+        return name
+    names = [] if empty else [str(model.name) for model in _paged(lambda token: tracker.client.search_registered_models(page_token=token))]
     if not names:
         raise UserError(f"no registered model in '{tracker.uri}'; train one with pipelines/train_all.py, or give its --storage")
-    if name is None:
-        if len(names) > 1:
-            raise UserError(f"several registered models: {', '.join(sorted(names))}; choose one with --name")
-        return names[0]
-    if name not in names:
+    if name is not None:
         raise unknown("registered model", name, names)
-    return name
+    if len(names) > 1:
+        raise UserError(f"several registered models: {', '.join(sorted(names))}; choose one with --name")
+    return names[0]
 
 
 def versions_of(tracker: Tracker, name: str) -> list[Version]:
     """All versions of a registered model, oldest first."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = patiently(lambda token=token: tracker.client.search_model_versions(f"name = '{name}'", page_token=token))  # type: ignore[misc]
-        found += page
-        token = page.token
-        if not token:
-            break
+    found = _paged(lambda token: tracker.client.search_model_versions(f"name = '{name}'", page_token=token))
     return [_version(tracker, entry) for entry in sorted(found, key=lambda entry: int(entry.version))]
 
 
@@ -80,51 +79,93 @@ def version_of(tracker: Tracker, name: str, number: str) -> Version:
     return _version(tracker, find_version(tracker, f"models:/{name}/{number}"))
 
 
-def aliases_of(tracker: Tracker, name: str) -> dict[str, str]:
-    """The versions that a registered model's aliases stand for."""
-    found = patiently(lambda: tracker.client.get_registered_model(name))
-    return {alias: str(number) for alias, number in found.aliases.items()}
+def condition_tag(kinds: Iterable[str], small_factor: int) -> str:
+    """What a version's images are given, as its tag says it: `label,small/2`, in one order; empty for nothing.
+
+    Likelihoods of versions that are given different things do not compare: a small image of factor 2 tells more than one of factor 4.
+    """
+    return ",".join(f"{kind}/{small_factor}" if kind == "small" else kind for kind in sorted(kinds))
 
 
 def best_of(versions: Sequence[Version], champion: Version | None) -> Version:
-    """The version with the fewest test bits/dim, of those on the champion's data set (the newest version's when there is no champion).
+    """The version with the fewest test bits/dim, of those on the champion's data set that are given what the champion is given.
 
-    Versions that failed a check or were rolled back are left out. Raises `UserError` when none is left.
+    Without a champion: on the newest version's data set, and given nothing. Versions that failed a check or were rolled back are left
+    out. Raises `UserError` when none is left.
     """
     dataset = champion.dataset if champion is not None else versions[-1].dataset if versions else ""
-    fitting = [one for one in versions if one.dataset == dataset and math.isfinite(one.test_bits_per_dim) and not one.put_aside]
+    kinds = champion.condition_on if champion is not None else ""
+    fitting = [
+        one
+        for one in versions
+        if (one.dataset, one.condition_on) == (dataset, kinds) and math.isfinite(one.test_bits_per_dim) and not one.put_aside
+    ]
     if not fitting:
+        given = f"conditioned on {kinds}" if kinds else "conditioned on nothing"
         raise UserError(
-            f"no version on data set '{dataset}' has test bits/dim, passed its checks and was not rolled back; choose one with --version"
+            f"no version {given} on data set '{dataset}' has test bits/dim, passed its checks and was not rolled back; "
+            "choose one with --version N"
         )
     return min(fitting, key=lambda one: (one.test_bits_per_dim, -int(one.number)))
 
 
 def recorded_nats(tracker: Tracker, version: Version) -> ImageNats:
-    """The nats of each test image that a version's run recorded; raises `ValueError` when there are none that can be read."""
+    """The nats of each test image that a version's run recorded.
+
+    Raises `UserError` when the file is gone or damaged; what a store raises that cannot be reached goes through.
+    """
+    if not version.run_id:
+        raise UserError(f"{version} names no run, which would have recorded {TEST_NATS}; train it again")
+    try:
+        folder_uri = patiently(lambda: tracker.client.get_run(version.run_id)).info.artifact_uri
+    except Exception as error:
+        if not is_missing(error):
+            raise
+        raise UserError(f"its run {version.run_id}, which recorded {TEST_NATS}, is gone; train it again") from error
+    if TEST_NATS not in names_in(tracker, folder_uri):
+        raise UserError(f"{TEST_NATS} of run {version.run_id} is gone from '{folder_uri}'; bring it back, or train the version again")
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = Path(patiently(lambda: tracker.client.download_artifacts(version.run_id, TEST_NATS, folder)))
-            data = path.read_bytes()
-        except Exception as error:  # of as many kinds as there are stores of artifacts
-            raise ValueError(f"{TEST_NATS} of run {version.run_id} cannot be had ({_first_line(error)})") from error
+        data = download(tracker, folder_uri, TEST_NATS, Path(folder)).read_bytes()
     try:
         return read_nats(data)
     except ValueError as error:
-        raise ValueError(f"{TEST_NATS} of run {version.run_id} is damaged: {error}") from error
+        raise UserError(f"{TEST_NATS} of run {version.run_id} is damaged: {error}; train the version again") from error
 
 
-def _registered(tracker: Tracker) -> list[str]:
-    return [str(model.name) for model in patiently(lambda: tracker.client.search_registered_models(max_results=1000))]
+def _is_registered(tracker: Tracker, name: str) -> bool:
+    try:
+        patiently(lambda: tracker.client.get_registered_model(name))
+    except Exception as error:
+        if not is_missing(error):
+            raise
+        return False
+    return True
+
+
+def _paged(search: Callable[[str | None], Any]) -> list[Any]:
+    """All that MLflow finds, page by page."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = patiently(partial(search, token))
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def _version(tracker: Tracker, entry: Any) -> Version:
     """A version by its own tags, or its run's where it has none: those of older versions say less."""
     tags: dict[str, str] = dict(entry.tags)
-    of_run: dict[str, str] = {}
-    if not {"architecture", "git_commit"} <= tags.keys() and entry.run_id:
-        with suppress(Exception):  # the run may be gone
-            of_run = dict(patiently(lambda: tracker.client.get_run(entry.run_id)).data.tags)
+    of_run: Mapping[str, str] = {}
+    params: Mapping[str, str] = {}
+    if not {"architecture", "git_commit", CONDITION_TAG} <= tags.keys() and entry.run_id:
+        try:
+            data = patiently(lambda: tracker.client.get_run(entry.run_id)).data
+            of_run, params = data.tags, data.params
+        except Exception as error:
+            if not is_missing(error):
+                raise
     try:
         bits = float(tags.get("test_bits_per_dim", "nan"))
     except ValueError:
@@ -138,9 +179,12 @@ def _version(tracker: Tracker, entry: Any) -> Version:
         dataset=tags.get("dataset", ""),
         test_bits_per_dim=bits,
         commit=tags.get("git_commit") or of_run.get(COMMIT_TAG),
+        condition_on=tags[CONDITION_TAG] if CONDITION_TAG in tags else _condition_of(params),
+        reason=tags.get(REASON_TAG, ""),
         put_aside=bool(tags.get(FAILED_TAG)) or tags.get(DECISION_TAG) == ROLLED_BACK,
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+def _condition_of(params: Mapping[str, str]) -> str:
+    """The tag of an older version, by the recipe among its run's parameters."""
+    return condition_tag(json.loads(params.get("condition_on", "[]")), int(params.get("small_factor", 2)))

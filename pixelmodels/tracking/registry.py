@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelmodels.errors import UserError, unknown
+from pixelmodels.tracking.artifacts import download, names_in
 from pixelmodels.tracking.client import already_exists, is_missing, patiently
 from pixelmodels.tracking.location import is_server
 from pixelmodels.tracking.source import PACKAGE
@@ -99,20 +100,22 @@ def model_folder(tracker: Tracker, uri: str) -> Path:
     """Local folder with `model.json` and `model.safetensors` of `models:/name/3`, `models:/name/latest` or `models:/name@alias`.
 
     A model in a bucket or behind a server is fetched once for each user of this machine: a version never changes.
-    Raises `UserError` for a name, version or alias that does not exist, with those that do.
+    Raises `UserError` for a name, version or alias that does not exist, with those that do, and for files that are gone; what a store
+    raises that cannot be reached goes through.
     """
     version = find_version(tracker, uri)
     client = tracker.client
     location = patiently(lambda: client.get_model_version_download_uri(version.name, version.version))
     inside = f"artifacts/{MODEL_ARTIFACT}"
     local = Path(location.removeprefix("file://")) if location.startswith(("/", "file://")) else None
-    if local is not None:
-        if not (local / inside / DESCRIPTION_FILE).is_file():
-            raise UserError(
-                f"the files of '{uri}' are gone from '{local}'; register the model again, or bring the storage root back to its place"
-            )
-        return local / inside
-    return _fetch(tracker, f"{location.rstrip('/')}/{inside}", f"{version.name}-{version.version}")
+    if local is None:
+        found = _fetch(tracker, f"{location.rstrip('/')}/{inside}", f"{version.name}-{version.version}")
+    else:
+        found = local / inside if (local / inside / DESCRIPTION_FILE).is_file() else None
+    if found is None:
+        remedy = "register the model again, or bring the storage root back to its place"
+        raise UserError(f"the files of '{uri}' are gone from '{local or location}'; {remedy}")
+    return found
 
 
 def find_version(tracker: Tracker, uri: str) -> Any:
@@ -189,18 +192,19 @@ def _requirements() -> list[str]:
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS]
 
 
-def _fetch(tracker: Tracker, artifact_uri: str, name: str) -> Path:
-    """Download a model's folder into this user's cache, unless it is there."""
-    from mlflow.artifacts import download_artifacts
-
+def _fetch(tracker: Tracker, folder_uri: str, name: str) -> Path | None:
+    """Download a model's folder into this user's cache, unless it is there; None when its files are gone from where they were."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelmodels" / "models"
-    place = hashlib.sha256(artifact_uri.encode()).hexdigest()[:16]
+    place = hashlib.sha256(folder_uri.encode()).hexdigest()[:16]
     target = root / f"{name}-{place}"
     if (target / DESCRIPTION_FILE).is_file():
         return target
+    names = names_in(tracker, folder_uri)
+    if DESCRIPTION_FILE not in names or names.isdisjoint(WEIGHT_FILES):
+        return None
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetching-") as folder:
-        got = Path(download_artifacts(artifact_uri=artifact_uri, dst_path=folder, tracking_uri=tracker.uri))
+        got = download(tracker, folder_uri, "", Path(folder) / "model")
         try:
             got.rename(target)
         except OSError:  # another process was faster

@@ -99,6 +99,15 @@ def check_makeable(spec: ContextSpec, own: ImageSpec, remedy: str) -> None:
             raise UserError(f"the model is given images of {given}, which cannot be made of its own images; {remedy}")
 
 
+def told(spec: ContextSpec) -> str:
+    """What a model is given of an image, in words."""
+    parts = [f"its class of {spec.num_classes}"] if spec.num_classes else []
+    parts += [f"its vector of {spec.vector_size} numbers"] if spec.vector_size else []
+    parts += ["its grey image"] if spec.image is not None else []
+    parts += [f"its pixels sub-sampled to {spec.small.height}x{spec.small.width}"] if spec.small is not None else []
+    return " and ".join(parts) or "nothing"
+
+
 def context_of(
     spec: ContextSpec, x_BCHW: torch.Tensor, label_B: torch.Tensor | None = None, vector_BV: torch.Tensor | None = None
 ) -> Context | None:

@@ -13,6 +13,7 @@ import numpy as np
 from pixelmodels.models import PixelModel, architecture_of
 from pixelmodels.models.files import save_model
 from pixelmodels.sampling import sample
+from pixelmodels.tracking.promotion_versions import CONDITION_TAG, condition_tag
 from pixelmodels.training.evaluation import Scores, nats_table
 from pixelmodels.training.plan import RESULT, TEST_NATS, RunPlan, RunResult
 from pixelmodels.training.sample_grids import sample_context
@@ -84,6 +85,7 @@ def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -
             "run_key": plan.run_key,
             "recipe": result.name,
             "architecture": result.architecture,
+            CONDITION_TAG: condition_tag(plan.recipe.condition_on, plan.recipe.small_factor),
             "dataset": result.dataset,
             "dataset_fingerprint": plan.dataset.fingerprint,
             "test_bits_per_dim": f"{result.test_bits_per_dim:.6f}",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,10 +29,36 @@ _NUM_SAMPLES = 16
 _TAGGED = 2e-6  # a version's tag has its bits/dim to six places
 
 
-def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) -> Check:
-    """Change one sub-pixel at a time: no parameter that is due before it may change, not in the last bit.
+@dataclass(frozen=True)
+class _Probe:
+    """A change of an image: of one sub-pixel, or of all sub-pixels of a pixel and of those that come after it."""
 
-    First of each channel the corners and a random place of each edge, where padding, shifts and wraps go wrong; then `num_probes` anywhere.
+    k: int  # channel
+    r: int  # row
+    c: int  # column
+    onwards: bool = False
+
+    def changed(self, model: PixelModel) -> Tensor:
+        """Which sub-pixels are changed; booleans C H W."""
+        changed_CHW = torch.zeros(model.spec.shape, dtype=torch.bool)
+        if self.onwards:
+            order_HW = model.order()
+            changed_CHW[:] = order_HW >= order_HW[self.r, self.c]
+        else:
+            changed_CHW[self.k, self.r, self.c] = True
+        return changed_CHW
+
+    def __str__(self) -> str:
+        place = f"row {self.r}, column {self.c}"
+        return f"all from {place} on" if self.onwards else f"channel {self.k} of {place}"
+
+
+def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) -> Check:
+    """Change sub-pixels: no parameter that is due before them may change, not in the last bit.
+
+    One at a time, first of each channel the corners and a random place of each edge, where padding, shifts and wraps go wrong, then
+    `num_probes` anywhere. And for each row all sub-pixels at once of the pixels from its first on: what leaks from there to what comes
+    before, from wherever and however rarely one of them is met by chance, is found for certain.
 
     "Before" is the order that the model declares: pixels earlier in `order()`, and parameters of the pixel itself but those of later
     channels. In float64 on the CPU, on test images and images of noise, all context held fixed: masks give exact zeros there.
@@ -38,30 +66,30 @@ def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) 
     rng = np.random.default_rng(seed)
     model = copy.deepcopy(model).cpu().double().eval()
     worst, leaks = 0.0, []
-    all_places = _places(model.spec.shape, num_probes, rng)
-    for start in range(0, len(all_places), _PROBE_BATCH):
-        places = all_places[start : start + _PROBE_BATCH]
-        rows = test.take(rng.integers(0, len(test), len(places)))
+    probes = [_Probe(*place) for place in _places(model.spec.shape, num_probes, rng)]
+    probes += [_Probe(0, r, 0, onwards=True) for r in range(model.spec.height)]
+    for start in range(0, len(probes), _PROBE_BATCH):
+        batch = probes[start : start + _PROBE_BATCH]
+        rows = test.take(rng.integers(0, len(test), len(batch)))
         x_BCHW, context = to_tensors(Rows(rows.images_NCHW, rows.labels_N, rows.vectors_NV), torch.device("cpu"), model.context_spec)
         noise_BCHW = torch.from_numpy(rng.integers(0, model.spec.levels, x_BCHW.shape))
         x_BCHW = torch.where(torch.from_numpy(rng.random((len(x_BCHW), 1, 1, 1)) < 0.5), noise_BCHW, x_BCHW)
-        changed_BCHW = x_BCHW.clone()
-        for image, (k, r, c) in enumerate(places):
-            changed_BCHW[image, k, r, c] = (x_BCHW[image, k, r, c] + int(rng.integers(1, model.spec.levels))) % model.spec.levels
+        other_BCHW = (x_BCHW + torch.from_numpy(rng.integers(1, model.spec.levels, x_BCHW.shape))) % model.spec.levels
+        changed_BCHW = torch.where(torch.stack([probe.changed(model) for probe in batch]), other_BCHW, x_BCHW)
         with torch.no_grad():
             before_BPHW, after_BPHW = (model.forward(one_BCHW, context) for one_BCHW in (x_BCHW, changed_BCHW))
         if not (before_BPHW.isfinite().all() and after_BPHW.isfinite().all()):
             return Check(CAUSALITY, False, "parameters are not finite")
         moved_BPHW = (before_BPHW - after_BPHW).abs()
-        for image, place in enumerate(places):
-            leak = float((moved_BPHW[image] * _due_before(model, *place)).max())
+        for image, probe in enumerate(batch):
+            leak = float((moved_BPHW[image] * _due_before(model, probe.k, probe.r, probe.c)).max())
             worst = max(worst, leak)
-            leaks += [place] if leak > 0 else []
+            leaks += [probe] if leak > 0 else []
     if leaks:
-        k, r, c = leaks[0]
-        said = f"{len(leaks)} of {len(all_places)} changes of a sub-pixel reach parameters that are due before it, by up to {worst:.3g}"
-        return Check(CAUSALITY, False, f"{said}; the first is channel {k} of row {r}, column {c}")
-    return Check(CAUSALITY, True, f"{len(all_places)} sub-pixels changed, nothing before them did")
+        said = f"{len(leaks)} of {len(probes)} changes reach parameters that are due before what was changed, by up to {worst:.3g}"
+        return Check(CAUSALITY, False, f"{said}; the first is of {leaks[0]}")
+    alone = len(probes) - model.spec.height
+    return Check(CAUSALITY, True, f"{alone} sub-pixels changed, and all from each of {model.spec.height} rows on: nothing before them did")
 
 
 def check_likelihood(
@@ -87,8 +115,8 @@ def check_likelihood(
     bad = int((~np.isfinite(again_N)).sum())
     if bad:
         return Check(LIKELIHOOD, False, f"the likelihoods of {bad} of {len(rows)} test images are not finite")
-    off_N = np.abs(again_N - recorded_N) / np.maximum(np.abs(recorded_N), 1.0)
-    wrong = int((off_N > tolerance).sum())
+    off_N = np.abs(again_N - recorded_N) - allowed_nats(recorded_N, tolerance)
+    wrong = int((off_N > 0).sum())
     if wrong:
         worst = int(off_N.argmax())
         said = f"{wrong} of {len(rows)} test images scored again do not have the recorded nats"
@@ -99,10 +127,18 @@ def check_likelihood(
     return Check(LIKELIHOOD, True, f"{len(rows)} of {len(test)} test images scored again, {bits:.4f} bits/dim")
 
 
+def allowed_nats(nll_nats_N: npt.NDArray[np.float64], tolerance: float) -> npt.NDArray[np.float64]:
+    """How far recorded nats may be from what the model gives: a share of them, and of one nat where they are fewer."""
+    return tolerance * np.maximum(np.abs(nll_nats_N), 1.0)
+
+
 def check_samples(model: PixelModel, dataset: Dataset, test: Split, seed: int) -> Check:
     """Draw a few images: their levels are in range, not all one level where test images have more, and likely at all."""
     context = sample_context(dataset, model, _NUM_SAMPLES)
-    x_NCHW = sample(model, _NUM_SAMPLES, seed=seed, context=context).long()
+    try:
+        x_NCHW = sample(model, _NUM_SAMPLES, seed=seed, context=context).long()
+    except FloatingPointError as error:  # parameters that are not finite
+        return Check(SAMPLES, False, str(error))
     low, high, levels = int(x_NCHW.min()), int(x_NCHW.max()), dataset.spec.levels
     if low < 0 or high >= levels:
         return Check(SAMPLES, False, f"samples have levels {low}..{high}, outside 0..{levels - 1}")

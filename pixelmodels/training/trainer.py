@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, lacks_memory
 from pixelmodels.training.loop import train
 from pixelmodels.training.plan import FAILURE, Hopeless, RunPlan, RunResult, finished
 from pixelmodels.training.preflight import WorkerNeeds
@@ -106,18 +106,10 @@ def guarded(plan: RunPlan, work: Callable[[RunPlan, torch.device], Any]) -> None
     try:
         work(plan, ray.train.torch.get_device())
     except Exception as error:
-        lack = _lack_of_memory(error)
+        lack = "out of memory: give a smaller batch_size, --accumulate, or --activation-checkpointing" if lacks_memory(error) else None
         if lack is not None or isinstance(error, (UserError, Hopeless)):
             plan.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": lack or str(error)}).encode())
         raise
-
-
-def _lack_of_memory(error: Exception) -> str | None:
-    """What to say where the error is that a tensor found no room."""
-    found = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "not enough memory" in str(error))
-    )
-    return "out of memory: give a smaller batch_size, --accumulate, or --activation-checkpointing" if found else None
 
 
 def reason(error: BaseException) -> str:

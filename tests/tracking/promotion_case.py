@@ -15,14 +15,17 @@ from pixelmodels.data import Dataset
 from pixelmodels.data.dataset import FORMAT_VERSION
 from pixelmodels.data.shards import encode_shard
 from pixelmodels.likelihoods import LikelihoodConfig
-from pixelmodels.models import PixelModel, build
+from pixelmodels.models import ContextSpec, PixelModel, build
 from pixelmodels.models.pixelcnn import PixelCNNConfig
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.promotion import Decision
+from pixelmodels.training.conditioning import context_of
 from pixelmodels.training.evaluation import nats_table, score_rows, summarize
 from pixelmodels.training.finish import publish
 from pixelmodels.training.plan import RunPlan, RunResult
+from pixelmodels.training.promote_run import Promote, promote
 from pixelmodels.training.rows import Rows
 from tests.training.tiny_run import tiny_recipe
 
@@ -58,15 +61,23 @@ def write_dataset(storage: Storage, fingerprint: str, seed: int = 0) -> Dataset:
     return Dataset.load(storage, folder)
 
 
-def trained(dataset: Dataset, steps: int, config: Any = PixelCNNConfig(**SMALL), seed: int = 0) -> PixelModel:  # type: ignore[arg-type]  # noqa: B008
+def trained(
+    dataset: Dataset,
+    steps: int,
+    config: Any = PixelCNNConfig(**SMALL),  # type: ignore[arg-type]  # noqa: B008
+    seed: int = 0,
+    context: ContextSpec = ContextSpec(),  # noqa: B008
+) -> PixelModel:
     """A model after some steps on all train images, each of one size for all weights: `torch.optim` takes a second to be imported."""
     torch.manual_seed(seed)
-    model = build(config, dataset.spec, LikelihoodConfig("categorical"))
+    model = build(config, dataset.spec, LikelihoodConfig("categorical"), context)
     x_BCHW = torch.from_numpy(dataset.read("train").images_NCHW).long()
+    given = context_of(context, x_BCHW)
     for _ in range(steps):
         weights = list(model.parameters())
-        for weight, grad in zip(weights, torch.autograd.grad(-model.log_prob(x_BCHW).mean(), weights), strict=True):
-            weight.data -= 1e-2 * grad.sign()
+        loss = -model.log_prob(x_BCHW, given).mean()
+        for weight, grad in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+            weight.data -= 1e-2 * (0 if grad is None else grad.sign())
     return model.eval()
 
 
@@ -75,7 +86,15 @@ def nats_of(model: PixelModel, dataset: Dataset) -> np.ndarray:
     return score_rows(model, Rows(dataset.read("test").images_NCHW), CPU)
 
 
-def registered(tracker: Tracker, dataset: Dataset, name: str, model: PixelModel, recipe: str, nll_nats_N: np.ndarray | None = None) -> str:
+def registered(
+    tracker: Tracker,
+    dataset: Dataset,
+    name: str,
+    model: PixelModel,
+    recipe: str,
+    nll_nats_N: np.ndarray | None = None,
+    condition_on: tuple[str, ...] = (),
+) -> str:
     """The number of a new version, published as a finished run does it; `nll_nats_N`, what it says of itself (the truth unless given)."""
     nll_nats_N = nats_of(model, dataset) if nll_nats_N is None else nll_nats_N
     scores = summarize(nll_nats_N, dataset.spec.num_subpixels)
@@ -84,11 +103,23 @@ def registered(tracker: Tracker, dataset: Dataset, name: str, model: PixelModel,
     values: dict[str, Any] = {field.name: 0 for field in dataclasses.fields(RunResult)}
     values |= {"name": recipe, "run_key": run_key, "dataset": f"{dataset.name}-{dataset.fingerprint}", "architecture": "pixelcnn"}
     values |= {"test_nll_nats": scores.nll_nats, "test_bits_per_dim": scores.bits_per_dim, "mlflow_run_id": run_id}
-    plan = RunPlan(tiny_recipe(name=recipe), dataset, dataset.storage, run_key, tracker, run_id, registered_name=name)
+    of_kinds = tiny_recipe(name=recipe, condition_on=condition_on)
+    plan = RunPlan(of_kinds, dataset, dataset.storage, run_key, tracker, run_id, registered_name=name)
     result = publish(plan, RunResult(**values), model, nats_table(dataset.read("test").keys, None, nll_nats_N, dataset.spec.num_subpixels))
     tracker.finish(run_id)
     assert result.model_version is not None
     return result.model_version
+
+
+def decide(tracker: Tracker, name: str, version: str | None = None, **options: object) -> Decision:
+    """What `promote` makes of a version, with few resamples."""
+    given = {"version": None if version is None else int(version), "name": name, "storage": tracker.storage.root, "resamples": 1000}
+    return promote(Promote(**{**given, **options}))  # type: ignore[arg-type]
+
+
+def make_champion(tracker: Tracker, name: str, version: str) -> None:
+    """As a user does it by hand: nothing is checked."""
+    tracker.client.set_registered_model_alias(name, "champion", version)
 
 
 def state_of(tracker: Tracker, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from pixelmodels.data import Split
 from pixelmodels.models import PixelModel
-from pixelmodels.training.promotion_checks import _due_before, _places, check_causality
+from pixelmodels.training.promotion_checks import _due_before, _places, _Probe, allowed_nats, check_causality
 from tests.conformance.checks import illegal
 from tests.conformance.conftest import PAIRS, small_model
 
@@ -28,6 +28,7 @@ def test_every_architecture_passes(pair: tuple[str, str, int]) -> None:
     model = small_model(*pair, height=4, width=5).float()
     found = check_causality(model, images(model), num_probes=24, seed=0)
     assert found.passed, found.says
+    assert found.says == f"{8 * pair[2] + 24} sub-pixels changed, and all from each of 4 rows on: nothing before them did"
 
 
 @pytest.mark.parametrize("context", ["label", "vector", "image"])
@@ -58,7 +59,7 @@ def test_a_tiny_leak_is_found(leak: tuple[int, int], monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(type(model), "network", leaky)
     found = check_causality(model, images(model), num_probes=24, seed=0)
-    assert not found.passed and "reach parameters that are due before it, by up to 1e-09" in found.says.replace("2e-09", "1e-09")
+    assert not found.passed and "are due before what was changed, by up to 1e-09" in found.says.replace("2e-09", "1e-09")
 
 
 ALONG = slice(1, -1)  # an edge without its corners
@@ -80,7 +81,37 @@ def test_a_leak_of_one_corner_or_edge_is_found(k: int, place: tuple[int | slice,
     assert check_causality(model, images(model), num_probes=1, seed=0).passed
     monkeypatch.setattr(type(model), "network", leaky)
     found = check_causality(model, images(model), num_probes=1, seed=0)
-    assert not found.passed and f"the first is channel {k} of row " in found.says
+    assert not found.passed and f"the first is of channel {k} of row " in found.says
+
+
+@pytest.mark.parametrize(("k", "r", "c"), [(0, 6, 7), (1, 1, 11), (2, 10, 1), (0, 5, 6)])
+def test_a_leak_of_one_inner_sub_pixel_to_an_earlier_row_is_found(k: int, r: int, c: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("pixelcnn", "categorical", 3, 12, 13).float()
+    network = type(model).network
+
+    def leaky(self: PixelModel, image_BHWC: torch.Tensor, context: object) -> torch.Tensor:
+        params_BPHW = network(self, image_BHWC, context).clone()  # type: ignore[arg-type]
+        params_BPHW[:, :, r - 1, 9] += 1e-3 * image_BHWC[:, r, c, k, None]
+        return params_BPHW
+
+    monkeypatch.setattr(type(model), "network", leaky)
+    for seed in range(5):
+        found = check_causality(model, images(model), num_probes=1, seed=seed)
+        assert not found.passed and "1 of 37 changes reach" in found.says and f"the first is of all from row {r}, column 0 on" in found.says
+
+
+@pytest.mark.parametrize(("architecture", "channels"), [("gated_pixelcnn", 3), ("multiscale_pixelrnn", 1)])
+def test_of_each_row_all_that_comes_from_its_first_pixel_on_is_changed(architecture: str, channels: int) -> None:
+    model = small_model(architecture, "categorical", channels, 4, 6)
+    order_HW = model.order()
+    for r in range(4):
+        changed_CHW = _Probe(0, r, 0, onwards=True).changed(model)
+        assert torch.equal(changed_CHW, (order_HW >= order_HW[r, 0]).expand(channels, -1, -1))
+        early_PHW = _due_before(model, 0, r, 0).bool()
+        assert not (early_PHW & changed_CHW[0])[torch.tensor(model.param_groups) > 0].any()
+        assert early_PHW[0].sum() == order_HW[r, 0] + 1, "pixels before it, and what comes first of its own parameters"
+    alone_CHW = _Probe(channels - 1, 2, 3).changed(model)
+    assert alone_CHW.nonzero().tolist() == [[channels - 1, 2, 3]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 7), (3, 4, 5)])
@@ -97,3 +128,7 @@ def test_corners_and_edges_of_each_channel_come_before_the_random_places(shape: 
             assert len(set(of_channel)) == 8, "edges without their corners"
         assert [of_channel[4][1], of_channel[5][1], of_channel[6][2], of_channel[7][2]] == [0, height - 1, 0, width - 1]
     assert {place[1:] for place in places[8 * channels :]} == set(np.ndindex(height, width)), "any place may come"
+
+
+def test_nats_may_be_off_by_a_share_of_them_and_of_one_nat_at_least() -> None:
+    np.testing.assert_allclose(allowed_nats(np.array([0.0, 0.5, 1.0, 40.0]), 1e-4), [1e-4, 1e-4, 1e-4, 4e-3], rtol=1e-12)

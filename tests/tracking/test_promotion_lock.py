@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,8 +14,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR,
+    MLFLOW_HTTP_REQUEST_BACKOFF_JITTER,
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
+from urllib3.exceptions import ReadTimeoutError
+from urllib3.util.retry import Retry
 
 from pipelines import promote as pipeline
+from pixelmodels.errors import UserError
 from pixelmodels.tracking import Tracker, promotion_lock
 from pixelmodels.tracking.promotion import Decision
 from pixelmodels.tracking.promotion_lock import LEASE_TAG, lease, moving_aliases
@@ -85,6 +95,58 @@ def test_a_lease_of_a_process_that_died_is_taken_and_given_back(tracker: Tracker
         assert time.monotonic() - started > 1.0
         assert tracker.client.get_registered_model("died").tags[LEASE_TAG] not in ("", "somebody")
     assert tracker.client.get_registered_model("died").tags[LEASE_TAG] == ""
+
+
+def test_a_lease_outlasts_one_call_of_mlflow() -> None:
+    tries = 1 + MLFLOW_HTTP_REQUEST_MAX_RETRIES.default
+    retry = Retry(tries, backoff_factor=MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.default)
+    pauses_s = 0.0
+    for _ in range(tries - 1):
+        retry = retry.increment("GET", "", error=ReadTimeoutError(None, "", ""))  # type: ignore[arg-type]
+        pauses_s += retry.get_backoff_time() + MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.default
+    one_call_s = tries * MLFLOW_HTTP_REQUEST_TIMEOUT.default + pauses_s
+    assert one_call_s > 1000 and 1.1 * one_call_s < promotion_lock.LEASE_S < promotion_lock.PATIENCE_S
+
+
+def test_a_lease_of_a_process_of_this_machine_that_died_is_taken_at_once(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promotion_lock, "SETTLE_S", 0.2)
+    monkeypatch.setattr(promotion_lock, "PATIENCE_S", 1.0)
+    tracker.client.create_registered_model("died here")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = socket.gethostname()
+    for holder in (f"held {here} {os.getpid()} a", f"held elsewhere {ended.pid} b", f"{here} {ended.pid} a late claim", "held", "c"):
+        tracker.client.set_registered_model_tag("died here", LEASE_TAG, holder)
+        with pytest.raises(UserError, match="other processes move the aliases"), lease(tracker, "died here"):
+            pass
+    tracker.client.set_registered_model_tag("died here", LEASE_TAG, f"held {here} {ended.pid} d")
+    with lease(tracker, "died here"):
+        assert tracker.client.get_registered_model("died here").tags[LEASE_TAG].startswith(f"held {here} {os.getpid()} ")
+    assert tracker.client.get_registered_model("died here").tags[LEASE_TAG] == ""
+
+
+@pytest.mark.parametrize("inside", [None, KeyError("inside")])
+def test_a_lease_that_cannot_be_given_back_hides_nothing(
+    inside: Exception | None, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion_lock, "SETTLE_S", 0.2)
+    name = f"not given back {inside}"
+    tracker.client.create_registered_model(name)
+
+    def lost(*_: object) -> str:
+        raise ConnectionError("when it is given back")
+
+    def hold() -> None:
+        with lease(tracker, name):
+            monkeypatch.setattr(promotion_lock, "_holder", lost)
+            if inside is not None:
+                raise inside
+
+    if inside is None:
+        hold()
+    else:
+        with pytest.raises(KeyError, match="inside"):
+            hold()
 
 
 def test_a_claim_that_comes_late_is_none(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,24 +3,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import mlflow.models
 import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import Context
 from pixelmodels.models.files import load_model
 from pixelmodels.sampling import sample
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.registry import save_pyfunc
 from tests.tracking.conftest import NUM_CLASSES, SPEC, model_files
@@ -234,36 +230,3 @@ print(model.predict(None, params={{"n": 2, "seed": 3}}).tolist())
     where, drawn = done.stdout.splitlines()
     assert Path(where).is_relative_to(tracker.storage.root)
     assert drawn == str(sample(model, 2, seed=3).tolist())
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="models")
-    yield "s3://models/root"
-    server.stop()
-
-
-def test_artifacts_and_models_in_a_bucket(bucket: str, tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    there = Tracker(Storage(bucket), experiment="bucket")
-    there.check()
-    run_id = there.start_parent("bucket", {})
-    (tmp_path / "hello.txt").write_text("hello")
-    there.log_artifact(run_id, tmp_path / "hello.txt", "notes")
-    assert there.storage.read_bytes(f"artifacts/{run_id}/artifacts/notes/hello.txt") == b"hello"
-    model, folder = model_files(tmp_path / "model", seed=3)
-    version = there.register(run_id, folder, "bucket")
-    local = there.model_folder(f"models:/bucket/{version}")
-    assert local.is_relative_to(tmp_path / "cache")
-    again = load_model(local).state_dict()
-    assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
-    there.storage.delete("artifacts")
-    assert there.model_folder(f"models:/bucket/{version}") == local, "fetched once"

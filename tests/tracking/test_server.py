@@ -17,12 +17,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines import promote as pipeline
 from pixelmodels.data import Dataset
+from pixelmodels.errors import UserError
 from pixelmodels.models.files import load_model
 from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker
+from pixelmodels.tracking import Tracker, promotion_lock
 from pixelmodels.tracking.location import sqlite_path
+from pixelmodels.tracking.promotion_versions import recorded_nats, version_of
 from tests.tracking.conftest import model_files
+from tests.tracking.promotion_case import registered, state_of, trained, write_dataset
 
 START_S = 100.0  # it takes about 8 s on a quiet machine
 
@@ -88,3 +92,39 @@ def test_runs_and_models_through_a_server(server: str, dataset: Dataset, tmp_pat
     assert local.is_relative_to(tmp_path / "cache")
     again = load_model(local).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
+
+
+def test_promotion_and_rollback_through_a_server(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(promotion_lock, "SETTLE_S", 1.0)
+    there = Tracker(Storage(str(tmp_path / "root")), experiment="promoted")
+    data = write_dataset(there.storage, "222222222222")
+    poor, good = (registered(there, data, "served", trained(data, steps), name) for name, steps in (("poor", 12), ("good", 60)))
+    arguments = ["--name", "served", "--storage", there.storage.root, "--resamples", "400"]
+    aliases = []
+    for command in (["--version", poor], ["--best"], ["--version", poor], ["--rollback"]):
+        refused = command == ["--version", poor] and len(aliases) == 2
+        assert pipeline.main([*command, *arguments]) == (1 if refused else 0)
+        aliases.append(state_of(there, "served")["aliases"])
+    assert aliases == [
+        {"champion": poor},
+        {"champion": good, "previous": poor},
+        {"champion": good, "previous": poor, "challenger": poor},
+        {"champion": poor, "previous": good},
+    ]
+    state = state_of(there, "served")
+    assert [state["versions"][one]["promotion.decision"] for one in (poor, good)] == ["promoted", "rolled back"]
+    assert state["tags"]["promotion.lease"] == "" and "promotion.unfinished" not in state["tags"]
+    assert f"version {poor} rolled back against version {good}" in state["tags"]["promotion.last"]
+    run = there.client.get_run(state["versions"][good]["promotion.run_id"])
+    assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "rolled back")
+    # Files that are gone from the server are told.
+    version = version_of(there, "served", good)
+    assert len(recorded_nats(there, version).keys) == 48
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
+    shutil.rmtree(tmp_path / "artifacts")
+    with pytest.raises(UserError, match=f"the files of 'models:/served/{good}' are gone from 'mlflow-artifacts:"):
+        there.model_folder(f"models:/served/{good}")
+    with pytest.raises(UserError, match=r"test_nats.parquet of run .* is gone from 'mlflow-artifacts:"):
+        recorded_nats(there, version)
