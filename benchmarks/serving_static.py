@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 from ray import serve
 
 from pixelmodels.sampling.engine import Engine
@@ -17,6 +19,12 @@ from pixelmodels.serving.settings import Settings
 
 MAX_BATCH = 64  # images; also the slots
 WAIT_S = 0.01  # for a batch to fill
+
+
+def _take_cores(num_threads: int) -> None:
+    """Have torch use so many threads in this one, whatever others set later."""
+    torch.set_num_threads(num_threads)
+    torch.get_num_threads()
 
 
 def num_images(items: Sequence[SampleRequest]) -> int:
@@ -31,6 +39,9 @@ class StaticSampler(Sampler):
         super().__init__(settings)
         model = self.shelf.find(None).model
         self._engine = Engine(model, num_slots=MAX_BATCH, max_waiting=1 << 30, reserve=0)
+        self._drawer = ThreadPoolExecutor(1, "drawer")  # one thread that has the cores, like the engine's of the other service
+        self._drawer.submit(_take_cores, settings.cpus).result()
+        torch.set_num_threads(1)
 
     async def sample(self, asked: SampleRequest, timeout_s: float) -> Drawn | Refused:
         """Draw the images of a request with those that came with it."""
@@ -39,7 +50,7 @@ class StaticSampler(Sampler):
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=WAIT_S, batch_size_fn=num_images)
     async def _batch(self, items: list[SampleRequest]) -> list[Drawn]:
-        return await asyncio.to_thread(self._draw_all, items)
+        return await asyncio.get_running_loop().run_in_executor(self._drawer, self._draw_all, items)
 
     def _draw_all(self, items: list[SampleRequest]) -> list[Drawn]:
         model = self._engine.model

@@ -30,6 +30,14 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def device_failed(error: BaseException) -> bool:
+    """Whether an accelerator failed: whatever is asked of it afterwards fails, too. Memory that is short is no such failure."""
+    texts = ("CUDA error", "HIP error", "cuDNN error", "CUBLAS_STATUS", "device-side assert")
+    if lacks_memory(error):
+        return False
+    return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
+
+
 def one_line(error: BaseException) -> str:
     """The kind of an error and the beginning of what it says, for a message of one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

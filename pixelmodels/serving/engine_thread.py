@@ -31,7 +31,9 @@ class EngineThread:
     """Steps engines, tells results, keeps deadlines; `submit`, `run`, `cancel` and the counts may be used from any thread.
 
     Args: `slots`, images that an engine draws at once; `max_waiting`, further images that may be unfinished, over all engines;
-    `num_threads`, of torch, None: as they are; `on_failure`, called in the thread after it has failed, and all were told.
+    `num_threads`, that torch uses in this thread (every other one of the process has one from then on: where the teams of several
+    threads have more members than there are cores, OpenMP puts them to sleep at each operation, at half the speed), None: as they are;
+    `on_failure`, called in the thread after it has failed, and all were told.
 
     What an engine raises ends the requests of that engine; the thread itself where that is of no more use (`failures.py`).
     """
@@ -59,11 +61,15 @@ class EngineThread:
         self._engines: dict[int, tuple[Engine, int]] = {}  # engines with work, and rows of one of their images; of this thread only
         self._jobs, self._failures = Jobs(), Failures()  # of this thread only
         self._last_end: float | None = None  # of the last step, where the thread was busy since
+        self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> EngineThread:
         """Begin; returns itself."""
         self._thread.start()
+        self._begun.wait()
+        if self._num_threads is not None:
+            torch.set_num_threads(1)  # of this thread, and of those that begin from now on
         return self
 
     def stop(self) -> None:
@@ -164,6 +170,8 @@ class EngineThread:
     def _run(self) -> None:
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
+            torch.get_num_threads()  # torch looks up a thread's number when it is first used there: now, before others set theirs
+        self._begun.set()
         try:
             while self._take_in():
                 self._expire()

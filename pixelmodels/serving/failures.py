@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from weakref import WeakKeyDictionary
 
-import torch
-
+from pixelmodels.errors import device_failed
 from pixelmodels.sampling.engine import Engine
 
 logger = logging.getLogger(__name__)
 MOST = 2  # failures of an engine one after the other, with nothing between them that went well
-_OF_A_DEVICE = ("CUDA error", "HIP error", "cuDNN error", "CUBLAS_STATUS", "device-side assert")  # in the texts of torch's errors
 
 
 class Failures:
@@ -27,14 +25,5 @@ class Failures:
             return
         logger.error("an engine failed", exc_info=error)
         self._in_a_row[engine] = self._in_a_row.get(engine, 0) + 1
-        if self._in_a_row[engine] >= MOST or is_of_the_device(error):
+        if self._in_a_row[engine] >= MOST or device_failed(error):
             raise error
-
-
-def is_of_the_device(error: Exception) -> bool:
-    """Whether an accelerator failed: whatever is asked of it afterwards fails, too. Memory that is short is no such failure."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    return type(error).__name__ == "AcceleratorError" or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _OF_A_DEVICE)
-    )

@@ -75,7 +75,7 @@ class Sampler:
         self.settings = settings
         self.started = time.time()
         device = torch.device("cuda" if settings.gpus and torch.cuda.is_available() else "cpu")
-        torch.set_num_threads(settings.cpus)
+        torch.set_num_threads(1)  # the cores are the engine's thread's
         self.shelf = Shelf(settings, device)
         self.shelf.open()
         # A replica whose thread has failed answers nothing any more: Serve starts another one, and its requests go there.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pixelmodels.data import Dataset
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, device_failed, lacks_memory, one_line
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
@@ -41,8 +42,8 @@ class _Loaded:
 class Judge:
     """Checks and compares versions on one data set; needs no lock and changes nothing.
 
-    A version fails by what its checks find, and by files of its own that are gone or damaged. Whatever else is raised under way, by the
-    machine, a store or the network, is no finding, and goes through.
+    A version fails by what its checks find, by what its own code raises in them, and by files of its own that are gone or damaged. What the
+    machine raises, a store or the network, is no finding, and goes through.
     """
 
     def __init__(self, options: Promote, tracker: Tracker, dataset: Dataset) -> None:
@@ -80,9 +81,9 @@ class Judge:
         model, seed = loaded.model, self._options.seed
         return [
             check,
-            checks.check_causality(model, self._test, self._options.probes, seed),
+            _tried(checks.CAUSALITY, lambda: checks.check_causality(model, self._test, self._options.probes, seed)),
             self._scored_again(loaded),
-            checks.check_samples(model, self._dataset, self._test, seed),
+            _tried(checks.SAMPLES, lambda: checks.check_samples(model, self._dataset, self._test, seed)),
         ], loaded
 
     def _champion(self, version: Version) -> tuple[Check, _Loaded | None]:
@@ -103,7 +104,7 @@ class Judge:
     def _scored_again(self, loaded: _Loaded) -> Check:
         tagged, device = loaded.version.test_bits_per_dim, "cuda" if self._options.use_gpu else "cpu"
         arguments = (self._dataset, self._test, loaded.nats, tagged, self._positions, self._options.tolerance, device)
-        return checks.check_likelihood(loaded.model, *arguments)
+        return _tried(checks.LIKELIHOOD, lambda: checks.check_likelihood(loaded.model, *arguments))
 
     def _compared(self, decided: Decision, mine: _Loaded, theirs: _Loaded) -> tuple[Decision, str]:
         """With the comparison, or why there is none."""
@@ -138,6 +139,16 @@ class Judge:
             return sample_grid(self._dataset, loaded.model, _GRID_SAMPLES, seed=self._options.seed)
         except Exception:  # a report is no check
             return None
+
+
+def _tried(name: str, check: Callable[[], Check]) -> Check:
+    """What came of a check; a model whose code raises does not pass it."""
+    try:
+        return check()
+    except Exception as error:
+        if isinstance(error, (OSError, UserError)) or lacks_memory(error) or device_failed(error):
+            raise
+        return Check(name, False, one_line(error))
 
 
 def by_score(decided: Decision) -> tuple[Decision, str]:

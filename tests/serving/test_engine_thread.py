@@ -33,6 +33,22 @@ def told_of(thread, engine, request, timeout_s=WAIT_S, **options):  # type: igno
     return thread.submit(engine, request, timeout_s, inbox.put, **options), inbox
 
 
+def test_torch_has_its_threads_in_the_engines_thread_only() -> None:
+    """A second team of OpenMP's threads would slow down the first."""
+    before, found = torch.get_num_threads(), queue.SimpleQueue[list[object] | Refused]()
+    thread = EngineThread(num_threads=3).start()
+    try:
+        thread.run(Engine(small_model(0), num_slots=1), lambda first, last: torch.get_num_threads(), 1, WAIT_S, found.put)
+        assert found.get(timeout=WAIT_S) == [3]
+        assert torch.get_num_threads() == 1
+        other = threading.Thread(target=lambda: found.put([torch.get_num_threads()]))
+        other.start()
+        assert found.get(timeout=WAIT_S) == [1]
+    finally:
+        thread.stop()
+        torch.set_num_threads(before)
+
+
 def test_images_of_two_engines_are_theirs(thread: EngineThread) -> None:
     models = [small_model(0), small_model(1)]
     engines = [Engine(model, num_slots=4, max_waiting=100) for model in models]

@@ -81,6 +81,16 @@ def test_trouble_is_no_failed_check(
     assert state_of(tracker, NAME) == before, "nothing is written down"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("head"), ZeroDivisionError("by zero")], ids=repr)
+def test_a_model_whose_code_raises_fails_its_check(
+    error: Exception, tracker: Tracker, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixelmodels.models.pixelcnn.PixelCNN.network", raising(error))
+    decision = decide(tracker, NAME, version, **FEW, dry_run=True)
+    assert decision.outcome == "refused" and decision.failed == ("causality", "likelihood", "samples")
+    assert decision.reason.startswith(f"it fails the check 'causality': {type(error).__name__}: ")
+
+
 def test_a_version_to_go_back_to_is_not_blamed_either(
     tracker: Tracker, data: Dataset, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
