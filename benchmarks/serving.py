@@ -9,7 +9,9 @@ process and on the same cores: at random times (Poisson), or so many at a time. 
 sampler draws batches of `@serve.batch`: those that have come when it is idle begin together, and are answered together. Engine,
 service and baseline take turns, so that all of them see the same machine.
 
-    saturation_over_engine    images/s with more asked for than can be drawn, over the engine's with all slots taken
+    saturation_over_engine    images/s with more asked for than can be drawn, over the engine's with all slots taken: by requests of four
+                              images; `_by_size` also by single ones (each request costs HTTP and JSON) and by those of 16 (which
+                              come and end together, and leave slots free)
     idle_latency_over_engine  median of a single image on an idle service, over the engine's own
     p95_over_static           95th percentile of single images at 70% load, over the static baseline's, for arrivals of single images
                               and for a mix in which one request in ten is of 64
@@ -111,13 +113,10 @@ class Bench:
             tracker.register(run_id, folder / str(seed), NAME, {})
         self.tracker, self.folder = tracker, folder / "0"
         self.point(1)
-        settings = Settings(model=NAME, storage=tracker.storage.root, cpus=rayctx.num_cores(), slots=NUM_SLOTS, require_key=False)
+        self.settings = Settings(model=NAME, storage=tracker.storage.root, cpus=rayctx.num_cores(), slots=NUM_SLOTS, require_key=False)
         self.port = running.free_port("127.0.0.1", 0)
-        running.connect(settings, num_services=2)
-        from benchmarks.serving_static import StaticSampler  # imports Ray, which is set up before that
-
-        running.start(settings, "127.0.0.1", self.port)
-        running.start(settings, "127.0.0.1", self.port, StaticSampler, name="static")
+        running.connect(self.settings, num_services=2)
+        running.start(self.settings, "127.0.0.1", self.port)
         self.web, self.static = Connections("127.0.0.1", self.port), Connections("127.0.0.1", self.port, "/static")
 
     def point(self, version: int) -> None:
@@ -131,12 +130,12 @@ class Bench:
 
     async def measure(self) -> None:
         """All figures."""
-        for web in (self.web, self.static):
-            await closed_loop(web, NUM_SLOTS, 3.0, 1)  # warm
+        await closed_loop(self.web, NUM_SLOTS, 3.0, 1)  # warm
         images_per_s = await self.against_the_engine()
         await self.against_static_batches(LOAD * images_per_s)
         seconds, soak = self.arguments.seconds, self.arguments.soak
-        self.add("overload", grown(await experiments.overload(self.web, images_per_s, seconds, self.unexpected)))
+        overload_s = seconds if self.arguments.quick else max(seconds, 60.0)
+        self.add("overload", grown(await experiments.overload(self.web, images_per_s, overload_s, self.unexpected)))
         self.add("soak", grown(await experiments.soak(self.web, soak, load_model(self.folder), self.unexpected)))
         moves = experiments.champion_moves(self.web, images_per_s, max(seconds, 30.0), lambda: self.point(2), f"{NAME}/2", self.unexpected)
         self.add("champion_moves", await moves)
@@ -148,7 +147,7 @@ class Bench:
         engines, services, idles, lates = [], [], [], []
         for _ in range(arguments.rounds):
             engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4))
-            services.append(await experiments.saturation(self.web, seconds / 2, self.unexpected))
+            services.append(await experiments.saturation(self.web, seconds / 3, self.unexpected))
             idles.append(await experiments.idle(self.web, 12 if arguments.quick else 40, self.unexpected))
             lates.append(await experiments.late_single(self.web, 6 if arguments.quick else 12, self.unexpected))
             engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4))
@@ -156,20 +155,26 @@ class Bench:
         service = {name: float(np.median([one[name] for one in services])) for name in services[0]}
         self.add("engine", engine)
         self.add("saturated_images_per_s", service)
-        self.add("saturation_over_engine", service["sixteen"] / engine["images_per_s"])
-        self.add("saturation_over_engine_of_singles", service["single"] / engine["images_per_s"])
+        over = {name: images_per_s / engine["images_per_s"] for name, images_per_s in service.items()}
+        self.add("saturation_over_engine", over["four"])
+        self.add("saturation_over_engine_by_size", over)
         self.add("idle_latency_over_engine", float(np.median(idles)) / engine["single_s"])
         self.add("late_single_over_full", float(np.median(lates)) / engine["full_batch_image_s"])
         return service["single"]
 
     async def against_static_batches(self, images_per_s: float) -> None:
-        """Latencies at a load, of the service and of the baseline."""
+        """Latencies at a load, of the service and of the baseline, which is started and ended here."""
+        from benchmarks.serving_static import StaticSampler  # imports Ray, which is set up before that
+
+        handle = await asyncio.to_thread(running.start, self.settings, "127.0.0.1", self.port, StaticSampler, "static")
+        await closed_loop(self.static, NUM_SLOTS, 3.0, 1)  # warm
         seconds = self.arguments.seconds / (2 if self.arguments.rounds > 1 else 1)
         every: dict[str, dict[str, list[float]]] = {way: {name: [] for name in MIX} for way in ("continuous", "static")}
         for round_ in range(self.arguments.rounds):
             for way, web in (("continuous", self.web), ("static", self.static)):
                 for name, latencies in (await experiments.under_load(web, images_per_s, seconds, round_, self.unexpected)).items():
                     every[way][name] += latencies
+        await asyncio.to_thread(running.stop, handle, 10.0, "static")
         figures = {way: {name: summary(latencies) for name, latencies in mixes.items()} for way, mixes in every.items()}
         self.add("at_load", {"images_per_s": images_per_s, **figures})
         self.add("p95_over_static", {name: figures["continuous"][name]["p95_s"] / figures["static"][name]["p95_s"] for name in MIX})

@@ -28,12 +28,15 @@ from pixelmodels.sampling.engine import Request, draw_all
 LATE_SINGLE_S, WHOLE_S = 600.0, 300.0  # then the benchmark fails
 OVERLOAD = 3.0  # times what the service draws when it is saturated
 OVERLOAD_DEADLINE_S = 10.0  # of each of its requests
+PATIENCE_S = 500.0  # of the requests of a load that static batches may not keep up with: the next load begins when all are answered
 SETTLE_S = 3.0  # from the first request until the slots are taken
 COMPARED = 200  # images of the soak that are drawn again, alone
 MANY = 500  # images of the request during which single ones arrive
 SOAKING = 32  # requests of the soak at a time
 HALF = 0.5  # of what the service draws when it is saturated: the load under which it is killed, and its champion moves
 MIXED_EVERY, MIXED = 10, 16  # one request in ten, of these loads and of the overload, is of 16 images
+
+SIZES = {"single": 1, "four": 4, "sixteen": 16}  # images of a request, in the loads that saturate the service
 
 Figures = dict[str, Any]
 
@@ -120,9 +123,10 @@ async def num_drawn(web: Connections) -> float:
 
 
 async def saturation(web: Connections, seconds: float, unexpected: Unexpected) -> dict[str, float]:
-    """Images a second with more asked for than can be drawn, by single images and by requests of 16."""
+    """Images a second with more asked for than can be drawn: twice as many images as slots, by requests of one size."""
     found = {}
-    for name, at_a_time, n in (("single", 3 * NUM_SLOTS // 2, 1), ("sixteen", 8, 16)):
+    for name, n in SIZES.items():
+        at_a_time = 2 * NUM_SLOTS // n
         load = asyncio.create_task(closed_loop(web, at_a_time, SETTLE_S + seconds, n))
         await asyncio.sleep(SETTLE_S)  # from when the slots are taken until the load ends
         before, began = await num_drawn(web), time.perf_counter()
@@ -144,7 +148,7 @@ async def under_load(web: Connections, images_per_s: float, seconds: float, seed
     """Latencies of the single images at a load, for each mix."""
     found = {}
     for name, (every, many) in MIX.items():
-        answers = await open_loop(web, poisson(images_per_s, seconds, seed, every=every, many=many))
+        answers = await open_loop(web, poisson(images_per_s, seconds, seed, every=every, many=many), deadline_s=PATIENCE_S)
         unexpected.see(f"load '{name}' at {web.prefix or '/'}", answers, 200)
         found[name] = latencies_s(answers, seconds)
     return found

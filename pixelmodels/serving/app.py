@@ -20,6 +20,7 @@ from pixelmodels.serving.settings import Settings
 INGRESS, SAMPLER = "Ingress", "Sampler"  # of its deployments
 MANY = 100_000  # requests: how many images wait is what bounds a sampler, and it says so at once
 HEALTH_PERIOD_S = 2.0  # between two looks at a replica
+LOGGING = {"enable_access_log": False, "log_level": "WARNING"}  # of Serve itself: a line for each request costs more than its routing
 
 
 @serve.ingress()
@@ -75,6 +76,7 @@ def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=3,
         request_router_config=RequestRouterConfig(request_router_class=FewestImages),
+        logging_config=LOGGING,
         **scaling,
     )
     ingress = serve.deployment(
@@ -84,6 +86,7 @@ def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
         max_ongoing_requests=4096,
         max_queued_requests=4096,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1.0),
+        logging_config=LOGGING,
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=args.drain_s,
         graceful_shutdown_wait_loop_s=0.5,

@@ -161,14 +161,14 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
     from ray.serve.config import HTTPOptions
     from ray.serve.context import _get_global_client
 
-    from pixelmodels.serving.app import application
+    from pixelmodels.serving.app import LOGGING, application
     from pixelmodels.serving.replica import Sampler
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(
             http_options=HTTPOptions(host=host, port=port),
-            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            logging_config=LOGGING,
             controller_options={"runtime_env": {"env_vars": PATIENCE}},
         )
         check_address(_get_global_client().http_config, host, port)  # a Serve that runs keeps its own
