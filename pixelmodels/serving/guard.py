@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import RayError
 from starlette._utils import get_route_path
 
 from pixelmodels.serving.keys import is_known
@@ -55,11 +54,7 @@ class Guard:
                 if bodies:
                     return {"type": "http.request", "body": bodies.pop(), "more_body": False}
                 while True:
-                    try:
-                        message = await receive()
-                    except RayError:  # Serve lost its line to the proxy for what the client says: the answer goes on all the same
-                        await asyncio.Event().wait()  # until the answer has ended; who went away is told by being cancelled
-                        raise
+                    message = await receive()
                     if message["type"] != "http.request":
                         return message  # a disconnect
 
@@ -85,11 +80,7 @@ class Guard:
         try:
             async with asyncio.timeout(self.settings.body_timeout_s):
                 while True:
-                    try:
-                        message = await receive()
-                    except RayError:  # Serve lost its line to the proxy for what the client says: the answer goes on all the same
-                        await asyncio.Event().wait()  # until the answer has ended; who went away is told by being cancelled
-                        raise
+                    message = await receive()
                     if message["type"] != "http.request":
                         raise _Gone
                     part = message.get("body", b"")

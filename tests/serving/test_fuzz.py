@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.config import SchemathesisConfig
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -30,6 +31,7 @@ from tests.serving.conftest import FULL, KEY, SMALL, SPEC, Service
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 HANGS_S = 30.0
+TO_THE_END = SchemathesisConfig.from_dict({"max-stream-events": 10_000})  # else it hangs up in the middle of an event stream
 OPERATIONS = ["POST /v1/samples", "POST /v1/completions", "POST /v1/scores"]
 PAGES = ["GET /v1/models", "GET /healthz", "GET /readyz", "GET /metrics"]
 PNG_FIELDS = {"image": "png", "mask": "png", "context_image": "png", "images": "png", "small_image": "small-png"}
@@ -91,6 +93,7 @@ class Asking:
         if response.status_code == 200 and isinstance(case.body, dict):
             self.fields.update(name for name, value in case.body.items() if value is not None)
             if response.content.startswith(b"event: start"):
+                assert not response.stream_cut_short
                 assert response.content.rstrip().rpartition(b"\n\n")[2].startswith(b"event: done")
                 self.fields["an event stream"] += 1
 
@@ -157,7 +160,7 @@ def fuzz(asking: Asking, document: dict[str, Any], operation: str, mode: Generat
     method, path = operation.split()
 
     @settings(FUZZ, max_examples=max_examples)
-    @given(schemathesis.openapi.from_dict(document)[path][method].as_strategy(generation_mode=mode))
+    @given(schemathesis.openapi.from_dict(document, config=TO_THE_END)[path][method].as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         asking.case(case, checks)
 
