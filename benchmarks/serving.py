@@ -3,18 +3,19 @@
     python benchmarks/serving.py            # a minute of load for each figure, 10,000 requests of a soak: about half an hour
     python benchmarks/serving.py --quick    # to see that it works: under 10 minutes on 2 cores
 
-The 28x28 net of `benchmarks/sampling.py` (gated, 8 layers of 64 features, 2 levels, fresh weights), served over HTTP by one
-sampler on all cores, against the raster engine alone on the same cores. Requests come from a load generator of its own, in this
-process and on the same cores: at random times (Poisson), or so many at a time. The static baseline is the same service whose
-sampler draws batches of `@serve.batch`: those that have come when it is idle begin together, and are answered together. Engine,
-service and baseline take turns, so that all of them see the same machine.
+The 28x28 net of `benchmarks/sampling.py` (gated, 8 layers of 64 features, 2 levels, fresh weights), served over HTTP as
+`pipelines/serve.py` does unless told otherwise (a sampler on each core), against one raster engine on all these cores, alone. Requests
+come from a load generator of its own, in this process and on the same cores: at random times (Poisson), or so many at a time. The static
+baseline is the same service whose samplers draw batches of `@serve.batch`: what has come in a certain time begins together, and is
+answered together. Engine, service and baseline take turns, so that all of them see the same machine.
 
     saturation_over_engine    images/s with more asked for than can be drawn, over the engine's with all slots taken: by requests of four
                               images; `_by_size` also by single ones (each request costs HTTP and JSON) and by those of 16 (which
                               come and end together, and leave slots free)
     idle_latency_over_engine  median of a single image on an idle service, over the engine's own
     p95_over_static           95th percentile of single images at 70% load, over the static baseline's, for arrivals of single images
-                              and for a mix in which one request in ten is of 64
+                              (70% of what is drawn when saturated by those) and for a mix in which one request in ten is of 64 (70%
+                              of what is drawn when saturated by requests of four)
     late_single_over_full     a single image while a request of 500 is drawn, over the time that an image takes in a full batch (median)
 
 The last thing printed is one JSON object, also written to `benchmarks/results/` with the date. `unexpected` holds what should not have
@@ -44,14 +45,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where this is
 from benchmarks import serving_figures as experiments
 from benchmarks.sampling_load import MIX
 from benchmarks.sampling_rows import GATED
-from benchmarks.serving_engine import NUM_SLOTS, engine_alone, measure_engine
+from benchmarks.serving_engine import NUM_SLOTS, engine_alone, engine_on_each_core, measure_engine
 from benchmarks.serving_load import Connections, closed_loop
 from pixelmodels import rayctx
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
 from pixelmodels.models.files import load_model, save_model
 from pixelmodels.serving import running
-from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 
@@ -90,6 +90,7 @@ class Arguments:
     soak: int = 10_000  # requests (300 with --quick)
     out: Path = RESULTS  # folder for the JSON
     engine: Path | None = None  # measure the engine alone, of the model in this folder, and print that; used by the benchmark itself
+    threads: int = 1  # of that engine
 
     def chosen(self) -> Arguments:
         """As they are, or less of everything with --quick."""
@@ -113,7 +114,7 @@ class Bench:
             tracker.register(run_id, folder / str(seed), NAME, {})
         self.tracker, self.folder = tracker, folder / "0"
         self.point(1)
-        self.settings = Settings(model=NAME, storage=tracker.storage.root, cpus=rayctx.num_cores(), slots=NUM_SLOTS, require_key=False)
+        self.settings = running.Serve(model=NAME, storage=tracker.storage.root).settings()  # as pipelines/serve.py does
         self.port = running.free_port("127.0.0.1", 0)
         running.connect(self.settings, num_services=2)
         running.start(self.settings, "127.0.0.1", self.port)
@@ -131,8 +132,9 @@ class Bench:
     async def measure(self) -> None:
         """All figures."""
         await closed_loop(self.web, NUM_SLOTS, 3.0, 1)  # warm
-        images_per_s = await self.against_the_engine()
-        await self.against_static_batches(LOAD * images_per_s)
+        drawn = await self.against_the_engine()
+        await self.against_static_batches({"single": LOAD * drawn["single"], "mix": LOAD * drawn["four"]})
+        images_per_s = drawn["single"]
         seconds, soak = self.arguments.seconds, self.arguments.soak
         overload_s = seconds if self.arguments.quick else max(seconds, 60.0)
         self.add("overload", grown(await experiments.overload(self.web, images_per_s, overload_s, self.unexpected)))
@@ -141,29 +143,30 @@ class Bench:
         self.add("champion_moves", await moves)
         self.add("killed", await experiments.killed(self.web, images_per_s, max(seconds, LEAST_KILLED_S), self.unexpected))
 
-    async def against_the_engine(self) -> float:
-        """Throughput and latencies over the engine's; returns images a second of single images."""
+    async def against_the_engine(self) -> dict[str, float]:
+        """Throughput and latencies over the engine's; returns images a second, by the images of a request."""
         arguments, seconds = self.arguments, self.arguments.seconds
-        engines, services, idles, lates = [], [], [], []
+        engines, on_each_core, services, idles, lates = [], list[float](), [], [], []
         for _ in range(arguments.rounds):
             engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4))
             services.append(await experiments.saturation(self.web, seconds / 3, self.unexpected))
             idles.append(await experiments.idle(self.web, 12 if arguments.quick else 40, self.unexpected))
             lates.append(await experiments.late_single(self.web, 6 if arguments.quick else 12, self.unexpected))
             engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4))
+            on_each_core.append(await asyncio.to_thread(engine_on_each_core, self.folder, seconds / 4))
         engine = {name: float(np.median([one[name] for one in engines])) for name in engines[0]}
         service = {name: float(np.median([one[name] for one in services])) for name in services[0]}
-        self.add("engine", engine)
+        self.add("engine", {**engine, "images_per_s_of_one_on_each_core": float(np.median(on_each_core))})
         self.add("saturated_images_per_s", service)
         over = {name: images_per_s / engine["images_per_s"] for name, images_per_s in service.items()}
         self.add("saturation_over_engine", over["four"])
         self.add("saturation_over_engine_by_size", over)
         self.add("idle_latency_over_engine", float(np.median(idles)) / engine["single_s"])
         self.add("late_single_over_full", float(np.median(lates)) / engine["full_batch_image_s"])
-        return service["single"]
+        return service
 
-    async def against_static_batches(self, images_per_s: float) -> None:
-        """Latencies at a load, of the service and of the baseline, which is started and ended here."""
+    async def against_static_batches(self, loads: dict[str, float]) -> None:
+        """Latencies at a load of each mix (images a second), of the service and of the baseline, which is started and ended here."""
         from benchmarks.serving_static import StaticSampler  # imports Ray, which is set up before that
 
         handle = await asyncio.to_thread(running.start, self.settings, "127.0.0.1", self.port, StaticSampler, "static")
@@ -172,11 +175,11 @@ class Bench:
         every: dict[str, dict[str, list[float]]] = {way: {name: [] for name in MIX} for way in ("continuous", "static")}
         for round_ in range(self.arguments.rounds):
             for way, web in (("continuous", self.web), ("static", self.static)):
-                for name, latencies in (await experiments.under_load(web, images_per_s, seconds, round_, self.unexpected)).items():
+                for name, latencies in (await experiments.under_load(web, loads, seconds, round_, self.unexpected)).items():
                     every[way][name] += latencies
         await asyncio.to_thread(running.stop, handle, 10.0, "static")
         figures = {way: {name: summary(latencies) for name, latencies in mixes.items()} for way, mixes in every.items()}
-        self.add("at_load", {"images_per_s": images_per_s, **figures})
+        self.add("at_load", {"images_per_s": loads, **figures})
         self.add("p95_over_static", {name: figures["continuous"][name]["p95_s"] / figures["static"][name]["p95_s"] for name in MIX})
 
 
@@ -217,7 +220,7 @@ def main() -> int:
     """Measure, write, print; the last thing printed is one JSON object."""
     arguments = parse(Arguments).chosen()
     if arguments.engine is not None:
-        print(json.dumps(measure_engine(arguments.engine, arguments.seconds)))
+        print(json.dumps(measure_engine(arguments.engine, arguments.seconds, arguments.threads)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(arguments, Path(folder))

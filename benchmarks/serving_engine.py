@@ -20,9 +20,9 @@ NUM_SLOTS = 64
 NUM_SINGLES = 8  # images drawn alone; the first two warm up
 
 
-def measure_engine(folder: Path, seconds: float) -> dict[str, float]:
+def measure_engine(folder: Path, seconds: float, num_threads: int) -> dict[str, float]:
     """Images a second with all slots taken, seconds of an image in that batch, and median seconds of one alone."""
-    torch.set_num_threads(rayctx.num_cores())
+    torch.set_num_threads(num_threads)
     model = load_model(folder)
     engine, height = Engine(model, num_slots=NUM_SLOTS, max_waiting=1 << 30), model.spec.height
     singles = []
@@ -45,10 +45,34 @@ def measure_engine(folder: Path, seconds: float) -> dict[str, float]:
 
 
 def engine_alone(folder: Path, seconds: float) -> dict[str, float]:
-    """The same in a process of its own; raises `CalledProcessError` where that fails."""
-    command = [sys.executable, "-m", "benchmarks.serving", "--engine", str(folder), "--seconds", str(seconds)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(rayctx.num_cores())}
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=root)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    """The same in a process of its own, on all cores; raises `CalledProcessError` where that fails."""
+    (found,) = _in_processes(folder, seconds, 1, rayctx.num_cores())
     return found
+
+
+def engine_on_each_core(folder: Path, seconds: float) -> float:
+    """Images a second of as many engines as there are cores, each in a process of its own with one thread."""
+    return sum(found["images_per_s"] for found in _in_processes(folder, seconds, rayctx.num_cores(), 1))
+
+
+def _in_processes(folder: Path, seconds: float, num_processes: int, num_threads: int) -> list[dict[str, float]]:
+    """What so many engines find that are measured at the same time."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving",
+        "--engine",
+        str(folder),
+        "--seconds",
+        str(seconds),
+        "--threads",
+        str(num_threads),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
+    root = Path(__file__).resolve().parent.parent
+    begun = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=root) for _ in range(num_processes)]
+    printed = [process.communicate()[0] for process in begun]
+    for process in begun:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+    return [json.loads(text.splitlines()[-1]) for text in printed]

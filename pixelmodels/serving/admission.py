@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pixelmodels.serving.refusals import overloaded
 
 SCORING_SHARE = 0.2  # of the time, at most, that scoring takes while images are drawn
-MARGIN = 1 / (1 - SCORING_SHARE)  # a finish that is estimated may take this much longer
+# The measured speed may halve once a request is let in: by scoring, and as a flood of requests to receive and refuse takes cores from the
+# engine. Fewer images wait than could be drawn in time, which costs no throughput.
+MARGIN = 2.0  # a finish that is estimated may take this much longer
 SLACK_S = 0.25  # and this much
 SMOOTHING = 0.05  # weight of the newest step in the measured speed
 BUSY = 0.75  # share of the slots that must be taken for a step to tell the speed
@@ -40,22 +42,24 @@ def check(
     bound: int,
     speed: float,
     num_others: int = 0,
-) -> None:
+) -> bool:
     """Raise `Refused` (429) for a request of `n` images that cannot be drawn in time, or that would make others late.
 
-    Args: `waiting`, of each request with images that have no slot: how many, and the seconds left to it; `num_unfinished`, images
-    drawn, scored or waiting; `bound`, most images that may be unfinished; `speed`, images a second, 0 where it is not known;
-    `num_others`, how many of the unfinished images take none of these slots.
+    Args: `waiting`, of each request with images that have no slot: how many, and the seconds left to it (infinite where it was
+    promised nothing); `num_unfinished`, images drawn, scored or waiting; `bound`, most images that may be unfinished; `speed`, images a
+    second, 0 where it is not known; `num_others`, how many of the unfinished images take none of these slots.
 
-    Where all slots are free any request within the bound is let in: the speed was measured at another time.
-    Slots go round in turns, so a request with w waiting images is done once every other one has had up to w more turns.
-    Later requests go through this check too, so they cannot take that from it.
+    Where all slots are free any request within the bound is let in, as the speed was measured at another time: returns False for one
+    that is expected to be late, to which nothing is promised.
+
+    Slots go round in turns, so a request with w waiting images is done once every other one has had up to w more turns. Later requests
+    go through this check too, so they cannot take that from it.
     """
     if num_unfinished + n > bound:
         excess = num_unfinished + n - bound
         raise overloaded(f"{num_unfinished} images are unfinished, {bound} at most may be", excess / speed if speed else 1.0)
-    if not speed or num_unfinished == num_others or num_unfinished - num_others + n <= slots:
-        return
+    if not speed or num_unfinished - num_others + n <= slots:
+        return True
     groups: dict[int, tuple[int, float]] = {}  # of the others, by waiting images: how many requests, and the least time left
     for num_waiting, left_s in waiting:
         count, least_s = groups.get(num_waiting, (0, left_s))
@@ -63,11 +67,15 @@ def check(
 
     def needs_s(num_waiting: int, extra: int) -> float:
         turns = sum(min(other, num_waiting) * count for other, (count, _) in groups.items())
-        return (slots + turns + extra) / speed * MARGIN + SLACK_S
+        return (slots + turns + extra) / speed
 
-    own_s = needs_s(n, n)
+    own_s = needs_s(n, n) * MARGIN + SLACK_S
+    if num_unfinished == num_others:
+        return own_s <= timeout_s
     if own_s > timeout_s:
         raise overloaded(f"{num_unfinished} images are unfinished; this request would take about {own_s:.0f} s", own_s - timeout_s)
     for num_waiting, (_, left_s) in groups.items():
-        if needs_s(num_waiting, 0) <= left_s < needs_s(num_waiting, min(n, num_waiting)):
+        # one that would be late at twice the speed is no reason to refuse others
+        if needs_s(num_waiting, 0) / MARGIN <= left_s < needs_s(num_waiting, min(n, num_waiting)) * MARGIN + SLACK_S:
             raise overloaded(f"{num_unfinished} images are unfinished, and one more request would make others late", 1.0)
+    return True

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +27,7 @@ from pixelmodels.serving.tickets import Event, Listen, Ticket
 logger = logging.getLogger(__name__)
 IDLE_S = 0.5  # between two beats of a thread that has nothing to do
 
+NICENESS = 10  # of the thread, beyond the process's
 STOPPED = "stopped"
 
 
@@ -121,11 +125,11 @@ class EngineThread:
         with self._lock:
             self._check_alive()
             same = [one for one in self._live if one.engine is engine]
-            waiting = [(num, one.deadline - now) for one in same if (num := one.request.n - one.num_begun)]
+            waiting = [(num, one.deadline - now if one.is_promised else math.inf) for one in same if (num := one.request.n - one.num_begun)]
             num_others = self._num_unfinished - sum(one.request.n - one.num_done for one in same)
             speed = self.images_per_s(engine)
-            admission.check(request.n, timeout_s, waiting, self._num_unfinished, self.slots, self.bound, speed, num_others)
-            ticket = Ticket(engine, request, now + timeout_s, timeout_s, listen, wants_rows)
+            is_promised = admission.check(request.n, timeout_s, waiting, self._num_unfinished, self.slots, self.bound, speed, num_others)
+            ticket = Ticket(engine, request, now + timeout_s, timeout_s, listen, wants_rows, is_promised)
             self._live.add(ticket)
             self._num_unfinished += request.n
         self._inbox.put(lambda: self._begin(ticket))
@@ -168,6 +172,7 @@ class EngineThread:
     # --- in the thread ---
 
     def _run(self) -> None:
+        _give_way()
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
             torch.get_num_threads()  # torch looks up a thread's number when it is first used there: now, before others set theirs
@@ -324,3 +329,10 @@ class EngineThread:
             self._num_unfinished -= job.num_images
         if answer is not None:
             job.listen(answer)
+
+
+def _give_way() -> None:
+    """Have what receives and refuses requests come before what draws, where both are on the same cores: it needs little, and at once."""
+    if sys.platform == "linux":  # where each thread has a niceness of its own; threads that this one starts have the same
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS))

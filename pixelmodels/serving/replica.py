@@ -23,6 +23,7 @@ from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread
+from pixelmodels.serving.listening import listen_on_the_nodes_address
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
 from pixelmodels.serving.requests import check_map, check_rows, engine_request, images_of
 from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
@@ -72,6 +73,7 @@ class Sampler:
     """What a replica does; every method that answers gives a result or a `Refused`, as values."""
 
     def __init__(self, settings: Settings):
+        listen_on_the_nodes_address()
         self.settings = settings
         self.started = time.time()
         device = torch.device("cuda" if settings.gpus and torch.cuda.is_available() else "cpu")

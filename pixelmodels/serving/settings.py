@@ -31,7 +31,7 @@ class Settings(BaseModel):
     images_per_replica: Annotated[int, Field(ge=1)] = 128  # unfinished images that one sampler is kept busy with, for adding more
     cpus: Annotated[int, Field(ge=1)] = 1  # cores of a sampler: the threads of its engine
     gpus: Annotated[float, Field(ge=0)] = 0.0  # GPUs of a sampler; above 0 its models are on one
-    slots: Annotated[int, Field(ge=1)] = 64  # images that a sampler draws at once
+    slots: Annotated[int, Field(ge=1)] = 32  # images that a sampler draws at once; 64 with several cores or a GPU
     max_waiting: Annotated[int, Field(ge=1)] = 1024  # images that wait at a sampler beyond those; then 429
 
     # What it lets in.

@@ -26,6 +26,7 @@ class Ticket:
     timeout_s: float  # that the deadline comes of
     listen: Listen
     wants_rows: bool
+    is_promised: bool = True  # that it is in time; others are refused rather than let in to make it late
     request_id: int = -1  # in the engine, once it is there
     num_begun: int = 0  # images that have, or had, a slot
     num_done: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pixelmodels.serving import admission
@@ -23,14 +25,17 @@ def test_turns_are_by_seconds() -> None:
 @pytest.mark.parametrize(
     ("n", "timeout_s", "waiting", "refused"),
     [
-        (1, 2.0, [], False),  # 10 slots and 1 image at 10 a second: 1.1 s, and the margin
-        (50, 5.0, [], True),  # 60 images: 6 s
-        (50, 10.0, [], False),
-        (1, 2.0, [(400, 1000.0)], False),  # one turn of the large one comes before it
-        (1, 2.0, [(1, 100.0)] * 20, True),
-        (1, 20.0, [(20, 5.0)], False),
-        (20, 20.0, [(20, 5.0)], True),  # the newcomer could wait, the other one could not
+        (1, 3.0, [], False),  # 10 slots and 1 image at 10 a second: 1.1 s, and twice that by the margin
+        (1, 2.0, [], True),
+        (50, 9.0, [], True),  # 60 images: 6 s
+        (50, 13.0, [], False),
+        (1, 3.0, [(400, 1000.0)], False),  # one turn of the large one comes before it
+        (1, 3.0, [(1, 100.0)] * 20, True),
+        (1, 20.0, [(20, 7.0)], False),
+        (20, 20.0, [(20, 7.0)], True),  # the newcomer could wait, the other one could not
+        (20, 20.0, [(20, 2.0)], True),  # nor here, though it is late unless the speed rises
         (20, 20.0, [(20, 1.0)], False),  # that is late anyway
+        (20, 20.0, [(20, math.inf)], False),  # that was promised nothing
         (50, 5.0, None, False),  # the slots are free
     ],
 )
@@ -42,6 +47,16 @@ def test_nobody_is_let_in_who_would_be_late_or_make_others_late(n: int, timeout_
         assert refused and error.status == 429
     else:
         assert not refused
+
+
+@pytest.mark.parametrize(
+    ("n", "timeout_s", "own", "speed", "is_promised"),
+    [(50, 13.0, 0, 10.0, True), (50, 9.0, 0, 10.0, False), (50, 9.0, 0, 0.0, True), (1, 0.1, 5, 10.0, True)],
+)
+def test_what_is_let_in_because_the_slots_are_free_is_promised_what_can_be_kept(
+    n: int, timeout_s: float, own: int, speed: float, is_promised: bool
+) -> None:
+    assert admission.check(n, timeout_s, [], own + 30, slots=10, bound=1000, speed=speed, num_others=30) is is_promised
 
 
 def test_the_speed_is_known_from_steps_with_the_slots_taken() -> None:

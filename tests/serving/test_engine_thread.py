@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -14,7 +16,7 @@ import torch
 
 from pixelmodels.sampling import draw_all
 from pixelmodels.sampling.engine import Engine, Request, RowDone
-from pixelmodels.serving.engine_thread import EngineThread
+from pixelmodels.serving.engine_thread import NICENESS, EngineThread
 from pixelmodels.serving.refusals import Refused
 from tests.serving.conftest import small_model
 
@@ -47,6 +49,25 @@ def test_torch_has_its_threads_in_the_engines_thread_only() -> None:
     finally:
         thread.stop()
         torch.set_num_threads(before)
+
+
+def test_it_gives_way_to_the_other_threads() -> None:
+    found, here = queue.SimpleQueue[list[object] | Refused](), threading.get_native_id()
+    before = os.getpriority(os.PRIO_PROCESS, here)
+    thread = EngineThread().start()
+    try:
+        thread.run(
+            Engine(small_model(0), num_slots=1),
+            lambda first, last: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),
+            1,
+            WAIT_S,
+            found.put,
+        )
+        wanted = min(19, before + NICENESS) if sys.platform == "linux" else before
+        assert found.get(timeout=WAIT_S) == [wanted]
+        assert os.getpriority(os.PRIO_PROCESS, here) == before
+    finally:
+        thread.stop()
 
 
 def test_images_of_two_engines_are_theirs(thread: EngineThread) -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from pixelmodels import rayctx
 from pixelmodels.data.decoding import decode
 from pixelmodels.data.quantization import dequantize
 from pixelmodels.errors import UserError
@@ -147,7 +148,7 @@ def test_other_machines_need_a_key(tmp_path: Path) -> None:
         ({"port": 70_000}, "--port 70000"),
         ({"timeout": 0.5}, "--timeout 0.5"),
         ({"max_n": 9999}, "--max-n 9999"),
-        ({"max_n": 200, "max_waiting": 100}, "--max-n 200 cannot be used .* 164 images"),
+        ({"max_n": 200, "max_waiting": 100, "slots": 64}, "--max-n 200 cannot be used .* 164 images"),
     ],
 )
 def test_numbers_out_of_range_are_named(options: dict[str, int], named: str) -> None:
@@ -155,9 +156,32 @@ def test_numbers_out_of_range_are_named(options: dict[str, int], named: str) -> 
         running.Serve(**options).settings()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("options", "num_cores", "samplers", "cores", "slots"),
+    [
+        ({}, 1, 1, 1, 32),
+        ({}, 2, 2, 1, 32),
+        ({}, 64, 8, 8, 64),
+        ({"cpus": 2}, 8, 4, 2, 64),
+        ({"cpus": 4}, 2, 1, 4, 64),
+        ({"slots": 7}, 2, 2, 1, 7),
+        ({"replicas": 1}, 2, 1, 2, 64),
+        ({"max_replicas": 4}, 8, 1, 2, 64),
+        ({"replicas": 2, "max_replicas": 4}, 2, 2, 1, 32),
+        ({"gpus": 1.0}, 1, 1, 1, 64),
+    ],
+)
+def test_cores_are_shared_out(
+    options: dict[str, Any], num_cores: int, samplers: int, cores: int, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rayctx, "num_cores", lambda: num_cores)
+    found = running.Serve(**options).settings()
+    assert (found.replicas, found.cpus, found.slots, found.max_replicas) == (samplers, cores, slots, options.get("max_replicas"))
+
+
 def test_a_request_without_numbers_of_its_own_can_be_answered(tmp_path: Path) -> None:
-    found = running.Serve(max_waiting=100).settings()
-    assert (found.max_n, found.slots + found.max_waiting) == (164, 164) and running.Serve().settings().max_n == 1024
+    found = running.Serve(max_waiting=100, cpus=1).settings()
+    assert (found.max_n, found.slots + found.max_waiting) == (132, 132) and running.Serve().settings().max_n == 1024
     found = running.Serve(timeout=900.0).settings()
     assert found.timeout_s == found.max_timeout_s == 900
     with pytest.raises(ValidationError, match="max_n: at most slots"):

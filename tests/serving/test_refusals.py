@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.serving.conftest import KEY, Service
-from tests.serving.web import Peak, by_sampler, ingress_pid, raw, refusal
+from tests.serving.web import Peak, by_sampler, raw, refusal, replica_pids
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -96,7 +96,7 @@ def test_a_body_that_is_too_large_is_refused_by_its_length(service: Service) -> 
 
 
 def test_an_endless_upload_is_refused_while_it_is_read(service: Service) -> None:
-    peak, answer, sent = Peak(ingress_pid()), b"", 0
+    peak, answer, sent = Peak(*replica_pids("Ingress")), b"", 0
     with socket.create_connection((service.host, service.port), timeout=60) as connection:
         head = f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())

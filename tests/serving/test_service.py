@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import socket
 import threading
 import time
 import urllib.request
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -20,7 +24,7 @@ from pixelmodels.data.quantization import dequantize, quantize
 from pixelmodels.models import Context
 from pixelmodels.tracking.grids import grid
 from tests.serving.conftest import FULL, IMAGE, KEY, SMALL, SPEC, Service, small_model
-from tests.serving.web import drawn, grey, raw, refusal
+from tests.serving.web import drawn, grey, listening, raw, refusal, replica_pids
 
 LEVELS_NCHW = np.random.default_rng(0).integers(0, SPEC.levels, (5, *SPEC.shape)).astype(np.uint8)
 
@@ -45,6 +49,22 @@ def test_every_form_of_answer_holds_the_same_images(service: Service) -> None:
     status, headers, body = raw(service, "/v1/samples", b'{"n": 4, "seed": 1, "format": "grid"}')
     assert (status, headers["content-type"], headers["x-model"]) == (200, "image/png", "tiny/1")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(body))), grid(wanted, SPEC.levels))
+
+
+def test_replicas_listen_where_their_ray_node_does(service: Service) -> None:
+    """Beside the port that every process of Ray has, at the node's address only: Serve itself would listen on all interfaces."""
+
+    @ray.remote(num_cpus=0)
+    class Plain:
+        def pid(self) -> int:
+            return os.getpid()
+
+    plain = Plain.remote()
+    ports_of_ray = listening(ray.get(plain.pid.remote()))
+    words = np.frombuffer(socket.inet_aton(ray.util.get_node_ip_address()), "<u4")
+    node = f"0000000000000000FFFF0000{words[0]:08X}"
+    replicas = replica_pids("Sampler") + replica_pids("Ingress")
+    assert [listening(pid) - ports_of_ray for pid in replicas] == [Counter({node: 1})] * 3
 
 
 def test_a_seed_is_chosen_and_told(service: Service) -> None:

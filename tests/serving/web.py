@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,10 @@ def settles(service: Service, name: str, value: float, within_s: float = 30) -> 
     return False
 
 
-def ingress_pid() -> int:
-    """The process of the ingress, of the Ray that this process has started."""
-    (found,) = [pid for pid in pids() if b"ServeReplica:pixelmodels:Ingress" in read(pid, "cmdline") and os.getpid() in parents(pid)]
-    return found
+def replica_pids(deployment: str) -> list[int]:
+    """The processes of the replicas of a deployment, of the Ray that this process has started."""
+    title = f"ServeReplica:pixelmodels:{deployment}".encode()
+    return [pid for pid in pids() if title in read(pid, "cmdline") and os.getpid() in parents(pid)]
 
 
 def pids() -> list[int]:
@@ -110,3 +112,18 @@ class Peak:
     @staticmethod
     def _kb(pid: int, name: str) -> int:
         return next(int(line.split()[1]) for line in read(pid, "status").decode().splitlines() if line.startswith(name))
+
+
+def listening(pid: int) -> Counter[str]:
+    """Addresses that a process listens on for TCP, as the kernel writes them in hexadecimal, and at how many ports."""
+    own = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            own.add(os.readlink(descriptor))
+    found = Counter[str]()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                found[fields[1].rpartition(":")[0]] += 1
+    return found

@@ -1,0 +1,31 @@
+"""Where replicas listen for calls of each other: on the address of their Ray node, not on every network of the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EVERYWHERE = "[::]:0"  # where Ray Serve would listen
+
+
+def listen_on_the_nodes_address() -> None:
+    """To be called in a replica's constructor, before Serve opens its port.
+
+    Every replica of Ray Serve has a gRPC port for calls from other deployments. They are pickles, and nobody is asked for a token; Serve
+    opens it on all interfaces, also where the Ray it belongs to is reached over 127.0.0.1 alone. Others find it by the address of
+    the replica's Ray node: there, and nowhere else, it listens.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    host = ray.util.get_node_ip_address()
+    bind = replica.add_port_to_grpc_server
+    if getattr(bind, "is_bound", False):
+        return
+
+    def bind_to_node(server: Any, address: str) -> int:
+        if address != EVERYWHERE:
+            raise RuntimeError(f"Ray Serve wants to listen on {address}, not on {EVERYWHERE}: this version of it is not known here")
+        return int(bind(server, f"[{host}]:0" if ":" in host else f"{host}:0"))
+
+    bind_to_node.is_bound = True  # type: ignore[attr-defined]
+    replica.add_port_to_grpc_server = bind_to_node
