@@ -7,8 +7,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
+import grpc
+import numpy as np
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -42,8 +46,33 @@ class Gateway:
         self._looked_at, self._is_ready = -READY_S, False
 
     async def sample(self, asked: SampleRequest) -> Drawn:
-        """All images of a request; raises `Refused`."""
+        """All images of a request; raises `Refused`. One that fills several samplers is shared out where nothing else is going on."""
         self._check_n(asked.n, "n")
+        num_parts = min(self.settings.replicas, asked.n // self.settings.slots)
+        if num_parts < 2 or self.num_ongoing:
+            return await self._draw(asked)
+        deadline = time.monotonic() + self._timeout(asked.timeout_s)
+        parts = _shared_out(asked, num_parts)
+        drawn = await self._draw_all(parts)
+        others = [index for index, part in enumerate(drawn) if part.model != drawn[0].model]
+        if others:  # the alias moved between them
+            left = {"model": drawn[0].model, "timeout_s": max(0.0, deadline - time.monotonic())}
+            again = await self._draw_all([parts[index].model_copy(update=left) for index in others])
+            for index, part in zip(others, again, strict=True):
+                drawn[index] = part
+        return replace(drawn[0], images_NCHW=np.concatenate([part.images_NCHW for part in drawn]))
+
+    async def _draw_all(self, parts: list[SampleRequest]) -> list[Drawn]:
+        """What comes of requests that are made at once; where one is refused the others are given up."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._draw(part)) for part in parts]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _draw(self, asked: SampleRequest) -> Drawn:
+        """All images of a request, by one sampler."""
         answer: Drawn = await self._call(lambda left_s: self._samplers.sample.remote(asked, left_s), asked.timeout_s)
         return answer
 
@@ -83,7 +112,7 @@ class Gateway:
                     raise _final(too_late(timeout_s), timeout_s, attempt) from None
                 except BackPressureError:
                     raise overloaded("too many requests wait", 1.0) from None
-                except (RayError, RayServeException) as error:
+                except (RayError, RayServeException, grpc.RpcError) as error:
                     refused = _refusal(error)
                     if begun or attempt + 1 == ATTEMPTS or refused.code != LOST:
                         raise refused from None
@@ -113,7 +142,7 @@ class Gateway:
         """Figures of every sampler; where not all of them answer in time, of one that does, if there is one."""
         try:
             return [state for state in await self._of_all("state") if isinstance(state, dict)]
-        except (RayError, RayServeException, TimeoutError):
+        except (RayError, RayServeException, grpc.RpcError, TimeoutError):
             return []
 
     async def _of_all(self, name: str) -> list[Any]:
@@ -164,7 +193,7 @@ class Gateway:
                     raise _final(too_late(timeout_s), timeout_s, attempt) from None
                 except BackPressureError:
                     raise overloaded("too many requests wait", 1.0) from None
-                except (RayError, RayServeException) as error:
+                except (RayError, RayServeException, grpc.RpcError) as error:
                     answer = _refusal(error)
                 if not isinstance(answer, Refused):
                     return answer
@@ -176,7 +205,7 @@ class Gateway:
         try:
             async with asyncio.timeout(3 * CONTROL_S):
                 return await answer
-        except (RayError, RayServeException, TimeoutError):
+        except (RayError, RayServeException, grpc.RpcError, TimeoutError):
             raise Refused(503, "not_ready", "no sampler answers", None, 5.0) from None
 
     def _timeout(self, asked_s: float | None) -> float:
@@ -220,9 +249,17 @@ def _draining() -> Refused:
     return Refused(503, "draining", "the service is ending", None, 10.0)
 
 
+def _shared_out(asked: SampleRequest, num_parts: int) -> list[SampleRequest]:
+    """Requests for the images of one, in their order."""
+    bounds = [asked.n * part // num_parts for part in range(num_parts + 1)]
+    return [asked.model_copy(update={"first": asked.first + begin, "n": end - begin}) for begin, end in pairwise(bounds)]
+
+
 def _refusal(error: Exception) -> Refused:
     """What becomes of a request whose sampler ended, or raised: only where it ended another one may try."""
-    if isinstance(error, RayTaskError) and not isinstance(error.cause, (RayError, RayServeException)):
+    raised = isinstance(error, RayTaskError) and not isinstance(error.cause, (RayError, RayServeException))
+    too_long = isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # a message, for gRPC
+    if raised or too_long:
         logger.error("a sampler failed: %s", error)
         return Refused(500, "internal", "the service failed; its log says more")
     return lost()

@@ -10,9 +10,9 @@ EVERYWHERE = "[::]:0"  # where Ray Serve would listen
 def listen_on_the_nodes_address() -> None:
     """To be called in a replica's constructor, before Serve opens its port.
 
-    Every replica of Ray Serve has a gRPC port for calls from other deployments. They are pickles, and nobody is asked for a token; Serve
-    opens it on all interfaces, also where the Ray it belongs to is reached over 127.0.0.1 alone. Others find it by the address of
-    the replica's Ray node: there, and nowhere else, it listens.
+    Every replica of Ray Serve has a gRPC port for calls from other deployments, which are pickles; Ray's token guards it where there is
+    one. Serve opens it on all interfaces, also where the Ray it belongs to is reached over 127.0.0.1 alone. Others find it by the
+    address of the replica's Ray node: there, and nowhere else, it listens.
     """
     import ray
     from ray.serve._private import replica

@@ -32,15 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NAME = "pixelmodels"  # of the application
-# On a machine with much to do Serve's proxy takes longer than these times are by themselves, and would be started anew for ever.
-# Calls over gRPC, handled in the thread where they arrive, cost half as much CPU as those between Ray's actors from thread to thread.
-SERVE = {
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-}
+# On a machine with much to do Serve's proxy takes longer than these are by themselves, and would be started anew for ever.
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
 MOST_SAMPLERS = 8  # unless more are asked for: each holds its own copies of the models
 SLOTS_A_CORE, MOST_SLOTS = 32, 64  # twice as many on a core draw 15% more images a second, each in twice the time
 SPARE_CPUS = 2  # logical CPUs of a local Ray beyond the samplers': Serve's own actors take none
@@ -179,7 +172,7 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
     from ray.serve.config import HTTPOptions
     from ray.serve.context import _get_global_client
 
-    from pixelmodels.serving.app import LOGGING, application
+    from pixelmodels.serving.app import ENVIRONMENT, LOGGING, application
     from pixelmodels.serving.replica import Sampler
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -187,7 +180,7 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
         serve.start(
             http_options=HTTPOptions(host=host, port=port),
             logging_config=LOGGING,
-            controller_options={"runtime_env": {"env_vars": SERVE}},
+            controller_options={"runtime_env": {"env_vars": {**ENVIRONMENT, **PATIENCE}}},  # its proxies have the same
         )
         check_address(_get_global_client().http_config, host, port)  # a Serve that runs keeps its own
         return serve.run(application(settings, sampler or Sampler), name=name, route_prefix="/" if name == NAME else f"/{name}")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -22,6 +23,12 @@ from pixelmodels.serving.settings import Settings
 
 DRAWN = Drawn("tiny/1", 7, np.zeros((1, 1, 6, 5), np.uint8))
 RAISED = RayTaskError("sample", "a traceback", KeyError("x")).as_instanceof_cause()
+
+
+def broken(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
 LOST_CODE = (503, "sampler_lost")
 OUTCOMES = [
     ([DRAWN], None, 0),
@@ -30,6 +37,8 @@ OUTCOMES = [
     ([lost(), DRAWN], None, 1),
     ([RayServeException(), ActorDiedError()], LOST_CODE, 1),
     ([ActorDiedError(), RAISED], (500, "internal"), 1),
+    ([broken(grpc.StatusCode.INTERNAL), DRAWN], None, 1),  # the stream of a process that was killed may end so
+    ([broken(grpc.StatusCode.RESOURCE_EXHAUSTED)], (500, "internal"), 0),
     ([RayTaskError("sample", "a traceback", ActorDiedError()), DRAWN], None, 1),
     ([TimeoutError()], (504, "deadline"), 0),
     ([ActorDiedError(), TimeoutError()], LOST_CODE, 1),  # it was not the client who asked for too much
@@ -95,6 +104,64 @@ def test_only_what_was_lost_is_given_to_another_sampler(
     assert (made.num_retries, made.num_ongoing, samplers.outcomes) == (retries, 0, [])
     if refused == (504, "deadline"):
         assert "7 s" in answer.message  # what was asked for, not what was left
+
+
+class Shared(Samplers):
+    """Draws images whose pixels are their index, by the next of the versions; keeps what was asked for."""
+
+    def __init__(self, versions: list[str | Refused], wait_s: float = 0.0):
+        super().__init__(versions)
+        self.asked: list[tuple[int, int, str | None]] = []
+        self.wait_s, self.num_cancelled = wait_s, 0
+
+    async def _answer(self, asked: Any, left_s: float) -> Any:
+        self.asked.append((asked.first, asked.n, asked.model))
+        model = self._next()
+        if isinstance(model, Refused):
+            return model
+        try:
+            await asyncio.sleep(self.wait_s)
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        index_N = np.arange(asked.first, asked.first + asked.n, dtype=np.uint8)
+        return Drawn(model, 256, np.broadcast_to(index_N[:, None, None, None], (asked.n, 1, 6, 5)))
+
+
+@pytest.mark.parametrize(
+    ("n", "versions", "asked"),
+    [
+        (7, ["a/1"], [(2, 7, None)]),
+        (8, ["a/1"] * 2, [(2, 4, None), (6, 4, None)]),
+        (50, ["a/1"] * 3, [(2, 16, None), (18, 17, None), (35, 17, None)]),
+        (12, ["a/1", "a/2", "a/1", "a/1"], [(2, 4, None), (6, 4, None), (10, 4, None), (6, 4, "a/1")]),  # the champion moved
+    ],
+)
+def test_a_large_request_is_shared_out(n: int, versions: list[str | Refused], asked: list[tuple[int, int, str | None]]) -> None:
+    samplers = Shared(versions)
+    made = Gateway(samplers, Settings(replicas=3, slots=4))  # type: ignore[arg-type]
+    drawn = asyncio.run(made.sample(SampleRequest(n=n, first=2)))
+    assert samplers.asked == asked and made.num_ongoing == 0
+    assert (drawn.model, drawn.images_NCHW[:, 0, 0, 0].tolist()) == ("a/1", list(range(2, 2 + n)))
+
+
+def test_a_large_request_is_not_shared_out_beside_others() -> None:
+    samplers = Shared(["a/1"] * 2, wait_s=0.05)
+    made = Gateway(samplers, Settings(replicas=3, slots=4))  # type: ignore[arg-type]
+
+    async def ask() -> None:
+        await asyncio.gather(made.sample(SampleRequest(n=1)), made.sample(SampleRequest(n=12)))
+
+    asyncio.run(ask())
+    assert samplers.asked == [(0, 1, None), (0, 12, None)]
+
+
+def test_where_a_part_is_refused_the_others_are_given_up() -> None:
+    samplers = Shared(["a/1", too_late(0.1), "a/1"], wait_s=60.0)
+    made = Gateway(samplers, Settings(replicas=3, slots=4))  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="504"):
+        asyncio.run(made.sample(SampleRequest(n=12)))
+    assert (samplers.num_cancelled, made.num_ongoing) == (2, 0)
 
 
 def test_a_stream_ends_at_its_deadline_however_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

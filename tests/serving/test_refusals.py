@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.serving.conftest import KEY, Service
+from pixelmodels.serving import running
+from pixelmodels.serving.client import Client
+from tests.serving.conftest import KEY, Service, settings_of
 from tests.serving.web import Peak, by_sampler, raw, refusal, replica_pids
 
 
@@ -93,6 +95,20 @@ def test_what_unpacks_to_very_much_takes_no_memory(service: Service) -> None:
 
 def test_a_body_that_is_too_large_is_refused_by_its_length(service: Service) -> None:
     assert refusal(service, "/v1/samples", b" " * 600_000)[:2] == (413, "too_large")
+
+
+def test_a_body_within_the_limit_reaches_a_sampler(service: Service) -> None:
+    """Whatever the limit: between processes other ones hold, of 4 MB."""
+    name = "large"
+    padded = base64.b64decode(png_with(chunk(b"prIv", bytes(700_000)), chunk(b"IDAT", ROWS)))
+    handle = running.start(
+        settings_of(service.registry, max_image_bytes=1 << 20, max_body_bytes=16 << 20), service.host, service.port, name=name
+    )
+    try:
+        scores = Client(f"{service.client.url}/{name}", KEY, timeout_s=60).scores([padded] * 8)
+        assert len(scores) == 8 and len({score.nats for score in scores}) == 1
+    finally:
+        running.stop(handle, 10.0, name)
 
 
 def test_an_endless_upload_is_refused_while_it_is_read(service: Service) -> None:
