@@ -141,7 +141,8 @@ class Bench:
         self.add("soak", grown(await experiments.soak(self.web, soak, load_model(self.folder), self.unexpected)))
         moves = experiments.champion_moves(self.web, images_per_s, max(seconds, 30.0), lambda: self.point(2), f"{NAME}/2", self.unexpected)
         self.add("champion_moves", await moves)
-        self.add("killed", await experiments.killed(self.web, images_per_s, max(seconds, LEAST_KILLED_S), self.unexpected))
+        killed_s, num_samplers = max(seconds, LEAST_KILLED_S), self.settings.replicas
+        self.add("killed", await experiments.killed(self.web, images_per_s, killed_s, num_samplers, self.unexpected))
 
     async def against_the_engine(self) -> dict[str, float]:
         """Throughput and latencies over the engine's; returns images a second, by the images of a request."""

@@ -235,16 +235,15 @@ async def soak(web: Connections, count: int, model: PixelModel, unexpected: Unex
     }
 
 
-async def killed(web: Connections, images_per_s: float, seconds: float, unexpected: Unexpected) -> Figures:
+async def killed(web: Connections, images_per_s: float, seconds: float, num_samplers: int, unexpected: Unexpected) -> Figures:
     """A sampler is killed under half the load: what becomes of the requests, and when as many answer as before."""
     load = asyncio.create_task(open_loop(web, poisson(HALF * images_per_s, seconds, 3, every=MIXED_EVERY, many=MIXED)))
     await asyncio.sleep(seconds / 3)
     ingress = ingress_pids()
-    samplers = [pid for pid in await service_pids(web) if pid not in ingress]
-    victim = samplers[0]
+    victim = next(pid for pid in await service_pids(web) if pid not in ingress)
     os.kill(victim, signal.SIGKILL)
     began = time.perf_counter()
-    while len([pid for pid in await service_pids(web) if pid not in (victim, *ingress)]) < len(samplers):
+    while len([pid for pid in await service_pids(web) if pid not in (victim, *ingress)]) < num_samplers:
         if time.perf_counter() - began > WHOLE_S:
             raise UserError(f"the service was not whole again {WHOLE_S:.0f} s after its sampler was killed; see Ray's logs")
         await asyncio.sleep(0.2)

@@ -49,8 +49,8 @@ def check(
     promised nothing); `num_unfinished`, images drawn, scored or waiting; `bound`, most images that may be unfinished; `speed`, images a
     second, 0 where it is not known; `num_others`, how many of the unfinished images take none of these slots.
 
-    Where all slots are free any request within the bound is let in, as the speed was measured at another time: returns False for one
-    that is expected to be late, to which nothing is promised.
+    Where all slots are free any request within the bound is let in, as the speed was measured at another time, and so is any one where
+    the speed is not known: returns False for one that is expected to be late, or may well be, to which nothing is promised.
 
     Slots go round in turns, so a request with w waiting images is done once every other one has had up to w more turns. Later requests
     go through this check too, so they cannot take that from it.
@@ -58,8 +58,9 @@ def check(
     if num_unfinished + n > bound:
         excess = num_unfinished + n - bound
         raise overloaded(f"{num_unfinished} images are unfinished, {bound} at most may be", excess / speed if speed else 1.0)
-    if not speed or num_unfinished - num_others + n <= slots:
-        return True
+    fits = num_unfinished - num_others + n <= slots
+    if not speed or fits:
+        return fits
     groups: dict[int, tuple[int, float]] = {}  # of the others, by waiting images: how many requests, and the least time left
     for num_waiting, left_s in waiting:
         count, least_s = groups.get(num_waiting, (0, left_s))

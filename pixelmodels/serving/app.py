@@ -23,12 +23,18 @@ MANY = 100_000  # requests: how many images wait is what bounds a sampler, and i
 HEALTH_PERIOD_S = 2.0  # between two looks at a replica
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}  # of Serve itself: a line for each request costs more than its routing
 # Of the processes between which requests go. Calls over gRPC, handled in the thread where they arrive, cost half as much CPU as those
-# between Ray's actors from thread to thread; gRPC's own limit of a message is 4 MB.
+# between Ray's actors from thread to thread; gRPC's own limit of a message is 4 MB, less than the bodies and
+# answers that `Settings` allows.
 ENVIRONMENT = {
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(1 << 30),
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+}
+# Of Serve's proxies, on a Ray with other applications.
+PROXIES = {
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": ENVIRONMENT["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"],
 }
 
 
@@ -61,8 +67,10 @@ def build(args: Settings | dict[str, Any]) -> serve.Application:
     return application(args if isinstance(args, Settings) else Settings.model_validate(args), Sampler)
 
 
-def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
-    """The application with samplers of a class."""
+def application(args: Settings, sampler: type[Sampler], environment: dict[str, Any] | None = None) -> serve.Application:
+    """The application with samplers of a class; `environment`, Ray's runtime environment of its replicas beside `ENVIRONMENT`."""
+    environment = environment or {}
+    environment = {**environment, "env_vars": {**environment.get("env_vars", {}), **ENVIRONMENT}}
     scaling: dict[str, Any] = {"num_replicas": args.replicas}
     if args.max_replicas is not None and args.max_replicas > args.replicas:
         scaling = {
@@ -79,7 +87,7 @@ def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
     samplers = serve.deployment(
         sampler,
         name=SAMPLER,
-        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus, "runtime_env": {"env_vars": ENVIRONMENT}},
+        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus, "runtime_env": environment},
         max_ongoing_requests=MANY,
         health_check_period_s=HEALTH_PERIOD_S,
         graceful_shutdown_timeout_s=args.drain_s,
@@ -92,7 +100,7 @@ def application(args: Settings, sampler: type[Sampler]) -> serve.Application:
     ingress = serve.deployment(
         Ingress,
         name=INGRESS,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ENVIRONMENT}},
+        ray_actor_options={"num_cpus": 0, "runtime_env": environment},
         max_ongoing_requests=4096,
         max_queued_requests=4096,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1.0),

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ from pixelmodels.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+# What gRPC says of a call whose process ended.
+GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 GRACE_S = 2.0  # beyond a request's deadline, which its sampler keeps; then the sampler is taken to be gone
 CONTROL_S = 5.0  # for an answer about the service itself
 ATTEMPTS = 2  # that a request is given to samplers which die
@@ -53,20 +56,21 @@ class Gateway:
             return await self._draw(asked)
         deadline = time.monotonic() + self._timeout(asked.timeout_s)
         parts = _shared_out(asked, num_parts)
-        drawn = await self._draw_all(parts)
-        others = [index for index, part in enumerate(drawn) if part.model != drawn[0].model]
-        if others:  # the alias moved between them
-            left = {"model": drawn[0].model, "timeout_s": max(0.0, deadline - time.monotonic())}
-            again = await self._draw_all([parts[index].model_copy(update=left) for index in others])
-            for index, part in zip(others, again, strict=True):
-                drawn[index] = part
+        with self._ongoing():  # from now on, as its parts begin a moment later
+            drawn = await self._draw_all(parts)
+            others = [index for index, part in enumerate(drawn) if part.model != drawn[0].model]
+            if others:  # the alias moved between them
+                left = {"model": drawn[0].model, "timeout_s": max(0.0, deadline - time.monotonic())}
+                again = await self._draw_all([parts[index].model_copy(update=left) for index in others])
+                for index, part in zip(others, again, strict=True):
+                    drawn[index] = part
         return replace(drawn[0], images_NCHW=np.concatenate([part.images_NCHW for part in drawn]))
 
     async def _draw_all(self, parts: list[SampleRequest]) -> list[Drawn]:
         """What comes of requests that are made at once; where one is refused the others are given up."""
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._draw(part)) for part in parts]
+            async with asyncio.TaskGroup() as group:  # each in a context of its own: Serve knows a call by the request that it finds there
+                tasks = [group.create_task(self._draw(part), context=Context()) for part in parts]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
@@ -112,7 +116,9 @@ class Gateway:
                     raise _final(too_late(timeout_s), timeout_s, attempt) from None
                 except BackPressureError:
                     raise overloaded("too many requests wait", 1.0) from None
-                except (RayError, RayServeException, grpc.RpcError) as error:
+                except Refused:
+                    raise
+                except Exception as error:  # over gRPC it is what the sampler raised
                     refused = _refusal(error)
                     if begun or attempt + 1 == ATTEMPTS or refused.code != LOST:
                         raise refused from None
@@ -193,7 +199,7 @@ class Gateway:
                     raise _final(too_late(timeout_s), timeout_s, attempt) from None
                 except BackPressureError:
                     raise overloaded("too many requests wait", 1.0) from None
-                except (RayError, RayServeException, grpc.RpcError) as error:
+                except Exception as error:  # over gRPC it is what the sampler raised
                     answer = _refusal(error)
                 if not isinstance(answer, Refused):
                     return answer
@@ -257,12 +263,21 @@ def _shared_out(asked: SampleRequest, num_parts: int) -> list[SampleRequest]:
 
 def _refusal(error: Exception) -> Refused:
     """What becomes of a request whose sampler ended, or raised: only where it ended another one may try."""
-    raised = isinstance(error, RayTaskError) and not isinstance(error.cause, (RayError, RayServeException))
-    too_long = isinstance(error, grpc.aio.AioRpcError) and error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED  # a message, for gRPC
-    if raised or too_long:
-        logger.error("a sampler failed: %s", error)
-        return Refused(500, "internal", "the service failed; its log says more")
-    return lost()
+    if _is_lost(error):
+        return lost()
+    logger.error("a sampler failed: %s: %s", type(error).__name__, error)
+    return Refused(500, "internal", "the service failed; its log says more")
+
+
+def _is_lost(error: Exception) -> bool:
+    if isinstance(error, RayTaskError):
+        return isinstance(error.cause, (RayError, RayServeException))
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code() in GONE
+    # the last one is Serve's where a sampler ended before it said that it has the request
+    return isinstance(error, (RayError, RayServeException)) or (
+        isinstance(error, RuntimeError) and str(error).startswith("Unexpected error (")
+    )
 
 
 def _final(refused: Refused, timeout_s: float, attempt: int) -> Refused:

@@ -51,9 +51,9 @@ class Serve:
     api_keys: Path | None = None  # file with a hash of a key on each line (see --new-key); PIXELMODELS_API_KEYS adds hashes
     new_key: bool = False  # print a new key and its hash, and end
     train: bool = False  # train a small model of the digits first, where no model 'digits' is registered
-    replicas: int | None = None  # samplers; one for each core of this machine, 8 at most, unless --max-replicas, --cpus or --gpus is given
+    replicas: int | None = None  # samplers; one for each --cpus of this machine's cores, 8 at most; 1 with --max-replicas or --gpus
     max_replicas: int | None = None  # samplers at most, added while images wait; they never change unless given
-    cpus: int | None = None  # cores of a sampler; all of this machine's, shared out, unless given
+    cpus: int | None = None  # cores of a sampler; unless given 1 where that makes 8 samplers at most, else all cores shared out
     gpus: float = 0.0  # GPUs of a sampler
     slots: int | None = None  # images that a sampler draws at once; 32 for each of its cores, 64 at most or with --gpus, unless given
     max_waiting: int = 1024  # images that wait at a sampler beyond those; then requests are answered with 429
@@ -110,7 +110,8 @@ class Serve:
         replicas, most = self.replicas, self.max_replicas or self.replicas
         if replicas is None:
             is_open = most is None and not self.gpus
-            replicas = max(1, min(MOST_SAMPLERS, num_cores // max(1, self.cpus or 1))) if is_open else 1
+            cpus = self.cpus or -(-num_cores // MOST_SAMPLERS)
+            replicas = max(1, min(MOST_SAMPLERS, num_cores // max(1, cpus))) if is_open else 1
         return replicas, self.cpus if self.cpus is not None else max(1, num_cores // max(1, most or replicas))
 
 
@@ -158,8 +159,21 @@ def free_port(host: str, port: int) -> int:
 
 def connect(settings: Settings, num_services: int = 1) -> None:
     """Join the Ray of `RAY_ADDRESS`, or start a local one with room for the samplers of so many services."""
+    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"  # of this process itself, whatever the shell says: it has no event loop
     os.environ.setdefault("RAY_worker_niceness", "0")  # those who serve give way to nobody; a local Ray's workers would (15)
     rayctx.connect(num_cpus=num_services * (settings.max_replicas or settings.replicas) * settings.cpus + SPARE_CPUS)
+
+
+def is_own() -> bool:
+    """Whether the Ray that is connected was started here, for this service."""
+    return os.environ.get("RAY_ADDRESS", "local") in ("", "local")
+
+
+def job_environment() -> dict[str, Any]:
+    """The runtime environment of the Ray job that this process is, which its replicas have too."""
+    import ray
+
+    return dict(ray.get_runtime_context().runtime_env)
 
 
 def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | None = None, name: str = NAME) -> DeploymentHandle[Any]:
@@ -172,7 +186,7 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
     from ray.serve.config import HTTPOptions
     from ray.serve.context import _get_global_client
 
-    from pixelmodels.serving.app import ENVIRONMENT, LOGGING, application
+    from pixelmodels.serving.app import ENVIRONMENT, LOGGING, PROXIES, application
     from pixelmodels.serving.replica import Sampler
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -180,10 +194,13 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
         serve.start(
             http_options=HTTPOptions(host=host, port=port),
             logging_config=LOGGING,
-            controller_options={"runtime_env": {"env_vars": {**ENVIRONMENT, **PATIENCE}}},  # its proxies have the same
+            # Its proxies have the same, and so have replicas of other applications where they say nothing.
+            controller_options={"runtime_env": {"env_vars": {**(ENVIRONMENT if is_own() else PROXIES), **PATIENCE}}},
         )
         check_address(_get_global_client().http_config, host, port)  # a Serve that runs keeps its own
-        return serve.run(application(settings, sampler or Sampler), name=name, route_prefix="/" if name == NAME else f"/{name}")
+        return serve.run(
+            application(settings, sampler or Sampler, job_environment()), name=name, route_prefix="/" if name == NAME else f"/{name}"
+        )
     except (RuntimeError, RayError) as error:
         raise UserError(
             f"the service did not start ({' '.join(str(error).split())[-600:]}); see the logs in /tmp/ray/session_latest/logs/serve"
@@ -224,7 +241,7 @@ def stop(handle: DeploymentHandle[Any], drain_s: float, name: str = NAME) -> boo
         logger.warning("the ingress did not say that all was finished (%s)", type(error).__name__)
         finished = False
     time.sleep(min(0.2, max(0.0, drain_s - (time.monotonic() - began))))  # for the last answers to leave
-    if name == NAME and os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+    if name == NAME and is_own():
         end()
     else:
         serve.delete(name)

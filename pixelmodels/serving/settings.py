@@ -61,6 +61,8 @@ class Settings(BaseModel):
         """A request of as many images, or without a time of its own, is not refused always."""
         if self.max_n > self.slots + self.max_waiting:
             raise ValueError(f"max_n: at most slots + max_waiting = {self.slots + self.max_waiting} images may be unfinished")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas: at least replicas = {self.replicas}")
         if self.timeout_s > self.max_timeout_s:
             raise ValueError(f"timeout_s: a request may ask for max_timeout_s = {self.max_timeout_s:g} at most")
         return self

@@ -51,7 +51,7 @@ def test_nobody_is_let_in_who_would_be_late_or_make_others_late(n: int, timeout_
 
 @pytest.mark.parametrize(
     ("n", "timeout_s", "own", "speed", "is_promised"),
-    [(50, 13.0, 0, 10.0, True), (50, 9.0, 0, 10.0, False), (50, 9.0, 0, 0.0, True), (1, 0.1, 5, 10.0, True)],
+    [(50, 13.0, 0, 10.0, True), (50, 9.0, 0, 10.0, False), (50, 9.0, 0, 0.0, False), (10, 9.0, 0, 0.0, True), (1, 0.1, 5, 10.0, True)],
 )
 def test_what_is_let_in_because_the_slots_are_free_is_promised_what_can_be_kept(
     n: int, timeout_s: float, own: int, speed: float, is_promised: bool

@@ -38,6 +38,8 @@ OUTCOMES = [
     ([RayServeException(), ActorDiedError()], LOST_CODE, 1),
     ([ActorDiedError(), RAISED], (500, "internal"), 1),
     ([broken(grpc.StatusCode.INTERNAL), DRAWN], None, 1),  # the stream of a process that was killed may end so
+    ([KeyError("x")], (500, "internal"), 0),
+    ([RuntimeError("Unexpected error (StatusCode.UNAVAILABLE): x"), DRAWN], None, 1),
     ([broken(grpc.StatusCode.RESOURCE_EXHAUSTED)], (500, "internal"), 0),
     ([RayTaskError("sample", "a traceback", ActorDiedError()), DRAWN], None, 1),
     ([TimeoutError()], (504, "deadline"), 0),

@@ -148,6 +148,7 @@ def test_other_machines_need_a_key(tmp_path: Path) -> None:
         ({"port": 70_000}, "--port 70000"),
         ({"timeout": 0.5}, "--timeout 0.5"),
         ({"max_n": 9999}, "--max-n 9999"),
+        ({"replicas": 3, "max_replicas": 2}, "--max-replicas 2 cannot be used .* 3"),
         ({"max_n": 200, "max_waiting": 100, "slots": 64}, "--max-n 200 cannot be used .* 164 images"),
     ],
 )
@@ -161,6 +162,7 @@ def test_numbers_out_of_range_are_named(options: dict[str, int], named: str) -> 
     [
         ({}, 1, 1, 1, 32),
         ({}, 2, 2, 1, 32),
+        ({}, 15, 7, 2, 64),
         ({}, 64, 8, 8, 64),
         ({"cpus": 2}, 8, 4, 2, 64),
         ({"cpus": 4}, 2, 1, 4, 64),

@@ -106,7 +106,7 @@ def test_a_body_within_the_limit_reaches_a_sampler(service: Service) -> None:
     )
     try:
         scores = Client(f"{service.client.url}/{name}", KEY, timeout_s=60).scores([padded] * 8)
-        assert len(scores) == 8 and len({score.nats for score in scores}) == 1
+        assert len(scores) == 8 and len({score["nats"] for score in scores}) == 1
     finally:
         running.stop(handle, 10.0, name)
 

@@ -24,7 +24,7 @@ from pixelmodels.data.quantization import dequantize, quantize
 from pixelmodels.models import Context
 from pixelmodels.tracking.grids import grid
 from tests.serving.conftest import FULL, IMAGE, KEY, SMALL, SPEC, Service, small_model
-from tests.serving.web import drawn, grey, listening, raw, refusal, replica_pids
+from tests.serving.web import by_sampler, drawn, grey, listening, parents, pids, raw, read, refusal, replica_pids
 
 LEVELS_NCHW = np.random.default_rng(0).integers(0, SPEC.levels, (5, *SPEC.shape)).astype(np.uint8)
 
@@ -61,10 +61,23 @@ def test_replicas_listen_where_their_ray_node_does(service: Service) -> None:
 
     plain = Plain.remote()
     ports_of_ray = listening(ray.get(plain.pid.remote()))
-    words = np.frombuffer(socket.inet_aton(ray.util.get_node_ip_address()), "<u4")
-    node = f"0000000000000000FFFF0000{words[0]:08X}"
+    node = f"{int.from_bytes(socket.inet_aton(ray.util.get_node_ip_address()), 'little'):08X}"
     replicas = replica_pids("Sampler") + replica_pids("Ingress")
     assert [listening(pid) - ports_of_ray for pid in replicas] == [Counter({node: 1})] * 3
+
+
+def test_messages_between_its_processes_may_be_long(service: Service) -> None:
+    proxies = [pid for pid in pids() if b"ray::ProxyActor" in read(pid, "cmdline") and os.getpid() in parents(pid)]
+    found = [read(pid, "environ") for pid in (*replica_pids("Sampler"), *replica_pids("Ingress"), *proxies)]
+    assert len(found) == 4
+    assert all(f"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH={1 << 30}".encode() in one.split(b"\0") for one in found)
+
+
+def test_a_large_request_that_comes_alone_is_shared_out(service: Service) -> None:
+    before = by_sampler(service, "images_drawn_total")
+    assert np.array_equal(service.client.samples(17, seed=3).images_NCHW, drawn(service, n=17, seed=3))
+    after = by_sampler(service, "images_drawn_total")
+    assert sorted(after[pid] - before[pid] for pid in after) == [8, 9]
 
 
 def test_a_seed_is_chosen_and_told(service: Service) -> None:

@@ -125,5 +125,5 @@ def listening(pid: int) -> Counter[str]:
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
-                found[fields[1].rpartition(":")[0]] += 1
+                found[fields[1].rpartition(":")[0][-8:]] += 1  # an IPv4 address, or that in an IPv6 one
     return found
