@@ -18,9 +18,9 @@ answered together. Engine, service and baseline take turns, so that all of them 
                               of what is drawn when saturated by requests of four)
     late_single_over_full     a single image while a request of 500 is drawn, over the time that an image takes in a full batch (median)
 
-The last thing printed is one JSON object, also written to `benchmarks/results/` with the date. `unexpected` holds what should not have
-been, such as a status that is not allowed; then the exit status is 1. `goals` says of each figure what it is held to, and whether
-it keeps that: figures of a loaded machine may miss.
+The last thing printed is one JSON object, also written to `benchmarks/results/` with the date, beside a picture. `unexpected` holds what
+should not have been, such as a status that is not allowed; then the exit status is 1. `goals` says of each figure what it is held to, and
+whether it keeps that: figures of a loaded machine may miss.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from benchmarks.sampling_load import MIX
 from benchmarks.sampling_rows import GATED
 from benchmarks.serving_engine import NUM_SLOTS, engine_alone, engine_on_each_core, measure_engine
 from benchmarks.serving_load import Connections, closed_loop
+from benchmarks.serving_plot import plot
 from pixelmodels import rayctx
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
@@ -245,7 +246,9 @@ def main() -> int:
         "unexpected": list(bench.unexpected),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"serving-{today}{'-quick' if arguments.quick else ''}.json").write_text(json.dumps(report, indent=1) + "\n")
+    path = arguments.out / f"serving-{today}{'-quick' if arguments.quick else ''}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    plot(report, path.with_suffix(".png"))
     for line in bench.unexpected:
         print(f"unexpected: {line}", file=sys.stderr)
     print(json.dumps(report))
