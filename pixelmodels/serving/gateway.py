@@ -54,30 +54,39 @@ class Gateway:
         num_parts = min(self.settings.replicas, asked.n // self.settings.slots)
         if num_parts < 2 or self.num_ongoing:
             return await self._draw(asked)
-        deadline = time.monotonic() + self._timeout(asked.timeout_s)
-        parts = _shared_out(asked, num_parts)
+        timeout_s = self._timeout(asked.timeout_s)
+        deadline = time.monotonic() + timeout_s
         with self._ongoing():  # from now on, as its parts begin a moment later
-            drawn = await self._draw_all(parts)
-            others = [index for index, part in enumerate(drawn) if part.model != drawn[0].model]
-            if others:  # the alias moved between them
-                left = {"model": drawn[0].model, "timeout_s": max(0.0, deadline - time.monotonic())}
-                again = await self._draw_all([parts[index].model_copy(update=left) for index in others])
-                for index, part in zip(others, again, strict=True):
-                    drawn[index] = part
+            try:
+                return await self._draw_in_parts(_shared_out(asked, num_parts), deadline)
+            except Refused as refused:
+                if refused.status == 429:  # a sampler is gone, or not idle after all: one may still take the whole
+                    return await self._draw(asked.model_copy(update={"timeout_s": _left_s(deadline)}), is_begun=True)
+                raise too_late(timeout_s) if refused.code == "deadline" else refused from None
+
+    async def _draw_in_parts(self, parts: list[SampleRequest], deadline: float) -> Drawn:
+        """What comes of a request that is shared out, all of it by one version."""
+        drawn = await self._draw_all(parts)
+        others = [index for index, part in enumerate(drawn) if part.model != drawn[0].model]
+        if others:  # the alias moved between them
+            same = {"model": drawn[0].model, "timeout_s": _left_s(deadline)}
+            again = await self._draw_all([parts[index].model_copy(update=same) for index in others])
+            for index, part in zip(others, again, strict=True):
+                drawn[index] = part
         return replace(drawn[0], images_NCHW=np.concatenate([part.images_NCHW for part in drawn]))
 
     async def _draw_all(self, parts: list[SampleRequest]) -> list[Drawn]:
-        """What comes of requests that are made at once; where one is refused the others are given up."""
+        """What comes of the parts of a request; where one is refused the others are given up."""
         try:
             async with asyncio.TaskGroup() as group:  # each in a context of its own: Serve knows a call by the request that it finds there
-                tasks = [group.create_task(self._draw(part), context=Context()) for part in parts]
+                tasks = [group.create_task(self._draw(part, is_begun=True), context=Context()) for part in parts]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _draw(self, asked: SampleRequest) -> Drawn:
-        """All images of a request, by one sampler."""
-        answer: Drawn = await self._call(lambda left_s: self._samplers.sample.remote(asked, left_s), asked.timeout_s)
+    async def _draw(self, asked: SampleRequest, *, is_begun: bool = False) -> Drawn:
+        """All images of a request, by one sampler; `is_begun`, that it belongs to one which goes on while draining."""
+        answer: Drawn = await self._call(lambda left_s: self._samplers.sample.remote(asked, left_s), asked.timeout_s, is_begun=is_begun)
         return answer
 
     async def score(self, asked: ScoreRequest) -> Scored:
@@ -148,7 +157,7 @@ class Gateway:
         """Figures of every sampler; where not all of them answer in time, of one that does, if there is one."""
         try:
             return [state for state in await self._of_all("state") if isinstance(state, dict)]
-        except (RayError, RayServeException, grpc.RpcError, TimeoutError):
+        except (RayError, RayServeException, grpc.RpcError, RuntimeError, TimeoutError):
             return []
 
     async def _of_all(self, name: str) -> list[Any]:
@@ -184,14 +193,14 @@ class Gateway:
                 return False
         return True
 
-    async def _call(self, send: Callable[[float], Awaitable[T | Refused]], asked_s: float | None) -> T:
+    async def _call(self, send: Callable[[float], Awaitable[T | Refused]], asked_s: float | None, *, is_begun: bool = False) -> T:
         """One request to a sampler; to another one where that dies. Raises `Refused`."""
         timeout_s = self._timeout(asked_s)
         deadline = time.monotonic() + timeout_s
-        with self._ongoing():
+        with self._ongoing(is_begun=is_begun):
             for attempt in range(ATTEMPTS):
                 self.num_retries += attempt > 0
-                left_s = max(deadline - time.monotonic(), 0.0)
+                left_s = _left_s(deadline)
                 try:
                     async with asyncio.timeout(left_s + GRACE_S):
                         answer = await send(left_s)
@@ -211,7 +220,7 @@ class Gateway:
         try:
             async with asyncio.timeout(3 * CONTROL_S):
                 return await answer
-        except (RayError, RayServeException, grpc.RpcError, TimeoutError):
+        except (RayError, RayServeException, grpc.RpcError, RuntimeError, TimeoutError):
             raise Refused(503, "not_ready", "no sampler answers", None, 5.0) from None
 
     def _timeout(self, asked_s: float | None) -> float:
@@ -225,9 +234,9 @@ class Gateway:
             raise Refused(422, "invalid", f"{n} images given or asked for; at most {self.settings.max_n}", field)
 
     @contextmanager
-    def _ongoing(self, *, is_stream: bool = False) -> Iterator[None]:
+    def _ongoing(self, *, is_stream: bool = False, is_begun: bool = False) -> Iterator[None]:
         """Around a request: it is counted, not begun while draining, and answered when the time to finish is over (a stream just ends)."""
-        if self.draining:
+        if self.draining and not is_begun:
             raise _draining()
         task = asyncio.current_task()
         assert task is not None
@@ -253,6 +262,10 @@ class Gateway:
 
 def _draining() -> Refused:
     return Refused(503, "draining", "the service is ending", None, 10.0)
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _shared_out(asked: SampleRequest, num_parts: int) -> list[SampleRequest]:

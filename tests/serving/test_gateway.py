@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from pixelmodels.serving import gateway as gateways
 from pixelmodels.serving.gateway import Gateway
-from pixelmodels.serving.refusals import Refused, lost, too_late
+from pixelmodels.serving.refusals import Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, DrawnRow
 from pixelmodels.serving.schemas import SampleRequest
 from pixelmodels.serving.settings import Settings
@@ -164,6 +164,28 @@ def test_where_a_part_is_refused_the_others_are_given_up() -> None:
     with pytest.raises(Refused, match="504"):
         asyncio.run(made.sample(SampleRequest(n=12)))
     assert (samplers.num_cancelled, made.num_ongoing) == (2, 0)
+
+
+def test_one_sampler_takes_the_whole_where_several_would_not() -> None:
+    samplers = Shared([overloaded("busy", 1.0), "a/1", "a/1", "a/1"])
+    made = Gateway(samplers, Settings(replicas=3, slots=4))  # type: ignore[arg-type]
+    drawn = asyncio.run(made.sample(SampleRequest(n=12)))
+    assert samplers.asked[-1] == (0, 12, None) and len(drawn.images_NCHW) == 12 and made.num_ongoing == 0
+
+
+def test_what_was_begun_is_finished_while_draining() -> None:
+    """The second round too, of a request whose parts were drawn by two versions."""
+    samplers = Shared(["a/1", "a/2", "a/1"], wait_s=0.05)
+    made = Gateway(samplers, Settings(replicas=2, slots=4))  # type: ignore[arg-type]
+
+    async def ask() -> tuple[Drawn, bool]:
+        asking = asyncio.create_task(made.sample(SampleRequest(n=8)))
+        await asyncio.sleep(0.02)
+        finished = await made.drain(10.0)
+        return await asking, finished
+
+    drawn, finished = asyncio.run(ask())
+    assert finished and len(drawn.images_NCHW) == 8 and samplers.asked[-1] == (4, 4, "a/1")
 
 
 def test_a_stream_ends_at_its_deadline_however_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
