@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # What gRPC says of a call whose process ended.
 GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+NO_ANSWER = (RayError, RayServeException, grpc.RpcError, RuntimeError, TimeoutError)  # of a sampler asked about itself
 GRACE_S = 2.0  # beyond a request's deadline, which its sampler keeps; then the sampler is taken to be gone
 CONTROL_S = 5.0  # for an answer about the service itself
 ATTEMPTS = 2  # that a request is given to samplers which die
@@ -108,7 +109,7 @@ class Gateway:
             for attempt in range(ATTEMPTS):
                 begun = False
                 self.num_retries += attempt > 0
-                rows = aiter(self._samplers.options(stream=True).stream.remote(asked, max(deadline - time.monotonic(), 0.0)))
+                rows = aiter(self._samplers.options(stream=True).stream.remote(asked, _left_s(deadline)))
                 try:
                     while True:
                         async with asyncio.timeout_at(end):
@@ -157,7 +158,7 @@ class Gateway:
         """Figures of every sampler; where not all of them answer in time, of one that does, if there is one."""
         try:
             return [state for state in await self._of_all("state") if isinstance(state, dict)]
-        except (RayError, RayServeException, grpc.RpcError, RuntimeError, TimeoutError):
+        except NO_ANSWER:
             return []
 
     async def _of_all(self, name: str) -> list[Any]:
@@ -220,7 +221,7 @@ class Gateway:
         try:
             async with asyncio.timeout(3 * CONTROL_S):
                 return await answer
-        except (RayError, RayServeException, grpc.RpcError, RuntimeError, TimeoutError):
+        except NO_ANSWER:
             raise Refused(503, "not_ready", "no sampler answers", None, 5.0) from None
 
     def _timeout(self, asked_s: float | None) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 EVERYWHERE = "[::]:0"  # where Ray Serve would listen
 
 
+@cache  # once in a process
 def listen_on_the_nodes_address() -> None:
     """To be called in a replica's constructor, before Serve opens its port.
 
@@ -19,13 +21,10 @@ def listen_on_the_nodes_address() -> None:
 
     host = ray.util.get_node_ip_address()
     bind = replica.add_port_to_grpc_server
-    if getattr(bind, "is_bound", False):
-        return
 
     def bind_to_node(server: Any, address: str) -> int:
         if address != EVERYWHERE:
             raise RuntimeError(f"Ray Serve wants to listen on {address}, not on {EVERYWHERE}: this version of it is not known here")
         return int(bind(server, f"[{host}]:0" if ":" in host else f"{host}:0"))
 
-    bind_to_node.is_bound = True  # type: ignore[attr-defined]
     replica.add_port_to_grpc_server = bind_to_node
