@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 STAMP := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train serve test lint format bench ui clean clean-all
+.PHONY: help install train serve test test-faults lint format bench ui clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +44,12 @@ train: $(STAMP) ## prepare the data, train every model of the suite, report (ARG
 serve: $(STAMP) ## serve samples, completions and scores over HTTP; trains a small model first where there is none (STORAGE=folder)
 	@$(BIN)/python pipelines/serve.py --train --storage "$(STORAGE)" $(ARGS)
 
-test: lint ## all checks, then all tests (ARGS="-k name")
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: lint ## all checks, then all tests but those of test-faults (ARGS="-k name")
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder $(ARGS)
+
+test-faults: $(STAMP) ## the tests that end processes, servers and machines (ARGS="-k name")
+	@.ci/programs
+	@$(BIN)/python -m pytest -q -m faults $(ARGS)
 
 lint: $(STAMP) ## style, types, import rules
 	@$(BIN)/ruff check --quiet .
@@ -60,15 +64,18 @@ format: $(STAMP) ## rewrite the sources in the project's style
 	@$(BIN)/ruff format --quiet .
 
 # main_job and published have no quick form: they are left out there
-BENCHMARKS := $(if $(findstring --quick,$(ARGS)),,main_job published) training conditioning sampling tuning serving
+BENCHMARKS := $(if $(findstring --quick,$(ARGS)),,main_job published) training beside_busy conditioning sampling tuning serving
 
 bench: $(STAMP) ## run all benchmarks in full, hours (ARGS=--quick: those that have a quick form, minutes)
 	@set -e; for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
-ui: $(STAMP) ## show runs and models in a browser (STORAGE=folder)
-	@echo "MLflow on http://127.0.0.1:5000 (stop with ctrl-c)"
-	@$(BIN)/python -m mlflow ui --host 127.0.0.1 --port 5000 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(abspath $(STORAGE))/mlflow.db}" $(ARGS)
+ui: $(STAMP) ## show runs and models in a browser (STORAGE=folder or s3://bucket/prefix)
+	@set -e; uri=$$($(BIN)/python -c 'import sys; from pixelmodels.errors import exit_with; from pixelmodels.storage import Storage; \
+	  from pixelmodels.tracking.location import tracking_uri; exit_with(lambda: print(tracking_uri(Storage(sys.argv[1]))))' "$(STORAGE)"); \
+	case "$$uri" in http:*|https:*) echo "open $$uri in a browser: it is an MLflow server, which shows its runs itself"; exit 0;; esac; \
+	echo "MLflow on http://127.0.0.1:5000 (stop with ctrl-c)"; \
+	case "$$uri" in sqlite:*) echo "it shows $$uri";; esac; \
+	$(BIN)/python -m mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$uri" $(ARGS)
 
 clean: ## remove caches; keeps .venv, data and runs
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -32,17 +32,17 @@ from sklearn.neighbors import KNeighborsClassifier
 import pixelmodels
 from pixelmodels.commandline import parse
 from pixelmodels.data import Dataset, find_dataset
-from pixelmodels.data.derived import grey, small
 from pixelmodels.errors import exit_with
-from pixelmodels.models import Context, PixelModel
-from pixelmodels.sampling import interpolate, sample
+from pixelmodels.evaluation.nats import TEST_NATS
+from pixelmodels.evaluation.sample_grids import sample_grid
+from pixelmodels.models import Context, ContextBlend, PixelModel
+from pixelmodels.models.context_images import context_of, grey, small
+from pixelmodels.pictures import grid, write_png
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.recipes.suites import suite
+from pixelmodels.runs.result import RESULT
+from pixelmodels.sampling import sample
 from pixelmodels.storage import Storage
-from pixelmodels.tracking.grids import grid, write_png
-from pixelmodels.training.conditioning import context_of
-from pixelmodels.training.plan import RESULT, TEST_NATS
-from pixelmodels.training.recipes import Recipe
-from pixelmodels.training.sample_grids import sample_grid
-from pixelmodels.training.suites import suite
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -136,9 +136,10 @@ def recognized(model: PixelModel, dataset: Dataset) -> dict[str, Any]:
 
 def between_classes(model: PixelModel, first: int, second: int) -> np.ndarray:
     """From one class to another with the noise held fixed: a column for each image, a row for each step."""
-    ends = [Context(label_B=torch.tensor([label])) for label in (first, second)]
-    x_SNCHW = interpolate(model, ends[0], ends[1], 9, n=12, seed=0)
-    return grid(x_SNCHW.flatten(0, 1).numpy(), model.spec.levels, columns=12)
+    ends = [Context(label_B=torch.full((12,), label)) for label in (first, second)]
+    blends = [ContextBlend(ends[0], ends[1], share.expand(12)) for share in torch.linspace(0, 1, 9, dtype=torch.float64)]
+    x_NCHW = torch.cat([sample(model, 12, seed=0, context=blend) for blend in blends])
+    return grid(x_NCHW.numpy(), model.spec.levels, columns=12)
 
 
 def reproduced(name: str, model: PixelModel, dataset: Dataset) -> float:

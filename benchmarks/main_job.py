@@ -21,7 +21,7 @@ import time
 import uuid
 from pathlib import Path
 
-from pixelmodels.rayctx import num_cores
+from pixelmodels.ray_cluster import num_cores
 
 HERE = Path(__file__).parent
 MARK = "PIXELMODELS_MEASURED_JOB"  # in the environment of every process of the job

@@ -30,12 +30,12 @@ import torch
 from pixelmodels.commandline import parse
 from pixelmodels.errors import UserError, exit_with, unknown
 from pixelmodels.models import Context, build
+from pixelmodels.recipes.papers import Published, PublishedData
+from pixelmodels.recipes.recipe import Precision
+from pixelmodels.recipes.suites import PUBLISHED, published
 from pixelmodels.sampling import sample
 from pixelmodels.training.averaging import Average
 from pixelmodels.training.optimization import autocast, checkpoint_activations, make_optimizer
-from pixelmodels.training.published import Published, PublishedData
-from pixelmodels.training.recipes import Precision
-from pixelmodels.training.suites import PUBLISHED, published
 
 RESULTS = Path(__file__).parent / "results"
 NUM_ROWS = 4

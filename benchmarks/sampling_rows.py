@@ -13,6 +13,7 @@ import torch
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models import ContextSpec, PixelModel, architecture_of, build, config_class
 from pixelmodels.sampling import Engine, Request, draw_all, reference_sample
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.shapes import ImageSpec
 
 # where `num_layers` counts the layers of one block or resolution of several
@@ -65,7 +66,7 @@ def seconds_of(call: Callable[[], object], num_calls: int = 1) -> float:
 def state_bytes(model: PixelModel) -> int:
     """Bytes that one slot's image keeps in the canvases of all stages."""
     x_1CHW = torch.zeros(1, *model.spec.shape, dtype=torch.uint8)
-    canvases = [stage.model.start(1, stage.context(None, x_1CHW)) for stage in model.stages()]
+    canvases = [Passes(stage.model).start(1, stage.context(None, x_1CHW)) for stage in model.stages()]
     return sum(value.numel() * value.element_size() for canvas in canvases for value in canvas.tensors())
 
 

@@ -48,13 +48,13 @@ from benchmarks.sampling_rows import GATED
 from benchmarks.serving_engine import NUM_SLOTS, engine_alone, engine_on_each_core, measure_engine
 from benchmarks.serving_load import Connections, closed_loop
 from benchmarks.serving_plot import plot
-from pixelmodels import rayctx
+from pixelmodels import ray_cluster
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
 from pixelmodels.models.files import load_model, save_model
-from pixelmodels.serving import running
+from pixelmodels.serving import serve
 from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker
+from pixelmodels.tracking import Tracker, registry
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -112,13 +112,13 @@ class Bench:
         run_id = tracker.start_parent("serving", {})
         for seed in range(2):
             save_model(folder / str(seed), dataclasses.replace(case, seed=seed).build())
-            tracker.register(run_id, folder / str(seed), NAME, {})
+            registry.register(tracker, run_id, folder / str(seed), NAME, {})
         self.tracker, self.folder = tracker, folder / "0"
         self.point(1)
-        self.settings = running.Serve(model=NAME, storage=tracker.storage.root).settings()  # as pipelines/serve.py does
-        self.port = running.free_port("127.0.0.1", 0)
-        running.connect(self.settings, num_services=2)
-        running.start(self.settings, "127.0.0.1", self.port)
+        self.settings = serve.Serve(model=NAME, storage=tracker.storage.root).settings()  # as pipelines/serve.py does
+        self.port = serve.free_port("127.0.0.1", 0)
+        serve.connect(self.settings, num_services=2)
+        serve.start(self.settings, "127.0.0.1", self.port)
         self.web, self.static = Connections("127.0.0.1", self.port), Connections("127.0.0.1", self.port, "/static")
 
     def point(self, version: int) -> None:
@@ -171,7 +171,7 @@ class Bench:
         """Latencies at a load of each mix (images a second), of the service and of the baseline, which is started and ended here."""
         from benchmarks.serving_static import StaticSampler  # imports Ray, which is set up before that
 
-        handle = await asyncio.to_thread(running.start, self.settings, "127.0.0.1", self.port, StaticSampler, "static")
+        handle = await asyncio.to_thread(serve.start, self.settings, "127.0.0.1", self.port, StaticSampler, "static")
         await closed_loop(self.static, NUM_SLOTS, 3.0, 1)  # warm
         seconds = self.arguments.seconds / (2 if self.arguments.rounds > 1 else 1)
         every: dict[str, dict[str, list[float]]] = {way: {name: [] for name in MIX} for way in ("continuous", "static")}
@@ -179,7 +179,7 @@ class Bench:
             for way, web in (("continuous", self.web), ("static", self.static)):
                 for name, latencies in (await experiments.under_load(web, loads, seconds, round_, self.unexpected)).items():
                     every[way][name] += latencies
-        await asyncio.to_thread(running.stop, handle, 10.0, "static")
+        await asyncio.to_thread(serve.stop, handle, 10.0, "static")
         figures = {way: {name: summary(latencies) for name, latencies in mixes.items()} for way, mixes in every.items()}
         self.add("at_load", {"images_per_s": loads, **figures})
         self.add("p95_over_static", {name: figures["continuous"][name]["p95_s"] / figures["static"][name]["p95_s"] for name in MIX})
@@ -229,7 +229,7 @@ def main() -> int:
         try:
             asyncio.run(bench.measure())
         finally:
-            running.end()
+            serve.end()
     today = datetime.date.today().isoformat()
     report = {
         "benchmark": "serving",
@@ -237,7 +237,7 @@ def main() -> int:
         "quick": arguments.quick,
         "net": {"num_layers": arguments.num_layers, "num_features": arguments.num_features, "size": GATED.size},
         "seconds_of_load": arguments.seconds,
-        "cores": rayctx.num_cores(),
+        "cores": ray_cluster.num_cores(),
         "load_average_at_end": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pixelmodels import rayctx
+from pixelmodels import ray_cluster
 from pixelmodels.models.files import load_model
 from pixelmodels.sampling.engine import Engine, Request
 
@@ -46,13 +46,13 @@ def measure_engine(folder: Path, seconds: float, num_threads: int) -> dict[str, 
 
 def engine_alone(folder: Path, seconds: float) -> dict[str, float]:
     """The same in a process of its own, on all cores; raises `CalledProcessError` where that fails."""
-    (found,) = _in_processes(folder, seconds, 1, rayctx.num_cores())
+    (found,) = _in_processes(folder, seconds, 1, ray_cluster.num_cores())
     return found
 
 
 def engine_on_each_core(folder: Path, seconds: float) -> float:
     """Images a second of as many engines as there are cores, each in a process of its own with one thread."""
-    return sum(found["images_per_s"] for found in _in_processes(folder, seconds, rayctx.num_cores(), 1))
+    return sum(found["images_per_s"] for found in _in_processes(folder, seconds, ray_cluster.num_cores(), 1))
 
 
 def _in_processes(folder: Path, seconds: float, num_processes: int, num_threads: int) -> list[dict[str, float]]:

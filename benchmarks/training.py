@@ -28,18 +28,19 @@ from typing import Any
 
 import torch
 
-from pixelmodels import rayctx
+from pixelmodels import ray_cluster
 from pixelmodels.commandline import parse
 from pixelmodels.data import DatasetConfig, find_dataset, prepare
 from pixelmodels.errors import exit_with
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models import ARCHITECTURES, active_flops_per_image, architecture_class, config_class
+from pixelmodels.progress import Progress
+from pixelmodels.ray_cluster import WorkerNeeds
+from pixelmodels.recipes.recipe import OptimizerConfig, Recipe, run_key
+from pixelmodels.runs.result import RunResult
 from pixelmodels.storage import Storage
-from pixelmodels.training.loop import build_model, train
-from pixelmodels.training.plan import RunPlan, RunResult
-from pixelmodels.training.preflight import WorkerNeeds
-from pixelmodels.training.progress import Progress
-from pixelmodels.training.recipes import OptimizerConfig, Recipe, run_key
+from pixelmodels.training.loop import train
+from pixelmodels.training.plan import RunPlan, build_model
 from pixelmodels.training.trainer import fit
 
 RESULTS = Path(__file__).parent / "results"
@@ -113,7 +114,7 @@ def recipe_of(architecture: str, arguments: Arguments, epochs: int) -> Recipe:
 def plan_of(recipe: Recipe, storage: Storage) -> RunPlan:
     """A run that tracks nothing and saves at the end of epochs only."""
     dataset = find_dataset(storage, "digits-28")
-    return RunPlan(recipe, dataset, storage, run_key(recipe, dataset.fingerprint), num_threads=rayctx.num_cores())
+    return RunPlan(recipe, dataset, storage, run_key(recipe, dataset.fingerprint), num_threads=ray_cluster.num_cores())
 
 
 def measure_bare(arguments: Arguments, architecture: str, epochs: int, root: str) -> dict[str, float]:
@@ -148,7 +149,7 @@ def step_over_row_lstm(arguments: Arguments, storage: Storage, num_steps: int = 
     """Best time of a training step over the Row LSTM's, for the recurrent architectures."""
     models = {name: build_model(plan_of(recipe_of(name, arguments, 1), storage)) for name in RECURRENT}
     x_BCHW = torch.from_numpy(find_dataset(storage, "digits-28").read("validation").images_NCHW[:32])
-    torch.set_num_threads(rayctx.num_cores())
+    torch.set_num_threads(ray_cluster.num_cores())
     best = dict.fromkeys(models, float("inf"))
     for _ in range(num_steps):
         for name, model in models.items():
@@ -192,7 +193,7 @@ def measure(architecture: str, arguments: Arguments, storage: Storage, progress:
         bare = in_own_process(arguments, "--bare", [architecture, epochs, str(roots[0])])
         memory = in_own_process(arguments, "--memory", [architecture, str(roots[0])])
         plan = plan_of(recipe_of(architecture, arguments, epochs), Storage(str(roots[1])))
-        through_ray: RunResult | None = fit(plan, WorkerNeeds(1, rayctx.num_cores(), False), progress.actor) if arguments.ray else None
+        through_ray: RunResult | None = fit(plan, WorkerNeeds(1, ray_cluster.num_cores(), False), progress.actor) if arguments.ray else None
     model = build_model(plan)
     flops = 3 * active_flops_per_image(model)
     return {
@@ -227,7 +228,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_yticks(list(places), [f"{row['model']}\n{row['images_per_second']:.0f} images/s" for row in rows])
     axes.set_xlim(0, 1.3)
     axes.legend(loc="lower right", frameon=False)
-    axes.set_title(f"training, {IMAGE_SIZE}x{IMAGE_SIZE} grey, {rayctx.num_cores()} CPU cores, float32", fontsize=10)
+    axes.set_title(f"training, {IMAGE_SIZE}x{IMAGE_SIZE} grey, {ray_cluster.num_cores()} CPU cores, float32", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -246,7 +247,7 @@ def main() -> int:
     architectures = arguments.architectures()
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
-        rayctx.connect()
+        ray_cluster.connect()
         prepare(recipe_of(architectures[0], arguments, 1).dataset, storage)
         progress = Progress(lambda line: print(line, file=sys.stderr))
         rows = [measure(architecture, arguments, storage, progress) for architecture in architectures]
@@ -261,7 +262,7 @@ def main() -> int:
         "num_features": arguments.num_features,
         "num_layers": arguments.layers(),
         "image_size": IMAGE_SIZE,
-        "cores": rayctx.num_cores(),
+        "cores": ray_cluster.num_cores(),
         "load_average_at_end": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -25,7 +25,7 @@ from typing import Any
 
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
-from pixelmodels.rayctx import num_cores
+from pixelmodels.ray_cluster import num_cores
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.runs import PARENT_TAG

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pixelmodels.training.cost import GPU, HEADROOM, LAUNCH_S, PEAK_FLOPS, UTILIZATION, Cost, Kept, batch_of_a_part, cost
-from pixelmodels.training.published import Published, PublishedData
-from pixelmodels.training.suites import PUBLISHED, published
+from pixelmodels.recipes.papers import Published, PublishedData
+from pixelmodels.recipes.suites import PUBLISHED, published
+from pixelmodels.training.cost import GPU, HEADROOM, LAUNCH_S, PEAK_FLOPS, UTILIZATION, Activations, Cost, batch_of_a_part, cost
 
 HERE = Path(__file__).parent
 GIB, MIB = 1 << 30, 1 << 20
@@ -101,7 +101,7 @@ def _fields(names: tuple[str, ...]) -> str:
 def stored(suite: str, entry: Published, data: PublishedData) -> Cost:
     """An entry's cost with the bytes of `recipes.json`."""
     kept = json.loads((HERE / "recipes.json").read_text())[f"{suite}/{entry.recipe.name}"]
-    return cost(entry.recipe, data.image, data.context(entry.recipe), kept=Kept(**kept))
+    return cost(entry.recipe, data.image, data.context(entry.recipe), activations=Activations(**kept))
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def main() -> None:
 
     def measure(suite: str, entry: Published, data: PublishedData) -> Cost:
         spent = cost(entry.recipe, data.image, data.context(entry.recipe))
-        kept[f"{suite}/{entry.recipe.name}"] = {field.name: getattr(spent, field.name) for field in dataclasses.fields(Kept)}
+        kept[f"{suite}/{entry.recipe.name}"] = {field.name: getattr(spent, field.name) for field in dataclasses.fields(Activations)}
         print(f"{suite}/{entry.recipe.name}: {spent}", flush=True)
         return spent
 

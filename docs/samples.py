@@ -12,9 +12,9 @@ import numpy as np
 
 import pixelmodels
 from pixelmodels.data import find_dataset
+from pixelmodels.pictures import grid, write_png
 from pixelmodels.sampling import sample
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
-from pixelmodels.tracking.grids import grid, write_png
 
 
 def main(uri: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from pixelmodels import rayctx
+from pixelmodels import ray_cluster
 from pixelmodels.commandline import parse
 from pixelmodels.data import DatasetConfig, prepare
 from pixelmodels.errors import exit_with
@@ -32,7 +32,7 @@ def main() -> int:
     arguments = parse(Arguments)
     storage = Storage(arguments.storage)
     storage.check_writable()
-    dataset = prepare(arguments.data, storage, connect=rayctx.connect)
+    dataset = prepare(arguments.data, storage, connect=ray_cluster.connect)
     print(storage.uri(dataset.folder))
     return 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
-from pixelmodels.tracking.promotion_report import summary
-from pixelmodels.training.promote_run import Promote, promote
+from pixelmodels.promotion.options import Promote
+from pixelmodels.promotion.promote import promote
+from pixelmodels.promotion.report import summary
 
 
 def main(argv: list[str] | None = None) -> int:

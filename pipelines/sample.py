@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
-from pixelmodels.training.sample_run import Sample, draw_samples
+from pixelmodels.runs.loading import find_model
+from pixelmodels.samples.sample import Sample, draw_samples
+from pixelmodels.storage import Storage
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print where the files are, `--out` last; status 0."""
-    for path in draw_samples(parse(Sample, argv)):
+    options = parse(Sample, argv)
+    storage = Storage(options.storage)
+    for path in draw_samples(options, find_model(options.model, storage), storage):
         print(path)
     return 0
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pixelmodels.commandline import parse
 from pixelmodels.errors import UserError, exit_with
-from pixelmodels.serving import keys, running
+from pixelmodels.serving import keys, serve
+from pixelmodels.serving.ending import Ending, say
 
 DIGITS = "digits"  # data set and model that can be trained from nothing
 EPOCHS = 5
@@ -24,26 +25,31 @@ def train(storage: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until ctrl-c; status 0 when every request that was begun was finished, else 1."""
-    options = parse(running.Serve, argv)
+    options = parse(serve.Serve, argv)
     if options.new_key:
         key = keys.new_key()
         print(f"key, for those who ask: {key}\nhash, for --api-keys:   {keys.hash_of(key)}")
         return 0
     settings = options.settings()
-    if options.train and options.model == DIGITS and not running.has_model(settings):
+    if options.train and options.model == DIGITS and not serve.has_model(settings):
         print(f"no model '{DIGITS}' is registered in {settings.storage}: training a small one first, for {EPOCHS} epochs", flush=True)
         train(settings.storage)
-    model = running.check_model(settings)
-    port = running.free_port(options.host, options.port)
-    running.connect(settings)
+    model, why = serve.check_model(settings)
+    if why:
+        print(why, flush=True)
+    port = serve.free_port(options.host, options.port)
+    ending = Ending(settings.drain_s + serve.ENDS_S)
+    with ending.kept_from_children():
+        serve.connect(settings)
     print(f"starting samplers of {model}", flush=True)
-    handle = running.start(settings, options.host, port)
-    print(running.greeting(options.host, port, needs_key=bool(settings.key_hashes)), flush=True)
-    running.wait_for_end()
-    print("\nfinishing what was begun; no new requests are taken", flush=True)
-    finished = running.stop(handle, settings.drain_s)
+    handle = serve.start(settings, options.host, port)
+    ending.is_up = True
+    print(serve.greeting(options.host, port, needs_key=bool(settings.key_hashes)), flush=True)
+    ending.wait()
+    say("\nfinishing what was begun; no new requests are taken", sys.stdout)
+    finished = serve.stop(handle, settings.drain_s)
     if not finished:
-        print("some requests were not finished in time", file=sys.stderr)
+        say("some requests were not finished in time", sys.stderr)
     return 0 if finished else 1
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
 from pixelmodels.training.dry_run import dry_run
-from pixelmodels.training.suite_run import TrainAll, train_all
+from pixelmodels.training.options import TrainAll
+from pixelmodels.training.train_all import train_all
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pixelmodels.commandline import parse
 from pixelmodels.errors import exit_with
 from pixelmodels.tuning.options import Tune
-from pixelmodels.tuning.sweep import tune
+from pixelmodels.tuning.tune import tune
 from tune_spaces import SPACES
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print where the best recipe is; status 1 when no trial has a score."""
-    outcome = tune(parse(Tune, argv), SPACES)
-    if outcome.best_file is not None:
-        print(outcome.best_file)
-    return 0 if outcome.best_file is not None else 1
+    best_file = tune(parse(Tune, argv), SPACES)
+    if best_file is not None:
+        print(best_file)
+    return 0 if best_file is not None else 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def load(path_or_uri: str, storage: str | None = None) -> PixelModel:
     the registry is the one of the storage root (the folder `storage` unless given) or MLFLOW_TRACKING_URI.
     Averaged weights are taken where there are any. Raises `UserError` where there is no such model.
     """
+    from pixelmodels.runs.loading import find_model
     from pixelmodels.storage import DEFAULT_STORAGE, Storage
-    from pixelmodels.training.loading import find_model
 
     return find_model(str(path_or_uri), Storage(storage or DEFAULT_STORAGE))

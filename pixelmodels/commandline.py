@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import re
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 import tyro
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, check_finite
 
 Options = TypeVar("Options")
 
@@ -28,17 +29,28 @@ _RULE = re.compile("─{3,}")
 def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
     """The options of a command line (the process's own unless given); `--help` prints and exits.
 
-    Raises `UserError` for what does not parse.
+    Raises `UserError` for what does not parse, and for numbers that are none or are infinite.
     """
     said = _Terminal()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(kind, args=argv)
+            options = tyro.cli(kind, args=argv)
     except SystemExit as end:
         if not end.code:
             print(said.getvalue(), end="")
             raise
         raise UserError(_one_line(said.getvalue())) from None
+    _check_finite(options)
+    return options
+
+
+def _check_finite(options: object, prefix: str = "--") -> None:
+    """Raise `UserError` for a flag of a dataclass, or of one inside it, that is no finite number."""
+    for spec in dataclasses.fields(options) if dataclasses.is_dataclass(options) else ():
+        flag, value = prefix + spec.name.replace("_", "-"), getattr(options, spec.name)
+        for one in value if isinstance(value, (list, tuple)) else (value,):
+            check_finite(flag, one)
+        _check_finite(value, f"{flag}.")
 
 
 def _one_line(box: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import math
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
@@ -10,6 +13,29 @@ from typing import NoReturn
 
 class UserError(Exception):
     """A mistake of the user's: one line that names the value, the choices and the remedy."""
+
+
+LARGEST_SEED = 2**64 - 1
+
+
+def check_seed(what: str, seed: int | None) -> None:
+    """Raise `UserError` where `what` (`--seed`, or a field) is no seed: every generator takes whole numbers of 64 bits."""
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"{what} {seed} is no seed; give a whole number from 0 to {LARGEST_SEED}")
+
+
+def check_at_least(options: object, **least: int) -> None:
+    """Raise `UserError` for an option that is given and is less than it may be."""
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise UserError(f"--{name.replace('_', '-')} {value} is too few; give {smallest} or more")
+
+
+def check_finite(what: str, value: object) -> None:
+    """Raise `UserError` where `what` is a number that is none, or an infinite one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{what} {value} is no finite number; give one")
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
@@ -38,17 +64,52 @@ def device_failed(error: BaseException) -> bool:
     return type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says (its kind where it says nothing), at most 160 characters."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= 160 else line[:157] + "..."
+
+
 def one_line(error: BaseException) -> str:
     """The kind of an error and the beginning of what it says, for a message of one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return without_logins(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def mistake_in(error: BaseException) -> UserError | None:
+    """The mistake of the user's that an error is, or that Ray has wrapped on its way from another process; none where there is none."""
+    found: BaseException | None = error
+    while found is not None and type(found).__module__.startswith("ray."):
+        found = getattr(found, "cause", None) or found.__cause__
+    if isinstance(found, OSError) and found.errno == errno.ENAMETOOLONG:  # whichever option it came from, and whoever met it first
+        return UserError(f"a path is longer than its file system takes ({first_line(found)}); give a shorter one")
+    return found if isinstance(found, UserError) else None
+
+
+def shown(address: str) -> str:
+    """An address as messages show it: without user name and password, whatever is in them, and without its query, where others have theirs.
+
+    A file's address has none of these, and is shown as it is.
+    """
+    if address.startswith(("sqlite", "file:", "/")):
+        return address
+    address = re.sub(r"://.*@", "://***@", address, flags=re.DOTALL)
+    return re.sub(r"\?.*", "?***", address, flags=re.DOTALL) if "://" in address else address
+
+
+def without_logins(text: str) -> str:
+    """A text without the user names and passwords of addresses in it."""
+    return re.sub(r"(\w://)[^\s/\"]*@", r"\1***@", text)
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
     """Run a pipeline's `main` and leave with its status; a `UserError` is one line and status 2."""
     try:
         status = main() or 0
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        mistake = mistake_in(error)
+        if mistake is None:
+            raise
+        print(f"error: {without_logins(' '.join(str(mistake).split()))}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -44,6 +44,15 @@ class ImageSpec:
         return self.channels * self.height * self.width
 
     @property
+    def step(self) -> float:
+        """From one level to the next on [-1, 1]."""
+        return 2 / (self.levels - 1)
+
+    def scaled(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Levels as points on [-1, 1], evenly spaced."""
+        return x.to(dtype) * self.step - 1
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return self.channels, self.height, self.width

@@ -1,4 +1,4 @@
-"""One storage root, a local folder or an `s3://` bucket, always reached through `pyarrow.fs`.
+"""One storage root, a local folder or a bucket (`s3://`, `gs://`), always reached through `pyarrow.fs`.
 
 Everything that a run leaves behind lies below the root: `datasets/`, `runs/`, artifacts. Paths are relative to it
 and use `/`. On a cluster of several hosts the root must be one that every host sees: a bucket, or a shared folder.
@@ -6,27 +6,81 @@ and use `/`. On a cluster of several hosts the root must be one that every host 
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import posixpath
 import re
 import stat
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pyarrow import fs
 
-from pixelmodels.errors import UserError
+from pixelmodels import buckets
+from pixelmodels.errors import UserError, first_line, shown
 
 DEFAULT_STORAGE = "storage"  # a folder in the working directory
-_S3 = "s3://"
+_S3, _GS = "s3://", "gs://"
+_EMULATOR = "STORAGE_EMULATOR_HOST"  # where Google's own clients look for a stand-in of Google Cloud Storage: http://host:port
+Kind = Literal["local", "s3", "gs"]
+_KINDS = "a local folder, s3://bucket/prefix or gs://bucket/prefix"
+_MAKING = threading.Lock()
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}")  # name of a local file that is being written, beside the one that it will be
 _STALE_S = 24 * 3600  # age at which such a file is taken to be left behind by a killed process
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what an operating system says where no more can be written
+_BUCKET_FULL = ("507", "QuotaExceeded", "StorageFull", "InsufficientStorage", "no space left")  # what servers of buckets say
+LONGEST_NAME = 242  # bytes of a name that a user gives and that becomes part of a folder's, of which systems take 255
+
+
+class StorageFull(UserError, OSError):
+    """No more can be written: the disk or a quota is full, or the file system is read-only."""
+
+
+@contextmanager
+def _telling_full(path: str) -> Iterator[None]:
+    """Tell in one line what could not be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        reason = os.strerror(error.errno).lower()
+        remedy = "make room there, or give another --storage, and call again: what was written before is whole"
+        raise StorageFull(f"'{path}' cannot be written: {reason}; {remedy}") from error
+
+
+@contextmanager
+def _telling_what(uri: str) -> Iterator[None]:
+    """Tell in one line which object of a bucket could not be written."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = f"'{uri}' cannot be written ({first_line(error)}); what was written before is whole, and the same command goes on from it"
+        raise (StorageFull if any(word in str(error) for word in _BUCKET_FULL) else OSError)(reason) from error
+
+
+def fitting(name: str, most_bytes: int = 255) -> str:
+    """A name that a folder can have: one that is too long is cut, and tells itself from others by a hash."""
+    if len(name.encode()) <= most_bytes:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: most_bytes - 13].decode(errors='ignore')}-{digest}"
+
+
+def check_length(what: str, name: str) -> None:
+    """Raise `UserError` for a name of the user's that is too long for a folder; `what` it is of."""
+    if len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
+        raise UserError(f"{what} '{name[:40]}...' has {len(name)} letters, too many for a folder; give at most {LONGEST_NAME} (bytes)")
 
 
 @dataclass(frozen=True, order=True)
@@ -42,8 +96,8 @@ class FileEntry:
 class Storage:
     """A storage root and what can be done below it; picklable, because it holds names only.
 
-    Args: `root`, a local folder (made absolute) or `s3://bucket/prefix`; `AWS_ENDPOINT_URL` is honoured.
-    Raises `UserError` for any other scheme.
+    Args: `root`, a local folder (made absolute), `s3://bucket/prefix` (`AWS_ENDPOINT_URL` is honoured) or `gs://bucket/prefix`
+    (`STORAGE_EMULATOR_HOST` is). Raises `UserError` for any other scheme.
     """
 
     def __init__(self, root: str | os.PathLike[str] = DEFAULT_STORAGE) -> None:
@@ -51,18 +105,36 @@ class Storage:
         if text.startswith("file://"):
             text = text.removeprefix("file://")
         if not text:
-            raise UserError(f"storage root '' is empty; give a local folder or s3://bucket/prefix, such as {DEFAULT_STORAGE}")
+            raise UserError(f"storage root '' is empty; give {_KINDS}, such as {DEFAULT_STORAGE}")
         self.is_local = "://" not in text
+        self.kind: Kind = "local" if self.is_local else "gs" if text.startswith(_GS) else "s3"
+        self._scheme = next((scheme for scheme in (_S3, _GS) if text.startswith(scheme)), "")
         if self.is_local:
-            self.root = str(Path(text).expanduser().absolute())
-        elif text.startswith(_S3) and text.removeprefix(_S3).strip("/"):
-            self.root = _S3 + _normal(text.removeprefix(_S3))
+            try:
+                self.root = str(Path(text).expanduser().absolute())
+            except RuntimeError as error:
+                raise UserError(f"storage root '{text}' cannot be found ({error}); give the folder without ~") from error
+        elif self._scheme and text.removeprefix(self._scheme).strip("/"):
+            if re.search(r"^[^/]*[@:?]|[?&](access|secret)_key=", text.removeprefix(self._scheme)):
+                by = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if self._scheme == _S3 else "GOOGLE_APPLICATION_CREDENTIALS"
+                remedy = f"give {self._scheme}bucket/prefix alone, and credentials as {by}"
+                raise UserError(f"storage root '{shown(text)}' has more in it than a bucket and a prefix; {remedy}")
+            if ".." in text.split("/"):
+                raise UserError(f"storage root '{text}' goes up with '..'; give {self._scheme}bucket/prefix without it")
+            self.root = self._scheme + _normal(text.removeprefix(self._scheme))
         else:
-            raise UserError(f"storage root '{text}' is not supported; give a local folder or s3://bucket/prefix")
+            raise UserError(f"storage root '{shown(text)}' is not supported; give {_KINDS}")
+        try:
+            self.root.encode()
+        except UnicodeEncodeError:  # Arrow opens nothing whose name is not UTF-8
+            raise UserError(f"storage root {self.root!a} is not UTF-8; rename the folder, or give another with --storage") from None
         # Where the bucket is, as this process sees it, so that a worker with another environment finds the same one.
-        self._endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        s3_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        self._endpoint = os.environ.get(_EMULATOR) if self._scheme == _GS else s3_endpoint
         self._region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         self._filesystem: fs.FileSystem | None = None
+        self._made: Any = None  # the bucket's own client, where it was needed
+        self._tidied: set[str] = set()  # local folders in which this process has looked for what killed ones left
 
     def __repr__(self) -> str:
         return f"Storage({self.root!r})"
@@ -74,7 +146,7 @@ class Storage:
         return hash(self.root)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_filesystem": None}
+        return {**self.__dict__, "_filesystem": None, "_made": None, "_tidied": set()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -83,19 +155,31 @@ class Storage:
     def filesystem(self) -> fs.FileSystem:
         """The file system of the root, made when first asked for."""
         if self._filesystem is None:
-            self._filesystem = fs.LocalFileSystem() if self.is_local else _s3_filesystem(self.root, self._endpoint, self._region)
+            if self.is_local:
+                self._filesystem = fs.LocalFileSystem()
+            elif self._scheme == _GS:
+                self._filesystem = buckets.gcs_filesystem(self._endpoint)
+            else:
+                self._filesystem = buckets.s3_filesystem(self.root, self._endpoint, self._region)
         return self._filesystem
 
     def fs_and_path(self, path: str = "") -> tuple[fs.FileSystem, str]:
         """The file system, and the full path in it (without a scheme) of a path below the root."""
-        base = self.root if self.is_local else self.root.removeprefix(_S3)
+        base = self.root.removeprefix(self._scheme)
         relative = _normal(path)
         return self.filesystem, f"{base.rstrip('/')}/{relative}" if relative else base
 
     def uri(self, path: str = "") -> str:
-        """The absolute local path or `s3://` URI of a path below the root."""
+        """The absolute local path, or the URI with its scheme, of a path below the root."""
         relative = _normal(path)
         return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
+
+    def for_ray(self, path: str) -> dict[str, Any]:
+        """A folder below the root as the options by which Ray Train and Ray Tune are told where to write."""
+        if self.is_local:
+            return {"storage_path": self.uri(path)}
+        filesystem, full = self.fs_and_path(path)
+        return {"storage_path": full, "storage_filesystem": filesystem}
 
     def exists(self, path: str = "") -> bool:
         """Whether there is a file or folder at `path`."""
@@ -115,8 +199,11 @@ class Storage:
     def list(self, path: str = "") -> list[str]:
         """Sorted names of the direct children of a folder, without files that are being written; none when it does not exist."""
         filesystem, full = self.fs_and_path(path)
-        infos = filesystem.get_file_info(fs.FileSelector(full, allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.base_name and not _TEMPORARY.fullmatch(info.base_name))
+        if self.kind == "gs":
+            names = self._list_gs(full)
+        else:
+            names = {info.base_name for info in filesystem.get_file_info(fs.FileSelector(full, allow_not_found=True))}
+        return sorted(name for name in names if name and not _TEMPORARY.fullmatch(name))
 
     def files(self, path: str = "") -> Iterator[FileEntry]:
         """Every file below a folder, at any depth, in no particular order; none when the folder does not exist.
@@ -139,40 +226,102 @@ class Storage:
         return filesystem.open_input_file(full)
 
     def read_bytes(self, path: str) -> bytes:
-        """All bytes of the file at `path`; raises `FileNotFoundError` when there is none."""
-        with self.open_input(path) as stream:
+        """All bytes of the file at `path`, of one writing of it; raises `FileNotFoundError` when there is none."""
+        filesystem, full = self.fs_and_path(path)
+        if self.kind == "s3":
+            return self._get_s3(full)
+        with filesystem.open_input_file(full) as stream:
             return bytes(stream.read())
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file so that a reader sees all of it or none: a rename (local), one upload (bucket)."""
         filesystem, full = self.fs_and_path(path)
         if not self.is_local:
-            with filesystem.open_output_stream(full) as stream:
+            with _telling_what(self.uri(path)), filesystem.open_output_stream(full) as stream:
                 stream.write(data)
             return
-        folder = posixpath.dirname(full)
+        with _telling_full(full):
+            self._write_local(full, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a whole file unless there is one already; returns whether it was written. Of several that try at once one does."""
+        filesystem, full = self.fs_and_path(path)
+        if not self.is_local:
+            return self._put_new_s3(full, data) if self.kind == "s3" else self._put_new_gs(full, data)
+        filesystem.create_dir(posixpath.dirname(full), recursive=True)
+        temporary = Path(f"{posixpath.dirname(full)}/{_temporary()}")
+        with _telling_full(full):
+            try:
+                temporary.write_bytes(data)
+                os.link(temporary, full)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+        return True
+
+    def _get_s3(self, full: str) -> bytes:
+        """An object in one request: Arrow asks for the size first, and is lost where the object is replaced before it asks for the rest."""
+        bucket, _, key = full.partition("/")
+        with buckets.s3_errors():
+            return bytes(self._client().get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def _put_new_s3(self, full: str, data: bytes) -> bool:
+        """Put an object where there is none yet; Arrow has no way to ask for that. Returns whether it was put."""
+        bucket, _, key = full.partition("/")
+        try:
+            with buckets.s3_errors():
+                self._client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except FileExistsError:
+            return False
+        return True
+
+    def _put_new_gs(self, full: str, data: bytes) -> bool:
+        from google.api_core.exceptions import PreconditionFailed
+
+        bucket, _, key = full.partition("/")
+        try:
+            with buckets.gs_errors():
+                self._client().bucket(bucket).blob(key).upload_from_string(data, if_generation_match=0)
+        except PreconditionFailed:
+            return False
+        return True
+
+    def _list_gs(self, full: str) -> set[str]:
+        """Names in a folder; Arrow lists no folder that is there by what lies in it only."""
+        bucket, _, key = full.partition("/")
+        prefix = f"{key}/" if key else ""
+        with buckets.gs_errors():
+            found = self._client().list_blobs(bucket, prefix=prefix, delimiter="/")
+            names = {blob.name for blob in found} | set(found.prefixes)
+        return {name.removeprefix(prefix).rstrip("/") for name in names}
+
+    def _client(self) -> Any:
+        """The bucket's own client, for what Arrow has no call for."""
+        with _MAKING:  # boto3 makes clients in one thread at a time; what is made can be used in all
+            if self._made is None:
+                self._made = (
+                    buckets.gs_client(self._endpoint)
+                    if self.kind == "gs"
+                    else buckets.s3_client(self._endpoint, str(self.filesystem.region))
+                )
+        return self._made
+
+    def _write_local(self, full: str, data: bytes) -> None:
+        filesystem, folder = self.filesystem, posixpath.dirname(full)
         filesystem.create_dir(folder, recursive=True)
-        temporary = f"{folder}/.tmp-{uuid.uuid4().hex}"  # on the same disk, whatever is mounted or linked below the root
+        if folder not in self._tidied:  # once in a process
+            self._tidied.add(folder)
+            _delete_stale(folder)
+        temporary = f"{folder}/{_temporary()}"  # on the same disk, whatever is mounted or linked below the root
         try:
             with filesystem.open_output_stream(temporary) as stream:
                 stream.write(data)
             filesystem.move(temporary, full)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # it is told what went wrong first
+                Path(temporary).unlink(missing_ok=True)
             raise
-
-    def download(self, path: str, local_path: str | os.PathLike[str]) -> None:
-        """Copy a file, or a folder with all that is below it, to `local_path`; raises `FileNotFoundError`."""
-        target, info = Path(local_path), self._info(path)
-        if info.type == fs.FileType.NotFound:
-            raise FileNotFoundError(self.uri(path))
-        if info.type == fs.FileType.File:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.read_bytes(path))
-            return
-        target.mkdir(parents=True, exist_ok=True)
-        for name in self.list(path):
-            self.download(posixpath.join(path, name), target / name)
 
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all that is below it; a path that does not exist is fine."""
@@ -183,35 +332,38 @@ class Storage:
         if info.type == fs.FileType.File:
             filesystem.delete_file(full)
         elif info.type == fs.FileType.Directory:
-            filesystem.delete_dir(full)
+            with suppress(FileNotFoundError):  # of a gs:// bucket: most folders are there by what lies in them only
+                filesystem.delete_dir(full)
 
     def check_writable(self) -> None:
         """Write and remove a small file; raises `UserError` naming the root and the remedy when that fails."""
-        probe = f"write-check-{uuid.uuid4().hex[:8]}"
+        probe = _temporary()
         try:
             self.write_bytes(probe, b"ok")
             self.delete(probe)
-            self._delete_stale()
+        except StorageFull:
+            raise
         except (OSError, pa.ArrowException) as error:
             remedy = "give a folder that you may write to" if self.is_local else "check the bucket's name, its region and your credentials"
-            raise UserError(f"storage root '{self.root}' cannot be written ({_short(error)}); {remedy}, with --storage") from error
-
-    def _delete_stale(self) -> None:
-        """Remove what killed processes left half written; other processes may be doing the same."""
-        if not self.is_local:
-            return
-        linked = [entry.path for entry in os.scandir(self.root) if entry.is_symlink()]
-        for top in (self.root, *linked):
-            for folder, _, names in os.walk(top):
-                for name in names:
-                    file = Path(folder, name)
-                    with suppress(FileNotFoundError):
-                        if _TEMPORARY.fullmatch(name) and file.stat().st_mtime < time.time() - _STALE_S:
-                            file.unlink()
+            raise UserError(f"storage root '{self.root}' cannot be written ({first_line(error)}); {remedy}, with --storage") from error
 
     def _info(self, path: str) -> fs.FileInfo:
         filesystem, full = self.fs_and_path(path)
         return filesystem.get_file_info(full)
+
+
+def _temporary() -> str:
+    """A name of its own for a file that is being written."""
+    return f".tmp-{uuid.uuid4().hex}"
+
+
+def _delete_stale(folder: str) -> None:
+    """Remove what killed processes left half written in one folder; what cannot be removed stays."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            with suppress(OSError):  # another process may be doing the same, or the file may be another user's
+                if _TEMPORARY.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < time.time() - _STALE_S:
+                    os.unlink(entry.path)
 
 
 def _normal(path: str) -> str:
@@ -239,32 +391,3 @@ def _local_files(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -
             yield FileEntry(path, 0, 0, False)
         else:
             yield from _local_files(entry.path, f"{path}/", above)
-
-
-def _s3_filesystem(uri: str, endpoint: str | None, region: str | None) -> fs.FileSystem:
-    """The bucket's file system: credentials from the environment, and failures told within seconds."""
-    if region is None:
-        region = "us-east-1" if endpoint else _region_of(uri.removeprefix(_S3).split("/", 1)[0])
-    return fs.S3FileSystem(
-        region=region,
-        endpoint_override=endpoint or None,
-        connect_timeout=10,
-        request_timeout=60,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=4),
-        background_writes=False,  # an upload that fails is told by the call that made it
-        allow_delayed_open=True,  # a small file is one PUT
-    )
-
-
-def _region_of(bucket: str) -> str:
-    try:
-        return str(fs.resolve_s3_region(bucket))
-    except (OSError, pa.ArrowException) as error:
-        reason = f"bucket '{bucket}' cannot be found ({_short(error)})"
-        raise UserError(f"{reason}; check its name, or set AWS_REGION or AWS_ENDPOINT_URL") from error
-
-
-def _short(error: BaseException) -> str:
-    """The first line of an error, at most 160 characters."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return line if len(line) <= 160 else line[:157] + "..."

@@ -44,3 +44,30 @@ def test_help_is_printed_and_ends_well(capsys):
         parse(Options, ["--help"])
     assert end.value.code == 0
     assert "passes" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    learning_rate: float | None = None
+    limits: tuple[float, ...] = ()
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["--learning-rate", "inf"], "--learning-rate inf"),
+        (["--learning-rate", "nan"], "--learning-rate nan"),
+        (["--limits", "1", "-inf"], "--limits -inf"),
+        (["--inner.rate", "1e999"], "--inner.rate inf"),
+    ],
+)
+def test_numbers_that_are_none_are_told_with_their_flag(arguments: list[str], flag: str) -> None:
+    with pytest.raises(UserError, match=f"^{flag} is no finite number; give one$"):
+        parse(Numbers, arguments)
+    assert parse(Numbers, ["--learning-rate", "1e-3"]).learning_rate == 0.001

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
 from pixelmodels.errors import UserError
-from pixelmodels.storage import Storage
+from pixelmodels.storage import Storage, _telling_full, check_length, fitting
+from tests.gs import google_bucket_server
 from tests.s3 import bucket_server
 
 
@@ -21,11 +26,17 @@ def bucket() -> Iterator[str]:
         yield uri
 
 
-@pytest.fixture(params=["local", "bucket"])
+@pytest.fixture(scope="module")
+def google_bucket() -> Iterator[str]:
+    with google_bucket_server("storage-tests") as uri:
+        yield uri
+
+
+@pytest.fixture(params=["local", "bucket", "google_bucket"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
         return Storage(tmp_path / "root")
-    return Storage(f"{request.getfixturevalue('bucket')}/{tmp_path.name}/")
+    return Storage(f"{request.getfixturevalue(request.param)}/{tmp_path.name}/")
 
 
 def test_files_come_back_as_they_were_written(root: Storage) -> None:
@@ -60,23 +71,18 @@ def test_list_exists_and_delete(root: Storage) -> None:
     assert not root.exists("a/1") and root.list() == ["b"]
 
 
-def test_download_files_and_folders(root: Storage, tmp_path: Path) -> None:
-    root.write_bytes("there/sub/one", b"1")
-    root.write_bytes("there/two", b"22")
-    root.write_bytes("single", b"22")
-    root.download("there", tmp_path / "back")
-    root.download("single", tmp_path / "elsewhere" / "single")
-    assert (tmp_path / "back" / "sub" / "one").read_bytes() == b"1"
-    assert (tmp_path / "back" / "two").read_bytes() == b"22"
-    assert (tmp_path / "elsewhere" / "single").read_bytes() == b"22"
+def test_a_file_is_created_once(root: Storage) -> None:
+    assert root.create("a/once", b"first") and not root.create("a/once", b"second")
+    assert root.read_bytes("a/once") == b"first" and root.list("a") == ["once"]
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda number: root.create("a/race", bytes([number])), range(8)))
+    assert created.count(True) == 1 and root.read_bytes("a/race") == bytes([created.index(True)])
 
 
-def test_missing_files_are_told(root: Storage, tmp_path: Path) -> None:
+def test_missing_files_are_told(root: Storage) -> None:
     for read in (root.read_bytes, root.size):
         with pytest.raises(FileNotFoundError):
             read("missing")
-    with pytest.raises(FileNotFoundError):
-        root.download("missing", tmp_path / "x")
 
 
 def test_pickled_storage_is_the_same_place(root: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +106,22 @@ def test_uris_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         Storage(tmp_path).delete("/")
 
 
-@pytest.mark.parametrize("root", ["gs://bucket/x", "http://host/x", "s3://", ""])
+@pytest.mark.parametrize("root", ["gcs://bucket/x", "http://host/x", "s3://", "gs://", ""])
 def test_other_schemes_are_refused(root: str) -> None:
-    with pytest.raises(UserError, match=r"give a local folder or s3://bucket/prefix"):
+    with pytest.raises(UserError, match=r"give a local folder, s3://bucket/prefix or gs://bucket/prefix"):
         Storage(root)
+
+
+def test_google_s_buckets_need_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where gcloud leaves them
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    with pytest.raises(UserError, match=r"credentials of Google Cloud, and there are none .*set GOOGLE_APPLICATION_CREDENTIALS"):
+        Storage("gs://bucket/x").check_writable()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    with pytest.raises(UserError, match=r"none\.json"):
+        Storage("gs://bucket/x").check_writable()
 
 
 def test_check_writable_leaves_nothing(root: Storage) -> None:
@@ -111,20 +129,24 @@ def test_check_writable_leaves_nothing(root: Storage) -> None:
     assert root.list() == []
 
 
-def test_roots_that_cannot_be_written_are_refused(tmp_path: Path, bucket: str) -> None:
+@pytest.mark.usefixtures("bucket", "google_bucket")
+def test_roots_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    for root in (str(tmp_path / "file"), str(tmp_path / "file" / "below"), "/proc/nowhere", "/proc", "s3://no-such-bucket/x"):
+    for root in (
+        str(tmp_path / "file"),
+        str(tmp_path / "file" / "below"),
+        "/proc/nowhere",
+        "/proc",
+        "s3://no-such-bucket/x",
+        "gs://no-such-bucket/x",
+    ):
         with pytest.raises(UserError) as told:
             Storage(root).check_writable()
         assert root in str(told.value) and "--storage" in str(told.value) and "\n" not in str(told.value)
 
 
-def test_files_in_the_making_are_not_listed_and_go_away(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
-    storage.write_bytes("a", b"1")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
-    left = [tmp_path / folder / f".tmp-{uuid.uuid4().hex}" for folder in ("", "deep/er", "linked")]
+def test_files_in_the_making_are_not_listed_and_go_away_where_something_is_written(tmp_path: Path) -> None:
+    left = [tmp_path / folder / f".tmp-{uuid.uuid4().hex}" for folder in ("", "deep")]
     fresh, other = tmp_path / f".tmp-{uuid.uuid4().hex}", tmp_path / ".tmp-of-somebody-else"
     long_ago = time.time() - 2 * 24 * 3600
     for file in (*left, fresh, other):
@@ -132,9 +154,31 @@ def test_files_in_the_making_are_not_listed_and_go_away(tmp_path: Path) -> None:
         file.write_bytes(b"half")
         if file != fresh:
             os.utime(file, (long_ago, long_ago))
-    assert storage.list() == [other.name, "a", "deep", "elsewhere", "linked"]
+    storage = Storage(tmp_path)
+    assert storage.list() == [other.name, "deep"]
     storage.check_writable()
-    assert not any(file.exists() for file in left) and fresh.exists() and other.exists()
+    assert [file.exists() for file in (*left, fresh, other)] == [False, True, True, True]  # a folder that nobody writes in is left alone
+    storage.write_bytes("deep/file", b"1")
+    assert not left[1].exists() and storage.list("deep") == ["file"]
+
+
+def test_what_cannot_be_removed_or_looked_at_is_no_obstacle(tmp_path: Path) -> None:
+    locked = tmp_path / "locked" / f".tmp-{uuid.uuid4().hex}"
+    locked.mkdir(parents=True)  # `unlink` fails
+    os.utime(locked, (0, 0))
+    storage = Storage(tmp_path)
+    storage.write_bytes("locked/file", b"1")
+    storage.check_writable()
+    assert locked.is_dir() and storage.read_bytes("locked/file") == b"1"
+
+
+def test_a_check_looks_at_no_folder_but_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    seen: list[str] = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (seen.append(str(path)), scan(path))[1])
+    Storage(tmp_path).check_writable()
+    assert seen == [str(tmp_path)]
 
 
 def test_files_are_written_beside_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +207,73 @@ def test_what_is_no_file_is_in_the_listing_too(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     found = {entry.path: (entry.size if entry.is_regular else None) for entry in Storage(tmp_path).files()}
     assert found == {"sub/file": 2, "link/file": 2, "sub/up": None, "link/up": None, "broken": None, "pipe": None}
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from pixelmodels.storage import Storage
+storage = Storage(sys.argv[1])
+storage.write_bytes("runs/earlier", b"whole")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for path in ("runs/earlier", "runs/later", "other/deep/file"):
+    try:
+        storage.write_bytes(path, b"x" * 100_000)
+    except OSError as error:
+        print(type(error).__name__, error)
+storage.write_bytes("runs/small", b"1")
+"""
+
+
+def test_a_disk_that_is_full_is_told_with_what_was_written_and_the_remedy(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the system refuses the write in the same way."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    for line, path in zip(lines, ("runs/earlier", "runs/later", "other/deep/file"), strict=True):
+        assert line.startswith(
+            f"StorageFull '{tmp_path}/{path}' cannot be written: file too large; make room there, or give another --storage"
+        )
+    storage = Storage(tmp_path)
+    assert storage.read_bytes("runs/earlier") == b"whole" and storage.read_bytes("runs/small") == b"1"
+    assert not list(tmp_path.rglob(".tmp-*")) and not storage.exists("runs/later")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_a_mistake_that_whoever_waits_for_an_error_of_the_system_sees_too(code: int) -> None:
+    with pytest.raises(UserError, match=r"^'/a/b' cannot be written: .*; make room there") as told, _telling_full("/a/b"):
+        raise OSError(code, "Error writing bytes to file")
+    assert isinstance(told.value, OSError) and str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
+    with pytest.raises(PermissionError), _telling_full("/a/b"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+@pytest.mark.parametrize("name", ["what?", "my%20data", "a#b", "a;b", 'it\'s "quoted"', "Bilder äöü 画像", "two\nlines", " spaces "])
+def test_roots_with_odd_letters_keep_every_file_inside(name: str, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / name)
+    storage.check_writable()
+    storage.write_bytes("a/file", b"1")
+    assert storage.read_bytes("a/file") == b"1" and storage.list() == ["a"] and [entry.path for entry in storage.files()] == ["a/file"]
+    assert os.listdir(tmp_path) == [name] and Path(storage.uri("a/file")).is_file()
+    storage.delete("a")
+    assert storage.list() == []
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff\xfe", b"a\x80/b"])
+def test_a_root_that_is_not_utf8_is_told_in_one_line(name: bytes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not UTF-8; rename the folder, or give another with --storage$") as told:
+        Storage(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    assert str(told.value).isascii()
+
+
+def test_names_that_fit_stay_and_longer_ones_are_told_apart(tmp_path: Path) -> None:
+    for name in ("short", "x" * 255, "ä" * 127):
+        assert fitting(name) == name
+    long = [fitting(text) for text in ("x" * 256, "x" * 300, "x" * 299 + "y", "ä" * 128, "画" * 100)]
+    assert len(set(long)) == 5 and all(len(name.encode()) <= 255 for name in long)
+    for name in long:
+        Storage(tmp_path).write_bytes(f"{name}/file", b"")
+    assert len(fitting("x" * 100, 50)) == 50
+    check_length("--name", "x" * 242)
+    for name in ("x" * 243, "ä" * 122):
+        with pytest.raises(UserError, match=r"--name '.{40}\.\.\.' has \d+ letters, too many for a folder; give at most 242"):
+            check_length("--name", name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SPACES = {
     "architectures": "tune_spaces.architectures:Architectures",
-    "gated_pixelcnn": "tune_spaces.gated_pixelcnn:GatedPixelCNNSpace",
+    "gated_pixelcnn": "tune_spaces.pixelcnn:GatedPixelCNNSpace",
     "optimizer": "tune_spaces.optimizer:OptimizerSpace",
     "pixelcnn": "tune_spaces.pixelcnn:PixelCNNSpace",
     "pixelcnn_pp": "tune_spaces.pixelcnn_pp:PixelCNNPPSpace",

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from pixelmodels.models import architecture_of
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
 from pixelmodels.tuning.space import Ask, Defaults
-from tune_spaces.gated_pixelcnn import GatedPixelCNNSpace
-from tune_spaces.pixelcnn import PixelCNNSpace
+from tune_spaces.pixelcnn import GatedPixelCNNSpace, PixelCNNSpace
 from tune_spaces.pixelcnn_pp import PixelCNNPPSpace
 from tune_spaces.pixelrnn import lstm_recipe
 from tune_spaces.pixelsnail import PixelSNAILSpace

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, cast, get_args
 
+from pixelmodels.recipes.recipe import Recipe, Schedule
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe, Schedule
 from pixelmodels.tuning.space import Ask, Defaults
 
 

@@ -1,12 +1,13 @@
-"""PixelCNN: depth, width, kernels, dropout, and the output distribution."""
+"""PixelCNN and Gated PixelCNN: depth, width, kernels, gating, dropout, and the output distribution."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any, ClassVar
 
+from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
 from pixelmodels.tuning.space import Ask, Defaults, ask_dropout, ask_likelihood
 
 
@@ -18,18 +19,20 @@ class PixelCNNSpace:
     def recipe(self, ask: Ask, defaults: Defaults, images: ImageSpec) -> Recipe:
         """Half to twice the default's depth and width; categorical, or a mixture with a number of components."""
         default = defaults.of(self.architectures[0])
-        model = default.model
+        model: Any = default.model  # of either kind
         config = dataclasses.replace(
             model,
             num_layers=ask.count("num_layers", model.num_layers),
             num_features=ask.count("num_features", model.num_features, least=4),
             kernel_size=ask.choice("kernel_size", model.kernel_size, (3, 5)),
             first_kernel_size=ask.choice("first_kernel_size", model.first_kernel_size, (3, 5, 7)),
-            **self.own_fields(ask, model),
+            **({"gating": ask.choice("gating", model.gating, (True, False))} if isinstance(model, GatedPixelCNNConfig) else {}),
             dropout=ask_dropout(ask, model.dropout),
         )
         return dataclasses.replace(default, model=config, likelihood=ask_likelihood(ask, default, images))
 
-    def own_fields(self, ask: Ask, model: Any) -> dict[str, Any]:
-        """Fields of the model's config that a PixelCNN has not: none."""
-        return {}
+
+class GatedPixelCNNSpace(PixelCNNSpace):
+    """Recipes of `gated_pixelcnn`: gating, on or off, is asked for, too."""
+
+    architectures: ClassVar[tuple[str, ...]] = ("gated_pixelcnn",)

@@ -6,8 +6,8 @@ import dataclasses
 from typing import ClassVar
 
 from pixelmodels.models.pixelcnn_pp import PixelCNNPPConfig
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
 from pixelmodels.tuning.space import Ask, Defaults, ask_dropout, ask_mixtures
 
 

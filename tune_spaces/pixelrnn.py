@@ -8,8 +8,8 @@ from typing import ClassVar
 from pixelmodels.models import architecture_of
 from pixelmodels.models.pixelrnn_diagonal_bilstm import PixelRNNDiagonalBiLSTMConfig
 from pixelmodels.models.pixelrnn_row_lstm import PixelRNNRowLSTMConfig
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
 from pixelmodels.tuning.space import Ask, Defaults, ask_dropout
 
 

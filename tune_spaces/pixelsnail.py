@@ -6,8 +6,8 @@ import dataclasses
 from typing import ClassVar
 
 from pixelmodels.models.pixelsnail import PixelSNAILConfig
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
 from pixelmodels.tuning.space import Ask, Defaults, ask_dropout, ask_likelihood
 
 

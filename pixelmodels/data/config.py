@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, check_seed
+from pixelmodels.storage import LONGEST_NAME, check_length, fitting
 
 SPLITS = ("train", "validation", "test")
-BINARIZE = ("none", "threshold", "dynamic")
-PATCH_SIZES = (8, 16, 32)
+Binarize = Literal["none", "threshold", "dynamic"]
+PatchSize = Literal[8, 16, 32]
+Splitting = Literal["auto", "hash"]
 # Pillow refuses images of twice this size whatever is asked for.
 LARGEST_MAX_PIXELS = 89_478_485
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """One data set to prepare; `None` stands for the source's own value. Raises `UserError` for values out of range."""
+    """One data set to prepare; `None` stands for the source's own value. Raises `UserError` for values out of range.
+
+    Where `labels` is left out, the fingerprint holds what comes of it: the data set is the one of `labels` True, or of False.
+    """
 
     source: str = "digits"  # digits, photos, folder, mnist, binarized_mnist, cifar10 or imagenet_downsampled
-    path: str | None = None  # local folder or s3://bucket/prefix with the source's files (of source `folder`: images at any depth)
+    path: str | None = None  # folder, s3://bucket/prefix or gs://bucket/prefix with the source's files (`folder`: images at any depth)
     name: str | None = None  # of the data set; None: the source's name, or the folder's
     size: tuple[int, int] | None = None  # (height, width): the shorter side is resized, then the centre is cropped
     channels: Literal[1, 3] | None = None  # 1 grey, 3 RGB
     levels: int | None = None  # values of a sub-pixel after uniform quantization, 2..256
-    binarize: Literal["none", "threshold", "dynamic"] = "none"  # two levels: by threshold, or drawn anew each epoch from the grey value
-    patch_size: Literal[8, 16, 32] = 16  # of source `photos`: pixels along a side of a patch
-    labels: bool | None = None  # keep class labels (of source `folder`: the name of the sub-folder)
-    vectors: str | None = None  # Parquet file (path or s3:// URI) of columns key and vector: an embedding, say, of each image
-    splits: Literal["auto", "hash"] = "auto"  # auto: the source's own splits where it has some; hash: always by hash of the key
+    binarize: Binarize = "none"  # two levels: by threshold, or drawn anew each epoch from the grey value
+    patch_size: PatchSize = 16  # of source `photos`: pixels along a side of a patch
+    labels: bool | None = None  # keep class labels (of source `folder`: names of sub-folders); left out: where there are some
+    vectors: str | None = None  # Parquet file (path, s3:// or gs:// URI) of columns key and vector: an embedding, say, of each image
+    splits: Splitting = "auto"  # auto: the source's own splits where it has some; hash: always by hash of the key
     validation_share: float = 0.1  # of the images, where the source has no validation split of its own
     test_share: float = 0.1  # of the images, where the source has no test split of its own
     seed: int = 0  # of the splits by hash and of the fixed draws of dynamic binarization
@@ -38,8 +43,14 @@ class DatasetConfig:
     max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
 
     def __post_init__(self) -> None:
-        if self.binarize not in BINARIZE:
-            raise UserError(f"binarize '{self.binarize}' unknown; have {', '.join(BINARIZE)}")
+        check_seed("seed", self.seed)
+        for what, value, choices in (
+            ("binarize", self.binarize, get_args(Binarize)),
+            ("patch size", self.patch_size, get_args(PatchSize)),
+            ("splits", self.splits, get_args(Splitting)),
+        ):
+            if value not in choices:
+                raise UserError(f"{what} {value!r} unknown; have {', '.join(map(str, choices))}")
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise UserError(f"{self.levels} levels asked for; give 2..256")
         if self.binarize != "none" and self.levels not in (None, 2):
@@ -48,10 +59,6 @@ class DatasetConfig:
             raise UserError(f"{self.channels} channels asked for; give 1 (grey) or 3 (RGB)")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise UserError(f"size {self.size} is not an image size; give height and width, 1 or more each")
-        if self.patch_size not in PATCH_SIZES:
-            raise UserError(f"patch size {self.patch_size} unknown; have {', '.join(map(str, PATCH_SIZES))}")
-        if self.splits not in ("auto", "hash"):
-            raise UserError(f"splits '{self.splits}' unknown; have auto, hash")
         for field in ("validation_share", "test_share"):
             if not 0 < getattr(self, field) < 1:
                 raise UserError(f"{field} {getattr(self, field)} out of range; give a share between 0 and 1")
@@ -64,12 +71,13 @@ class DatasetConfig:
             raise UserError(f"rows_per_shard {self.rows_per_shard} is too small; give 1 or more")
         if not 1 <= self.max_pixels <= LARGEST_MAX_PIXELS:
             raise UserError(f"max_pixels {self.max_pixels} out of range; give 1..{LARGEST_MAX_PIXELS}")
+        check_length("data set name", self.name or "")
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise UserError(f"data set name '{self.name}' will not do; give letters, digits, '.', '_' and '-' only")
 
     def dataset_name(self) -> str:
-        """The name given, or the folder's, or the source's."""
+        """The name given, or the folder's (shortened with a hash where it is too long), or the source's."""
         if self.name is not None:
             return self.name
         last = (self.path or "").rstrip("/").rsplit("/", 1)[-1] if self.source == "folder" else ""
-        return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._") or self.source
+        return fitting(re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._"), LONGEST_NAME) or self.source

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pixelmodels.data.config import SPLITS
+from pixelmodels.data.config import SPLITS, DatasetConfig
+from pixelmodels.data.rows import Rows
 from pixelmodels.data.shards import columns_of, decode_labels, decode_shard
-from pixelmodels.errors import UserError, unknown
+from pixelmodels.errors import UserError, first_line, unknown
+from pixelmodels.plain import from_plain
 from pixelmodels.storage import Storage
 
 if TYPE_CHECKING:
@@ -40,6 +44,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def rows(self) -> Rows:
+        """The images with what they are conditioned on."""
+        return Rows(self.images_NCHW, self.labels_N, self.vectors_NV)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Split:
         """These images only, in this order."""
@@ -130,64 +139,50 @@ class Dataset:
 
     def skipped(self) -> list[dict[str, str]]:
         """Key and reason of every input that was put aside."""
-        entries: list[dict[str, str]] = json.loads(self.storage.read_bytes(f"{self.folder}/{SKIPPED}"))
-        return entries
+        return json.loads(self.storage.read_bytes(f"{self.folder}/{SKIPPED}"))
 
     def read(self, split: str) -> Split:
         """All of a split, in stored order (sorted by key); raises `UserError` when a shard is not the one that was written."""
-        return self._read(self.shards(split))
+        return self._read(split, np.arange(self.num_images(split)))
 
     def some(self, split: str, num_images: int) -> Split:
         """Images spread evenly over a split (all of them where there are no more), of which only the shards that hold them are read."""
-        shards, total = self.shards(split), self.num_images(split)
-        offsets = np.cumsum([0, *(shard["num_images"] for shard in shards)])
-        indices = np.arange(min(num_images, total)) * total // max(1, min(num_images, total))
-        parts = []
-        for shard, start, stop in zip(shards, offsets, offsets[1:], strict=False):
-            rows = indices[(indices >= start) & (indices < stop)] - start
-            parts += [self._read([shard]).take(rows)] if len(rows) else []
-        labels, vectors = ([getattr(part, name) for part in parts] for name in ("labels_N", "vectors_NV"))
-        return Split(
-            np.concatenate([part.images_NCHW for part in parts]),
-            np.concatenate(labels) if self.num_classes else None,
-            [key for part in parts for key in part.keys],
-            np.concatenate(vectors) if self.vector_size else None,
-        )
+        total = self.num_images(split)
+        count = min(num_images, total)
+        return self._read(split, np.arange(count) * total // max(1, count))
 
-    def _read(self, shards: list[dict[str, Any]]) -> Split:
-        spec, num_images = self.spec, sum(shard["num_images"] for shard in shards)
-        images_NCHW = np.empty((num_images, *spec.shape), np.uint8)
-        labels_N = np.empty(num_images, np.int32)
-        vectors_NV = np.empty((num_images, self.vector_size), np.float32) if self.vector_size else None
+    def _read(self, split: str, places_M: npt.NDArray[np.int64]) -> Split:
+        """The images at some places of a split, in increasing order; only the shards that hold them are read."""
+        images_MCHW = np.empty((len(places_M), *self.spec.shape), np.uint8)
+        labels_M = np.empty(len(places_M), np.int32)
+        vectors_MV = np.empty((len(places_M), self.vector_size), np.float32)
         keys: list[str] = []
-        for shard in shards:
-            path, start = f"{self.folder}/{shard['file']}", len(keys)
-            try:
+        stop = 0
+        for shard in self.shards(split):
+            start, stop = stop, stop + shard["num_images"]
+            rows = places_M[(places_M >= start) & (places_M < stop)] - start
+            if not len(rows):
+                continue
+            with self._whole(shard) as path:
                 data = self.storage.read_bytes(path)
                 if hashlib.sha256(data).hexdigest() != shard["sha256"]:
                     raise ValueError("its sha256 is not the manifest's")
-                images, labels, vectors, shard_keys = decode_shard(data, spec.shape, self.vector_size)
-                stop = start + len(shard_keys)
+                images_NCHW, labels_N, vectors_NV, shard_keys = decode_shard(data, self.spec.shape, self.vector_size)
                 if len(shard_keys) != shard["num_images"]:
                     raise ValueError(f"{len(shard_keys)} images, and the manifest says {shard['num_images']}")
-                images_NCHW[start:stop], labels_N[start:stop] = images, labels
-                if vectors_NV is not None:
-                    vectors_NV[start:stop] = vectors
-                keys += shard_keys
-            except (FileNotFoundError, ValueError, pa.ArrowException) as error:
-                raise self._damaged(path, error) from error
-        return Split(images_NCHW, labels_N if self.num_classes else None, keys, vectors_NV)
+            into = slice(len(keys), len(keys) + len(rows))
+            images_MCHW[into], labels_M[into] = images_NCHW[rows], labels_N[rows]
+            if vectors_NV is not None:
+                vectors_MV[into] = vectors_NV[rows]
+            keys += [shard_keys[row] for row in rows]
+        return Split(images_MCHW, labels_M if self.num_classes else None, keys, vectors_MV if self.vector_size else None)
 
     def read_labels(self, split: str) -> tuple[npt.NDArray[np.int32] | None, list[str]]:
         """Labels and keys of a split, as `read` gives them, without reading its images."""
         labels, keys = [np.empty(0, np.int32)], []
         for shard in self.shards(split):
-            path = f"{self.folder}/{shard['file']}"
-            try:
-                with self.storage.open_input(path) as stream:
-                    table = pq.read_table(stream, columns=["label", "key"])
-            except (FileNotFoundError, pa.ArrowException) as error:
-                raise self._damaged(path, error) from error
+            with self._whole(shard) as path, self.storage.open_input(path) as stream:
+                table = pq.read_table(stream, columns=["label", "key"])
             labels.append(decode_labels(table["label"]))
             keys += table["key"].to_pylist()
         return np.concatenate(labels) if self.num_classes else None, keys
@@ -195,15 +190,25 @@ class Dataset:
     def stream(self, split: str) -> ray.data.Dataset:
         """A split as a Ray Data set with columns image (bytes), label, key and, where there are any, vector.
 
-        `decode_rows` turns a batch into an array. Files are in order; rows keep it when `DataContext.preserve_order` is set or the
-        reader asks for it. Raises `UserError` when a shard is missing or has another size than the manifest says.
+        `decode_rows` turns a batch into an array. Shards are in order, each read by one task; rows keep it when
+        `DataContext.preserve_order` is set or the reader asks for it. Ray's own reader of Parquet would start 32 actors that read
+        footers, whatever the machine has. Raises `UserError` when a shard is missing or has another size than the manifest says.
         """
         import ray.data
 
         if damaged := self.damaged_shards(split):
-            raise self._damaged(f"{self.folder}/{damaged[0]}", ValueError("missing, or of another size than the manifest's"))
-        paths = [self.storage.fs_and_path(f"{self.folder}/{shard['file']}")[1] for shard in self.shards(split)]
-        return ray.data.read_parquet(paths, filesystem=self.storage.filesystem, columns=columns_of(self.vector_size, "key"))
+            raise self.damaged(f"{self.folder}/{damaged[0]}", ValueError("missing, or of another size than the manifest's"))
+        shards = self.shards(split)
+        items = ray.data.from_items([{"number": number} for number in range(len(shards))], override_num_blocks=max(1, len(shards)))
+        return items.map_batches(self._row_groups, fn_args=(split,), batch_size=1, batch_format="pyarrow")
+
+    def _row_groups(self, batch: pa.Table, split: str) -> Iterator[pa.Table]:
+        """The rows of the shard whose number is in a batch, a row group at a time: no more is in memory at once."""
+        shard = self.shards(split)[batch["number"][0].as_py()]
+        with self._whole(shard) as path, self.storage.open_input(path) as stream:
+            file = pq.ParquetFile(stream)
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=columns_of(self.vector_size, "key")).replace_schema_metadata(None)
 
     def damaged_shards(self, *splits: str) -> list[str]:
         """Files of these splits (all, unless given) that are missing or not as large as the manifest says; a cheap check."""
@@ -231,13 +236,21 @@ class Dataset:
     def _split(self, split: str) -> dict[str, Any]:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
-        entry: dict[str, Any] = self.manifest["splits"][split]
-        return entry
+        return self.manifest["splits"][split]
 
-    def _damaged(self, path: str, error: BaseException) -> UserError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    @contextmanager
+    def _whole(self, shard: dict[str, Any]) -> Iterator[str]:
+        """The path of a shard of the manifest; raises `UserError` when what is done with it shows that it is damaged."""
+        path = f"{self.folder}/{shard['file']}"
+        try:
+            yield path
+        except (FileNotFoundError, ValueError, pa.ArrowException) as error:
+            raise self.damaged(path, error) from error
+
+    def damaged(self, path: str, error: BaseException) -> UserError:
+        """The error for a shard that is gone or not what was written."""
         remedy = f"delete {self.storage.uri(self.folder)} and prepare the data again"
-        return UserError(f"shard '{self.storage.uri(path)}' is damaged ({reason}); {remedy}")
+        return UserError(f"shard '{self.storage.uri(path)}' is damaged ({first_line(error)}); {remedy}")
 
 
 def find_dataset(storage: Storage, ref: str) -> Dataset:
@@ -248,11 +261,35 @@ def find_dataset(storage: Storage, ref: str) -> Dataset:
         return Dataset.load(storage, f"{DATASETS}/{ref}")
     matches = [name for name in folders if name.rpartition("-")[0] == ref]
     if len(matches) > 1:  # those of another format version cannot be meant
-        manifests = {name: json.loads(storage.read_bytes(f"{DATASETS}/{name}/{MANIFEST}")) for name in matches}
-        matches = [name for name in matches if manifests[name].get("format_version") == FORMAT_VERSION] or matches
+        matches = [name for name in matches if _format_version(storage, name) == FORMAT_VERSION] or matches
     if len(matches) > 1:
         raise UserError(f"data set '{ref}' is not unique; have {', '.join(matches)}; give one of these")
     if not matches:
-        error = unknown("data set", ref, folders)
-        raise UserError(f"{error}; prepare one with pipelines/prepare_data.py")
+        raise UserError(f"{unknown('data set', ref, folders)}; prepare one with pipelines/prepare_data.py")
     return Dataset.load(storage, f"{DATASETS}/{matches[0]}")
+
+
+def _format_version(storage: Storage, name: str) -> object:
+    """What a manifest says it is; None for one that is damaged, which `Dataset.load` tells where it is meant."""
+    try:
+        manifest = json.loads(storage.read_bytes(f"{DATASETS}/{name}/{MANIFEST}"))
+    except ValueError:  # no JSON, or no text
+        return None
+    return manifest.get("format_version") if isinstance(manifest, dict) else None
+
+
+def check_labels(dataset: Dataset, splits: Iterable[str], remedy: str) -> None:
+    """Raise `UserError`, with the number of images and the remedy, when images of these splits have no label."""
+    unlabelled = {split: dataset.num_unlabelled(split) for split in splits}
+    if any(unlabelled.values()):
+        counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items() if count)
+        raise UserError(
+            f"data set '{dataset.name}' has images without a label ({counts}), and a model conditioned on labels needs one of each; "
+            f"put them into their classes' folders, or {remedy}"
+        )
+
+
+def config_of(dataset: Dataset) -> DatasetConfig:
+    """The options that a prepared data set was made with, as its manifest keeps them."""
+    config: DatasetConfig = from_plain(DatasetConfig, {**dataset.manifest["options"], "name": dataset.name}, "dataset")
+    return config

@@ -1,9 +1,13 @@
 """From the bytes of an image file to 8-bit pixels: what is accepted, and how each kind of file is read.
 
 - Formats: those of `FORMATS`; anything else, formats that run other programs included, is no image.
-- The EXIF orientation is applied. Of an animation the first frame is taken.
-- Transparent pixels (alpha, or a transparent palette entry) are laid over white.
-- 16-bit grey is scaled to 8 bits by its high byte's rounding (v * 255 / 65535). 32-bit float pixels are refused: their range is unknown.
+- The orientation is applied that EXIF, TIFF or XMP give. Of an animation the first frame is taken.
+- Other metadata (texts, profiles, whatever is broken in them) are left alone, and never make an image unreadable that has its pixels.
+- Transparent pixels (alpha, a transparent palette entry or colour) are laid over white. A colour that a PNG file calls transparent is
+  compared as it is stored, in 1, 2, 4, 8 or 16 bits.
+- 16-bit grey is scaled to 8 bits by its high byte's rounding (v * 255 / 65535). Of 16-bit colours, and of 16-bit grey with alpha (which
+  counts as RGB), the high byte is taken. 16-bit TIFF files that call 0 white are read as if it were black. 32-bit float pixels are
+  refused: their range is unknown.
 - CMYK, YCbCr, LAB, palettes and 1-bit images are converted to RGB or grey. Grey is the luma 0.299 R + 0.587 G + 0.114 B.
 """
 
@@ -11,63 +15,139 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile
 
-UInt8 = npt.NDArray[np.uint8]
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.errors import UserError, first_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GREY = ("1", "L", "LA", "La", *_SIXTEEN_BIT)
+_ORIENTATION = 0x0112  # tag of EXIF and TIFF
+_TURNED = (5, 6, 7, 8)  # orientations that exchange rows and columns
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FRAME_BYTES = 12  # of a PNG chunk beside its data: length, kind, checksum
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # of a PNG file: what says what the pixels are
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+_ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that may hold an orientation
+_DEPTH_AT, _COLOURS_AT = 24, 25  # bytes of a PNG file that tell the bits of a sample, and what samples are
+_BYTE, _PALETTE = 8, 3  # such bits, and such samples
 
 
 class BadImage(Exception):
     """A file that cannot be used as an image, and why."""
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the first bytes of an image file tell."""
-
-    height: int  # rows, after the EXIF orientation
-    width: int  # columns, after the EXIF orientation
-    channels: int  # 1 for the grey modes, else 3
-
-
-def read_header(stream: IO[bytes], max_pixels: int) -> Header:
-    """Size and kind of an image, without decoding it; raises `BadImage`."""
-    with _quiet(), _open(stream, max_pixels) as image:
-        try:
-            # Of the base class: that of PNG files would decode the pixels first, in search of a late EXIF chunk.
-            turned = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)  # orientations that exchange rows and columns
-        except MemoryError:
-            raise  # the machine's, not the image's
-        except Exception as error:  # decoders meet damaged data with errors of every kind
-            raise BadImage(_reason(error)) from error
-        width, height = image.size[::-1] if turned else image.size
-        return Header(height, width, 1 if image.mode in _GREY else 3)
+def read_header(data: bytes, max_pixels: int) -> tuple[int, int, int]:
+    """Height and width of an image, turned as its orientation says, and channels (1 or 3), without decoding it; raises `BadImage`."""
+    with _refused(), _open(data, max_pixels) as image:
+        # Of a TIFF file whose own tag says so, Pillow exchanges them itself.
+        is_turned = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_ORIENTATION) in _TURNED
+        height, width = image.size if (_orientation(image) in _TURNED) != is_turned else image.size[::-1]
+        return height, width, 1 if image.mode in _GREY else 3
 
 
 def decode(data: bytes, channels: int, size: tuple[int, int] | None, max_pixels: int) -> UInt8:
     """Pixels 0..255 as H,W,C, resized and cropped to `size` (height, width) if it is given; raises `BadImage`."""
-    with _quiet(), _open(io.BytesIO(data), max_pixels) as image:
+    with _refused(), _open(data, max_pixels) as image:
+        if size is not None and image.format == "JPEG":
+            # Let the decoder shrink large photographs by 2, 4 or 8, to no less than twice what is needed.
+            factor = max(max(size) / min(image.size), 1e-9)
+            image.draft(None, (math.ceil(2 * factor * image.width), math.ceil(2 * factor * image.height)))
+        return fit(_convert(_upright(image, data), channels), size)
+
+
+def decode_mask(data: bytes, max_pixels: int) -> npt.NDArray[np.bool_]:
+    """Which pixels an image file marks as known, H,W: those that are not black. All of them are of one colour, and none is transparent.
+
+    A mask says one thing of a pixel: of shades, and of transparent pixels, nobody can tell which ones are meant. Raises `BadImage` for a
+    file that is no image, and `UserError` for one that has any.
+    """
+    give = "give a mask that is black where pixels are drawn and white where they are known, and nothing else"
+    with _refused(), _open(data, max_pixels) as image:
+        upright = _upright(image, data)
+        is_opaque = not _may_be_transparent(upright) or upright.convert("RGBA").getchannel("A").getextrema()[0] == 255
+        pixels = np.asarray(upright if upright.mode in ("L", "I", "I;16", "I;16B", "F") else upright.convert("RGB"))
+        is_cut = data.startswith(_PNG) and data[24:25] == b"\x10" and upright.mode not in ("I", "I;16", "I;16B")  # to 8 of 16 bits
+    if not is_opaque:
+        raise UserError(f"a mask with transparent pixels; {give}")
+    if is_cut:
+        raise UserError(f"a mask of 16 bits and several channels; {give}")
+    pixels_HWC = pixels.reshape(*pixels.shape[:2], -1)
+    known_HW: npt.NDArray[np.bool_] = (pixels_HWC != 0).any(axis=2)
+    shades = pixels_HWC[known_HW]
+    if len(shades) and (shades != shades[0]).any():
+        found = [str(value) for value in np.unique(shades)]
+        raise UserError(f"a mask of several shades ({', '.join(found[:4])}{', ...' if len(found) > 4 else ''}); {give}")
+    return known_HW
+
+
+def bare_png(data: bytes, with_orientation: bool = False) -> bytes:
+    """A PNG file without what is no pixels: texts and profiles would be unpacked, however long they are, and broken ones hide the image.
+
+    Chunks that may hold an orientation are kept where that is asked for, and come before the pixels.
+    """
+    pixels, others = [], []
+    for kind, start, end in _chunks(data):
+        if kind in _PIXEL_CHUNKS:
+            pixels.append(data[start:end])
+        elif kind == b"eXIf" or (kind in _TEXT_CHUNKS and data.startswith(_ORIENTATION_TEXTS, start + 8)):
+            others.append(data[start:end])
+    return b"".join([_PNG, *pixels[:1], *(others if with_orientation else []), *pixels[1:]])
+
+
+def was_read_otherwise(data: bytes, max_pixels: int) -> bool:
+    """Whether the first version (commit 47ad97b) found other pixels in an image file that is read now, or none."""
+    if data.startswith(_PNG):
+        kinds = set(png_chunks(data))
+        if b"tRNS" in kinds and data[_DEPTH_AT] != _BYTE and data[_COLOURS_AT] != _PALETTE:
+            return True  # its transparent colour was compared with pixels that were scaled
+        if not kinds - set(_PIXEL_CHUNKS):
+            return False
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if data.startswith(_PNG):
+                image.load()  # texts that follow the pixels, too
+            image.getexif()
+    except MemoryError:
+        raise
+    except Exception:  # it could not be read: by its metadata, or neither can it now
         try:
-            if size is not None and image.format == "JPEG":
-                # Let the decoder shrink large photographs by 2, 4 or 8, to no less than twice what is needed.
-                factor = max(max(size) / min(image.size), 1e-9)
-                image.draft(None, (math.ceil(2 * factor * image.width), math.ceil(2 * factor * image.height)))
-            return fit(_convert(ImageOps.exif_transpose(image), channels), size)
-        except MemoryError:
-            raise  # the machine's, not the image's
-        except Exception as error:  # decoders meet damaged data with errors of every kind
-            raise BadImage(_reason(error)) from error
+            return decode(data, 1, None, max_pixels).size > 0
+        except BadImage:
+            return False
+    return False
+
+
+def png_chunks(data: bytes) -> list[bytes]:
+    """The kinds of a PNG file's chunks, in their order, to the last."""
+    return [kind for kind, _, _ in _chunks(data)]
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind and place of each chunk of a PNG file, to the last."""
+    kind, start = b"", len(_PNG)
+    while kind != b"IEND" and start + _FRAME_BYTES <= len(data):
+        (length,) = struct.unpack(">I", data[start : start + 4])
+        kind, end = data[start + 4 : start + 8], start + _FRAME_BYTES + length
+        yield kind, start, end
+        start = end
 
 
 def fit(pixels_HWC: UInt8, size: tuple[int, int] | None) -> UInt8:
@@ -101,47 +181,105 @@ def convert_channels(pixels_HWC: UInt8, channels: int) -> UInt8:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings of images near Pillow's own limit, which ours replaces, and of odd metadata."""
+def _refused(reason: str | None = None) -> Iterator[None]:
+    """What decoders raise is a `BadImage`; nobody is warned of images near Pillow's own limit, which ours replaces, or of odd metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except (BadImage, MemoryError):
+            raise  # told already; the machine's, not the image's
+        except Exception as error:  # decoders meet damaged data with errors of every kind
+            raise BadImage(reason or first_line(error)) from error
 
 
-def _open(stream: IO[bytes], max_pixels: int) -> Image.Image:
-    try:
-        image = Image.open(stream, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"more than {max_pixels} pixels") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders meet damaged data with errors of every kind
-        raise BadImage("not an image file, or of a format that is not read") from error
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    with _refused("not an image file, or of a format that is not read"):
+        try:
+            image = _opened(data)
+        except Image.DecompressionBombError as error:
+            raise BadImage(f"more than {max_pixels} pixels") from error
     width, height = image.size
     if width * height > max_pixels:
-        image.close()
-        raise BadImage(f"{width} x {height} is more than {max_pixels} pixels")
-    if width < 1 or height < 1 or image.mode == "F":
-        image.close()
-        raise BadImage("32-bit float pixels have no known range" if image.mode == "F" else "an image without pixels")
-    return image
+        reason = f"{width} x {height} is more than {max_pixels} pixels"
+    elif width < 1 or height < 1:
+        reason = "an image without pixels"
+    elif image.mode == "F":
+        reason = "32-bit float pixels have no known range"
+    else:
+        return image
+    image.close()
+    raise BadImage(reason)
+
+
+def _opened(data: bytes) -> ImageFile.ImageFile:
+    if data.startswith(_PNG):
+        with suppress(OSError, ValueError):
+            return Image.open(io.BytesIO(bare_png(data, with_orientation=True)), formats=FORMATS)
+        data = bare_png(data)  # what may have held the orientation is broken
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF counts them; 1 where the metadata do not say, or are none."""
+    try:
+        # Of the base class: that of PNG files would decode the pixels first.
+        value = Image.Image.getexif(image).get(_ORIENTATION)
+    except MemoryError:
+        raise
+    except Exception:  # whatever somebody wrote there
+        return 1
+    return int(value) if value is not None and value in range(1, 9) else 1
+
+
+def _upright(image: Image.Image, data: bytes) -> Image.Image:
+    """An image that is opened, loaded and turned, with any colour that stands for transparency as an alpha channel."""
+    is_turned = image.format == "TIFF"  # by Pillow, as it loads
+    turn = None if is_turned else _UPRIGHT.get(_orientation(image))
+    if image.format == "PNG" and image.mode != "P" and "transparency" in image.info:
+        image = _with_alpha(image, data)
+    image.load()
+    return image if turn is None else image.transpose(turn)
+
+
+def _with_alpha(image: Image.Image, data: bytes) -> Image.Image:
+    """A PNG file's one transparent colour as an alpha channel of 0 and 255; Pillow would compare it with pixels that are scaled."""
+    depth, clear = data[_DEPTH_AT], np.asarray(image.info.pop("transparency"))
+    stored = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if depth == 16 and image.mode == "RGB":  # Pillow keeps the high bytes; read the other way round, it keeps the low ones
+        with _opened(data) as again:
+            again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
+            stored = stored.astype(np.uint16) * np.uint16(256) + np.asarray(again)
+    elif depth < 8:
+        stored = stored // np.uint8(255 // (2**depth - 1))
+    is_clear = stored == clear % 2**depth
+    opaque = image.convert("L") if image.mode == "1" else _eight_bits(image)
+    alpha = np.where(is_clear.all(-1) if opaque.mode == "RGB" else is_clear, np.uint8(0), np.uint8(255))
+    opaque.putalpha(Image.fromarray(alpha))
+    return opaque
+
+
+def _may_be_transparent(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey; other images as they are."""
+    if image.mode not in _SIXTEEN_BIT:
+        return image
+    stored = np.asarray(image)
+    if stored.min() < 0 or stored.max() > 65535:
+        raise ValueError("32-bit integer pixels have no known range")
+    wide = stored.astype(np.uint32)
+    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _convert(image: Image.Image, channels: int) -> UInt8:
     """Pixels 0..255 as H,W,C of an image of any mode."""
-    if image.mode in _SIXTEEN_BIT:
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise ValueError("32-bit integer pixels have no known range")
-        grey_HWC = ((wide * 255 + 32767) // 65535).astype(np.uint8)[..., None]
-        return convert_channels(grey_HWC, channels)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    image = _eight_bits(image)
+    if _may_be_transparent(image):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, layer).convert("RGB")
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200] or type(error).__name__

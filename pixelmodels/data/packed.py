@@ -8,16 +8,14 @@ of the names of the classes: they say what a label means.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
-
-from pyarrow import fs
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.parallel import Record, map_records
-from pixelmodels.data.source import RACY_S, Listing, Survey, UInt8
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.source import Listing, Survey
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage
 
@@ -38,7 +36,7 @@ class Contents:
 
     count: int  # images
     shape: tuple[int, int, int]  # (height, width, channels) of each
-    labels: list[int] | None  # of each image, from 0; None where there are none
+    labels: Sequence[int | None] | None  # of each image, from 0; None where there are none
     digest: str  # SHA-256 of the content
 
 
@@ -66,13 +64,18 @@ class PackedSource:
         """Check a part's files as far as can be done without decoding its images; raises `UserError` (see `bad`)."""
         raise NotImplementedError
 
-    def label_names(self) -> tuple[str, ...]:
-        """The name of each class; empty where there are no labels."""
+    def label_names(self, used: set[int]) -> tuple[str, ...]:
+        """The name of each class, where these labels are used; empty where there are no labels."""
+        return ()
+
+    def images(self, part: Part) -> UInt8:
+        """All images of a part, N,H,W,C: for a format whose files are read whole."""
         raise NotImplementedError
 
     def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
         """Images H,W,C of a part, by their places in increasing order."""
-        raise NotImplementedError
+        images_NHWC = self.images(part)
+        return (images_NHWC[number] for number in numbers)
 
     # --- what follows from it ---
 
@@ -81,53 +84,40 @@ class PackedSource:
         files = {file for part in self.parts() for file in (part.images, part.labels) if file}
         if self.with_labels and self.names_file and self.storage.is_file(self.names_file):
             files.add(self.names_file)
-        entries = [self._entry(file) for file in sorted(files)]
-        digest = hashlib.sha256(self.storage.root.encode("utf-8", "surrogateescape"))
-        for entry in entries:
-            digest.update(f"\0{entry.path}\0{entry.size}\0{entry.modified_ns}".encode())
-        is_settled = max(entry.modified_ns for entry in entries) < time.time_ns() - RACY_S * 1_000_000_000
-        return Listing(digest.hexdigest(), is_settled, entries, 0)
+        return Listing.of(self.storage.root, [self._entry(file) for file in sorted(files)], ("path", "size", "modified_ns"))
 
     def survey(self, listing: Listing | None = None) -> Survey:
         """Read every file once."""
-        parts = sorted(self.parts(), key=lambda part: part.name)
-        found = sorted(map_records(self._look, [{"number": i} for i in range(len(parts))]), key=lambda result: int(result["number"]))
-        shapes = {tuple(result["shape"]) for result in found}
+        parts = self._by_name()
+        found = [Contents(**record) for record in map_records(self._look, [{"part": name} for name in parts])]
+        shapes = {(height, width, channels) for height, width, channels in (contents.shape for contents in found)}
         if len(shapes) > 1:
             raise UserError(f"files of '{self.storage.root}' hold images of different shapes ({sorted(shapes)}); keep one kind in a folder")
-        (height, width, channels) = shapes.pop()
-        names = self.label_names() if self.with_labels else ()
-        keys: list[str] = []
-        splits: list[str | None] = []
-        labels: list[int | None] = []
-        for part, result in zip(parts, found, strict=True):
-            keys += [f"{part.name}/{number:07d}" for number in range(result["count"])]
-            splits += [part.split] * result["count"]
-            labels += result["labels"] if names else [None] * result["count"]
+        used = {label for contents in found for label in contents.labels or () if label is not None}
+        names = self.label_names(used) if self.with_labels else ()
+        parts_found = list(zip(parts.values(), found, strict=True))
         return Survey(
-            digest=hashlib.sha256("\0".join([*(result["digest"] for result in found), *names]).encode()).hexdigest(),
+            digest=hashlib.sha256("\0".join([*(contents.digest for contents in found), *names]).encode()).hexdigest(),
             digest_of="content of every file, and names of the classes" if names else "content of every file",
-            keys=keys,
-            splits=splits,
-            labels=labels,
+            keys=[f"{part.name}/{number:07d}" for part, contents in parts_found for number in range(contents.count)],
+            splits=[part.split for part, contents in parts_found for _ in range(contents.count)],
+            labels=[label for contents in found for label in (names and contents.labels) or [None] * contents.count],
             label_names=names,
-            height=height,
-            width=width,
-            channels=channels,
+            shape_HWC=shapes.pop(),
             levels=self.levels,
-            skipped=[],
         )
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8]:
         """Pixels of each key; see `Source`."""
-        parts = {part.name: part for part in self.parts()}
+        parts = self._by_name()
         for name, group in groupby(keys, key=lambda key: key.partition("/")[0]):
             yield from self.read(parts[name], [int(key.partition("/")[2]) for key in group])
 
     def _look(self, task: Record) -> Record:
-        part = sorted(self.parts(), key=lambda part: part.name)[task["number"]]
-        found = self.look(part)
-        return {"number": task["number"], "count": found.count, "shape": found.shape, "labels": found.labels, "digest": found.digest}
+        return asdict(self.look(self._by_name()[task["part"]]))
+
+    def _by_name(self) -> dict[str, Part]:
+        return {part.name: part for part in sorted(self.parts(), key=lambda part: part.name)}
 
     # --- for the formats ---
 
@@ -143,15 +133,7 @@ class PackedSource:
         """The error for a file that is not what its name says."""
         return UserError(f"'{self.storage.uri(file)}' is not a whole file of '{self.name}' ({reason}); get it again, from {self.about}")
 
-    def sha256(self, file: str) -> str:
-        """SHA-256 of a file's bytes, read a piece at a time."""
-        with self.storage.open_input(file) as stream:
-            digest = hashlib.sha256()
-            while piece := stream.read(1 << 22):
-                digest.update(piece)
-        return digest.hexdigest()
-
     def _entry(self, file: str) -> FileEntry:
         filesystem, full = self.storage.fs_and_path(file)
-        info: fs.FileInfo = filesystem.get_file_info(full)
+        info = filesystem.get_file_info(full)
         return FileEntry(file, int(info.size), int(info.mtime_ns or 0))

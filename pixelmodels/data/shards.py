@@ -6,38 +6,39 @@ Where a data set has a vector for each image there is a column `vector` (float32
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-UInt8 = npt.NDArray[np.uint8]
+from pixelmodels.data.quantization import UInt8
+
 Float32 = npt.NDArray[np.float32]
 
 ROWS_PER_GROUP = 512  # of a Parquet file: what a reader has to decompress at a time
+IMAGES_PER_DRAW = 64  # drawing takes some 40 bytes for each sub-pixel
 
 
 def encode_shard(
     images_NHWC: UInt8, labels: Sequence[int | None], keys: Sequence[str], levels: int, vectors_NV: Float32 | None = None
 ) -> bytes:
     """One Parquet file; its schema metadata gives height, width, channels, levels and the layout. The same rows give the same bytes."""
-    num, height, width, channels = images_NHWC.shape
+    num, size = len(images_NHWC), math.prod(images_NHWC.shape[1:])
     metadata = {
-        "height": str(height),
-        "width": str(width),
-        "channels": str(channels),
-        "levels": str(levels),
+        **dict(zip(("height", "width", "channels", "levels"), map(str, (*images_NHWC.shape[1:], levels)), strict=True)),
         "layout": "image: uint8, row-major (height, width, channels), values 0..levels-1",
     }
     schema = pa.schema([pa.field("image", pa.binary(), False), ("label", pa.int32()), pa.field("key", pa.string(), False)], metadata)
-    rows = np.ascontiguousarray(images_NHWC).reshape(num, -1)
-    columns = [pa.array([row.tobytes() for row in rows], pa.binary()), pa.array(labels, pa.int32()), pa.array(keys, pa.string())]
+    buffers = [None, *map(pa.py_buffer, (np.arange(num + 1, dtype=np.int32) * size, np.ascontiguousarray(images_NHWC)))]
+    columns = [pa.Array.from_buffers(pa.binary(), num, buffers), pa.array(labels, pa.int32()), pa.array(keys, pa.string())]
     if vectors_NV is not None:
-        size = vectors_NV.shape[1]
-        schema = schema.append(pa.field("vector", pa.list_(pa.float32(), size))).with_metadata({**metadata, "vector_size": str(size)})
-        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors_NV.astype(np.float32).ravel()), size))
+        length = vectors_NV.shape[1]
+        schema = schema.append(pa.field("vector", pa.list_(pa.float32(), length))).with_metadata({**metadata, "vector_size": str(length)})
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors_NV.astype(np.float32).ravel()), length))
     stream = io.BytesIO()
     pq.write_table(
         pa.Table.from_arrays(columns, schema=schema),
@@ -72,27 +73,32 @@ def decode_rows(images: pa.Array | pa.ChunkedArray | npt.NDArray[np.object_] | S
     """
     channels, height, width = shape_CHW
     size = channels * height * width
-    values = images.to_pylist() if isinstance(images, pa.Array | pa.ChunkedArray) else list(images)
-    for value in values:
-        if len(value) != size:
-            raise ValueError(f"an image of {len(value)} bytes, where {height} x {width} x {channels} = {size} were expected")
-    flat = np.frombuffer(b"".join(values), np.uint8)
-    return flat.reshape(-1, height, width, channels).transpose(0, 3, 1, 2).copy()
+    column = images if isinstance(images, pa.Array | pa.ChunkedArray) else pa.array(images, pa.binary())
+    for length in pc.binary_length(column).unique().to_pylist():
+        if length != size:
+            raise ValueError(f"an image of {length} bytes, where {height} x {width} x {channels} = {size} were expected")
+    images_NCHW = np.empty((len(column), *shape_CHW), np.uint8)
+    stop = 0
+    for chunk in _chunks(column):
+        start, stop = stop, stop + len(chunk)
+        fixed = chunk.cast(pa.binary(size))
+        flat = np.frombuffer(fixed.buffers()[1], np.uint8, len(fixed) * size, fixed.offset * size)
+        images_NCHW[start:stop] = flat.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
+    return images_NCHW
 
 
 def decode_labels(labels: pa.Array | pa.ChunkedArray | npt.ArrayLike) -> npt.NDArray[np.int32]:
     """A column of `label` values as int32, with -1 for an image that has none."""
-    values = labels.to_pylist() if isinstance(labels, pa.Array | pa.ChunkedArray) else np.asarray(labels).tolist()
     # pandas and numpy hold a column with nulls as floating-point numbers with NaN.
-    return np.asarray([-1 if value is None or value != value else value for value in values], np.int32)
+    column = labels if isinstance(labels, pa.Array | pa.ChunkedArray) else pa.array(np.asarray(labels), from_pandas=True)
+    return pc.fill_null(column.cast(pa.int32()), -1).to_numpy(zero_copy_only=False).astype(np.int32)
 
 
 def decode_vectors(vectors: pa.Array | pa.ChunkedArray, vector_size: int) -> Float32:
     """A column of `vector` values as float32 N,V, with NaN for an image that has none; `ValueError` for another length."""
-    chunks = vectors.chunks if isinstance(vectors, pa.ChunkedArray) else [vectors]
     rows_NV = np.full((len(vectors), vector_size), np.nan, np.float32)
     start = 0
-    for chunk in chunks:
+    for chunk in _chunks(vectors):
         has_vector = start + np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))
         values = chunk.flatten()  # without those of nulls
         if len(values) != len(has_vector) * vector_size:
@@ -100,3 +106,7 @@ def decode_vectors(vectors: pa.Array | pa.ChunkedArray, vector_size: int) -> Flo
         rows_NV[has_vector] = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False).reshape(-1, vector_size)
         start += len(chunk)
     return rows_NV
+
+
+def _chunks(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    return [chunk for chunk in (column.chunks if isinstance(column, pa.ChunkedArray) else [column]) if len(chunk)]

@@ -1,28 +1,21 @@
-"""What a source of images gives to `prepare`; each file in `sources/` holds one."""
+"""What a source of images gives to `prepare`."""
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from pixelmodels.data.decoding import BadImage
+from pixelmodels.data.quantization import UInt8
 from pixelmodels.storage import FileEntry
 
-UInt8 = npt.NDArray[np.uint8]
-
 RACY_S = 5  # a change this recent may be followed by another one that a bucket's clock does not tell apart
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An input that is put aside."""
-
-    key: str  # where it is
-    reason: str  # why it is no image
+_PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +26,15 @@ class Listing:
     is_settled: bool  # whether the digest can be trusted later: no file changed so recently that another change may go unseen
     entries: list[FileEntry]  # every file, sorted by path
     num_hidden: int  # files left out because their name starts with a dot
+
+    @staticmethod
+    def of(root: str, entries: list[FileEntry], fields: Sequence[str], num_hidden: int = 0) -> Listing:
+        """The listing of files below a root, whose digest covers these fields of every file."""
+        digest = hashlib.sha256(root.encode("utf-8", "surrogateescape"))
+        for entry in entries:
+            digest.update("".join(f"\0{getattr(entry, name)}" for name in fields).encode("utf-8", "surrogateescape"))
+        newest_ns = max(entry.modified_ns for entry in entries)
+        return Listing(digest.hexdigest(), newest_ns < time.time_ns() - RACY_S * 1_000_000_000, entries, num_hidden)
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,9 @@ class Survey:
     splits: list[str | None]  # the source's own split of each image; None where it has none
     labels: list[int | None]  # index into `label_names`
     label_names: tuple[str, ...]  # empty when the source has no labels, or none were asked for
-    height: int  # rows of the source's images (of a folder: of the first one)
-    width: int  # columns
-    channels: int  # 1 or 3
-    levels: int  # values of the pixels that `load` gives
-    skipped: list[Skipped]  # inputs that are no images
+    shape_HWC: tuple[int, int, int]  # of the source's images (of a folder: of the first one)
+    levels: int = 256  # values of the pixels that `load` gives
+    skipped: dict[str, str] = field(default_factory=dict)  # why each input that is put aside is no image, by key
     num_hidden: int = 0  # files left out because their name starts with a dot
 
 
@@ -58,6 +58,7 @@ class Source(Protocol):
 
     def listing(self) -> Listing | None:
         """All files, found without reading them; None when `survey` itself is cheap."""
+        return None
 
     def survey(self, listing: Listing | None = None) -> Survey:
         """Look at everything once (at what `listing` names, if it is given), through Ray Data where it is large.
@@ -70,3 +71,11 @@ class Source(Protocol):
 
         `channels` and `size` are what will be made of them: a source that decodes files does both, others may ignore them.
         """
+
+
+def sha256_of(stream: pa.NativeFile) -> str:
+    """SHA-256 of all that a stream holds, read a piece at a time."""
+    digest = hashlib.sha256()
+    while piece := stream.read(_PIECE_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +34,8 @@ def split_by_hash(keys: Sequence[str], shares: Mapping[str, float], seed: int, r
         names = ", ".join([rest, *shares])
         raise UserError(f"{len(keys)} images cannot be split into {names}; give {len(shares) + 1} or more")
     places = [key_hash(key, seed, "split") / 2**63 for key in keys]
-    ranges, end = {}, 0.0
-    for name, share in shares.items():
-        ranges[name] = (end, end + share)
-        end += share
-    ranges[rest] = (end, 1.0)
+    ends = accumulate(shares.values(), initial=0.0)
+    ranges = dict(zip([*shares, rest], pairwise([*ends, 1.0]), strict=True))
     splits = [next((name for name, (_, stop) in ranges.items() if place < stop), rest) for place in places]
     for name, (start, stop) in ranges.items():
         count = Counter(splits)

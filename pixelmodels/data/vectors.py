@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,11 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pixelmodels.data.shards import decode_vectors
-from pixelmodels.errors import UserError
+from pixelmodels.data.source import sha256_of
+from pixelmodels.errors import UserError, first_line
 from pixelmodels.storage import Storage
 
 _ROWS_AT_A_TIME = 4096
-_BYTES_AT_A_TIME = 16 << 20
+_EVERY_HOST = ", where every host sees it"
 
 
 class VectorFile:
@@ -29,11 +29,8 @@ class VectorFile:
 
     def digest(self) -> str:
         """SHA-256 of the file; raises `UserError` when it cannot be read."""
-        digest = hashlib.sha256()
         with self._open() as stream:
-            while data := stream.read(_BYTES_AT_A_TIME):
-                digest.update(data)
-        return digest.hexdigest()
+            return sha256_of(stream)
 
     def survey(self, keys: Sequence[str]) -> tuple[int, list[int]]:
         """Length of the vectors, and the row of each key.
@@ -63,8 +60,7 @@ class VectorFile:
             f"{num_infinite} vectors have values that are not finite float32 numbers" if num_infinite else "",
             "its vectors are empty" if start and not size else "",
         ]
-        if any(wrong):
-            told = "; ".join(part for part in wrong if part)
+        if told := "; ".join(filter(None, wrong)):
             raise UserError(f"vectors '{self.path}' do not fit the images: {told}; give one vector for each image's key, all of one length")
         return size, [rows[key] for key in keys]
 
@@ -85,32 +81,27 @@ class VectorFile:
         try:
             yield from self._file().iter_batches(batch_size=_ROWS_AT_A_TIME, columns=["key", "vector"])
         except (OSError, pa.ArrowException) as error:
-            raise self._unreadable(error) from error
+            raise self._wrong(f"cannot be read ({first_line(error)})", _EVERY_HOST) from error
 
     def _file(self) -> pq.ParquetFile:
         try:
             file = pq.ParquetFile(self._open())
         except pa.ArrowException as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise UserError(f"vectors '{self.path}' are no Parquet file ({reason}); {_REMEDY}") from error
+            raise self._wrong(f"are no Parquet file ({first_line(error)})") from error
         types = {field.name: field.type for field in file.schema_arrow}
-        kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-        key, vector = types.get("key"), types.get("vector")
-        if key is None or not (pa.types.is_string(key) or pa.types.is_large_string(key)):
-            raise UserError(f"vectors '{self.path}' have no column 'key' of strings; {_REMEDY}")
-        if vector is None or not any(is_kind(vector) for is_kind in kinds) or not pa.types.is_floating(vector.value_type):
-            raise UserError(f"vectors '{self.path}' have no column 'vector' of lists of floats; {_REMEDY}")
+        key, vector = types.get("key", pa.null()), types.get("vector", pa.null())
+        if not (pa.types.is_string(key) or pa.types.is_large_string(key)):
+            raise self._wrong("have no column 'key' of strings")
+        is_list = isinstance(vector, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+        if not is_list or not pa.types.is_floating(vector.value_type):
+            raise self._wrong("have no column 'vector' of lists of floats")
         return file
 
     def _open(self) -> pa.NativeFile:
         try:
             return self.storage.open_input(self.name)
         except (OSError, pa.ArrowException) as error:
-            raise self._unreadable(error) from error
+            raise self._wrong(f"cannot be read ({first_line(error)})", _EVERY_HOST) from error
 
-    def _unreadable(self, error: Exception) -> UserError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        return UserError(f"vectors '{self.path}' cannot be read ({reason}); {_REMEDY}, where every host sees it")
-
-
-_REMEDY = "give a Parquet file with columns key (string) and vector (list of floats)"
+    def _wrong(self, what: str, more: str = "") -> UserError:
+        return UserError(f"vectors '{self.path}' {what}; give a Parquet file with columns key (string) and vector (list of floats){more}")

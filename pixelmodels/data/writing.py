@@ -1,4 +1,4 @@
-"""One shard: read its images, give them their shape and levels, and write them as one Parquet file."""
+"""Images of a source, decoded, quantized and written as shards by workers."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from pixelmodels.data.decoding import BadImage, convert_channels, fit
 from pixelmodels.data.parallel import Record
-from pixelmodels.data.quantization import FIXED_EPOCH, binarize_dynamic, dequantize, quantize
-from pixelmodels.data.shards import encode_shard
+from pixelmodels.data.quantization import FIXED_EPOCH, UInt8, binarize_dynamic, dequantize, quantize
+from pixelmodels.data.shards import IMAGES_PER_DRAW, encode_shard
 from pixelmodels.data.source import Source
 from pixelmodels.data.splits import draw_indices
 from pixelmodels.data.vectors import VectorFile
+from pixelmodels.errors import UserError, first_line
 from pixelmodels.storage import Storage
-
-UInt8 = npt.NDArray[np.uint8]
-
-IMAGES_PER_DRAW = 64  # drawing takes some 40 bytes for each sub-pixel
 
 
 @dataclass(frozen=True)
@@ -40,18 +37,16 @@ class ShardWriter:
 
     def __call__(self, task: Record) -> Record:
         """Write one shard (none if no image is readable) and tell its file, number of images, bytes, sha256 and the bad keys."""
-        images, labels, keys, places, bad = [], [], [], [], []
+        images, kept, bad = [], [], []
         loaded = self.source.load(task["keys"], self.channels, self.size)
-        for place, (key, label, pixels) in enumerate(zip(task["keys"], task["labels"], loaded, strict=True)):
+        for place, (key, pixels) in enumerate(zip(task["keys"], loaded, strict=True)):
             if isinstance(pixels, BadImage):
                 bad.append((key, str(pixels)))
-                continue
-            images.append(self._shape(pixels))
-            labels.append(label)
-            keys.append(key)
-            places.append(place)
-        result = {"number": task["number"], "split": task["split"], "file": task["file"], "num_images": len(keys), "bad": bad}
-        result["num_unlabelled"] = sum(label is None for label in labels)
+            else:
+                images.append(self._shape(pixels))
+                kept.append(place)
+        keys, labels = ([task[name][place] for place in kept] for name in ("keys", "labels"))
+        result = {"split": task["split"], "file": task["file"], "num_images": len(keys), "num_unlabelled": labels.count(None), "bad": bad}
         if not keys:
             return result
         images_NHWC, levels = np.stack(images), self.levels
@@ -62,11 +57,9 @@ class ShardWriter:
             for start in range(0, len(keys), IMAGES_PER_DRAW):
                 part = slice(start, start + IMAGES_PER_DRAW)
                 images_NHWC[part] = binarize_dynamic(images_NHWC[part], seed=self.seed, epoch=FIXED_EPOCH, indices_N=indices_N[part])
-        vectors_NV = None
-        if self.vectors is not None:
-            vectors_NV = self.vectors.read([task["vector_rows"][place] for place in places], self.vector_size)
+        vectors_NV = None if self.vectors is None else self.vectors.read([task["vector_rows"][place] for place in kept], self.vector_size)
         data = encode_shard(images_NHWC, labels, keys, levels, vectors_NV)
-        self.storage.write_bytes(f"{self.folder}/{task['file']}", data)
+        write(self.storage, f"{self.folder}/{task['file']}", data)
         return result | {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def _shape(self, pixels_HWC: UInt8) -> UInt8:
@@ -76,3 +69,14 @@ class ShardWriter:
             return pixels_HWC
         grey_HWC = dequantize(pixels_HWC, self.source_levels)
         return quantize(fit(convert_channels(grey_HWC, self.channels), self.size), wanted)
+
+
+def write(storage: Storage, path: str, data: bytes) -> None:
+    """Write a file of a data set that is not finished; raises `UserError` where there is no room, or no right to."""
+    try:
+        storage.write_bytes(path, data)
+    except (OSError, pa.ArrowException) as error:
+        no_file = f"'{storage.uri(path)}' ({len(data):,} bytes) cannot be written ({first_line(error)})"
+        raise UserError(
+            f"{no_file}; make room for it, or mend that, and give the same command again; finished data sets are as they were"
+        ) from error

@@ -1,31 +1,17 @@
-"""Masked convolutions (arXiv:1601.06759, section 3.4) and the channel masks that order R -> G -> B."""
+"""Masked convolutions of pixel streams (arXiv:1601.06759, section 3.4), and convolutions of row streams."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelmodels.errors import UserError
-from pixelmodels.layers.base import CausalLayer, Frame, Place, RowLayer, State, Weights
-
-Groups = tuple[int, ...]  # the group of each feature; -1 is seen by every group
-
-
-def one_group(num_features: int) -> Groups:
-    """All features in one group: the network does not order the channels."""
-    return (0,) * num_features
-
-
-def even_groups(num_features: int, num_groups: int) -> Groups:
-    """`num_features` split into `num_groups` runs whose sizes differ by one at most; `UserError` for too few."""
-    if num_features < num_groups:
-        raise UserError(f"{num_features} features cannot be split into {num_groups} groups; give {num_groups} or more")
-    return tuple(i * num_groups // num_features for i in range(num_features))
+from pixelmodels.layers.base import Frame, Place, RowLayer, State, Weights
+from pixelmodels.layers.channel_groups import Grouped, Groups, group_mask, num_seen
 
 
 def convolve(x_BHWC: Tensor, weight_OIHW: Tensor, bias_O: Tensor | None = None, stride: int = 1) -> Tensor:
@@ -38,53 +24,30 @@ def init_uniform(weight: Tensor, fan_in: float) -> None:
     nn.init.uniform_(weight, -1 / math.sqrt(max(fan_in, 1)), 1 / math.sqrt(max(fan_in, 1)))
 
 
-def group_mask(in_groups: Groups, out_groups: Groups, *, strict: bool) -> Tensor:
-    """Which input features an output feature may see at its own pixel, as 0/1 shaped (out, in).
-
-    Mask A (strict): features of strictly earlier groups. Mask B: of its own group too.
-    """
-    inputs, outputs = torch.tensor(in_groups), torch.tensor(out_groups)
-    seen = inputs[None] < outputs[:, None] if strict else inputs[None] <= outputs[:, None]
-    return seen.float()
+def weight_and_bias(shape: Sequence[int], num_out: int, fan_in: float) -> tuple[nn.Parameter, nn.Parameter]:
+    """Fresh parameters of a layer with `num_out` output features, uniform in +-1/sqrt(fan_in)."""
+    weight, bias = nn.Parameter(torch.empty(*shape)), nn.Parameter(torch.empty(num_out))
+    init_uniform(weight, fan_in)
+    init_uniform(bias, fan_in)
+    return weight, bias
 
 
-def num_seen(in_groups: Groups, out_groups: Groups, *, strict: bool) -> int:
-    """How many ones `group_mask` has."""
-    inputs, outputs = Counter(in_groups), Counter(out_groups)
-    return sum(inputs[i] * outputs[o] for i in inputs for o in outputs if (i < o if strict else i <= o))
+class _Masked(Grouped):
+    """A convolution of a pixel stream with `num_active` weights that its mask keeps."""
+
+    def __init__(self, in_groups: Groups, out_groups: Groups, mask: Tensor, num_active: int):
+        super().__init__(in_groups, out_groups)
+        self.mask: Tensor
+        self.register_buffer("mask", mask, persistent=False)
+        self.num_active = num_active
+        self.weight, self.bias = weight_and_bias(mask.shape, len(out_groups), num_active / len(out_groups))
+
+    @property
+    def num_active_weights(self) -> int:
+        return self.num_active
 
 
-class _Grouped(CausalLayer):
-    """What layers with groups share: their outputs sorted by group, for one group a pass."""
-
-    def __init__(self, in_groups: Groups, out_groups: Groups):
-        super().__init__()
-        self.in_groups, self.out_groups = in_groups, out_groups
-        self.num_groups = max(out_groups) + 1
-        order = sorted(range(len(out_groups)), key=lambda i: out_groups[i])  # stable: the order inside a group stays
-        self.order: Tensor
-        self.unsort: Tensor
-        self.register_buffer("order", torch.tensor(order), persistent=False)
-        self.register_buffer("unsort", torch.argsort(self.order), persistent=False)
-        counts = [out_groups.count(g) for g in range(self.num_groups)]
-        self.out_slices = [slice(sum(counts[:g]), sum(counts[: g + 1])) for g in range(self.num_groups)]
-        self.in_index = [[i for i, group in enumerate(in_groups) if group == g] for g in range(self.num_groups)]
-        if any(index != list(range(index[0], index[-1] + 1)) for index in self.in_index if index):
-            self.in_slices = None  # features of a group are scattered: index them
-        else:
-            self.in_slices = [slice(index[0], index[-1] + 1) if index else slice(0, 0) for index in self.in_index]
-
-    def put_group(self, target_BI: Tensor, x_BC: Tensor, group: int) -> None:
-        """Write one group's features into a buffer of all of them."""
-        if self.num_groups == 1:
-            target_BI.copy_(x_BC)
-        elif self.in_slices is not None:
-            target_BI[:, self.in_slices[group]] = x_BC
-        else:
-            target_BI[:, self.in_index[group]] = x_BC
-
-
-class CausalConv(_Grouped):
+class CausalConv(_Masked):
     """A masked convolution of a pixel stream: `kernel[0]` rows ending at this one, `kernel[1]` columns around it.
 
     `right` of the columns are to the right (half of an odd kernel unless given; 0 looks up and to the left only).
@@ -103,30 +66,17 @@ class CausalConv(_Grouped):
         right: int | None = None,
         reads_image: bool = False,
     ):
-        super().__init__(in_groups, out_groups)
-        self.reads_image = reads_image
-        self.rows_above = kernel[0] - 1
-        self.right = kernel[1] // 2 if right is None else right
-        self.left = kernel[1] - 1 - self.right
-        self.right = self.right if self.rows_above else 0  # nothing to the right is known in its own row
-        num_columns = self.left + 1 + self.right
+        rows_above, right = kernel[0] - 1, kernel[1] // 2 if right is None else right
+        left = kernel[1] - 1 - right
+        right = right if rows_above else 0  # nothing to the right is known in its own row
+        num_columns = left + 1 + right
         mask_OIHW = torch.ones(len(out_groups), len(in_groups), kernel[0], num_columns)
-        mask_OIHW[:, :, -1, self.left] = group_mask(in_groups, out_groups, strict=mask == "A")
-        mask_OIHW[:, :, -1, self.left + 1 :] = 0
-        self.mask: Tensor
-        self.register_buffer("mask", mask_OIHW, persistent=False)
-        self.weight = nn.Parameter(torch.empty_like(mask_OIHW))
-        self.bias = nn.Parameter(torch.empty(len(out_groups)))
-        num_earlier = self.rows_above * num_columns + self.left  # taps that see every input
+        mask_OIHW[:, :, -1, left] = group_mask(in_groups, out_groups, strict=mask == "A")
+        mask_OIHW[:, :, -1, left + 1 :] = 0
+        num_earlier = rows_above * num_columns + left  # taps that see every input
         num_here = num_seen(in_groups, out_groups, strict=mask == "A")
-        self.num_active = len(out_groups) * len(in_groups) * num_earlier + num_here
-        fan_in = self.num_active / len(out_groups)
-        init_uniform(self.weight, fan_in)
-        init_uniform(self.bias, fan_in)
-
-    @property
-    def num_active_weights(self) -> int:
-        return self.num_active
+        super().__init__(in_groups, out_groups, mask_OIHW, len(out_groups) * len(in_groups) * num_earlier + num_here)
+        self.reads_image, self.rows_above, self.left, self.right = reads_image, rows_above, left, right
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         padded = F.pad(x_BHWC, (0, 0, self.left, self.right, self.rows_above, 0))
@@ -194,23 +144,12 @@ def push_row(rows_BHWC: Tensor, row_BWC: Tensor, margin: int) -> None:
     rows_BHWC[:, -1, margin : margin + row_BWC.shape[1]] = row_BWC
 
 
-class CausalLinear(_Grouped):
+class CausalLinear(_Masked):
     """A 1x1 convolution of a pixel stream, mask B where there are groups."""
 
     def __init__(self, in_groups: Groups, out_groups: Groups):
-        super().__init__(in_groups, out_groups)
-        self.mask: Tensor
-        self.register_buffer("mask", group_mask(in_groups, out_groups, strict=False), persistent=False)
-        self.weight = nn.Parameter(torch.empty_like(self.mask))
-        self.bias = nn.Parameter(torch.empty(len(out_groups)))
-        self.num_active = num_seen(in_groups, out_groups, strict=False)
-        fan_in = self.num_active / len(out_groups)
-        init_uniform(self.weight, fan_in)
-        init_uniform(self.bias, fan_in)
-
-    @property
-    def num_active_weights(self) -> int:
-        return self.num_active
+        mask_OI = group_mask(in_groups, out_groups, strict=False)
+        super().__init__(in_groups, out_groups, mask_OI, num_seen(in_groups, out_groups, strict=False))
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         weight = self.weight if self.num_groups == 1 else self.weight * self.mask
@@ -249,22 +188,11 @@ class RowConv(RowLayer):
     def __init__(self, num_in: int, num_out: int, kernel: tuple[int, int]):
         super().__init__()
         self.kernel, self.side = kernel, kernel[1] // 2
-        self.weight = nn.Parameter(torch.empty(num_out, num_in, *kernel))
-        self.bias = nn.Parameter(torch.empty(num_out))
-        fan_in = num_in * kernel[0] * kernel[1]
-        init_uniform(self.weight, fan_in)
-        init_uniform(self.bias, fan_in)
-
-    @property
-    def num_active_weights(self) -> int:
-        return self.weight.numel()
+        self.weight, self.bias = weight_and_bias((num_out, num_in, *kernel), num_out, num_in * kernel[0] * kernel[1])
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         padded = F.pad(x_BHWC, (0, 0, self.side, self.side, self.kernel[0] - 1, 0))
         return convolve(padded, self.weight, self.bias)
-
-    def prepare(self) -> Weights:
-        return {"weight": self.weight, "bias": self.bias}
 
     def start(self, frame: Frame) -> State:
         return {"rows": frame.zeros(self.kernel[0], frame.width + 2 * self.side, self.weight.shape[1])}
@@ -279,20 +207,10 @@ class RowLinear(RowLayer):
 
     def __init__(self, num_in: int, num_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_out, num_in))
-        self.bias = nn.Parameter(torch.empty(num_out))
-        init_uniform(self.weight, num_in)
-        init_uniform(self.bias, num_in)
-
-    @property
-    def num_active_weights(self) -> int:
-        return self.weight.numel()
+        self.weight, self.bias = weight_and_bias((num_out, num_in), num_out, num_in)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         return F.linear(x_BHWC, self.weight, self.bias)
-
-    def prepare(self) -> Weights:
-        return {"weight": self.weight, "bias": self.bias}
 
     def row(self, w: Weights, s: State, x_BWC: Tensor) -> Tensor:
         return F.linear(x_BWC, w["weight"], w["bias"])

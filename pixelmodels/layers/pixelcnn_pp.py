@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixelmodels.layers.base import CausalLayer, Frame, Place, RowLayer, State, Weights
-from pixelmodels.layers.convolution import convolve, init_uniform
+from pixelmodels.layers.convolution import convolve, weight_and_bias
 
 
 class LeftColumnConv(CausalLayer):
@@ -15,14 +15,7 @@ class LeftColumnConv(CausalLayer):
 
     def __init__(self, num_in: int, num_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_out, num_in, 2, 1))
-        self.bias = nn.Parameter(torch.empty(num_out))
-        init_uniform(self.weight, 2 * num_in)
-        init_uniform(self.bias, 2 * num_in)
-
-    @property
-    def num_active_weights(self) -> int:
-        return self.weight.numel()
+        self.weight, self.bias = weight_and_bias((num_out, num_in, 2, 1), num_out, 2 * num_in)
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         y_BHWC = convolve(F.pad(x_BHWC, (0, 0, 0, 0, 1, 0)), self.weight, self.bias)
@@ -60,10 +53,7 @@ class SplitLinear(CausalLayer):
     def __init__(self, num_in: int, num_out: int):
         super().__init__()
         self.num_in = num_in
-        self.weight = nn.Parameter(torch.empty(num_out, 4 * num_in))
-        self.bias = nn.Parameter(torch.empty(num_out))
-        init_uniform(self.weight, 4 * num_in)
-        init_uniform(self.bias, 4 * num_in)
+        self.weight, self.bias = weight_and_bias((num_out, 4 * num_in), num_out, 4 * num_in)
         self.from_above = _FromAbove(self)
 
     @property

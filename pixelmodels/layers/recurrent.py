@@ -6,6 +6,7 @@ features), made by a masked convolution of the wiring; state-to-state convolutio
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelmodels.layers.base import Frame, Place, State, Weights
-from pixelmodels.layers.convolution import Groups, _Grouped, convolve, init_uniform
+from pixelmodels.layers.channel_groups import Grouped, Groups, group_slices
+from pixelmodels.layers.convolution import convolve, init_uniform
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,29 +25,37 @@ def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(o) * torch.tanh(cell), cell
 
 
-class RowLSTM(_Grouped):
-    """Row LSTM: the state of a row comes from the one above through a 1 x `kernel` unmasked convolution."""
+class _LSTM(Grouped):
+    """What all of them share: state-to-state weights of each gate, a learned first state, and features sorted by group."""
+
+    def __init__(self, hidden_groups: Groups, *shape_in: int):
+        super().__init__(hidden_groups * 4, hidden_groups * 4)
+        self.num_hidden, self.hidden_slices = len(hidden_groups), group_slices(hidden_groups)
+        self.weight = nn.Parameter(torch.empty(4 * self.num_hidden, *shape_in))
+        init_uniform(self.weight, math.prod(shape_in))
+        self.first_hidden = nn.Parameter(torch.zeros(self.num_hidden))
+        self.first_cell = nn.Parameter(torch.zeros(self.num_hidden))
+
+    def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
+        return self.scan(gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG)
+
+    def scan(self, gates_BHWG: Tensor) -> Tensor:
+        """Hidden states of a whole map from what its pixels give to the gates."""
+        raise NotImplementedError
+
+
+class RowLSTM(_LSTM):
+    """Row LSTM: the state of a row comes from the one above (the first state above row 0) by a 1 x `kernel` unmasked convolution."""
 
     def __init__(self, hidden_groups: Groups, kernel: int = 3):
-        super().__init__(hidden_groups * 4, hidden_groups * 4)
-        self.num_hidden, self.side = len(hidden_groups), kernel // 2
-        self.weight = nn.Parameter(torch.empty(4 * self.num_hidden, self.num_hidden, 1, kernel))
-        init_uniform(self.weight, self.num_hidden * kernel)
-        self.first_hidden = nn.Parameter(torch.zeros(self.num_hidden))  # learned state above row 0
-        self.first_cell = nn.Parameter(torch.zeros(self.num_hidden))
-        counts = [hidden_groups.count(g) for g in range(self.num_groups)]
-        self.hidden_slices = [slice(sum(counts[:g]), sum(counts[: g + 1])) for g in range(self.num_groups)]
-
-    @property
-    def num_active_weights(self) -> int:
-        return self.weight.numel()
+        super().__init__(hidden_groups, len(hidden_groups), 1, kernel)
+        self.side = kernel // 2
 
     def state_to_state(self, hidden_BWH: Tensor, weight: Tensor) -> Tensor:
         """Gates that a row takes from the hidden states of the row above; zeros beyond its ends."""
         return convolve(F.pad(hidden_BWH, (0, 0, self.side, self.side))[:, None], weight)[:, 0]
 
-    def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        gates_BHWG = gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG
+    def scan(self, gates_BHWG: Tensor) -> Tensor:
         batch, _, width, _ = gates_BHWG.shape
         hidden, cell = self.first_hidden.expand(batch, width, -1), self.first_cell.expand(batch, width, -1)
         rows = []
@@ -93,24 +103,13 @@ def diagonals(height: int, width: int) -> tuple[list[int], list[int], list[int]]
     return order, places, [min(d, height - 1) - max(0, d - width + 1) + 1 for d in range(height + width - 1)]
 
 
-class _DiagonalLSTM(_Grouped):
-    """What the two directions of the Diagonal BiLSTM share: two taps, above and before, and a learned first state."""
+class _DiagonalLSTM(_LSTM):
+    """What the two directions of the Diagonal BiLSTM share: two taps, above and before (the first state before column 0)."""
 
     def __init__(self, hidden_groups: Groups):
-        super().__init__(hidden_groups * 4, hidden_groups * 4)
-        self.num_hidden = hidden = len(hidden_groups)
-        self.weight = nn.Parameter(torch.empty(4 * hidden, 2 * hidden))  # taps: the pixel before, the pixel above
-        init_uniform(self.weight, 2 * hidden)
-        self.first_hidden = nn.Parameter(torch.zeros(hidden))  # learned state before column 0
-        self.first_cell = nn.Parameter(torch.zeros(hidden))
-        counts = [hidden_groups.count(g) for g in range(self.num_groups)]
-        self.hidden_slices = [slice(sum(counts[:g]), sum(counts[: g + 1])) for g in range(self.num_groups)]
+        super().__init__(hidden_groups, 2 * len(hidden_groups))  # taps: the pixel before, the pixel above
 
-    @property
-    def num_active_weights(self) -> int:
-        return self.weight.numel()
-
-    def scan_diagonals(self, gates_BHWG: Tensor) -> Tensor:
+    def scan(self, gates_BHWG: Tensor) -> Tensor:
         """Left-to-right hidden states of a whole map, one diagonal after another: H + W - 1 steps.
 
         Step d computes the pixels with r + c = d: a column of the map whose row r is skewed by r, without the places
@@ -160,9 +159,6 @@ class _DiagonalLSTM(_Grouped):
 class DiagonalLSTM(_DiagonalLSTM):
     """The left-to-right half: the state of (r, c) comes from (r, c-1) and (r-1, c)."""
 
-    def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        return self.scan_diagonals(gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG)
-
     def start(self, frame: Frame) -> State:
         width, batch = frame.width, frame.batch
         s = {"above": frame.zeros(width, self.num_hidden), "pending": frame.zeros(width, 4 * self.num_hidden)}
@@ -196,9 +192,8 @@ class DiagonalLSTM(_DiagonalLSTM):
 class ReversedDiagonalLSTM(_DiagonalLSTM):
     """The right-to-left half, shifted down a row: row r of its output is the scan of row r-1, zeros for row 0."""
 
-    def forward(self, gates_BHWG: Tensor, extra_BHWG: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        gates_BHWG = gates_BHWG if extra_BHWG is None else gates_BHWG + extra_BHWG
-        hidden = self.scan_diagonals(gates_BHWG.flip(2)).flip(2)
+    def scan(self, gates_BHWG: Tensor) -> Tensor:
+        hidden = super().scan(gates_BHWG.flip(2)).flip(2)
         return F.pad(hidden, (0, 0, 0, 0, 1, 0))[:, :-1]
 
     def start(self, frame: Frame) -> State:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from pixelmodels.layers.base import Layer, PixelGrow, RowGrow
+from pixelmodels.layers.base import Layer
 from pixelmodels.layers.pixelcnn_pp import LeftColumnConv, SplitLinear
+from pixelmodels.layers.strided import GrowConv
 
 DIRECTION_STD = 0.05  # of fresh directions, as section 3 has it
 MIN_VARIANCE = 1e-10  # added to a feature's variance; one that varies less counts as constant
@@ -21,9 +23,9 @@ L = TypeVar("L", bound=Layer)
 
 def normed(layer: L) -> L:
     """`layer` with its weight as a direction, drawn anew, times a gain for each output feature; its bias is 0."""
-    nn.init.normal_(cast(Tensor, layer.weight), std=DIRECTION_STD)
-    nn.init.zeros_(cast(Tensor, layer.bias))
-    out_dim = 1 if isinstance(layer, (RowGrow, PixelGrow)) else 0  # weights of transposed convolutions are (in, out, ...)
+    nn.init.normal_(layer.weight, std=DIRECTION_STD)
+    nn.init.zeros_(layer.bias)
+    out_dim = 1 if isinstance(layer, GrowConv) else 0  # weights of transposed convolutions are (in, out, ...)
     normalized: L = weight_norm(layer, dim=out_dim)
     return normalized
 
@@ -44,12 +46,12 @@ def initializing(scales: Mapping[Layer, float]) -> Iterator[None]:
         yield
 
 
+@dataclass
 class _Initialization:
     """What happens to one layer: forward hooks."""
 
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-        self.above: tuple[Tensor, Tensor] | None = None  # a SplitLinear's input from the row stream, and what was made of it
+    scale: float
+    above: tuple[Tensor, Tensor] | None = None  # a SplitLinear's input from the row stream, and what was made of it
 
     def after_above(self, _: nn.Module, args: tuple[Tensor, ...], output_BHWC: Tensor) -> None:
         """The row stream's part of a SplitLinear has no gain of its own: it waits for the other part."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from pixelmodels.errors import unknown
 from pixelmodels.likelihoods.base import Likelihood, LikelihoodConfig
+from pixelmodels.plain import load
 from pixelmodels.shapes import ImageSpec
 
 __all__ = ["LIKELIHOODS", "Likelihood", "LikelihoodConfig", "build_likelihood", "likelihood_class"]
@@ -19,10 +17,7 @@ LIKELIHOODS = {
 
 def likelihood_class(name: str) -> type[Likelihood]:
     """The class registered under `name`; `UserError` with the choices if there is none."""
-    if name not in LIKELIHOODS:
-        raise unknown("likelihood", name, LIKELIHOODS)
-    module, _, attribute = LIKELIHOODS[name].partition(":")
-    found: type[Likelihood] = getattr(import_module(module), attribute)
+    found: type[Likelihood] = load(LIKELIHOODS, name, "likelihood")
     return found
 
 

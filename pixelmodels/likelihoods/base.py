@@ -41,7 +41,7 @@ class Likelihood:
     @property
     def param_channels(self) -> tuple[int, ...]:
         """The channel that each of the P parameters belongs to; all 0 where the likelihood orders the channels."""
-        raise NotImplementedError
+        return (0,) * self.num_params
 
     @property
     def num_uniforms(self) -> int:

@@ -31,23 +31,15 @@ class DiscretizedLogisticMixture(Likelihood):
             raise UserError(f"likelihood 'discretized_logistic_mixture' is for 1 or 3 channels, not {spec.channels}; use categorical")
         if config.num_mixtures < 1:
             raise UserError(f"num_mixtures {config.num_mixtures} is too small; give 1 or more")
-        self.step = 2 / (spec.levels - 1)  # from one level to the next
+        self.step = spec.step
 
     @property
     def num_params(self) -> int:
         return self.config.num_mixtures * (3 if self.spec.channels == 1 else 1 + 3 * self.spec.channels)
 
     @property
-    def param_channels(self) -> tuple[int, ...]:
-        return (0,) * self.num_params
-
-    @property
     def num_uniforms(self) -> int:
         return 1 + self.spec.channels  # the component, then each channel
-
-    def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Levels as points on [-1, 1]."""
-        return x.to(dtype) * self.step - 1
 
     def split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits [..., K], means, log-scales and coefficients [..., C, K] from parameters in the last dimension."""
@@ -79,16 +71,17 @@ class DiscretizedLogisticMixture(Likelihood):
     def log_prob_map(self, params_BPHW: Tensor, x_BCHW: Tensor) -> Tensor:
         logits, means, log_scales, coefficients = self.split(params_BPHW.permute(0, 2, 3, 1))
         level = x_BCHW.permute(0, 2, 3, 1)
-        scaled = self.scaled(level, params_BPHW.dtype)
+        scaled = self.spec.scaled(level, params_BPHW.dtype)
         joint_BHWK = torch.log_softmax(logits, -1)
         for k in range(self.spec.channels):
             mean = self.mean(k, means, coefficients, scaled)
             joint_BHWK = joint_BHWK + self.log_bin(level[..., k, None], scaled[..., k, None], mean, log_scales[..., k, :])
-        return joint_BHWK.logsumexp(-1)
+        log_prob_BHW = joint_BHWK.logsumexp(-1)
+        return log_prob_BHW - log_prob_BHW.detach().clamp(min=0)  # rounding may lift what is certain above 0; gradients stay as they are
 
     def table(self, params_BP: Tensor, channel: int, x_BC: Tensor) -> Tensor:
         logits, means, log_scales, coefficients = self.split(params_BP)
-        scaled_BC = self.scaled(x_BC, params_BP.dtype)
+        scaled_BC = self.spec.scaled(x_BC, params_BP.dtype)
         weight_BK = torch.log_softmax(logits, -1)
         for k in range(channel):  # the channels before make some components likelier
             mean = self.mean(k, means, coefficients, scaled_BC)
@@ -96,7 +89,7 @@ class DiscretizedLogisticMixture(Likelihood):
         weight_BK = torch.log_softmax(weight_BK, -1)
         levels_L1 = torch.arange(self.spec.levels, device=params_BP.device)[:, None]
         mean = self.mean(channel, means, coefficients, scaled_BC)
-        bins_BLK = self.log_bin(levels_L1, self.scaled(levels_L1, params_BP.dtype), mean[:, None], log_scales[:, None, channel])
+        bins_BLK = self.log_bin(levels_L1, self.spec.scaled(levels_L1, params_BP.dtype), mean[:, None], log_scales[:, None, channel])
         return (weight_BK[:, None] + bins_BLK).logsumexp(-1)
 
     def draw(self, params_BP: Tensor, channel: int, x_BC: Tensor, u_BU: Tensor) -> Tensor:
@@ -106,7 +99,7 @@ class DiscretizedLogisticMixture(Likelihood):
         cumulative_BK = torch.softmax(logits.to(u_BU.dtype), -1).cumsum(-1)
         chosen_B1 = torch.searchsorted(cumulative_BK, u_BU[:, :1] * cumulative_BK[:, -1:], right=True)
         chosen_B1 = chosen_B1.clamp_(max=self.config.num_mixtures - 1)
-        mean_B1 = self.mean(channel, means, coefficients, self.scaled(x_BC, params_BP.dtype)).gather(1, chosen_B1)
+        mean_B1 = self.mean(channel, means, coefficients, self.spec.scaled(x_BC, params_BP.dtype)).gather(1, chosen_B1)
         scale_B1 = torch.exp(log_scales[:, channel].gather(1, chosen_B1))
         point_B1 = mean_B1 + scale_B1 * torch.logit(u_BU[:, 1 + channel, None])
         return torch.round((point_B1 + 1) / self.step).clamp_(0, self.spec.levels - 1).long()[:, 0]

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelmodels.errors import UserError, unknown
-from pixelmodels.layers.base import CausalLayer, Forward, Frame, Layer, PixelPass, Place, Recording, RowPass, TakeRow, Weights
+from pixelmodels.layers.base import Layer
+from pixelmodels.layers.wiring import Forward, PixelPass, Record, RowPass, TakeRow
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.canvas import Canvas, Stage
-from pixelmodels.models.context import (
+from pixelmodels.models.context import ContextSpec, Given, check_context
+from pixelmodels.models.context_encoder import (
     ContextEncoder,
     ContextProjection,
-    ContextSpec,
     Features,
-    Given,
     PositionLinear,
-    check_context,
+    added_of,
     projection,
     scaled_image,
 )
-from pixelmodels.models.given_pixels import GivenPixels, given_pixels
+from pixelmodels.models.context_images import GivenPixels, given_pixels
 from pixelmodels.shapes import ImageSpec
 
-CONTEXT_FEATURES = 32  # D: features of the encoded context
-WholeRun = TypeVar("WholeRun", bound=Forward)
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Hyperparameters; `UserError` for a count below 1, a kernel without a middle, or a dropout that is not a share."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name.endswith("kernel_size") and (value < 3 or value % 2 == 0):
+                raise UserError(f"{name} {value} has no middle; give an odd number from 3")
+            if (name.startswith("num_") or name.endswith("_features")) and value < 1:
+                raise UserError(f"{name} {value} is too small; give 1 or more")
+            if name == "dropout" and not 0 <= value < 1:
+                raise UserError(f"dropout {value} is not a share; give 0 or more, less than 1")
 
 
-def _as_given(context: Given, x_BCHW: Tensor) -> Given:
-    return context
+@dataclass(frozen=True)
+class Stage:
+    """One raster pass over an image, or over some of its pixels."""
+
+    model: PixelModel
+    every: int  # k: it draws every k-th row and column; what stages before it drew of these is known to it
+    context: Callable[[Given, Tensor], Given]  # the stage's, from the image's and what is drawn of it so far (levels, B C H W)
 
 
 class PixelModel(nn.Module):
@@ -66,14 +81,14 @@ class PixelModel(nn.Module):
                 f"likelihood '{likelihood.config.name}' does not order the {spec.channels} channels and neither does "
                 f"{type(self).__name__}; use discretized_logistic_mixture"
             )
-        self.encoder = ContextEncoder(context_spec, spec, CONTEXT_FEATURES) if context_spec else None
+        self.encoder = ContextEncoder(context_spec, spec) if context_spec else None
         self.num_groups = spec.channels if network_orders else 1
         # a channel of ones tells padding from mid-grey; it belongs to no colour, so every group may see it
         self.input_groups = (*(range(spec.channels) if network_orders else (0,) * spec.channels), -1)
         self.param_groups = likelihood.param_channels if network_orders else (0,) * likelihood.num_params
         self.params_of_group = [[i for i, group in enumerate(self.param_groups) if group == g] for g in range(self.num_groups)]
         # straight to the parameters: a given image's levels come there exactly, whatever the layers have learned so far
-        self.direct = projection(context_spec, CONTEXT_FEATURES, likelihood.num_params)
+        self.direct = projection(context_spec, likelihood.num_params)
         if self.direct is not None:
             nn.init.zeros_(self.direct.weight)
 
@@ -92,26 +107,29 @@ class PixelModel(nn.Module):
         height, width = c_BHWD.shape[1:3]
         if (height, width) == (1, 1):
             return c_BHWD
-        padded = F.pad(c_BHWD, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
+        padded = F.pad(c_BHWD, (0, 0, 0, self.padded(width) - width, 0, self.padded(height) - height))
         if module.resolution == 1:
             return padded
         return F.avg_pool2d(padded.permute(0, 3, 1, 2), module.resolution).permute(0, 2, 3, 1)
 
     # --- what an architecture defines ---
 
-    def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
-        """Row streams, from the image shifted down a row; what each layer of the pixel streams adds of them."""
-        return {}
+    def above(self, do: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
+        """Row streams, from the image shifted down a row; what each layer of the pixel streams adds of them and of the context.
 
-    def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
+        Without row streams that is what the projections of the context give their layers.
+        """
+        return added_of(context)
+
+    def here(self, do: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
         """Pixel streams, from the image to the parameters (channel-last)."""
         raise NotImplementedError
 
     def stages(self) -> tuple[Stage, ...]:
         """The raster passes that draw an image, one after the other; this model's own unless it is made of several."""
-        return (Stage(self, 1, _as_given),)
+        return (Stage(self, 1, lambda context, x_BCHW: context),)
 
-    def order(self) -> Tensor:
+    def pixel_ranks(self) -> Tensor:
         """In which order pixels are drawn: their ranks, integers, H W."""
         height, width = self.spec.shape[1:]
         return torch.arange(height * width).view(height, width)
@@ -132,38 +150,33 @@ class PixelModel(nn.Module):
 
     # --- the whole image ---
 
-    def _padded(self, size: int) -> int:
+    def padded(self, size: int) -> int:
         """The next size that the strides divide; what is added is zeros, and never counted."""
         return -(-size // self.period) * self.period
 
     def inputs(self, x_BCHW: Tensor) -> Tensor:
         """Levels to the network's inputs: on [-1, 1], channel-last, with a channel of ones."""
-        return scaled_image(x_BCHW, self.spec.levels, self.dtype)
+        return scaled_image(x_BCHW, self.spec, self.dtype)
 
     def forward(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Parameters of every pixel's distribution, P channels: `params_BPHW`."""
         self.spec.check(x_BCHW)
         return self.network(self.inputs(x_BCHW), context)
 
-    def network(self, image_BHWC: Tensor, context: Given) -> Tensor:
-        """`forward` from the network's inputs on: differentiable in the image."""
-        return self.wired(image_BHWC, self.context_features(context, image_BHWC.shape[0]))
+    def network(self, image_BHWC: Tensor, context: Given, small_BHWC: Tensor | None = None) -> Tensor:
+        """`forward` from the network's inputs on: differentiable in the image. `small_BHWC`: see `context_features`."""
+        return self._whole(image_BHWC, context, small_BHWC)
 
-    def wired(self, image_BHWC: Tensor, context: Features) -> Tensor:
-        """The layers as `above` and `here` wire them, on whole images."""
-        height, width = image_BHWC.shape[1:3]
-        _, params_BHWP = self._run(Forward, image_BHWC, context)
+    def _whole(self, image_BHWC: Tensor, context: Given, small_BHWC: Tensor | None, record: Record | None = None) -> Tensor:
+        """The layers as `above` and `here` wire them, on whole images of padded size; `record`: see `Forward`."""
+        batch, height, width = image_BHWC.shape[:3]
+        features = self.context_features(context, batch, small_BHWC)
+        image_BHWC = F.pad(image_BHWC, (0, 0, 0, self.padded(width) - width, 0, self.padded(height) - height))
+        extras = self.above(Forward(image_BHWC), shifted_down(image_BHWC), features)
+        params_BHWP = self.here(Forward(image_BHWC, extras, record), image_BHWC)
+        if self.direct is not None:
+            params_BHWP = params_BHWP + features[self.direct]
         return params_BHWP.permute(0, 3, 1, 2)[..., :height, :width]
-
-    def _run(
-        self, run_of: Callable[[Tensor, Mapping[Layer, Tensor]], WholeRun], image_BHWC: Tensor, context: Features
-    ) -> tuple[WholeRun, Tensor]:
-        """A run of the whole image and the parameters that it gave, both of padded size."""
-        height, width = image_BHWC.shape[1:3]
-        image_BHWC = F.pad(image_BHWC, (0, 0, 0, self._padded(width) - width, 0, self._padded(height) - height))
-        run = run_of(image_BHWC, self.above(Forward(image_BHWC), shifted_down(image_BHWC), context))
-        params_BHWP = self.here(run, image_BHWC)
-        return run, params_BHWP if self.direct is None else params_BHWP + context[self.direct]
 
     def log_prob_map(self, x_BCHW: Tensor, context: Given = None) -> Tensor:
         """Log-probability of every pixel (all its channels) given the ones before it; nats, B H W.
@@ -213,30 +226,28 @@ class PixelModel(nn.Module):
             raise unknown("layer", layer, names)
         return maps[layer]
 
-    def all_features(
-        self, x_BCHW: Tensor, context: Given = None, each: Callable[[Tensor], Tensor] = lambda h_BFHW: h_BFHW
-    ) -> dict[str, Tensor]:
+    def all_features(self, x_BCHW: Tensor, context: Given = None, each: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
         """`features` of every layer by name, in order of depth, from one pass; `each` makes of a map what is kept of it."""
         self.spec.check(x_BCHW)
         check_context(context, self.context_spec, len(x_BCHW))
         return self.network_features(self.inputs(x_BCHW), context, each)
 
     def network_features(
-        self, image_BHWC: Tensor, context: Given, each: Callable[[Tensor], Tensor] = lambda h_BFHW: h_BFHW
+        self, image_BHWC: Tensor, context: Given, each: Callable[[Tensor], Tensor] | None = None, small_BHWC: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """`all_features` from the network's inputs on: differentiable in the image."""
-        return self.wired_features(image_BHWC, self.context_features(context, image_BHWC.shape[0]), each)
-
-    def wired_features(self, image_BHWC: Tensor, context: Features, each: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """What the layers give on whole images, as `above` and `here` wire and name them."""
+        """`all_features` from the network's inputs on: differentiable in the image. `small_BHWC`: see `context_features`."""
         height, width = image_BHWC.shape[1:3]
+        found: dict[str, Tensor] = {}
 
-        def keep(h_BHWF: Tensor) -> Tensor:
-            stride = self._padded(height) // h_BHWF.shape[1]
-            return each(h_BHWF.permute(0, 3, 1, 2)[..., : -(-height // stride), : -(-width // stride)])
+        def record(name: str, h_BHWF: Tensor) -> None:
+            if name in found:
+                raise ValueError(f"two features are called '{name}'; give each its own name")
+            stride = self.padded(height) // h_BHWF.shape[1]
+            h_BFHW = h_BHWF.permute(0, 3, 1, 2)[..., : -(-height // stride), : -(-width // stride)]
+            found[name] = h_BFHW if each is None else each(h_BFHW)
 
-        run, _ = self._run(partial(Recording, keep=keep), image_BHWC, context)
-        return run.features
+        self._whole(image_BHWC, context, small_BHWC, record)
+        return found
 
     @torch.no_grad()
     def feature_names(self) -> tuple[str, ...]:
@@ -245,7 +256,7 @@ class PixelModel(nn.Module):
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):  # dropout, where the model is being trained
             return tuple(self.all_features(x_1CHW))
 
-    # --- passes ---
+    # --- its tensors and layers ---
 
     @property
     def dtype(self) -> torch.dtype:
@@ -260,95 +271,6 @@ class PixelModel(nn.Module):
     def layers(self) -> Iterator[Layer]:
         """Every layer that has passes, in the order of registration."""
         return (module for module in self.modules() if isinstance(module, Layer))
-
-    @torch.no_grad()
-    def prepare(self) -> dict[Layer, Weights]:
-        """The weights of the passes, for as many canvases as wanted while the parameters stay as they are."""
-        return {layer: {name: value.clone() for name, value in layer.prepare().items()} for layer in self.layers()}
-
-    @torch.no_grad()
-    def start(self, batch: int, context: Given = None) -> Canvas:
-        """An empty canvas for `batch` images, before row 0; `UserError` for a context that does not fit the model."""
-        check_context(context, self.context_spec, batch)
-        channels, height, width = self.spec.shape
-        rows, columns = self._padded(height), self._padded(width)
-        frame = Frame(batch, rows, columns, self.device, self.dtype)
-        states = {}
-        for layer in self.layers():
-            stride = layer.resolution
-            states[layer] = layer.start(frame if stride == 1 else replace(frame, height=rows // stride, width=columns // stride))
-        return Canvas(
-            x_BWC=torch.zeros(batch, width, channels, dtype=torch.uint8, device=frame.device),
-            image_BWC=frame.zeros(columns, channels + 1),
-            above_BWC=frame.zeros(columns, channels + 1),
-            row_B=torch.zeros(batch, dtype=torch.long, device=frame.device),
-            context=self.context_features(context, batch),
-            states=states,
-        )
-
-    def _place(self, canvas: Canvas, column: int = 0, group: int = 0) -> Place:
-        return Place(canvas.phase, column, group, canvas.image_BWC, canvas.views)
-
-    @torch.no_grad()
-    def row_pass(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
-        """Everything that the images' current rows take from the rows above them, for all columns."""
-        run = RowPass(weights, canvas.states, self._place(canvas))
-        batch_B = torch.arange(len(canvas.row_B), device=self.device)
-        context = {
-            module: map_BHWF[batch_B, canvas.row_B // module.resolution] if map_BHWF.shape[1] > 1 else map_BHWF[:, 0]
-            for module, map_BHWF in canvas.context.items()
-        }
-        canvas.direct_BWP = None if self.direct is None else context[self.direct]
-        extras = self.above(run, canvas.above_BWC, context)
-        for layer in weights:
-            if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0:
-                layer.row(weights[layer], canvas.states[layer], extras.get(layer))
-        canvas.image_BWC.zero_()
-        canvas.image_BWC[:, : self.spec.width, -1] = 1
-
-    @torch.no_grad()
-    def pixel_pass(self, weights: dict[Layer, Weights], canvas: Canvas, column: int, group: int = 0) -> Tensor:
-        """Parameters of one pixel of the current row, of one group where the network orders the channels; B P."""
-        run = PixelPass(weights, canvas.states, self._place(canvas, column, group))
-        params_BP = self.here(run, canvas.image_BWC[:, column])
-        if canvas.direct_BWP is None:
-            return params_BP
-        direct_BP = canvas.direct_BWP[:, column if canvas.direct_BWP.shape[1] > 1 else 0]
-        return params_BP + (direct_BP if self.num_groups == 1 else direct_BP[:, self.params_of_group[group]])
-
-    def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
-        """Fix one sub-pixel of the current row: levels, integers, B."""
-        if channel not in canvas.views:
-            canvas.views[channel] = (canvas.x_BWC[..., channel].unbind(1), canvas.image_BWC[..., channel].unbind(1))
-        x_W, image_W = canvas.views[channel]
-        x_W[column].copy_(x_B)
-        image_W[column].copy_(x_B).mul_(2 / (self.spec.levels - 1)).sub_(1)
-
-    @torch.no_grad()
-    def take_row(self, weights: dict[Layer, Weights], canvas: Canvas, x_BWC: Tensor) -> Tensor:
-        """Parameters of every column of the current row if it were `x_BWC` (levels); B W P.
-
-        Nothing is final before `commit_row`: another row may be taken in instead.
-        """
-        canvas.x_BWC.copy_(x_BWC)
-        canvas.image_BWC[:, : self.spec.width, :-1] = x_BWC.to(self.dtype) * (2 / (self.spec.levels - 1)) - 1
-        params_BWP = self.here(TakeRow(weights, canvas.states, self._place(canvas)), canvas.image_BWC)
-        if canvas.direct_BWP is not None:
-            params_BWP = params_BWP + canvas.direct_BWP
-        return params_BWP[:, : self.spec.width]
-
-    @torch.no_grad()
-    def commit_row(self, weights: dict[Layer, Weights], canvas: Canvas) -> None:
-        """The current row is final: record it and go to the next (`x_BWC` stays as it is until the next row is drawn)."""
-        at = self._place(canvas)
-        if self._padded(self.spec.width) > self.spec.width:  # pixel passes end at the last real column, rows below may read beyond
-            self.here(TakeRow(weights, canvas.states, at), canvas.image_BWC)
-        for layer in weights:
-            if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0:
-                layer.commit(weights[layer], canvas.states[layer], at)
-        canvas.above_BWC.copy_(canvas.image_BWC)
-        canvas.row_B += 1
-        canvas.phase = (canvas.phase + 1) % self.period
 
     # --- what it costs ---
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pixelmodels.errors import UserError, lacks_memory
-from pixelmodels.models import PixelModel, describe, from_description
+from pixelmodels.models.base import PixelModel
+from pixelmodels.models.registry import describe, from_description
 
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"  # as the optimizer left them
@@ -43,6 +44,8 @@ def load_model(folder: Path) -> PixelModel:
     try:
         model = from_description(description).to(next(value.dtype for value in state.values() if value.is_floating_point()))
         model.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"{folder / DESCRIPTION}: {error}") from error
     except (KeyError, TypeError, RuntimeError, StopIteration) as error:
         if lacks_memory(error):
             raise

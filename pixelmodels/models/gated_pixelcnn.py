@@ -8,19 +8,22 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
-from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, even_groups
+from pixelmodels.layers.base import Layer
+from pixelmodels.layers.channel_groups import even_groups
+from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear
+from pixelmodels.layers.dropout import Dropout
 from pixelmodels.layers.gate import gate, rectify
+from pixelmodels.layers.wiring import Forward, PixelPass, RowPass, TakeRow
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import CONTEXT_FEATURES, PixelModel
-from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, Features, projection
+from pixelmodels.models.base import ModelConfig, PixelModel
+from pixelmodels.models.context import ContextSpec
+from pixelmodels.models.context_encoder import Features, projection
 from pixelmodels.models.reach import same_everywhere
 from pixelmodels.shapes import ImageSpec
 
 
 @dataclass(frozen=True)
-class GatedPixelCNNConfig:
+class GatedPixelCNNConfig(ModelConfig):
     """Hyperparameters of `gated_pixelcnn`; the paper's large model has 20 layers of 384."""
 
     num_layers: int = 6  # gated layers after the first
@@ -31,9 +34,6 @@ class GatedPixelCNNConfig:
     dropout: float = 0.0  # of both stacks' inputs to a layer
     gating: bool = True  # eq. 2 after each convolution of 2p maps; else a rectifier after one of p maps
 
-    def __post_init__(self) -> None:
-        check_config(self)
-
 
 class _GatedLayer(nn.Module):
     """One layer of both stacks (figure 2), or the first one: mask A, and no residual connection."""
@@ -43,36 +43,33 @@ class _GatedLayer(nn.Module):
         config, p = model.config, model.config.num_features
         features = even_groups(p, model.num_groups)
         n = config.first_kernel_size if first else config.kernel_size
-        num_in = len(model.input_groups) if first else p
+        inputs = model.input_groups if first else features
         maps = 2 if config.gating else 1  # for each feature
         self.activation = gate if config.gating else rectify
-        self.vertical = RowConv(num_in, maps * p, (n // 2 + 1, n))
+        self.vertical = RowConv(len(inputs), maps * p, (n // 2 + 1, n))
         self.link = RowLinear(maps * p, maps * p)
-        if first:
-            self.horizontal = CausalConv(model.input_groups, maps * features, (1, n), "A", reads_image=True)
-        else:
-            self.horizontal = CausalConv(features, maps * features, (1, n), "B")
+        self.horizontal = CausalConv(inputs, maps * features, (1, n), "A" if first else "B", reads_image=first)
         self.mix = CausalLinear(features, features)
-        self.dropout = nn.Dropout(config.dropout)
-        self.condition = projection(model.context_spec, CONTEXT_FEATURES, 2 * maps * p)
+        self.dropout_v, self.dropout_h = Dropout(config.dropout), Dropout(config.dropout)
+        self.condition = projection(model.context_spec, 2 * maps * p)
         self.first = first
 
-    def above(self, run: Forward | RowPass, v: Tensor, context: Features) -> tuple[Tensor, Tensor]:
+    def above(self, do: Forward | RowPass, v: Tensor, context: Features) -> tuple[Tensor, Tensor]:
         """The vertical stack's features after this layer, and what the horizontal stack takes of them."""
         if self.training and not self.first:
-            v = self.dropout(v)
-        v = run.above(self.vertical, v)
-        link = run.above(self.link, v)
+            v = self.dropout_v(v)
+        v = do.above(self.vertical, v)
+        link = do.above(self.link, v)
         if self.condition is not None:
             for_v, for_h = context[self.condition].chunk(2, -1)
             v, link = v + for_v, link + for_h
         return self.activation(v), link
 
-    def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
+    def here(self, do: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
         if self.first:
-            return run(self.mix, self.activation(run(self.horizontal, h)))
-        dropped = self.dropout(h) if self.training else h
-        return h + run(self.mix, self.activation(run(self.horizontal, dropped)))
+            return do(self.mix, self.activation(do(self.horizontal, h)))
+        dropped = self.dropout_h(h) if self.training else h
+        return h + do(self.mix, self.activation(do(self.horizontal, dropped)))
 
 
 class GatedPixelCNN(PixelModel):
@@ -91,19 +88,19 @@ class GatedPixelCNN(PixelModel):
     def _layers(self) -> list[_GatedLayer]:
         return cast("list[_GatedLayer]", list(self.gated))
 
-    def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
+    def above(self, do: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
         links: dict[Layer, Tensor] = {}
         v = x
         for layer in self._layers():
-            v, links[layer.horizontal] = layer.above(run, v, context)
+            v, links[layer.horizontal] = layer.above(do, v, context)
         return links
 
-    def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
+    def here(self, do: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
         h = x
         for i, layer in enumerate(self._layers()):
-            h = run.feature(f"block{i - 1}" if i else "entry", layer.here(run, h))
-        h = run(self.head, torch.relu(h))
-        return run(self.output, torch.relu(h))
+            h = do.feature(f"block{i - 1}" if i else "entry", layer.here(do, h))
+        h = do(self.head, torch.relu(h))
+        return do(self.output, torch.relu(h))
 
     def reach(self) -> Tensor:
         n, first, half = self.config.num_layers, self.config.first_kernel_size // 2, self.config.kernel_size // 2

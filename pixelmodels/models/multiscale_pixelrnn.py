@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import PixelModel
-from pixelmodels.models.canvas import Stage
+from pixelmodels.models.base import PixelModel, Stage
 from pixelmodels.models.context import Context, ContextBlend, ContextSpec, Given
 from pixelmodels.models.pixelrnn_row_lstm import PixelRNNRowLSTMConfig
+from pixelmodels.models.registry import build, config_from_plain
 from pixelmodels.shapes import ImageSpec
 
 
@@ -26,8 +26,6 @@ class MultiscalePixelRNNConfig:
     large: Any = field(default_factory=PixelRNNRowLSTMConfig)  # config of the model of the image given the small one
 
     def __post_init__(self) -> None:
-        from pixelmodels.models import config_from_plain
-
         if self.factor < 2:
             raise UserError(f"factor {self.factor} leaves nothing out; give 2 or more")
         for name in ("small", "large"):  # plain values, as a file has them
@@ -46,8 +44,6 @@ class MultiscalePixelRNN(PixelModel):
     draws_small = True
 
     def __init__(self, config: MultiscalePixelRNNConfig, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
-        from pixelmodels.models import build
-
         super().__init__(config, spec, likelihood, ContextSpec(small=context_spec.small))
         self.context_spec = context_spec  # its stages encode what is given, each for itself
         height, width = (-(-size // config.factor) for size in spec.shape[1:])
@@ -55,22 +51,21 @@ class MultiscalePixelRNN(PixelModel):
         self.small = build(config.small, small_spec, likelihood.config, context_spec)
         self.large = build(config.large, spec, likelihood.config, replace(context_spec, small=small_spec))
 
-    def network(self, image_BHWC: Tensor, context: Given) -> Tensor:
+    def network(self, image_BHWC: Tensor, context: Given, small_BHWC: Tensor | None = None) -> Tensor:
         every = self.config.factor
         small_BHWC = image_BHWC[:, ::every, ::every]
-        features = self.large.context_features(context, len(image_BHWC), small_BHWC)
-        params_BPHW = self.large.wired(image_BHWC, features).clone()
+        params_BPHW = self.large.network(image_BHWC, context, small_BHWC).clone()
         params_BPHW[..., ::every, ::every] = self.small.network(small_BHWC, context)
         return params_BPHW
 
     def network_features(
-        self, image_BHWC: Tensor, context: Given, each: Callable[[Tensor], Tensor] = lambda h_BFHW: h_BFHW
+        self, image_BHWC: Tensor, context: Given, each: Callable[[Tensor], Tensor] | None = None, small_BHWC: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Of both stages, by their place and name: those of the small image at its pixels, those of the large one knowing all of it."""
         every = self.config.factor
         small_BHWC = image_BHWC[:, ::every, ::every]
         of_small = self.small.network_features(small_BHWC, context, each)
-        of_large = self.large.wired_features(image_BHWC, self.large.context_features(context, len(image_BHWC), small_BHWC), each)
+        of_large = self.large.network_features(image_BHWC, context, each, small_BHWC)
         return {f"small.{name}": h for name, h in of_small.items()} | {f"large.{name}": h for name, h in of_large.items()}
 
     def initialize(self, x_BCHW: Tensor, context: Given = None) -> None:
@@ -88,9 +83,9 @@ class MultiscalePixelRNN(PixelModel):
         every = self.config.factor
         return (*map(within_small, self.small.stages()), Stage(self.large, 1, given_small))
 
-    def order(self) -> Tensor:
-        every, small = self.config.factor, self.small.order()
-        rank_HW = super().order() + small.numel()
+    def pixel_ranks(self) -> Tensor:
+        every, small = self.config.factor, self.small.pixel_ranks()
+        rank_HW = super().pixel_ranks() + small.numel()
         rank_HW[::every, ::every] = small
         return rank_HW.flatten().argsort().argsort().view_as(rank_HW)  # without gaps
 

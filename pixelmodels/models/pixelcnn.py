@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pixelmodels.layers.base import Forward, Layer, PixelPass, TakeRow
-from pixelmodels.layers.convolution import CausalConv, CausalLinear, Groups
-from pixelmodels.models.base import CONTEXT_FEATURES
-from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, Features, projection
+from pixelmodels.layers.channel_groups import Grouped, Groups
+from pixelmodels.layers.convolution import CausalConv, CausalLinear
+from pixelmodels.layers.wiring import Forward, PixelPass, TakeRow
+from pixelmodels.models.base import ModelConfig
 from pixelmodels.models.reach import same_everywhere
-from pixelmodels.models.residual import ResidualNet
+from pixelmodels.models.residual import Block, ResidualNet
 
 
 @dataclass(frozen=True)
-class PixelCNNConfig:
+class PixelCNNConfig(ModelConfig):
     """Hyperparameters of `pixelcnn`; the paper's are 15 layers of 128 with a head of 1024."""
 
     num_layers: int = 6  # residual blocks
@@ -27,29 +26,18 @@ class PixelCNNConfig:
     head_features: int = 64  # maps of the two 1x1 layers before the output
     dropout: float = 0.0  # of the blocks' hidden maps
 
-    def __post_init__(self) -> None:
-        check_config(self)
 
-
-class _Block(nn.Module):
+class _Block(Block):
     """1x1 2h -> h, masked convolution h -> h, 1x1 h -> 2h, and the residual connection (figure 5)."""
 
-    def __init__(self, config: PixelCNNConfig, wide: Groups, narrow: Groups, context_spec: ContextSpec):
-        super().__init__()
+    def make(self, config: PixelCNNConfig, wide: Groups, narrow: Groups) -> tuple[Grouped, ...]:
         self.reduce = CausalLinear(wide, narrow)
         self.conv = CausalConv(narrow, narrow, (config.kernel_size // 2 + 1, config.kernel_size), "B")
-        self.expand = CausalLinear(narrow, wide)
-        self.dropout = nn.Dropout(config.dropout)
-        self.condition = projection(context_spec, CONTEXT_FEATURES, config.num_features)
+        return (self.conv,)
 
-    def extras(self, context: Features) -> dict[Layer, Tensor]:
-        return {} if self.condition is None else {self.conv: context[self.condition]}
-
-    def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
-        y = torch.relu(run(self.conv, torch.relu(run(self.reduce, torch.relu(h)))))
-        if self.training:
-            y = self.dropout(y)
-        return h + run(self.expand, y)
+    def inside(self, do: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
+        y = torch.relu(do(self.conv, torch.relu(do(self.reduce, torch.relu(h)))))
+        return self.dropout(y) if self.training else y
 
 
 class PixelCNN(ResidualNet):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pixelmodels.layers.base import Forward, Layer, PixelPass, TakeRow
-from pixelmodels.layers.convolution import CausalLinear, Groups
+from pixelmodels.layers.channel_groups import Grouped, Groups
+from pixelmodels.layers.convolution import CausalLinear
 from pixelmodels.layers.recurrent import DiagonalLSTM, ReversedDiagonalLSTM
-from pixelmodels.models.base import CONTEXT_FEATURES
-from pixelmodels.models.context import ContextSpec, Features, projection
+from pixelmodels.layers.wiring import Forward, PixelPass, TakeRow
 from pixelmodels.models.reach import everything_before
-from pixelmodels.models.residual import PixelRNNConfig, ResidualNet
+from pixelmodels.models.residual import Block, PixelRNNConfig, ResidualNet
 
 
 @dataclass(frozen=True)
@@ -22,29 +21,18 @@ class PixelRNNDiagonalBiLSTMConfig(PixelRNNConfig):
     num_layers: int = 3  # BiLSTM layers
 
 
-class _Block(nn.Module):
+class _Block(Block):
     """For each direction 1x1 (mask B) 2h -> 4h and an LSTM; their sum, 1x1 h -> 2h, residual (figures 3 and 5)."""
 
-    def __init__(self, config: PixelRNNDiagonalBiLSTMConfig, wide: Groups, narrow: Groups, context_spec: ContextSpec):
-        super().__init__()
+    def make(self, config: PixelRNNDiagonalBiLSTMConfig, wide: Groups, narrow: Groups) -> tuple[Grouped, ...]:
+        self.residual = config.residual
         self.to_left, self.to_right = CausalLinear(wide, narrow * 4), CausalLinear(wide, narrow * 4)
         self.left, self.right = DiagonalLSTM(narrow), ReversedDiagonalLSTM(narrow)
-        self.expand = CausalLinear(narrow, wide)
-        self.dropout = nn.Dropout(config.dropout)
-        self.condition = projection(context_spec, CONTEXT_FEATURES, 8 * config.num_features)
-        self.residual = config.residual
+        return (self.left, self.right)
 
-    def extras(self, context: Features) -> dict[Layer, Tensor]:
-        if self.condition is None:
-            return {}
-        for_left, for_right = context[self.condition].chunk(2, -1)
-        return {self.left: for_left, self.right: for_right}
-
-    def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
+    def inside(self, do: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
         x = self.dropout(h) if self.training else h
-        y = run(self.left, run(self.to_left, x)) + run(self.right, run(self.to_right, x))
-        y = run(self.expand, y)
-        return h + y if self.residual else y
+        return do(self.left, do(self.to_left, x)) + do(self.right, do(self.to_right, x))
 
 
 class PixelRNNDiagonalBiLSTM(ResidualNet):

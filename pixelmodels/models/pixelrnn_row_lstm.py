@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pixelmodels.layers.base import Forward, Layer, PixelPass, TakeRow
-from pixelmodels.layers.convolution import CausalConv, CausalLinear, Groups
+from pixelmodels.layers.channel_groups import Grouped, Groups
+from pixelmodels.layers.convolution import CausalConv
 from pixelmodels.layers.recurrent import RowLSTM
-from pixelmodels.models.base import CONTEXT_FEATURES
-from pixelmodels.models.context import ContextSpec, Features, projection
+from pixelmodels.layers.wiring import Forward, PixelPass, TakeRow
 from pixelmodels.models.reach import same_everywhere
-from pixelmodels.models.residual import PixelRNNConfig, ResidualNet
+from pixelmodels.models.residual import Block, PixelRNNConfig, ResidualNet
 
 
 @dataclass(frozen=True)
@@ -22,25 +21,18 @@ class PixelRNNRowLSTMConfig(PixelRNNConfig):
     num_layers: int = 4  # LSTM layers
 
 
-class _Block(nn.Module):
+class _Block(Block):
     """Input-to-state 1 x 3 (mask B) 2h -> 4h, LSTM h, 1x1 h -> 2h, residual (section 3.5 and figure 5)."""
 
-    def __init__(self, config: PixelRNNRowLSTMConfig, wide: Groups, narrow: Groups, context_spec: ContextSpec):
-        super().__init__()
+    def make(self, config: PixelRNNRowLSTMConfig, wide: Groups, narrow: Groups) -> tuple[Grouped, ...]:
+        self.residual = config.residual
         self.input_to_state = CausalConv(wide, narrow * 4, (1, 3), "B")
         self.lstm = RowLSTM(narrow, kernel=3)
-        self.expand = CausalLinear(narrow, wide)
-        self.dropout = nn.Dropout(config.dropout)
-        self.condition = projection(context_spec, CONTEXT_FEATURES, 4 * config.num_features)
-        self.residual = config.residual
+        return (self.input_to_state,)
 
-    def extras(self, context: Features) -> dict[Layer, Tensor]:
-        return {} if self.condition is None else {self.input_to_state: context[self.condition]}
-
-    def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
+    def inside(self, do: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
         x = self.dropout(h) if self.training else h
-        y = run(self.expand, run(self.lstm, run(self.input_to_state, x)))
-        return h + y if self.residual else y
+        return do(self.lstm, do(self.input_to_state, x))
 
 
 class PixelRNNRowLSTM(ResidualNet):

@@ -23,12 +23,9 @@ def same_everywhere(spec: ImageSpec, reaches: Callable[[int, int], bool]) -> Ten
     `reaches(up, right)` says whether an output depends on the pixel `up` rows above it and `right` columns to
     its right (negative: to its left), all channels of it.
     """
-    height, width = spec.height, spec.width
-    reach = torch.zeros(height, width, spec.channels, height, width, dtype=torch.bool)
-    for up in range(height):
-        for right in range(-width + 1, width):
-            if reaches(up, right):
-                for r in range(up, height):
-                    for c in range(max(0, -right), min(width, width - right)):
-                        reach[r, c, :, r - up, c + right] = True
-    return reach
+    rows, columns = torch.arange(spec.height), torch.arange(spec.width)
+    up_HWHW = (rows[:, None, None, None] - rows[:, None]).expand(-1, spec.width, -1, spec.width)
+    right_HWHW = (columns - columns[:, None, None]).expand_as(up_HWHW)
+    table = torch.tensor([[reaches(up, right) for right in range(1 - spec.width, spec.width)] for up in range(spec.height)])
+    reach_HWHW = (up_HWHW >= 0) & table[up_HWHW, right_HWHW + spec.width - 1]
+    return reach_HWHW[:, :, None].repeat(1, 1, spec.channels, 1, 1)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from pixelmodels.layers.base import Forward, Layer, PixelPass, RowPass, TakeRow
-from pixelmodels.layers.convolution import CausalConv, CausalLinear, Groups, even_groups
+from pixelmodels.layers.channel_groups import Grouped, Groups, even_groups
+from pixelmodels.layers.convolution import CausalConv, CausalLinear
+from pixelmodels.layers.dropout import Dropout
+from pixelmodels.layers.wiring import Forward, PixelPass, TakeRow
 from pixelmodels.likelihoods import Likelihood
-from pixelmodels.models.base import PixelModel
-from pixelmodels.models.checks import check_config
-from pixelmodels.models.context import ContextSpec, Features
+from pixelmodels.models.base import ModelConfig, PixelModel
+from pixelmodels.models.context import ContextSpec
+from pixelmodels.models.context_encoder import projection
 from pixelmodels.shapes import ImageSpec
 
 
 @dataclass(frozen=True)
-class PixelRNNConfig:
+class PixelRNNConfig(ModelConfig):
     """Hyperparameters that both PixelRNNs have."""
 
     num_layers: int  # LSTM layers
@@ -28,20 +30,31 @@ class PixelRNNConfig:
     dropout: float = 0.0  # of the LSTMs' inputs
     residual: bool = True  # add each layer's input to its output
 
-    def __post_init__(self) -> None:
-        check_config(self)
 
+class Block(nn.Module):
+    """One block of the stack: layers on a stream of 2h features (`wide`) that give h (`narrow`), 1x1 h -> 2h, residual (figure 5)."""
 
-class Block(Protocol):
-    """One block of the stack, on a stream of 2h features."""
+    residual = True  # add its input to its output
 
-    def extras(self, context: Features) -> dict[Layer, Tensor]:
-        """What its layers add of the context."""
-        ...
+    def __init__(self, config: Any, wide: Groups, narrow: Groups, context_spec: ContextSpec):
+        super().__init__()
+        layers = self.make(config, wide, narrow)
+        self.expand = CausalLinear(narrow, wide)
+        self.dropout = Dropout(config.dropout)
+        self.condition = projection(context_spec, sum(len(layer.out_groups) for layer in layers), *layers)
 
-    def here(self, run: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
+    def make(self, config: Any, wide: Groups, narrow: Groups) -> tuple[Grouped, ...]:
+        """Make the layers; returns those that add the context."""
+        raise NotImplementedError
+
+    def inside(self, do: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
+        """What the layers make of the stream."""
+        raise NotImplementedError
+
+    def here(self, do: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
         """The stream after the block."""
-        ...
+        y = do(self.expand, self.inside(do, h))
+        return h + y if self.residual else y
 
 
 class ResidualNet(PixelModel):
@@ -51,7 +64,7 @@ class ResidualNet(PixelModel):
     `first_kernel_size` and `head_features`.
     """
 
-    block_class: ClassVar[type[nn.Module]]  # made with (config, groups of the stream, groups of h features, context spec)
+    block_class: ClassVar[type[Block]]
     orders_channels = True
 
     def __init__(self, config: Any, spec: ImageSpec, likelihood: Likelihood, context_spec: ContextSpec):
@@ -65,16 +78,10 @@ class ResidualNet(PixelModel):
         self.head2 = CausalLinear(head, head)
         self.output = CausalLinear(head, self.param_groups)
 
-    def _blocks(self) -> list[Block]:
-        return cast("list[Block]", list(self.blocks))
-
-    def above(self, run: Forward | RowPass, x: Tensor, context: Features) -> dict[Layer, Tensor]:
-        return {layer: extra for block in self._blocks() for layer, extra in block.extras(context).items()}
-
-    def here(self, run: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
-        h = run.feature("entry", run(self.entry, x))
-        for i, block in enumerate(self._blocks()):
-            h = run.feature(f"block{i}", block.here(run, h))
-        h = run(self.head1, torch.relu(h))
-        h = run(self.head2, torch.relu(h))
-        return run(self.output, torch.relu(h))
+    def here(self, do: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
+        h = do.feature("entry", do(self.entry, x))
+        for i, block in enumerate(self.blocks):
+            h = do.feature(f"block{i}", cast(Block, block).here(do, h))
+        h = do(self.head1, torch.relu(h))
+        h = do(self.head2, torch.relu(h))
+        return do(self.output, torch.relu(h))

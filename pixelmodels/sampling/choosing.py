@@ -35,17 +35,13 @@ class Choice:
         """From each image's guidance, temperature and top_p."""
         plain = [option == (0.0, 1.0, 1.0) for option in options]
         if all(plain):
-            return _plain(len(options), device)
+            ones_B = torch.ones(len(options), dtype=torch.float64, device=device)
+            return cls(ones_B - 1, ones_B, ones_B, None, ones_B[:0].long(), False)
         guidance_B, temperature_B, top_p_B = torch.tensor(options, dtype=torch.float64, device=device).unbind(1)
         plain_N, shaped_N = (
             torch.tensor([i for i, one in enumerate(plain) if one is wanted], dtype=torch.long, device=device) for wanted in (True, False)
         )
         return cls(guidance_B, temperature_B, top_p_B, plain_N, shaped_N if any(plain) else None, any(top_p < 1 for _, _, top_p in options))
-
-
-def _plain(batch: int, device: torch.device) -> Choice:
-    zeros_B = torch.zeros(batch, dtype=torch.float64, device=device)
-    return Choice(zeros_B, zeros_B + 1, zeros_B + 1, None, zeros_B[:0].long(), False)
 
 
 def choose(likelihood: Likelihood, params: Sequence[Tensor], channel: int, x_BC: Tensor, u_BU: Tensor, choice: Choice) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
 from pixelmodels.sampling.lane import DrawnRow, Lane
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.request import Drawing, Request, checked, drawing_of
 from pixelmodels.sampling.waiting import QueueFull, WaitingList
 
@@ -73,8 +74,8 @@ class Engine:
         widths = slot_widths(num_slots, reserve)
         self._lanes: list[dict[bool, Lane]] = []  # of each stage: without guidance, and with it
         for stage in model.stages():
-            weights = stage.model.prepare()
-            self._lanes.append({guided: Lane(stage, weights, widths, guided=guided) for guided in (False, True)})
+            passes = Passes(stage.model)
+            self._lanes.append({guided: Lane(stage, passes, widths, guided=guided) for guided in (False, True)})
 
     @property
     def num_active(self) -> int:
@@ -107,7 +108,6 @@ class Engine:
         if self._left.pop(request_id, None) is None:
             return
         self._waiting.remove(request_id)
-        self._waiting.forget(request_id)
         self._between = [drawing for drawing in self._between if drawing.request_id != request_id]
         for lanes in self._lanes:
             for lane in lanes.values():

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pixelmodels.layers.base import Layer, Weights
-from pixelmodels.models.canvas import Canvas, Stage
+from pixelmodels.models.base import Stage
 from pixelmodels.models.context import join_contexts
+from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.choosing import Choice
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.raster import KnownRow, draw_row
 from pixelmodels.sampling.request import Drawing
 
@@ -36,9 +37,9 @@ class Lane:
     Guided images have two canvases, with their context and without.
     """
 
-    def __init__(self, stage: Stage, weights: dict[Layer, Weights], widths: tuple[int, ...], *, guided: bool):
+    def __init__(self, stage: Stage, passes: Passes, widths: tuple[int, ...], *, guided: bool):
         self.stage, self.model, self.every = stage, stage.model, stage.every
-        self.weights, self.widths, self.guided = weights, widths, guided
+        self.passes, self.widths, self.guided = passes, widths, guided
         self.height = stage.model.spec.height
         self._clear()
 
@@ -93,7 +94,7 @@ class Lane:
     def _start(self, group: list[Drawing]) -> list[Canvas]:
         x_BCHW = torch.from_numpy(np.stack([drawing.x_CHW for drawing in group])).to(self.model.device)
         given = join_contexts([drawing.context for drawing in group])
-        return [self.model.start(len(group), self.stage.context(one, x_BCHW)) for one in ((given, None) if self.guided else (given,))]
+        return [self.passes.start(len(group), self.stage.context(one, x_BCHW)) for one in ((given, None) if self.guided else (given,))]
 
     def _place(self, group: list[Drawing], canvases: list[Canvas], row: int) -> None:
         """Put images that begin into free slots, of which there are more if need be."""
@@ -149,7 +150,7 @@ class Lane:
         alive = next(slot for slot in range(width) if self._slots[slot] is not None)
         self._copy(stale, [alive] * len(stale))
         if not self._running or self._running[0].row_B.shape[0] != width:
-            self._running = [canvas.first(width) for canvas in self._canvases]
+            self._running = [canvas.take(slice(width)) for canvas in self._canvases]
 
     def _copy(self, to: list[int], slots: list[int]) -> None:
         if to:
@@ -175,7 +176,7 @@ class Lane:
                 mask_BW[slot] = drawing.known_HW[r, :: self.every]
         known = KnownRow.of(x_BWC, mask_BW, device, counts_B=np.array([drawing is not None for drawing in slots]))
         u = torch.from_numpy(u_BWU).to(device)
-        params = draw_row(self.model, self.weights, canvases, u, Choice.of(options, device), known)
+        params = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
         x_BCW = canvases[0].x_BWC.permute(0, 2, 1).clone().cpu().numpy()
         finite_B = torch.stack([torch.isfinite(params_BP).all(1) for params_BP in params]).all(0).tolist()
         for slot, drawing in images:

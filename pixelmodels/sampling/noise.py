@@ -20,10 +20,8 @@ def noise(model: PixelModel, n: int, seed: int, first: int = 0) -> Tensor:
         raise UserError(f"{n} samples asked for; give 0 or more")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; give 0 or more")
-    u_NHWU = np.zeros((n, model.spec.height, model.spec.width, model.likelihood.num_uniforms))
-    for i in range(n):
-        u_NHWU[i] = image_noise(model, seed, first + i)
-    return torch.from_numpy(u_NHWU).to(model.device)
+    images = [image_noise(model, seed, first + i) for i in range(n)]
+    return torch.from_numpy(np.reshape(images, (n, *model.spec.shape[1:], model.likelihood.num_uniforms))).to(model.device)
 
 
 def image_noise(model: PixelModel, seed: int, index: int) -> npt.NDArray[np.float64]:

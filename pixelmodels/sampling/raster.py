@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelmodels.layers.base import Layer, Weights
 from pixelmodels.models import PixelModel
-from pixelmodels.models.canvas import Canvas
 from pixelmodels.models.context import Given, check_context
+from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.choosing import Choice, check_options, choose
 from pixelmodels.sampling.noise import noise
+from pixelmodels.sampling.passes import Passes
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ def draw(
         known_BHW |= given_pixels.mask_BHW.cpu().numpy()
     with evaluating(model), torch.inference_mode():
         for stage in model.stages():
-            weights, every = stage.model.prepare(), stage.every
-            canvases = [stage.model.start(batch, stage.context(given, x_BCHW)) for given in ((context, None) if guidance else (context,))]
+            passes, every = Passes(stage.model), stage.every
+            canvases = [passes.start(batch, stage.context(given, x_BCHW)) for given in ((context, None) if guidance else (context,))]
             for r in range(0, height, every):
                 known = None
                 if known_BHW[:, r, ::every].any():  # given, or drawn by the stages before
                     known_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()
                     known = KnownRow.of(known_BWC, known_BHW[:, r, ::every], model.device)
-                params = draw_row(stage.model, weights, canvases, u_BHWU[:, r, ::every], choice, known)
+                params = draw_row(passes, canvases, u_BHWU[:, r, ::every], choice, known)
                 if not all(torch.isfinite(params_BP).all() for params_BP in params):
                     raise FloatingPointError(f"the parameters of row {r} are not finite: the weights are broken")
                 x_BCHW[:, :, r, ::every] = canvases[0].x_BWC.permute(0, 2, 1)
@@ -91,45 +91,31 @@ def draw(
     return x_BCHW
 
 
-def draw_row(
-    model: PixelModel,
-    weights: dict[Layer, Weights],
-    canvases: Sequence[Canvas],
-    u_BWU: Tensor,
-    choice: Choice,
-    known: KnownRow | None = None,
-) -> list[Tensor]:
+def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: Choice, known: KnownRow | None = None) -> list[Tensor]:
     """Draw each image's current row and commit it; returns the parameters of the last column, B P for each canvas.
 
     Args: `canvases`, of the same images with their context and, for guidance, without; `known` pixels stay as they are, and a row
     that every image knows is taken at once.
     """
     for canvas in canvases:
-        model.row_pass(weights, canvas)
+        passes.row(canvas)
     if known is not None and all(known.by_all_W):
-        params = [model.take_row(weights, canvas, known.x_BWC)[:, -1] for canvas in canvases]
+        params = [passes.take_row(canvas, known.x_BWC)[:, -1] for canvas in canvases]
     else:
         for c, u_BU in enumerate(u_BWU.unbind(1)):
-            params = _draw_pixel(model, weights, canvases, c, u_BU, choice, known)
+            params = _draw_pixel(passes, canvases, c, u_BU, choice, known)
     for canvas in canvases:
-        model.commit_row(weights, canvas)
+        passes.commit(canvas)
     return params
 
 
-def _draw_pixel(
-    model: PixelModel,
-    weights: dict[Layer, Weights],
-    canvases: Sequence[Canvas],
-    c: int,
-    u_BU: Tensor,
-    choice: Choice,
-    known: KnownRow | None,
-) -> list[Tensor]:
+def _draw_pixel(passes: Passes, canvases: Sequence[Canvas], c: int, u_BU: Tensor, choice: Choice, known: KnownRow | None) -> list[Tensor]:
     """Draw every channel of column `c` of the canvases' current rows, or take what is known; returns the last parameters used."""
-    params = [model.pixel_pass(weights, canvas, c) for canvas in canvases]
+    model = passes.model
+    params = [passes.pixel(canvas, c) for canvas in canvases]
     for channel in range(model.spec.channels):
         if channel and model.num_groups > 1:
-            params = [model.pixel_pass(weights, canvas, c, channel) for canvas in canvases]
+            params = [passes.pixel(canvas, c, channel) for canvas in canvases]
         if known is not None and known.by_all_W[c]:
             x_B = known.x_BWC[:, c, channel]
         else:
@@ -137,7 +123,7 @@ def _draw_pixel(
             if known is not None and known.by_any_W[c]:
                 x_B = torch.where(known.mask_BW[:, c], known.x_BWC[:, c, channel], x_B)
         for canvas in canvases:
-            model.put(canvas, c, channel, x_B)
+            passes.put(canvas, c, channel, x_B)
     return params
 
 

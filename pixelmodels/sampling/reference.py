@@ -38,7 +38,7 @@ def reference_sample(
     given_pixels = model.given_pixels(context)
     x_NCHW = torch.zeros(n, channels, height, width, dtype=torch.uint8, device=model.device)
     with evaluating(model), torch.no_grad():
-        for place in torch.argsort(model.order().flatten())[:num_pixels].tolist():
+        for place in torch.argsort(model.pixel_ranks().flatten())[:num_pixels].tolist():
             r, c = divmod(place, width)
             for k in range(channels):
                 mine = groups == k if model.num_groups > 1 else slice(None)

@@ -38,7 +38,8 @@ class WaitingList:
         self.num_images += request.n
 
     def remove(self, request_id: int) -> None:
-        """Forget the images of a request that still wait."""
+        """Forget a request: its images that still wait, and its slots, which are free again."""
+        self.num_held.pop(request_id, None)
         if request_id in self._next:
             request, image = self._next.pop(request_id)
             self._turns.remove(request_id)
@@ -49,10 +50,6 @@ class WaitingList:
         self.num_held[request_id] -= 1
         if not self.num_held[request_id]:
             del self.num_held[request_id]
-
-    def forget(self, request_id: int) -> None:
-        """All of the request's slots are free again."""
-        self.num_held.pop(request_id, None)
 
     def take(self, num_free: int, num_soon: int, may_begin: Callable[[Request], bool]) -> list[tuple[int, Request, int]]:
         """The images (request, what it is, index) that get the free slots, of requests that may begin now.

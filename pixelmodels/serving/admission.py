@@ -33,31 +33,31 @@ class Speed:
             self.images_per_s += weight * (images / seconds - self.images_per_s)
 
 
-def check(
-    n: int,
-    timeout_s: float,
-    waiting: Iterable[tuple[int, float]],
-    num_unfinished: int,
-    slots: int,
-    bound: int,
-    speed: float,
-    num_others: int = 0,
+def check_room(n: int, num_unfinished: int, bound: int, speed: float) -> None:
+    """Raise `Refused` (429) for `n` images more than may be unfinished.
+
+    Args: `num_unfinished`, images drawn, scored or waiting; `bound`, most of them; `speed`, images a second, 0 where it is not known.
+    """
+    excess = num_unfinished + n - bound
+    if excess > 0:
+        raise overloaded(f"{num_unfinished} images are unfinished, {bound} at most may be", excess / speed if speed else 1.0)
+
+
+def check_time(
+    n: int, timeout_s: float, waiting: Iterable[tuple[int, float]], num_unfinished: int, num_others: int, slots: int, speed: float
 ) -> bool:
     """Raise `Refused` (429) for a request of `n` images that cannot be drawn in time, or that would make others late.
 
     Args: `waiting`, of each request with images that have no slot: how many, and the seconds left to it (infinite where it was
-    promised nothing); `num_unfinished`, images drawn, scored or waiting; `bound`, most images that may be unfinished; `speed`, images a
-    second, 0 where it is not known; `num_others`, how many of the unfinished images take none of these slots.
+    promised nothing); `num_unfinished`, images drawn, scored or waiting; `num_others`, how many of them take none of these slots;
+    `speed`, images a second, 0 where it is not known.
 
-    Where all slots are free any request within the bound is let in, as the speed was measured at another time, and so is any one where
+    Where all slots are free any request is let in, as the speed was measured at another time, and so is any one where
     the speed is not known: returns False for one that is expected to be late, or may well be, to which nothing is promised.
 
     Slots go round in turns, so a request with w waiting images is done once every other one has had up to w more turns. Later requests
     go through this check too, so they cannot take that from it.
     """
-    if num_unfinished + n > bound:
-        excess = num_unfinished + n - bound
-        raise overloaded(f"{num_unfinished} images are unfinished, {bound} at most may be", excess / speed if speed else 1.0)
     fits = num_unfinished - num_others + n <= slots
     if not speed or fits:
         return fits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
@@ -10,18 +12,17 @@ from ray.serve.handle import DeploymentHandle
 
 from pixelmodels.errors import UserError
 from pixelmodels.serving import keys
-from pixelmodels.serving.autoscaling import ImagesPolicy
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.ingress import make_app
-from pixelmodels.serving.listening import listen_on_the_nodes_address
+from pixelmodels.serving.ray_serve import FewestImages, ImagesPolicy, listen_on_the_nodes_address
 from pixelmodels.serving.replica import Sampler
-from pixelmodels.serving.routing import FewestImages
 from pixelmodels.serving.settings import Settings
 
 INGRESS, SAMPLER = "Ingress", "Sampler"  # of its deployments
 MANY = 100_000  # requests: how many images wait is what bounds a sampler, and it says so at once
 HEALTH_PERIOD_S = 2.0  # between two looks at a replica
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}  # of Serve itself: a line for each request costs more than its routing
+ALL_ADDRESSES = ("0.0.0.0/0", "::/0")
 # Of the processes between which requests go. Calls over gRPC, handled in the thread where they arrive, cost half as much CPU as those
 # between Ray's actors from thread to thread; gRPC's own limit of a message is 4 MB, less than the bodies and
 # answers that `Settings` allows.
@@ -36,6 +37,15 @@ PROXIES = {
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": ENVIRONMENT["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"],
 }
+
+
+def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variable that keeps calls between processes of Ray from going to the proxy of `http_proxy`, as gRPC has it even of 127.0.0.1.
+
+    They are to addresses, not to names, and nothing but gRPC reads it: S3 and MLflow are asked through the proxy as before.
+    """
+    kept = environ.get("no_grpc_proxy") or environ.get("no_proxy", "")  # gRPC reads the second only where the first is not set
+    return {"no_grpc_proxy": ",".join(part for part in (kept, *ALL_ADDRESSES) if part)}
 
 
 @serve.ingress()
@@ -70,9 +80,17 @@ def build(args: Settings | dict[str, Any]) -> serve.Application:
 def application(args: Settings, sampler: type[Sampler], environment: dict[str, Any] | None = None) -> serve.Application:
     """The application with samplers of a class; `environment`, Ray's runtime environment of its replicas beside `ENVIRONMENT`."""
     environment = environment or {}
-    environment = {**environment, "env_vars": {**environment.get("env_vars", {}), **ENVIRONMENT}}
+    variables = environment.get("env_vars", {})
+    environment = {**environment, "env_vars": {**variables, **ENVIRONMENT, **without_proxy({**os.environ, **variables})}}
+    common: dict[str, Any] = {
+        "logging_config": LOGGING,
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "graceful_shutdown_timeout_s": args.drain_s,
+        "graceful_shutdown_wait_loop_s": 0.5,
+    }
     scaling: dict[str, Any] = {"num_replicas": args.replicas}
     if args.max_replicas is not None and args.max_replicas > args.replicas:
+        policy = AutoscalingPolicy(policy_function=ImagesPolicy, policy_kwargs={"images_per_replica": args.images_per_replica})
         scaling = {
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=args.replicas,
@@ -81,7 +99,7 @@ def application(args: Settings, sampler: type[Sampler], environment: dict[str, A
                 downscale_delay_s=120,
                 metrics_interval_s=2,
                 look_back_period_s=10,
-                policy=AutoscalingPolicy(policy_function=ImagesPolicy, policy_kwargs={"images_per_replica": args.images_per_replica}),
+                policy=policy,
             )
         }
     samplers = serve.deployment(
@@ -89,12 +107,9 @@ def application(args: Settings, sampler: type[Sampler], environment: dict[str, A
         name=SAMPLER,
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus, "runtime_env": environment},
         max_ongoing_requests=MANY,
-        health_check_period_s=HEALTH_PERIOD_S,
-        graceful_shutdown_timeout_s=args.drain_s,
-        graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=3,
         request_router_config=RequestRouterConfig(request_router_class=FewestImages),
-        logging_config=LOGGING,
+        **common,
         **scaling,
     )
     ingress = serve.deployment(
@@ -104,9 +119,6 @@ def application(args: Settings, sampler: type[Sampler], environment: dict[str, A
         max_ongoing_requests=4096,
         max_queued_requests=4096,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1.0),
-        logging_config=LOGGING,
-        health_check_period_s=HEALTH_PERIOD_S,
-        graceful_shutdown_timeout_s=args.drain_s,
-        graceful_shutdown_wait_loop_s=0.5,
+        **common,
     )
     return ingress.bind(samplers.bind(args), args)

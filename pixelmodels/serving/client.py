@@ -6,7 +6,8 @@ import base64
 import http.client
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ class ServiceError(Exception):
 class Images:
     """Images that were drawn."""
 
-    images_NCHW: UInt8  # levels
+    images_NCHW: UInt8  # levels of the model, which are grey values 0..255 for a model of 256 levels only
     model: str  # name/version that drew them
     seed: int  # the same again gives the same images
 
@@ -52,36 +53,43 @@ class Event:
 class Client:
     """Calls one service; it may be used from several threads, and each call has a connection of its own.
 
-    Args: `url` such as http://127.0.0.1:8000; `key`, an API key; `timeout_s`, for each answer.
-    Every call raises `ServiceError` where the service says no, and `OSError` where nobody answers.
+    Args: `url` such as http://127.0.0.1:8000, which is called directly whatever proxy the environment names; `key`, an API key;
+    `timeout_s`, for each answer.
+
+    Images that are given are PNG files as bytes, Pillow's images, or whole numbers (arrays, tensors, lists) on one of two scales: "grey",
+    0..255 of rows x columns (x 3); "levels", those of the model, of (channels x) rows x columns. What `samples` returned (its `Images`,
+    their array or some of it) goes in again as the same levels. `scale=` says which is meant; without it channels that come first mean
+    levels, and anything else is grey values, refused where all of it is so dark that it could be levels too.
+
+    Every call raises `ValueError` for what is no image, `ServiceError` where the service says no, and `OSError` where nobody answers.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 60.0):
         self.url, self.key, self.timeout_s = url.rstrip("/"), key, timeout_s
 
     def samples(self, n: int = 1, **options: Any) -> Images:
-        """Draw images; options: seed, first, label, vector, context_image, small_image, temperature, top_p, guidance, model, timeout_s.
+        """Draw images.
 
-        Images that are given (here and below) are arrays of grey values 0..255, rows x columns (x 3), or PNG files as bytes.
+        Options: seed, first, label, vector, context_image, small_image, scale, temperature, top_p, guidance, model, timeout_s.
         """
         return self._images("/v1/samples", {"n": n, **options})
 
     def completions(self, image: Any, *, mask: Any = None, known_rows: int | None = None, n: int = 1, **options: Any) -> Images:
-        """Draw images of which the pixels in `mask` (not 0), or the first rows, are those of `image`; options as for `samples`."""
-        known = {"known_rows": known_rows} if mask is None else {"mask": np.asarray(mask, bool).astype(np.uint8) * 255}
-        return self._images("/v1/completions", {"n": n, "image": image, **known, **options})
+        """Draw images of which the pixels in `mask`, or the first rows, are those of `image`; options as for `samples`.
+
+        Args: `mask`, booleans of rows x columns, 0 and one other number, or a PNG file or picture: black where pixels are drawn.
+        """
+        return self._images("/v1/completions", {"n": n, "image": image, "mask": mask, "known_rows": known_rows, **options})
 
     def scores(self, images: Any, **options: Any) -> list[dict[str, Any]]:
-        """Of each image: nats, bits_per_dim, and map_bits (rows of columns) with `map=True`; options: the context, model, timeout_s."""
-        answer = self._json("POST", "/v1/scores", {"images": list(images), **options})
-        scores: list[dict[str, Any]] = answer["scores"]
+        """Of each image: nats, bits_per_dim, and map_bits (rows of columns) with `map=True`; options: context, scale, model, timeout_s."""
+        scores: list[dict[str, Any]] = self._json("POST", "/v1/scores", {"images": images, **options})["scores"]
         return scores
 
     def stream(self, n: int = 1, **options: Any) -> Iterator[Event]:
         """Rows (`every="row"`) and images as they are drawn; with `image` and `mask` or `known_rows` a completion. Options as above."""
         path = "/v1/completions" if "image" in options else "/v1/samples"
-        connection, response = self._send("POST", path, {"n": n, "stream": True, **options})
-        try:
+        with self._sent("POST", path, {"n": n, "stream": True, **options}) as response:
             kind = ""
             for line in response:
                 text = line.decode().rstrip("\n")
@@ -94,12 +102,11 @@ class Client:
                     yield Event(kind, data)
             if kind != "done":
                 raise ConnectionError("the stream ended before it was done")
-        finally:
-            connection.close()
 
     def models(self) -> dict[str, Any]:
         """What is served: `default`, `loaded`, `available`, `refused`."""
-        return self._json("GET", "/v1/models")
+        models: dict[str, Any] = self._json("GET", "/v1/models")
+        return models
 
     def is_ready(self) -> bool:
         """Whether requests would be answered now."""
@@ -110,50 +117,140 @@ class Client:
         return True
 
     def _images(self, path: str, body: dict[str, Any]) -> Images:
-        connection, response = self._send("POST", path, {**body, "format": "npz"})
-        try:
-            with np.load(io.BytesIO(response.read())) as arrays:
-                images_NCHW: UInt8 = arrays["images_NCHW"]
-            return Images(images_NCHW, unquote(response.headers["X-Model"]), int(response.headers["X-Seed"]))
-        finally:
-            connection.close()
+        with self._sent("POST", path, {**body, "format": "npz"}) as response, np.load(io.BytesIO(response.read())) as arrays:
+            return Images(arrays["images_NCHW"], unquote(response.headers["X-Model"]), int(response.headers["X-Seed"]))
 
-    def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection, response = self._send(method, path, body)
-        try:
-            answer: dict[str, Any] = json.loads(response.read())
-            return answer
-        finally:
-            connection.close()
+    def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        with self._sent(method, path, body) as response:
+            return json.loads(response.read())
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    @contextmanager
+    def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request, to be read inside the block; raises `ServiceError`."""
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "", parts.port, timeout=self.timeout_s)
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        try:
-            data = None if body is None else json.dumps({name: _plain(value) for name, value in body.items()})
+        with closing(kind(parts.hostname or "", parts.port, timeout=self.timeout_s)) as connection:
+            data = None if body is None else _encoded(body)
             connection.request(method, parts.path + path, data, headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise _error(response)
-        except BaseException:
-            connection.close()
-            raise
-        return connection, response
+            yield response
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can hold: images as PNG in base64."""
-    if isinstance(value, np.ndarray) and value.ndim >= 2:
-        stream = io.BytesIO()
-        Image.fromarray(value.astype(np.uint8)).save(stream, format="PNG")
-        value = stream.getvalue()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+def _encoded(body: dict[str, Any]) -> str:
+    """A request as JSON: images as PNG in base64, and what scale they are on."""
+    plain: dict[str, Any] = {}
+    scales: dict[str, str] = {}  # of each field with images
+    for name, value in body.items():
+        if value is None:
+            continue
+        if name == "mask":
+            plain[name] = _base64(_mask(value))
+        elif name == "images":
+            pictures = [_picture(one, f"{name}[{index}]", body.get("scale")) for index, one in enumerate(_several(value))]
+            plain[name] = [_base64(png) for png, _ in pictures]
+            scales[name] = _one_of({scale for _, scale in pictures}, f"'{name}'")
+        elif name in ("image", "context_image", "small_image"):
+            png, scales[name] = _picture(value, name, body.get("scale"))
+            plain[name] = _base64(png)
+        else:  # numbers of NumPy and torch, too
+            plain[name] = value.tolist() if hasattr(value, "tolist") else value
+    if scales:
+        plain["scale"] = _one_of(set(scales.values()), " and ".join(f"'{name}'" for name in scales))
+    try:
+        return json.dumps(plain, allow_nan=False)
+    except ValueError:
+        raise ValueError("a number is not finite (nan or inf); give finite ones") from None
+
+
+def _one_of(scales: set[str], where: str) -> str:
+    """The scale of a request; "unsure" gives way to grey, as what is grey for certain tells what is meant."""
+    if "levels" in scales and len(scales) > 1:
+        raise ValueError(f"{where}: some are levels (channels first) and some grey values; give all on one scale, and say scale=")
+    return next(iter(scales - {"unsure"}), "unsure")
+
+
+def _several(images: Any) -> Any:
+    if isinstance(images, Images):
+        return images.images_NCHW
+    if isinstance(images, Iterator):
+        images = list(images)
+    if isinstance(images, (bytes, str, Mapping, Image.Image)) or not hasattr(images, "__len__") or getattr(images, "ndim", 3) < 3:
+        raise ValueError("images: give a list of images, such as [image]")
+    if not len(images):
+        raise ValueError("images: there are none; give one or more")
+    return images
+
+
+def _picture(value: Any, name: str, scale: str | None) -> tuple[bytes | str, str]:
+    """A PNG file (or base64, as it is) and the scale of its values; raises `ValueError` for what is no image."""
+    if isinstance(value, Images):
+        if len(value.images_NCHW) != 1:
+            raise ValueError(f"{name}: {len(value.images_NCHW)} images given; give one of them, such as found.images_NCHW[0]")
+        value = value.images_NCHW[0]
+    if isinstance(value, (bytes, str)):
+        return value, scale or "grey"
+    if isinstance(value, Image.Image):
+        return _png(value, name), scale or "grey"
+    array = _array(value, name)
+    if array.dtype == bool and scale == "levels":
+        array = array.astype(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: {array.dtype} given; give whole numbers, such as grey values: np.round(255 * x).astype(np.uint8) of x in 0..1"
+        )
+    least, most = int(array.min()), int(array.max())
+    if least < 0 or most > 255:
+        raise ValueError(f"{name}: values {least}..{most} given; give grey values 0..255, or levels (scale='levels')")
+    first, last = array.ndim == 3 and array.shape[0] in (1, 3), array.ndim == 3 and array.shape[2] in (1, 3)
+    if first and last and scale is None:
+        raise ValueError(f"{name}: of shape {array.shape} either side may be the channels; say scale='levels' (first) or 'grey' (last)")
+    if first and scale != "grey":
+        array, scale = np.moveaxis(array, 0, -1), "levels"
+    elif not (array.ndim == 2 or (last and scale != "levels")):
+        raise ValueError(
+            f"{name}: shape {array.shape} given; give rows x columns (x 3) of grey values, or (channels x) rows x columns of levels"
+        )
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    return _png(Image.fromarray(np.ascontiguousarray(array.astype(np.uint8))), name), scale or "unsure"
+
+
+def _mask(value: Any) -> bytes | str:
+    """A PNG file that is white where pixels are known; raises `ValueError` where it is not clear which are meant."""
+    if isinstance(value, (bytes, str)):
+        return value
+    if isinstance(value, Image.Image):
+        return _png(value, "mask")
+    array = _array(value, "mask")
+    array = array.reshape(array.shape[1:]) if array.ndim == 3 and len(array) == 1 else array
+    if array.ndim != 2 or array.dtype.kind not in "biu" or len(np.unique(array[array != 0])) > 1:
+        raise ValueError(f"mask: {array.dtype} of shape {array.shape} given; give booleans (or 0 and one other number) of rows x columns")
+    return _png(Image.fromarray((array != 0).astype(np.uint8) * 255), "mask")
+
+
+def _array(value: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors of a GPU, or with gradients
+        raise ValueError(f"{name}: no array of numbers ({str(error).splitlines()[0]})") from None
+    if not array.size:
+        raise ValueError(f"{name}: shape {array.shape} given, which has no pixels")
+    return array
+
+
+def _png(image: Image.Image, name: str) -> bytes:
+    stream = io.BytesIO()
+    try:
+        image.save(stream, format="PNG")
+    except OSError:  # of modes that PNG files do not have
+        raise ValueError(f"{name}: a picture of mode {image.mode} given; convert it: image.convert('RGB')") from None
+    return stream.getvalue()
+
+
+def _base64(png: bytes | str) -> str:
+    return png if isinstance(png, str) else base64.b64encode(png).decode("ascii")
 
 
 def _error(response: http.client.HTTPResponse) -> ServiceError:

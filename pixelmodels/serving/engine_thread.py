@@ -9,24 +9,26 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from pixelmodels.errors import device_failed
 from pixelmodels.sampling.engine import Engine, NotFinite, Request, RowDone
 from pixelmodels.serving import admission
-from pixelmodels.serving.failures import Failures
-from pixelmodels.serving.jobs import Job, Jobs
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, lost, too_late
-from pixelmodels.serving.tickets import Event, Listen, Ticket
+from pixelmodels.serving.work import Job, Progress, Share, Ticket, Work
 
 logger = logging.getLogger(__name__)
 IDLE_S = 0.5  # between two beats of a thread that has nothing to do
-
+MOST_FAILURES = 2  # of an engine one after the other, with nothing between them that went well: it does not heal
+PIECE = 16  # images that are scored at once
+PIECE_WHILE_DRAWING = 4  # the same where a row waits for it
 NICENESS = 10  # of the thread, beyond the process's
 STOPPED = "stopped"
 
@@ -39,7 +41,7 @@ class EngineThread:
     threads have more members than there are cores, OpenMP puts them to sleep at each operation, at half the speed), None: as they are;
     `on_failure`, called in the thread after it has failed, and all were told.
 
-    What an engine raises ends the requests of that engine; the thread itself where that is of no more use (`failures.py`).
+    What an engine raises ends the requests of that engine; the thread itself where its device is broken, or it raises again and again.
     """
 
     def __init__(
@@ -57,13 +59,14 @@ class EngineThread:
         self._num_threads, self._on_failure = num_threads, on_failure
         self._lock = threading.Lock()
         self._speeds: WeakKeyDictionary[Engine, admission.Speed] = WeakKeyDictionary()
-        self._live: set[Ticket] = set()
-        self._scoring: set[Job] = set()
-        self._num_unfinished = 0  # images of tickets and jobs, and those that are reserved
+        self._live: set[Work] = set()
+        self._num_reserved = 0  # images
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._by_id: dict[tuple[int, int], Ticket] = {}  # id of the engine object, id of the request; of this thread only
-        self._engines: dict[int, tuple[Engine, int]] = {}  # engines with work, and rows of one of their images; of this thread only
-        self._jobs, self._failures = Jobs(), Failures()  # of this thread only
+        self._by_id: dict[tuple[Engine, int], Ticket] = {}  # by the id of the request in its engine; of this thread only
+        self._engines: dict[Engine, int] = {}  # engines with work, and rows of one of their images; of this thread only
+        self._jobs: deque[Job] = deque()  # in turns, a piece of each; of this thread only
+        self._share = Share()  # of the time, that they take while images are drawn
+        self._failures: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()  # of each engine, in a row; of this thread only
         self._last_end: float | None = None  # of the last step, where the thread was busy since
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -84,7 +87,8 @@ class EngineThread:
     @property
     def num_unfinished(self) -> int:
         """Images that were let in, to be drawn or scored, and are not finished."""
-        return self._num_unfinished
+        with self._lock:
+            return self._count_unfinished()
 
     def images_per_s(self, engine: Engine) -> float:
         """Measured speed of an engine whose slots are taken; 0 until it is known."""
@@ -99,45 +103,48 @@ class EngineThread:
         with self._lock:
             self._check_alive()
             self._check_room(n)
-            self._num_unfinished += n
+            self._num_reserved += n
         try:
             yield
         finally:
             with self._lock:
-                self._num_unfinished -= n
+                self._num_reserved -= n
 
     @property
     def num_waiting(self) -> int:
         """Images that were let in and have no slot yet."""
         with self._lock:
-            return sum(ticket.request.n - ticket.num_begun for ticket in self._live)
+            return sum(ticket.num_waiting for ticket in self._tickets())
 
     @property
     def num_requests(self) -> int:
-        """Requests that are not finished."""
-        return len(self._live)
+        """Requests for images that are not finished."""
+        with self._lock:
+            return len(self._tickets())
 
-    def submit(self, engine: Engine, request: Request, timeout_s: float, listen: Listen, *, wants_rows: bool = False) -> Ticket:
+    def submit(
+        self, engine: Engine, request: Request, timeout_s: float, listen: Callable[[list[Progress]], object], *, wants_rows: bool = False
+    ) -> Ticket:
         """Let a request in that fits the engine's model (`checked`); raises `Refused` (429) where it would be late, (504) where it is."""
         if timeout_s <= 0:
             raise too_late(timeout_s)
         now = time.monotonic()
         with self._lock:
             self._check_alive()
-            same = [one for one in self._live if one.engine is engine]
-            waiting = [(num, one.deadline - now if one.is_promised else math.inf) for one in same if (num := one.request.n - one.num_begun)]
-            num_others = self._num_unfinished - sum(one.request.n - one.num_done for one in same)
-            speed = self.images_per_s(engine)
-            is_promised = admission.check(request.n, timeout_s, waiting, self._num_unfinished, self.slots, self.bound, speed, num_others)
-            ticket = Ticket(engine, request, now + timeout_s, timeout_s, listen, wants_rows, is_promised)
+            num_unfinished, speed = self._count_unfinished(), self.images_per_s(engine)
+            admission.check_room(request.n, num_unfinished, self.bound, speed)
+            same = [one for one in self._tickets() if one.engine is engine]
+            waiting = [(one.num_waiting, one.deadline - now if one.is_promised else math.inf) for one in same if one.num_waiting]
+            num_others = num_unfinished - sum(one.num_left for one in same)
+            is_promised = admission.check_time(request.n, timeout_s, waiting, num_unfinished, num_others, self.slots, speed)
+            ticket = Ticket(engine, request.n, timeout_s, listen, request=request, wants_rows=wants_rows, is_promised=is_promised)
             self._live.add(ticket)
-            self._num_unfinished += request.n
         self._inbox.put(lambda: self._begin(ticket))
         return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, work: Work) -> None:
         """Nobody wants it any more: its slots are free at the next row. Nothing is told."""
-        self._inbox.put(lambda: self._end(ticket, None))
+        self._inbox.put(lambda: self._end(work, None))
 
     def run(
         self,
@@ -145,7 +152,7 @@ class EngineThread:
         work: Callable[[int, int], object],
         num_images: int,
         timeout_s: float,
-        listen: Callable[[list[object] | Refused], None],
+        listen: Callable[[list[object]], object],
     ) -> Job:
         """Do work on images with the model of an engine, some of them between two rows, and tell the results of these pieces.
 
@@ -154,16 +161,21 @@ class EngineThread:
         with self._lock:
             self._check_alive()
             self._check_room(num_images)
-            job = Job(engine, work, num_images, time.monotonic() + timeout_s, timeout_s, listen)
-            self._scoring.add(job)
-            self._num_unfinished += num_images
-        self._inbox.put(lambda: self._jobs.add(job))
+            job = Job(engine, num_images, timeout_s, listen, work=work)
+            self._live.add(job)
+        self._inbox.put(lambda: self._jobs.append(job))
         return job
 
     def _check_room(self, n: int) -> None:
         """Raise `Refused` (429) beyond the bound only: how fast these images will be is not known. It tells when there may be room."""
         speed = max((one.images_per_s for one in self._speeds.values()), default=0.0)
-        admission.check(n, 0.0, (), self._num_unfinished, self.slots, self.bound, speed, num_others=self._num_unfinished)
+        admission.check_room(n, self._count_unfinished(), self.bound, speed)
+
+    def _count_unfinished(self) -> int:
+        return self._num_reserved + sum(one.num_left for one in self._live)
+
+    def _tickets(self) -> list[Ticket]:
+        return [one for one in self._live if isinstance(one, Ticket)]
 
     def _check_alive(self) -> None:
         if self.failure is not None:
@@ -194,14 +206,11 @@ class EngineThread:
     def _lose_all(self) -> None:
         """Tell everybody who was let in, those included whom the thread has not seen yet."""
         with self._lock:
-            tickets, jobs = list(self._live), list(self._scoring)
+            live = list(self._live)
             self._live.clear()
-            self._scoring.clear()
-            self._num_unfinished -= sum(one.request.n - one.num_done for one in tickets) + sum(one.num_images for one in jobs)
-        tell = [partial(ticket.listen, [lost()]) for ticket in tickets] + [partial(job.listen, lost()) for job in jobs]
-        for one in tell:
+        for one in live:
             try:
-                one()
+                one.listen([lost()])
             except Exception:  # whoever listened is gone
                 logger.exception("a request could not be told that it is lost")
 
@@ -227,47 +236,45 @@ class EngineThread:
             ticket.request_id = engine.submit(ticket.request)
         except Exception as error:  # it was checked before: a bug, or an engine of another bound
             logger.exception("an engine refused a request that was checked")
-            self._end(ticket, Refused(500, "internal", f"the engine refused the request ({type(error).__name__})"))
+            self._end(ticket, [Refused(500, "internal", f"the engine refused the request ({type(error).__name__})")])
             return
-        ticket.images_NCHW = np.zeros((ticket.request.n, *engine.model.spec.shape), np.uint8)
-        self._by_id[id(engine), ticket.request_id] = ticket
-        if id(engine) not in self._engines:
-            self._engines[id(engine)] = (engine, sum(stage.model.spec.height for stage in engine.model.stages()))
+        ticket.images_NCHW = np.zeros((ticket.num_images, *engine.model.spec.shape), np.uint8)
+        self._by_id[engine, ticket.request_id] = ticket
+        self._engines[engine] = sum(stage.model.spec.height for stage in engine.model.stages())
 
-    def _end(self, ticket: Ticket, last: Event | None) -> None:
-        """A ticket is finished, refused, or no longer wanted."""
+    def _end(self, work: Work, last: list[Any] | None) -> None:
+        """It is finished, refused, or no longer wanted (None)."""
         with self._lock:
-            if ticket not in self._live:
+            if work not in self._live:
                 return
-            self._live.remove(ticket)
-            self._num_unfinished -= ticket.request.n - ticket.num_done
-        if self._by_id.pop((id(ticket.engine), ticket.request_id), None) is not None and last is not ticket.images_NCHW:
+            self._live.remove(work)
+        if isinstance(work, Ticket) and self._by_id.pop((work.engine, work.request_id), None) is not None and work.num_left:
             try:
-                ticket.engine.cancel(ticket.request_id)
+                work.engine.cancel(work.request_id)
             except Exception:  # an engine that has failed
                 logger.exception("an engine could not cancel a request")
         if last is not None:
-            ticket.listen([last])
+            work.listen(last)
 
     def _expire(self) -> None:
         now = time.monotonic()
         with self._lock:
-            late = [ticket for ticket in self._live if ticket.deadline < now]
-        for ticket in late:
-            self._end(ticket, too_late(ticket.timeout_s))
+            late = [work for work in self._live if work.deadline < now]
+        for work in late:
+            self._end(work, [too_late(work.timeout_s)])
 
     def _step(self) -> None:
         """One row of everything that is being drawn."""
         stepped: list[tuple[Engine, int, float]] = []  # images that were active, and how many were drawn
-        for key, (engine, num_rows) in list(self._engines.items()):
+        for engine, num_rows in list(self._engines.items()):
             began = time.monotonic()
             rows = self._step_engine(engine)
-            self._jobs.share.drew(time.monotonic() - began)
+            self._share.drew(time.monotonic() - began)
             stepped.append((engine, engine.num_active, engine.num_active / num_rows))
             if rows is not None:
                 self._tell(engine, rows)
             if rows is None or engine.is_idle:
-                del self._engines[key]
+                del self._engines[engine]
         now = time.monotonic()
         if self._last_end is not None:
             for engine, num_active, images in stepped:  # what else the thread does between two rows makes each of them slower
@@ -282,53 +289,73 @@ class EngineThread:
             rows = engine.step_row()
         except NotFinite as error:
             for request_id in error.request_ids:
-                ticket = self._by_id.get((id(engine), request_id))
+                ticket = self._by_id.get((engine, request_id))
                 if ticket is not None:
-                    self._end(ticket, Refused(500, NOT_FINITE, "the model's parameters are not finite for this request"))
+                    self._end(ticket, [Refused(500, NOT_FINITE, "the model's parameters are not finite for this request")])
             return error.rows
         except Exception as error:
-            self._failures.judge(engine, error)
-            for ticket in [one for (key, _), one in self._by_id.items() if key == id(engine)]:
-                self._end(ticket, Refused(500, "internal", f"drawing failed ({type(error).__name__})"))
+            self._judge(engine, error)
+            for ticket in [one for one in self._by_id.values() if one.engine is engine]:
+                self._end(ticket, [Refused(500, "internal", f"drawing failed ({type(error).__name__})")])
             return None
-        self._failures.judge(engine, None)
+        self._judge(engine, None)
         return rows
+
+    def _judge(self, engine: Engine, error: Exception | None) -> None:
+        """An engine did what it was to do (None), or raised this; raises it again where the replica is of no more use."""
+        if error is None:
+            self._failures.pop(engine, None)
+            return
+        logger.error("an engine failed", exc_info=error)
+        self._failures[engine] = self._failures.get(engine, 0) + 1
+        if self._failures[engine] >= MOST_FAILURES or device_failed(error):
+            raise error
 
     def _tell(self, engine: Engine, rows: list[RowDone]) -> None:
         """Hand rows and images on to whom they belong, at once for each ticket."""
-        events: dict[Ticket, list[Event]] = {}
+        progress: dict[Ticket, list[Progress]] = {}
         for row in rows:
-            ticket = self._by_id.get((id(engine), row.request_id))
+            ticket = self._by_id.get((engine, row.request_id))
             if ticket is None:
                 continue
             ticket.num_begun += row.stage == 0 and row.row == 0
             if row.image_CHW is not None:
                 ticket.images_NCHW[row.image] = row.image_CHW.numpy()
-                with self._lock:
-                    ticket.num_done += 1
-                    self._num_unfinished -= 1
+                ticket.num_done += 1
                 self.num_images_drawn += 1
-            if ticket.wants_rows or ticket.num_done == ticket.request.n:
-                told = events.setdefault(ticket, [])
-                if ticket.wants_rows:
-                    told.append(row)
-        for ticket, told in events.items():
+            progress.setdefault(ticket, []).extend([row] if ticket.wants_rows else [])
+        for ticket, told in progress.items():
             if told:
                 ticket.listen(told)
-            if ticket.num_done == ticket.request.n:
-                self._end(ticket, ticket.images_NCHW)
+            if ticket.num_left == 0:
+                self._end(ticket, [ticket.images_NCHW])
 
     def _work(self) -> None:
-        """One piece of one job."""
-        finished = self._jobs.step(is_drawing=bool(self._engines), judge=self._failures.judge)
-        if finished is None:
+        """One piece of one job, if it is its turn."""
+        is_drawing = bool(self._engines)
+        if not self._jobs or (is_drawing and not self._share.is_due):
             return
-        job, answer = finished
-        with self._lock:
-            self._scoring.remove(job)
-            self._num_unfinished -= job.num_images
-        if answer is not None:
-            job.listen(answer)
+        job = self._jobs.popleft()
+        if job not in self._live:  # it was given up
+            return
+        began, last = time.monotonic(), min(job.num_done + (PIECE_WHILE_DRAWING if is_drawing else PIECE), job.num_images)
+        try:
+            job.results.append(job.work(job.num_done, last))
+        except Refused as refused:
+            self._end(job, [refused])
+            return
+        except Exception as error:
+            self._judge(job.engine, error)
+            self._end(job, [Refused(500, "internal", f"scoring failed ({type(error).__name__})")])
+            return
+        self._judge(job.engine, None)
+        if is_drawing:
+            self._share.worked(time.monotonic() - began)
+        job.num_done = last
+        if job.num_left:
+            self._jobs.append(job)
+        else:
+            self._end(job, job.results)
 
 
 def _give_way() -> None:

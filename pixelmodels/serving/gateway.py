@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from contextvars import Context
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import numpy as np
@@ -18,13 +18,12 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from pixelmodels.serving.refusals import LOST, Refused, lost, overloaded, too_late
-from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
+from pixelmodels.serving.refusals import DEADLINE, LOST, Refused, lost, overloaded, too_late
+from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
 from pixelmodels.serving.schemas import ModelInfo, Models, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 # What gRPC says of a call whose process ended.
 GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 NO_ANSWER = (RayError, RayServeException, grpc.RpcError, RuntimeError, TimeoutError)  # of a sampler asked about itself
@@ -63,7 +62,7 @@ class Gateway:
             except Refused as refused:
                 if refused.status == 429:  # a sampler is gone, or not idle after all: one may still take the whole
                     return await self._draw(asked.model_copy(update={"timeout_s": _left_s(deadline)}), is_begun=True)
-                raise too_late(timeout_s) if refused.code == "deadline" else refused from None
+                raise too_late(timeout_s) if refused.code == DEADLINE else refused from None
 
     async def _draw_in_parts(self, parts: list[SampleRequest], deadline: float) -> Drawn:
         """What comes of a request that is shared out, all of it by one version."""
@@ -87,91 +86,93 @@ class Gateway:
 
     async def _draw(self, asked: SampleRequest, *, is_begun: bool = False) -> Drawn:
         """All images of a request, by one sampler; `is_begun`, that it belongs to one which goes on while draining."""
-        answer: Drawn = await self._call(lambda left_s: self._samplers.sample.remote(asked, left_s), asked.timeout_s, is_begun=is_begun)
-        return answer
+        return await self._answer(lambda left_s: self._samplers.sample.remote(asked, left_s), asked.timeout_s, is_begun=is_begun)
 
     async def score(self, asked: ScoreRequest) -> Scored:
         """The scores of a request's images; raises `Refused`."""
         self._check_n(len(asked.images), "images")
-        answer: Scored = await self._call(lambda left_s: self._samplers.score.remote(asked, left_s), asked.timeout_s)
-        return answer
+        return await self._answer(lambda left_s: self._samplers.score.remote(asked, left_s), asked.timeout_s)
 
-    async def stream(self, asked: SampleRequest) -> AsyncIterator[list[DrawnRow]]:
+    async def stream(self, asked: SampleRequest) -> AsyncIterator[list[StreamedRow]]:
         """Rows as they are drawn; first one that tells the model only. Raises `Refused`; a stream that has begun is not begun again."""
         self._check_n(asked.n, "n")
         if asked.every == "row" and asked.n > self.settings.max_stream_rows_n:
             most = self.settings.max_stream_rows_n
             raise Refused(422, "invalid", f"{asked.n} images asked for with an event for each row; at most {most}, or every=image", "n")
-        timeout_s = self._timeout(asked.timeout_s)
-        deadline = time.monotonic() + timeout_s
-        end = asyncio.get_running_loop().time() + timeout_s + GRACE_S  # whether the client reads or not
         with self._ongoing(is_stream=True):
-            for attempt in range(ATTEMPTS):
-                begun = False
-                self.num_retries += attempt > 0
-                rows = aiter(self._samplers.options(stream=True).stream.remote(asked, _left_s(deadline)))
-                try:
-                    while True:
-                        async with asyncio.timeout_at(end):
-                            part = await anext(rows)
-                        if isinstance(part, Refused):
-                            if part.code == LOST and not begun and attempt + 1 < ATTEMPTS:
-                                break
-                            raise _final(part, timeout_s, attempt)
-                        begun = True
-                        yield part
-                except StopAsyncIteration:
-                    return
-                except TimeoutError:
-                    raise _final(too_late(timeout_s), timeout_s, attempt) from None
-                except BackPressureError:
-                    raise overloaded("too many requests wait", 1.0) from None
-                except Refused:
-                    raise
-                except Exception as error:  # over gRPC it is what the sampler raised
-                    refused = _refusal(error)
-                    if begun or attempt + 1 == ATTEMPTS or refused.code != LOST:
-                        raise refused from None
+            rows = self._samplers.options(stream=True).stream
+            async with aclosing(self._parts(lambda left_s: rows.remote(asked, left_s), asked.timeout_s)) as parts:
+                async for part in parts:
+                    yield part
+
+    async def _answer(self, ask: Callable[[float], Awaitable[Any]], asked_s: float | None, *, is_begun: bool = False) -> Any:
+        """The answer of a sampler that gives one; raises `Refused`."""
+
+        async def once(left_s: float) -> AsyncIterator[Any]:
+            yield await ask(left_s)
+
+        with self._ongoing(is_begun=is_begun):
+            async with aclosing(self._parts(once, asked_s)) as parts:
+                return await anext(parts)
+
+    async def _parts(self, ask: Callable[[float], AsyncIterator[Any]], asked_s: float | None) -> AsyncGenerator[Any]:
+        """What a sampler answers, part by part; another one where it dies before the first of them. Raises `Refused`.
+
+        Args: `ask`, of the seconds that are left. The deadline is kept whether the client reads or not.
+        """
+        timeout_s = self._timeout(asked_s)
+        deadline, end = time.monotonic() + timeout_s, asyncio.get_running_loop().time() + timeout_s + GRACE_S
+        for attempt in range(ATTEMPTS):
+            self.num_retries += attempt > 0
+            has_begun = False
+            try:
+                parts = aiter(ask(_left_s(deadline)))
+                while True:
+                    async with asyncio.timeout_at(end):
+                        part = await anext(parts)
+                    if isinstance(part, Refused):
+                        raise part
+                    has_begun = True
+                    yield part
+            except StopAsyncIteration:
+                return
+            except Exception as error:  # over gRPC it is what the sampler raised
+                refused = _refusal(error, timeout_s)
+                if refused.code == LOST and not has_begun and attempt + 1 < ATTEMPTS:
+                    continue
+                # it was not the client who asked for too much where one was lost before
+                raise (lost() if refused.code == DEADLINE and attempt else refused) from None
 
     async def models(self) -> Models:
         """What the samplers hold and what may be asked for; raises `Refused`."""
-        lists, states, available = await self._control(
-            asyncio.gather(
-                self._of_all("infos"),
-                self.states(),
-                self._samplers.available.remote(),
-            )
-        )
+        try:
+            async with asyncio.timeout(3 * CONTROL_S):
+                states, available = await asyncio.gather(self.states(), self._samplers.available.remote())
+        except NO_ANSWER:
+            raise Refused(503, "not_ready", "no sampler answers", None, 5.0) from None
         merged: dict[str, ModelInfo] = {}
-        for info in (info for infos in lists if isinstance(infos, list) for info in infos):
-            held = merged.get(info.model)
-            merged[info.model] = (
-                info
-                if held is None
-                else info.model_copy(update={"replicas": held.replicas + 1, "names": sorted({*held.names, *info.names})})
-            )
+        for info in (info for state in states for info in state["models"]):
+            if (held := merged.get(info.model)) is not None:
+                info = info.model_copy(update={"replicas": held.replicas + 1, "names": sorted({*held.names, *info.names})})
+            merged[info.model] = info
         refused = {key: why for state in states for key, why in state["refused"].items()}
         default = states[0]["default"] if states else self.settings.model
         return Models(default=default, loaded=list(merged.values()), available=available, refused=refused)
 
     async def states(self) -> list[dict[str, Any]]:
-        """Figures of every sampler; where not all of them answer in time, of one that does, if there is one."""
-        try:
-            return [state for state in await self._of_all("state") if isinstance(state, dict)]
-        except NO_ANSWER:
-            return []
-
-    async def _of_all(self, name: str) -> list[Any]:
-        """What a method of every sampler gives, or raised; of the one that a request would be given to where not all answer in time.
+        """Figures of every sampler; where not all of them answer in time, of the one that a request would be given to, if it does.
 
         One that hangs would hide the others, as their answers come together or not at all.
         """
         try:
-            answers: list[Any] = await self._samplers.broadcast(name).results_async(timeout_s=CONTROL_S, return_exceptions=True)
-        except TimeoutError:
-            async with asyncio.timeout(CONTROL_S):
-                answers = [await getattr(self._samplers, name).remote()]
-        return answers
+            try:
+                answers = await self._samplers.broadcast("state").results_async(timeout_s=CONTROL_S, return_exceptions=True)
+            except TimeoutError:
+                async with asyncio.timeout(CONTROL_S):
+                    answers = [await self._samplers.state.remote()]
+        except NO_ANSWER:
+            return []
+        return [state for state in answers if isinstance(state, dict)]
 
     async def ready(self) -> bool:
         """Whether a sampler answers that has not failed, and new requests are taken."""
@@ -184,45 +185,15 @@ class Gateway:
     async def drain(self, timeout_s: float) -> bool:
         """Take no more requests, wait for those there are; whether all were finished."""
         self.draining = True
-        if self.num_ongoing:
-            try:
-                await asyncio.wait_for(self._drained.wait(), timeout_s)
-            except TimeoutError:
-                self._ended = True
-                for task in self._tasks:
-                    task.cancel()
-                return False
-        return True
-
-    async def _call(self, send: Callable[[float], Awaitable[T | Refused]], asked_s: float | None, *, is_begun: bool = False) -> T:
-        """One request to a sampler; to another one where that dies. Raises `Refused`."""
-        timeout_s = self._timeout(asked_s)
-        deadline = time.monotonic() + timeout_s
-        with self._ongoing(is_begun=is_begun):
-            for attempt in range(ATTEMPTS):
-                self.num_retries += attempt > 0
-                left_s = _left_s(deadline)
-                try:
-                    async with asyncio.timeout(left_s + GRACE_S):
-                        answer = await send(left_s)
-                except TimeoutError:
-                    raise _final(too_late(timeout_s), timeout_s, attempt) from None
-                except BackPressureError:
-                    raise overloaded("too many requests wait", 1.0) from None
-                except Exception as error:  # over gRPC it is what the sampler raised
-                    answer = _refusal(error)
-                if not isinstance(answer, Refused):
-                    return answer
-                if answer.code != LOST:
-                    raise _final(answer, timeout_s, attempt)
-            raise lost()
-
-    async def _control(self, answer: Awaitable[T]) -> T:
+        if not self.num_ongoing:
+            return True
         try:
-            async with asyncio.timeout(3 * CONTROL_S):
-                return await answer
-        except NO_ANSWER:
-            raise Refused(503, "not_ready", "no sampler answers", None, 5.0) from None
+            return await asyncio.wait_for(self._drained.wait(), timeout_s)
+        except TimeoutError:
+            self._ended = True
+            for task in self._tasks:
+                task.cancel()
+            return False
 
     def _timeout(self, asked_s: float | None) -> float:
         timeout_s = self.settings.timeout_s if asked_s is None else asked_s
@@ -253,12 +224,9 @@ class Gateway:
             raise _draining() from None
         finally:
             self._tasks.discard(task)
-            self._leave()
-
-    def _leave(self) -> None:
-        self.num_ongoing -= 1
-        if self.draining and not self.num_ongoing:
-            self._drained.set()
+            self.num_ongoing -= 1
+            if self.draining and not self.num_ongoing:
+                self._drained.set()
 
 
 def _draining() -> Refused:
@@ -275,8 +243,17 @@ def _shared_out(asked: SampleRequest, num_parts: int) -> list[SampleRequest]:
     return [asked.model_copy(update={"first": asked.first + begin, "n": end - begin}) for begin, end in pairwise(bounds)]
 
 
-def _refusal(error: Exception) -> Refused:
-    """What becomes of a request whose sampler ended, or raised: only where it ended another one may try."""
+def _refusal(error: Exception, timeout_s: float) -> Refused:
+    """What becomes of a request whose sampler refused, ended, or raised: only where it ended another one may try.
+
+    Args: `timeout_s`, that the request asked for: its sampler knows the time that was left of it only.
+    """
+    if isinstance(error, TimeoutError) or (isinstance(error, Refused) and error.code == DEADLINE):
+        return too_late(timeout_s)
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, BackPressureError):
+        return overloaded("too many requests wait", 1.0)
     if _is_lost(error):
         return lost()
     logger.error("a sampler failed: %s: %s", type(error).__name__, error)
@@ -292,10 +269,3 @@ def _is_lost(error: Exception) -> bool:
     return isinstance(error, (RayError, RayServeException)) or (
         isinstance(error, RuntimeError) and str(error).startswith("Unexpected error (")
     )
-
-
-def _final(refused: Refused, timeout_s: float, attempt: int) -> Refused:
-    """An answer that is no, in terms of the request: a sampler knows the time that is left of it only, and not that one was lost before."""
-    if refused.code != "deadline":
-        return refused
-    return lost() if attempt else too_late(timeout_s)

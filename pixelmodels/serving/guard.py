@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette._utils import get_route_path
-
+from pixelmodels.internals import route_path
 from pixelmodels.serving.keys import is_known
 from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
@@ -38,14 +37,22 @@ class Guard:
             return
         headers = dict(scope["headers"])
         held = _Held()
+        if scope["method"] == "HEAD":  # is answered as GET, of which the body is left out
+            scope["method"], send = "GET", _without_body(send)
         try:
             try:
-                path = get_route_path(scope)  # below the prefix that the application is served under
+                path = route_path(scope)  # below the prefix that the application is served under
+                if len(path) > 1 and path.endswith("/"):  # served as it would be without: a redirection would not know of TLS in front
+                    bare = path.rstrip("/") or "/"
+                    scope["path"], path = scope["path"][: len(bare) - len(path)], bare
                 self._check_key(path, headers)
                 wants_body = scope["method"] in WITH_BODY and path not in OPEN
+                if wants_body and path.startswith("/v1/"):
+                    _check_is_json(headers)
                 bodies = [await self._read(headers, receive, held) if wants_body else b""]
             except Refused as refused:
-                await refuse(send, refused)
+                # the connection is closed: the rest of the body is not wanted
+                await refused.response(connection="close")(scope, receive, send)
                 return
             except _Gone:
                 return
@@ -97,6 +104,27 @@ class Guard:
             raise Refused(408, "slow", f"the body did not arrive within {self.settings.body_timeout_s:g} s") from None
 
 
+def _check_is_json(headers: dict[bytes, bytes]) -> None:
+    """Raise `Refused` where a body is sent as something else, or not said to be JSON: browsers send that for any page, without asking."""
+    given = headers.get(b"content-type")
+    if given is None and headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+        return  # there is no body: what it lacks is told by name
+    kind = "" if given is None else given.decode("latin-1").partition(";")[0].strip()
+    if not re.fullmatch(r"(?i)application/([\w.\-]+\+)?json", kind):
+        sent = "without a Content-Type" if given is None else f"as '{kind[:100]}'"
+        raise Refused(415, "unsupported_media_type", f"the body is sent {sent}; send JSON, with Content-Type: application/json")
+    packed = headers.get(b"content-encoding", b"identity").decode("latin-1").strip()
+    if packed.lower() != "identity":
+        raise Refused(415, "unsupported_media_type", f"the body is packed with '{packed[:100]}'; send it as it is")
+
+
+def _without_body(send: Send) -> Send:
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
+
+
 @dataclass
 class _Held:
     """What one request takes of the memory for bodies."""
@@ -106,12 +134,3 @@ class _Held:
 
 class _Gone(Exception):
     """The client went away before its body was whole."""
-
-
-async def refuse(send: Send, refused: Refused) -> None:
-    """Answer with an error and close the connection: the rest of the body is not wanted."""
-    body = json.dumps(refused.body()).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **refused.headers()}
-    coded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": coded})
-    await send({"type": "http.response.body", "body": body})

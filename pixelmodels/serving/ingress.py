@@ -17,14 +17,16 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 import pixelmodels
+from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.guard import App, Guard
 from pixelmodels.serving.metrics import Metrics
 from pixelmodels.serving.pngs import base64_png
-from pixelmodels.serving.refusals import Refused
-from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
+from pixelmodels.serving.refusals import Refused, invalid
+from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
 from pixelmodels.serving.schemas import (
     ERRORS,
     UNKNOWN,
@@ -36,7 +38,6 @@ from pixelmodels.serving.schemas import (
     ScoreRequest,
     Scores,
 )
-from pixelmodels.tracking.grids import grid, png_bytes
 
 SAMPLES: dict[str, Any] = {
     "response_model": Samples,
@@ -48,6 +49,7 @@ SAMPLES: dict[str, Any] = {
         },
     },
 }
+UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx and its like would keep events back
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
@@ -57,7 +59,16 @@ def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
         title="pixelmodels", version=pixelmodels.__version__, description="Samples, completions and scores of pixel models.", redoc_url=None
     )
     metrics = Metrics()
+    app.router.redirect_slashes = False
     app.add_middleware(Guard, settings=gateway.settings, hashes=hashes)
+    if gateway.settings.cors_origins:  # around the guard: browsers ask without a key first, and read refusals only with these headers
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=gateway.settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            expose_headers=["Retry-After", "X-Model", "X-Seed"],
+        )
     app.add_middleware(_Timed, metrics=metrics)  # the outer one
     _answer_errors(app)
 
@@ -108,7 +119,7 @@ async def _answer(gateway: Gateway, asked: SampleRequest) -> Response:
     if asked.stream:
         rows = gateway.stream(asked)
         opened = await anext(rows)  # refusals come before the first event, with their status
-        return StreamingResponse(_events(rows, opened[0], asked), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(_events(rows, opened[0], asked), media_type="text/event-stream", headers=UNBUFFERED)
     drawn = await gateway.sample(asked)
     if drawn.images_NCHW.size <= 1 << 14:  # a thread costs more than that
         return _encoded(drawn, asked)
@@ -136,7 +147,7 @@ def _encoded_scores(scored: Scored) -> Response:
     return Response(answer, media_type="application/json")
 
 
-async def _events(rows: AsyncIterator[list[DrawnRow]], opened: DrawnRow, asked: SampleRequest) -> AsyncIterator[str]:
+async def _events(rows: AsyncIterator[list[StreamedRow]], opened: StreamedRow, asked: SampleRequest) -> AsyncIterator[str]:
     """Server-sent events: `start`, then `row` or `image`, then `done` or `error`."""
     yield _event("start", {"model": opened.model, "seed": asked.seed, "first": asked.first, "n": asked.n})
     canvases: dict[int, npt.NDArray[np.uint8]] = {}
@@ -148,39 +159,33 @@ async def _events(rows: AsyncIterator[list[DrawnRow]], opened: DrawnRow, asked: 
         yield _event("error", {"status": refused.status, **refused.body()})
 
 
-def _encoded_rows(rows: list[DrawnRow], canvases: dict[int, npt.NDArray[np.uint8]], every: str) -> str:
+def _encoded_rows(rows: list[StreamedRow], canvases: dict[int, npt.NDArray[np.uint8]], every: str) -> str:
     """The events of rows; `canvases`, of each image that is not finished: its rows so far."""
     events = []
     for row in rows:
-        if row.image_CHW is not None:
+        if row.image_CHW is None:
+            picture_CHW = canvases[row.image] = _with_row(canvases.get(row.image), row)
+        else:
+            picture_CHW = row.image_CHW
             canvases.pop(row.image, None)
-            png = base64_png(row.image_CHW, row.levels)
-            if every == "row":
-                events.append(_event("row", {**_place(row), "png": png}))
+        png = base64_png(picture_CHW, row.levels)
+        if every == "row":
+            place = {"image": row.image, "stage": row.stage, "row": row.row, "every": row.every}
+            events.append(_event("row", {**place, "levels": row.levels_CW.tolist(), "png": png}))
+        if row.image_CHW is not None:
             events.append(_event("image", {"image": row.image, "png": png}))
-            continue
-        if row.image not in canvases:
-            channels, width = row.levels_CW.shape
-            canvases[row.image] = np.zeros((channels, 0, width * row.every), np.uint8)
-        canvas_CHW = canvases[row.image] = _with_row(canvases[row.image], row)
-        events.append(_event("row", {**_place(row), "png": base64_png(canvas_CHW, row.levels)}))
     return "".join(events)
 
 
-def _place(row: DrawnRow) -> dict[str, Any]:
-    return {"image": row.image, "stage": row.stage, "row": row.row, "every": row.every, "levels": row.levels_CW.tolist()}
-
-
-def _with_row(canvas_CHW: npt.NDArray[np.uint8], row: DrawnRow) -> npt.NDArray[np.uint8]:
-    """The rows so far and one more."""
-    top = row.row * row.every
-    missing = top + 1 - canvas_CHW.shape[1]
-    if missing > 0:
-        canvas_CHW = np.pad(canvas_CHW, ((0, 0), (0, missing), (0, 0)))
-    wider = 1 + (row.levels_CW.shape[1] - 1) * row.every - canvas_CHW.shape[2]
-    if wider > 0:
-        canvas_CHW = np.pad(canvas_CHW, ((0, 0), (0, 0), (0, wider)))
-    canvas_CHW[:, top, : 1 + (row.levels_CW.shape[1] - 1) * row.every : row.every] = row.levels_CW
+def _with_row(canvas_CHW: npt.NDArray[np.uint8] | None, row: StreamedRow) -> npt.NDArray[np.uint8]:
+    """The rows so far (None: there are none) and one more."""
+    channels, width = row.levels_CW.shape
+    if canvas_CHW is None:
+        canvas_CHW = np.zeros((channels, 0, width * row.every), np.uint8)
+    top, right = row.row * row.every, 1 + (width - 1) * row.every
+    lower, wider = max(0, top + 1 - canvas_CHW.shape[1]), max(0, right - canvas_CHW.shape[2])
+    canvas_CHW = np.pad(canvas_CHW, ((0, 0), (0, lower), (0, wider)))
+    canvas_CHW[:, top, : right : row.every] = row.levels_CW
     return canvas_CHW
 
 
@@ -193,7 +198,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, error.headers())
+        return error.response()
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -201,22 +206,22 @@ def _answer_errors(app: FastAPI) -> None:
         place = [str(part) for part in first["loc"] if part != "body"]
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "json_invalid":
-            return JSONResponse(Refused(400, "bad_request", f"the body is no JSON ({message})").body(), 400)
+            return Refused(400, "bad_request", f"the body is no JSON ({message})").response()
         if first["type"] == UNKNOWN:
             place = [first["ctx"]["name"]]
         if first["type"] == "value_error":  # of the whole request: its message begins with the field
             name, _, message = message.partition(": ")
             place = [name]
-        return JSONResponse(Refused(422, "invalid", message[:500], ".".join(place)[:200] or None).body(), 422)
+        return invalid(message[:500], ".".join(place)[:200] or None).response()
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         code = CODES.get(error.status_code, "http_error")
-        return JSONResponse(Refused(error.status_code, code, str(error.detail)).body(), error.status_code, error.headers)
+        return Refused(error.status_code, code, str(error.detail)).response(**(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(Refused(500, "internal", "the service failed; its log says more").body(), 500)
+        return Refused(500, "internal", "the service failed; its log says more").response()
 
 
 class _Timed:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-_GAUGES = {
-    "waiting_images": "images that have no slot yet",
-    "unfinished_images": "images that were let in, to be drawn or scored, and are not finished",
-    "unfinished_requests": "requests that were let in and are not finished",
-    "images_per_second": "measured speed of the default model with the slots taken; 0 until it is known",
-    "loaded_models": "versions that are held",
+_FIGURES = {  # of every sampler
+    "waiting_images": (GaugeMetricFamily, "images that have no slot yet"),
+    "unfinished_images": (GaugeMetricFamily, "images that were let in, to be drawn or scored, and are not finished"),
+    "unfinished_requests": (GaugeMetricFamily, "requests that were let in and are not finished"),
+    "images_per_second": (GaugeMetricFamily, "measured speed of the default model with the slots taken; 0 until it is known"),
+    "loaded_models": (GaugeMetricFamily, "versions that are held"),
+    "images_drawn": (CounterMetricFamily, "images drawn"),
 }
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -37,27 +39,16 @@ class Metrics:
 
     def page(self, states: list[dict[str, Any]], num_retries: int) -> bytes:
         """The whole page."""
-        registry = CollectorRegistry()
-        registry.register(_Samplers(states, num_retries))
-        return bytes(generate_latest(self._registry)) + bytes(generate_latest(registry))
+        samplers: Any = SimpleNamespace(collect=lambda: _of_samplers(states, num_retries))
+        return bytes(generate_latest(self._registry)) + bytes(generate_latest(samplers))
 
 
-class _Samplers:
+def _of_samplers(states: list[dict[str, Any]], num_retries: int) -> Iterator[Metric]:
     """The samplers' figures, as they are at the moment."""
-
-    def __init__(self, states: list[dict[str, Any]], num_retries: int):
-        self.states, self.num_retries = states, num_retries
-
-    def collect(self) -> Iterator[Metric]:
-        """What a registry asks for."""
-        yield GaugeMetricFamily("pixelmodels_samplers", "samplers that answer", value=len(self.states))
-        yield CounterMetricFamily("pixelmodels_retries", "requests given to another sampler", value=self.num_retries)
-        for name, text in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"pixelmodels_{name}", text, labels=["replica"])
-            for state in self.states:
-                gauge.add_metric([state["replica"]], float(state[name]))
-            yield gauge
-        drawn = CounterMetricFamily("pixelmodels_images_drawn", "images drawn", labels=["replica"])
-        for state in self.states:
-            drawn.add_metric([state["replica"]], float(state["images_drawn"]))
-        yield drawn
+    yield GaugeMetricFamily("pixelmodels_samplers", "samplers that answer", value=len(states))
+    yield CounterMetricFamily("pixelmodels_retries", "requests given to another sampler", value=num_retries)
+    for name, (family_of, text) in _FIGURES.items():
+        family = family_of(f"pixelmodels_{name}", text, labels=["replica"])
+        for state in states:
+            family.add_metric([state["replica"]], float(state[name]))
+        yield family

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from starlette.responses import JSONResponse
+
 LOST = "sampler_lost"  # the code of `lost`
+DEADLINE = "deadline"  # the code of `too_late`
 NOT_FINITE = "not_finite"  # the code of what a network makes of broken weights, or of numbers that are too large for it
 
 
@@ -24,12 +27,13 @@ class Refused(Exception):
         """What is sent as JSON."""
         return {"code": self.code, "message": self.message, "field": self.field}
 
-    def headers(self) -> dict[str, str]:
-        """Headers that belong to it."""
-        headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+    def response(self, **headers: str) -> JSONResponse:
+        """The answer over HTTP, with further headers."""
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
-        return headers
+        return JSONResponse(self.body(), self.status, headers)
 
 
 def invalid(message: str, field: str | None) -> Refused:
@@ -49,4 +53,4 @@ def lost(message: str = "the sampler was lost while it worked on the request; tr
 
 def too_late(timeout_s: float) -> Refused:
     """The request's deadline is over."""
-    return Refused(504, "deadline", f"not finished within {timeout_s:g} s", "timeout_s")
+    return Refused(504, DEADLINE, f"not finished within {timeout_s:g} s", "timeout_s")

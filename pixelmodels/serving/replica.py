@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,17 +19,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread
-from pixelmodels.serving.listening import listen_on_the_nodes_address
+from pixelmodels.serving.ray_serve import METRIC, listen_on_the_nodes_address
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
 from pixelmodels.serving.requests import check_map, check_rows, engine_request, images_of
 from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
-from pixelmodels.serving.tickets import Event
 from pixelmodels.serving.versions import Loaded, Shelf
+from pixelmodels.serving.work import Progress
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class DrawnRow:
+class StreamedRow:
     """One row of one image; the first of a stream tells the model and nothing else (`image` -1)."""
 
     model: str
@@ -76,7 +77,7 @@ class Sampler:
         listen_on_the_nodes_address()
         self.settings = settings
         self.started = time.time()
-        device = torch.device("cuda" if settings.gpus and torch.cuda.is_available() else "cpu")
+        device = device_of(settings.gpus)
         torch.set_num_threads(1)  # the cores are the engine's thread's
         self.shelf = Shelf(settings, device)
         self.shelf.open()
@@ -102,19 +103,21 @@ class Sampler:
             return refused
         return Refused(500, "internal", "the request ended without a result")
 
-    async def stream(self, asked: SampleRequest, timeout_s: float) -> AsyncIterator[list[DrawnRow] | Refused]:
+    async def stream(self, asked: SampleRequest, timeout_s: float) -> AsyncIterator[list[StreamedRow] | Refused]:
         """Rows of the images of a request as they are drawn; only those that finish an image where the request says so."""
         try:
             async with aclosing(self._draw(asked, timeout_s, wants_rows=True)) as told:
                 async for events, loaded in told:
                     every = [stage.every for stage in loaded.model.stages()]
-                    rows = [_drawn_row(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
+                    rows = [_streamed(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
                     if rows or not events:
-                        yield rows or [DrawnRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
+                        yield rows or [StreamedRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
         except Refused as refused:
             yield refused
 
-    async def _draw(self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool) -> AsyncGenerator[tuple[list[Event], Loaded], None]:
+    async def _draw(
+        self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool
+    ) -> AsyncGenerator[tuple[list[Progress], Loaded], None]:
         """What the engine tells of a request, to the end; nothing first, once it is let in. Whoever stops listening cancels it."""
         deadline = time.monotonic() + timeout_s
         with self.thread.reserved(asked.n):
@@ -122,13 +125,13 @@ class Sampler:
             if wants_rows and asked.every == "row":
                 check_rows(loaded.model, asked.n, self.settings.max_stream_bytes)
             request = await self._decoded(partial(engine_request, loaded.model, asked, self.settings.max_image_bytes), has_images(asked))
-        loop, inbox = asyncio.get_running_loop(), asyncio.Queue[list[Event]]()
+        inbox, put = _inbox()
 
-        def listen(events: list[Event]) -> None:
+        def listen(events: list[Progress]) -> None:
             if asked.every == "image":  # rows that nobody wants are not kept
                 events = [event for event in events if not isinstance(event, RowDone) or event.is_last]
             if events:
-                loop.call_soon_threadsafe(inbox.put_nowait, events)
+                put(events)
 
         ticket = self.thread.submit(loaded.engine, request, deadline - time.monotonic(), listen, wants_rows=wants_rows)
         try:
@@ -154,23 +157,18 @@ class Sampler:
                 if asked.map:
                     check_map(model, len(asked.images), self.settings.max_map_pixels)
                 x_NCHW, context = await self._decoded(lambda: images_of(model, asked, limit), True)
-            loop = asyncio.get_running_loop()
-            told: asyncio.Future[list[object] | Refused] = loop.create_future()
-
-            def listen(answer: list[object] | Refused) -> None:
-                loop.call_soon_threadsafe(_settle, told, answer)
-
+            inbox, put = _inbox()
             work = partial(_score, model, x_NCHW, context)
-            job = self.thread.run(loaded.engine, work, len(x_NCHW), deadline - time.monotonic(), listen)
-            answer = await told
+            job = self.thread.run(loaded.engine, work, len(x_NCHW), deadline - time.monotonic(), put)
+            answer = await inbox.get()
+            if isinstance(answer[-1], Refused):
+                raise answer[-1]
         except Refused as refused:
             return refused
         finally:
             if job is not None:
-                job.cancelled = True
-        if isinstance(answer, Refused):
-            return answer
-        nats_NHW = np.concatenate([np.asarray(part) for part in answer])
+                self.thread.cancel(job)
+        nats_NHW = np.concatenate(answer)
         nats_N = nats_NHW.sum((1, 2))
         if not np.isfinite(nats_N).all():
             return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
@@ -191,13 +189,9 @@ class Sampler:
 
     # --- about the replica ---
 
-    async def infos(self) -> list[ModelInfo]:
-        """The versions that it holds."""
-        return [_info(loaded, names) for loaded, names in self.shelf.loaded().items()]
-
     async def state(self) -> dict[str, Any]:
-        """Figures for the metrics page, and what it refuses."""
-        held = self.shelf.held(None)
+        """Figures for the metrics page, what it holds and what it refuses."""
+        held, loaded = self.shelf.held(None), self.shelf.loaded()
         return {
             "replica": f"{os.uname().nodename}-{os.getpid()}",
             "waiting_images": self.thread.num_waiting,
@@ -205,7 +199,8 @@ class Sampler:
             "unfinished_requests": self.thread.num_requests,
             "images_drawn": self.thread.num_images_drawn,
             "images_per_second": self.thread.images_per_s(held.engine) if held else 0.0,
-            "loaded_models": len(self.shelf.loaded()),
+            "loaded_models": len(loaded),
+            "models": [_info(one, names) for one, names in loaded.items()],
             "failure": self._failure(),
             "default": self.shelf.default,
             "refused": dict(self.shelf.refused),
@@ -217,7 +212,7 @@ class Sampler:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve scales by."""
-        return {"unfinished_images": float(self.thread.num_unfinished)}
+        return {METRIC: float(self.thread.num_unfinished)}
 
     async def check_health(self) -> None:
         """Serve replaces the replica where this raises."""
@@ -246,9 +241,19 @@ class Sampler:
                 logger.exception("following the aliases failed")
 
 
-def _settle(told: asyncio.Future[T], answer: T) -> None:
-    if not told.done():
-        told.set_result(answer)
+def device_of(gpus: float) -> torch.device:
+    """Where a sampler draws: on the GPU that it was given, and never on the CPU in place of it; raises `UserError`."""
+    if gpus and not torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = "has no CUDA" if torch.version.cuda is None else f"sees none (CUDA_VISIBLE_DEVICES={visible!r}; nvidia-smi tells more)"
+        raise UserError(f"gpus {gpus:g} is asked for, and torch {torch.__version__} {seen}; mend that, or serve on the CPU with gpus 0")
+    return torch.device("cuda" if gpus else "cpu")
+
+
+def _inbox() -> tuple[asyncio.Queue[list[Any]], Callable[[list[Any]], object]]:
+    """A queue for this event loop, and what another thread calls to put something into it."""
+    loop, inbox = asyncio.get_running_loop(), asyncio.Queue[list[Any]]()
+    return inbox, lambda told: loop.call_soon_threadsafe(inbox.put_nowait, told)
 
 
 def has_images(asked: SampleRequest | ScoreRequest) -> bool:
@@ -256,9 +261,9 @@ def has_images(asked: SampleRequest | ScoreRequest) -> bool:
     return any(getattr(asked, name, None) is not None for name in ("image", "context_image", "small_image"))
 
 
-def _drawn_row(loaded: Loaded, row: RowDone, every: int) -> DrawnRow:
+def _streamed(loaded: Loaded, row: RowDone, every: int) -> StreamedRow:
     image_CHW = None if row.image_CHW is None else row.image_CHW.numpy()
-    return DrawnRow(loaded.address, loaded.model.spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
+    return StreamedRow(loaded.address, loaded.model.spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
 
 
 def _blamed(refused: Refused, asked: SampleRequest | ScoreRequest) -> Refused:
@@ -274,7 +279,7 @@ def _score(model: PixelModel, x_NCHW: Tensor, context: Context | None, first: in
     x_BCHW = x_NCHW[first:last].to(model.device)
     if context is not None:
         context = context.to(model.device).rows(torch.zeros(len(x_BCHW), dtype=torch.long, device=model.device))
-    nats_BHW: npt.NDArray[np.float64] = (-model.log_prob_map(x_BCHW, context)).double().cpu().numpy()
+    nats_BHW: npt.NDArray[np.float64] = (0.0 - model.log_prob_map(x_BCHW, context)).double().cpu().numpy()
     return nats_BHW
 
 
@@ -287,10 +292,7 @@ def _info(loaded: Loaded, names: list[str]) -> ModelInfo:
     return ModelInfo(
         model=loaded.address,
         names=sorted(names),
-        channels=spec.channels,
-        height=spec.height,
-        width=spec.width,
-        levels=spec.levels,
+        **asdict(spec),
         num_classes=given.num_classes,
         vector_size=given.vector_size,
         context_image=shape(given.image),

@@ -10,7 +10,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.sampling.engine import Request
 from pixelmodels.sampling.request import checked
-from pixelmodels.serving.pngs import image_of, mask_of
+from pixelmodels.serving import pngs
 from pixelmodels.serving.refusals import Refused, invalid
 from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
 from pixelmodels.shapes import ImageSpec
@@ -60,16 +60,16 @@ def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes
         vector = torch.tensor([asked.vector], dtype=torch.float32)
         if not bool(vector.isfinite().all()):
             raise invalid("a number is too large", "vector")
-    image = _given(asked.context_image, "context_image", spec.image, max_bytes)
-    small = _given(asked.small_image, SMALL, spec.small, max_bytes)
+    image = _given(asked.context_image, "context_image", spec.image, max_bytes, asked.scale)
+    small = _given(asked.small_image, SMALL, spec.small, max_bytes, asked.scale)
     context = Context(label, vector, image, small)
     return context if len(context) else None
 
 
 def images_of(model: PixelModel, asked: ScoreRequest, max_bytes: int) -> tuple[Tensor, Context | None]:
     """The images to score, levels, N C H W, and the context that all of them have; raises `Refused` with the field to blame."""
-    images = [image_of(text, f"images.{index}", model.spec, max_bytes) for index, text in enumerate(asked.images)]
-    x_NCHW = torch.from_numpy(np.stack(images).astype(np.int64))
+    fields = [f"images.{index}" for index in range(len(asked.images))]
+    x_NCHW = torch.from_numpy(np.stack(pngs.images_of(asked.images, fields, model.spec, max_bytes, asked.scale)).astype(np.int64))
     context = context_of(model, asked, max_bytes)
     _check_agrees(model, context, x_NCHW, torch.ones(1, *x_NCHW.shape[2:], dtype=torch.bool))
     return x_NCHW, context
@@ -102,12 +102,12 @@ def check_rows(model: PixelModel, n: int, most: int) -> None:
         raise invalid(f"the pictures of all rows of {n} images are too large ({size} sub-pixels, at most {most}); ask for every=image", "n")
 
 
-def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int) -> Tensor | None:
+def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int, scale: pngs.Scale) -> Tensor | None:
     if text is None:
         return None
     if spec is None:
         raise _not_conditioned(field)
-    return torch.from_numpy(image_of(text, field, spec, max_bytes).astype(np.int64))[None]
+    return torch.from_numpy(pngs.image_of(text, field, spec, max_bytes, scale).astype(np.int64))[None]
 
 
 def _not_conditioned(field: str) -> Refused:
@@ -117,9 +117,9 @@ def _not_conditioned(field: str) -> Refused:
 def _known(model: PixelModel, asked: CompletionRequest, max_bytes: int) -> tuple[Tensor, Tensor]:
     """Known levels (1 C H W) and which pixels they are (1 H W)."""
     spec = model.spec
-    image_CHW = image_of(asked.image, "image", spec, max_bytes)
+    image_CHW = pngs.image_of(asked.image, "image", spec, max_bytes, asked.scale)
     if asked.mask is not None:
-        mask_HW = mask_of(asked.mask, "mask", spec, max_bytes)
+        mask_HW = pngs.mask_of(asked.mask, "mask", spec, max_bytes)
     else:
         rows = asked.known_rows or 0
         if rows > spec.height:

@@ -7,18 +7,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pixelmodels.serving.pngs import Scale
 from pixelmodels.serving.settings import MAX_IMAGES
 
 MAX_TEXT = 1 << 26  # characters of an encoded image, whatever a service is told (its own limit is far below)
 MAX_VECTOR = 1 << 16
 UNKNOWN = "unknown_field"  # type of the error for a field that a request does not have; `name` in its context
 
-Png = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="a PNG file in base64")]
+Png = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="a PNG file in base64, or a data: URL of one")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Annotated[
         str | None,
@@ -31,6 +32,18 @@ class _Request(BaseModel):
     ] = None
     timeout_s: Annotated[float | None, Field(ge=1, le=86400, description="seconds after which the answer is of no use")] = None
 
+    label: Annotated[int | None, Field(ge=0, le=1 << 20, description="a class")] = None
+    vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR, fail_fast=True)] = None
+    context_image: Annotated[Png | None, Field(description="such as a grey image, for a model that colours")] = None
+    small_image: Annotated[Png | None, Field(description="a sub-sampled image, for a model that enlarges")] = None
+    scale: Annotated[
+        Scale,
+        Field(
+            description="what the values of the images are: grey values 0..255, or the model's levels (8 bits, no transparency); "
+            "unsure: grey values, refused where all of them could be levels as well"
+        ),
+    ] = "grey"
+
     @model_validator(mode="before")
     @classmethod
     def _knows_all(cls, given: Any) -> Any:
@@ -42,14 +55,7 @@ class _Request(BaseModel):
         return given
 
 
-class _Conditioned(_Request):
-    label: Annotated[int | None, Field(ge=0, le=1 << 20, description="a class")] = None
-    vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR, fail_fast=True)] = None
-    context_image: Annotated[Png | None, Field(description="such as a grey image, for a model that colours")] = None
-    small_image: Annotated[Png | None, Field(description="a sub-sampled image, for a model that enlarges")] = None
-
-
-class SampleRequest(_Conditioned):
+class SampleRequest(_Request):
     """Images to draw; image i of a seed is the same on any replica."""
 
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="images")] = 1
@@ -75,7 +81,9 @@ class CompletionRequest(SampleRequest):
     """Images to draw of which some pixels are known: `mask`, or the rows above."""
 
     image: Png
-    mask: Annotated[Png | None, Field(description="of the image's size; pixels that are not black are known")] = None
+    mask: Annotated[Png | None, Field(description="of the image's size: black where pixels are drawn, one colour where they are known")] = (
+        None
+    )
     known_rows: Annotated[int | None, Field(ge=0, le=1 << 16, description="rows at the top that are known")] = None
 
     @model_validator(mode="after")
@@ -85,7 +93,7 @@ class CompletionRequest(SampleRequest):
         return self
 
 
-class ScoreRequest(_Conditioned):
+class ScoreRequest(_Request):
     """Images to score: their exact negative log-likelihood, given the context that all of them have."""
 
     images: Annotated[list[Png], Field(min_length=1, max_length=MAX_IMAGES, fail_fast=True)]
@@ -94,8 +102,6 @@ class ScoreRequest(_Conditioned):
 
 class Samples(BaseModel):
     """Images that were drawn."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     model: str  # name/version
     seed: int  # the same again gives the same images
@@ -114,16 +120,12 @@ class Score(BaseModel):
 class Scores(BaseModel):
     """Scores in the order of the images."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     model: str
     scores: list[Score]
 
 
 class ModelInfo(BaseModel):
     """A version that a replica holds, and what it takes."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     model: str  # name/version
     names: list[str]  # what requests call it
@@ -163,6 +165,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         404: "no such model",
         408: "the body did not arrive in time",
         413: "the body is too large",
+        415: "the body is not sent as JSON",
         422: "a field that cannot be used",
         429: "too much waits; see Retry-After",
         503: "the sampler was lost, or the service is ending",

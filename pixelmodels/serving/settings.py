@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,7 +19,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # What is served. A name alone is its champion, or its latest version while it has none; a folder is a run or a checkpoint.
+    # What is served. A name alone is its champion, or its best version while it has none; a folder is a run or a checkpoint.
     model: Annotated[str, Field(min_length=1)] = "digits"  # registered name, name@alias, name/version, or a folder
     others: tuple[str, ...] = ()  # further registered names that requests may ask for
     storage: str = DEFAULT_STORAGE  # storage root whose registry it is, unless MLFLOW_TRACKING_URI names one
@@ -48,6 +49,7 @@ class Settings(BaseModel):
     timeout_s: Annotated[float, Field(ge=1)] = 60.0  # for an answer, unless the request says; at most max_timeout_s
     max_timeout_s: Annotated[float, Field(ge=1)] = 600.0  # that a request may ask for
     drain_s: Annotated[float, Field(ge=0)] = 60.0  # that requests are given to finish when the service ends
+    cors_origins: tuple[str, ...] = ()  # whose pages may call this from a browser, such as https://lab.example; "*": anybody's
     key_hashes: tuple[str, ...] = ()  # SHA-256 of the keys that are let in, hexadecimal; PIXELMODELS_API_KEYS adds to them
     require_key: bool = True  # do not start without a key
 
@@ -55,6 +57,15 @@ class Settings(BaseModel):
     @classmethod
     def _are_hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:
         return keys.checked(hashes, "key_hashes")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """Browsers compare them letter by letter: one with a path, or without its scheme, would never be let in."""
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[a-z0-9.\-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?", origin):
+                raise ValueError(f"'{origin}' is no origin; give one such as https://lab.example or http://127.0.0.1:3000 (no path), or *")
+        return origins
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Settings:

@@ -12,19 +12,20 @@ from weakref import WeakSet
 
 import torch
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, shown
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
-from pixelmodels.sampling.engine import Engine, Request
+from pixelmodels.runs.loading import find_model
+from pixelmodels.sampling.engine import Engine, Request, draw_all
 from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker
+from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.registry import find_version
-from pixelmodels.training.loading import find_model
+from pixelmodels.tracking.versions import CHAMPION, PREVIOUS, best_without_champion, versions_of
 
 logger = logging.getLogger(__name__)
-CHAMPION, PREVIOUS, LATEST = "champion", "previous", "latest"
+LATEST = "latest"
 RETRY_S = 300.0  # before a version that did not pass is tried again
 BUSY_S = 5.0  # after which it is worth asking again for what could not be loaded now
 _REGISTERED = re.compile(r"[\w.\- ]+([@/][\w.\-]+)?")
@@ -35,16 +36,10 @@ _LOCAL = "local"  # name of a model that is a folder
 class Loaded:
     """A version that was loaded and passed its checks."""
 
-    name: str  # registered name, or "local"
-    version: str
+    address: str  # name/version; the name is "local" of a folder
     model: PixelModel
     engine: Engine
     used: float = field(default_factory=time.monotonic)  # when it was last asked for
-
-    @property
-    def address(self) -> str:
-        """name/version."""
-        return f"{self.name}/{self.version}"
 
 
 class NotLoaded(UserError):
@@ -62,12 +57,13 @@ class Shelf:
     def __init__(self, settings: Settings, device: torch.device | None = None):
         self.settings, self.device = settings, device or torch.device("cpu")
         self.refused: dict[str, str] = {}  # name/version: why
+        self.why_chosen: dict[str, str] = {}  # of names without a champion: why it is this version
         self._refused_at: dict[str, float] = {}
         self._names: dict[str, Loaded] = {}  # by what requests call it, in full ("digits@champion"); replaced as aliases move
         self._alive: WeakSet[Loaded] = WeakSet()  # in memory: held, or kept by requests
         self._loading = threading.Lock()  # one version is loaded at a time
-        self._local = is_folder(settings)
-        self._default = _LOCAL if self._local else settings.model
+        self._local = is_folder(settings.model)
+        self.default = _LOCAL if self._local else settings.model
         self._served = (_LOCAL,) if self._local else tuple(dict.fromkeys((re.split("[@/]", settings.model)[0], *settings.others)))
         self._tracker = None if self._local else Tracker(Storage(settings.storage))
 
@@ -77,23 +73,22 @@ class Shelf:
         In place of a champion, and of nothing else, the one before it serves.
         """
         try:
-            self._hold(self._default)
+            self._hold(self.default)
         except UserError as error:
             name = self._served[0]
-            previous = f"{name}@{PREVIOUS}"
+            if self._local or self.default not in (name, f"{name}@{CHAMPION}"):
+                raise
             try:
-                if self._local or self._default not in (name, f"{name}@{CHAMPION}"):
-                    raise error
-                found = self._hold(previous)
+                found = self._hold(f"{name}@{PREVIOUS}")
             except UserError:
                 raise error from None
             logger.warning("%s; serving %s instead", error, found.address)
-            self._names[self._default] = found
+            self._names[self.default] = found
 
     def address_of(self, asked: str | None) -> str:
         """The full address of what a request asks for; raises `Refused` (404) for a name that is not served."""
-        if asked is None or asked == self._default:
-            return self._default
+        if asked is None or asked == self.default:
+            return self.default
         parts = re.split("([@/])", asked, maxsplit=1)
         if len(parts) == 1 and asked not in self._served and not self._local:
             name = self._served[0]
@@ -117,14 +112,14 @@ class Shelf:
         except NotLoaded as error:
             raise Refused(503, "not_loaded", str(error), "model", BUSY_S) from None
         except UserError as error:
-            status, code = (503, "not_loaded") if address == self._default else (404, "unknown_model")
+            status, code = (503, "not_loaded") if address == self.default else (404, "unknown_model")
             raise Refused(status, code, str(error), "model") from None
 
     def found(self, asked: str | None) -> Loaded | None:
         """The version that a request asks for if it is held under another name, without waiting for what is being loaded."""
         address = self.address_of(asked)
         try:
-            key = "/".join(self._resolve(address))
+            key = self._resolve(address)
         except UserError:  # `find` says so
             return None
         loaded = next((one for one in self.loaded() if one.address == key), None)
@@ -171,11 +166,6 @@ class Shelf:
             found[name] = [*aliases, *versions]
         return found
 
-    @property
-    def default(self) -> str:
-        """What is served to requests that name no model."""
-        return self._default
-
     def _hold(self, address: str, *, anew: bool = False) -> Loaded:
         """The version of an address, loaded, checked and entered; raises `UserError` where it does not exist or pass."""
         held = self._names.get(address)
@@ -187,13 +177,10 @@ class Shelf:
                 held = self._names.get(address)
                 if held is None:
                     raise UserError("it was unloaded meanwhile")
-                name, version = self._resolve(address, held)
-            else:
-                name, version = self._resolve(address)
-            key = f"{name}/{version}"
+            key = self._resolve(address, held if anew else None)
             loaded = next((one for one in list(self._alive) if one.address == key), None)
             if loaded is None:
-                loaded = self._loaded_anew(name, version)
+                loaded = self._loaded_anew(key)
             if not anew:
                 loaded.used = time.monotonic()
             if self._names.get(address) is not loaded:
@@ -202,9 +189,8 @@ class Shelf:
             self._unload()
         return loaded
 
-    def _loaded_anew(self, name: str, version: str) -> Loaded:
+    def _loaded_anew(self, key: str) -> Loaded:
         """Load a version; raises `UserError` where it does not pass, now or lately, and `Refused` (429) where too many are in memory."""
-        key = f"{name}/{version}"
         if key in self.refused and time.monotonic() - self._refused_at[key] < RETRY_S:
             raise UserError(f"{key} is refused: {self.refused[key]}")
         if len(self._alive) > self.settings.max_models:
@@ -213,7 +199,7 @@ class Shelf:
             kept = ", ".join(sorted(one.address for one in self._alive))
             raise overloaded(f"{key} cannot be loaded while requests keep what was unloaded in memory ({kept})", BUSY_S)
         try:
-            loaded = self._load(name, version)
+            loaded = self._load(key)
         except (UserError, FloatingPointError) as error:
             self.refused[key], self._refused_at[key] = str(error), time.monotonic()
             raise UserError(f"{key} is refused: {error}") from error
@@ -224,56 +210,58 @@ class Shelf:
         self._alive.add(loaded)
         return loaded
 
-    def _resolve(self, address: str, held: Loaded | None = None) -> tuple[str, str]:
-        """Name and version of an address; of a name without a champion what it is `held` for, else its latest version.
+    def _resolve(self, address: str, held: Loaded | None = None) -> str:
+        """name/version of an address; of a name without a champion what it is `held` for, else its best version.
 
         Raises `UserError` where there is none, and `NotLoaded` where the registry does not answer.
         """
         if self._tracker is None:
-            return _LOCAL, re.sub(r"^.*/", "", self.settings.model.rstrip("/"))
+            return f"{_LOCAL}/{re.sub('^.*/', '', self.settings.model.rstrip('/'))}"
         try:
-            return self._looked_up(self._tracker, address, held)
+            if "@" in address or "/" in address:
+                found = find_version(self._tracker, f"models:/{address}")
+            else:
+                try:
+                    found = find_version(self._tracker, f"models:/{address}@{CHAMPION}")
+                except UserError:
+                    return held.address if held is not None else self._best_of(self._tracker, address)
         except Exception as error:
             if not is_of_the_registry(error):
                 raise
-            raise NotLoaded(f"the registry at '{self._tracker.uri}' does not answer ({type(error).__name__}); try again") from error
+            raise NotLoaded(f"the registry at '{shown(self._tracker.uri)}' does not answer ({type(error).__name__}); try again") from error
+        return f"{found.name}/{found.version}"
 
-    def _looked_up(self, tracker: Tracker, address: str, held: Loaded | None) -> tuple[str, str]:
-        if "@" in address or "/" in address:
-            found = find_version(tracker, f"models:/{address}")
-        else:
-            try:
-                found = find_version(tracker, f"models:/{address}@{CHAMPION}")
-            except UserError:
-                if held is not None:
-                    return held.name, held.version
-                found = find_version(tracker, f"models:/{address}/{LATEST}")
-        return str(found.name), str(found.version)
+    def _best_of(self, tracker: Tracker, name: str) -> str:
+        """The address of the version of a name that has no champion."""
+        versions = versions_of(tracker, name)
+        if not versions:
+            find_version(tracker, f"models:/{name}/{LATEST}")  # which raises, with the choices
+        chosen, self.why_chosen[name] = best_without_champion(versions)
+        return f"{name}/{chosen.number}"
 
-    def _load(self, name: str, version: str) -> Loaded:
+    def _load(self, key: str) -> Loaded:
         if self._tracker is None:
             model = find_model(self.settings.model, Storage(self.settings.storage))
         else:
-            model = load_model(self._tracker.model_folder(f"models:/{name}/{version}"))
+            model = load_model(registry.model_folder(self._tracker, f"models:/{key}"))
         model = model.to(self.device).eval()
         check_serves(model)
         # admission is the replica's; the engine's own bound is out of its way
-        return Loaded(name, version, model, Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40))
+        return Loaded(key, model, Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40))
 
     def _unload(self) -> None:
         """Forget the versions that were used least recently; requests that have one keep it."""
         held = self.loaded()
-        spare = sorted((one for one, names in held.items() if self._default not in names), key=lambda one: one.used)
+        spare = sorted((one for one, names in held.items() if self.default not in names), key=lambda one: one.used)
         for loaded in spare[: max(0, len(held) - self.settings.max_models)]:
             logger.info("%s is unloaded", loaded.address)
             for address in held[loaded]:
                 self._names.pop(address, None)
 
 
-def is_folder(settings: Settings) -> bool:
-    """Whether the model is a folder, and not an address of the registry: a name has no slash but before a version."""
-    model = settings.model
-    if _REGISTERED.fullmatch(model) is None:
+def is_folder(model: str) -> bool:
+    """Whether a model is a folder, and not an address of the registry: a name has no slash but before a version."""
+    if _REGISTERED.fullmatch(model) is None or model.partition("/")[0] in (".", ".."):
         return True
     return "/" in model and "@" not in model and not re.fullmatch(rf".*/(\d+|{LATEST})", model)
 
@@ -292,11 +280,6 @@ def check_serves(model: PixelModel) -> None:
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"the weights '{name}' are not finite; register a sound version")
-    engine = Engine(model, num_slots=2)
-    engine.submit(Request(n=2, seed=0))
-    images = []
-    while not engine.is_idle:
-        images += [row.image_CHW for row in engine.step_row() if row.image_CHW is not None]
-    x_BCHW = torch.stack([image for image in images if image is not None]).to(model.device)
+    x_BCHW = draw_all(model, Request(n=2, seed=0)).to(model.device)
     if not bool(model.log_prob(x_BCHW).isfinite().all()):
         raise UserError("the likelihood of its own samples is not finite; register a sound version")

@@ -9,10 +9,10 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pixelmodels.errors import UserError
-from pixelmodels.tracking.location import is_made, sqlite_path
+from pixelmodels.errors import UserError, first_line, shown, without_logins
+from pixelmodels.tracking.location import artifact_uri, check_reachable, is_made, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,10 +22,25 @@ PATIENCE_S = 120.0  # how long a call waits for its turn to write to SQLite
 _CHATTY = ("mlflow", "alembic", "sqlalchemy")
 
 
+class _Patient:
+    """MLflow's client, whose every call is made `patiently`."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+        return lambda *arguments, **options: patiently(lambda: method(*arguments, **options))
+
+
 def make_client(uri: str) -> MlflowClient:
-    """A client of one address; MLflow's global state is not touched. The first one of a process costs about 2 s, of a database 3 s more."""
+    """A client of one address; MLflow's global state is not touched. The first one of a process costs about 2 s, of a database 3 s more.
+
+    Raises `UserError` in one line, within seconds, where nobody answers at the address, or something else than MLflow does.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is sent to anybody, unless the user asks for it
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for every run that ends
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is fine
     from mlflow import MlflowClient
 
@@ -33,9 +48,14 @@ def make_client(uri: str) -> MlflowClient:
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.WARNING)
     path = sqlite_path(uri)
-    if path is not None and not is_made(path):
-        _make_database(path)
-    return patiently(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri))
+    if path is None or not is_made(path):
+        check_reachable(uri)
+    try:
+        if path is not None and not is_made(path):
+            _make_database(path)
+        return cast("MlflowClient", _Patient(patiently(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri))))
+    except Exception as error:
+        raise tracking_failure(uri, error) from error
 
 
 def _make_database(path: Path) -> None:
@@ -54,7 +74,7 @@ def _make_database(path: Path) -> None:
         unfinished = path.with_name(f".{path.name}.making")
         for left_over in path.parent.glob(f"{unfinished.name}*"):  # of a process that was killed here: the file and its journal
             left_over.unlink()
-        store = SqlAlchemyStore(f"sqlite:///{unfinished}", str(path.with_name("artifacts")))
+        store = SqlAlchemyStore(sqlite_uri(unfinished), artifact_uri(str(path.with_name("artifacts"))))
         store.engine.dispose()
         unfinished.replace(path)
 
@@ -78,7 +98,40 @@ def patiently(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
 
 def _is_locked(error: Exception) -> bool:
     text = str(error)
-    return "database is locked" in text or "database table is locked" in text or "database schema is locked" in text
+    return any(f"{what} is locked" in text for what in ("database", "database table", "database schema"))
+
+
+def find(call: Callable[[], T]) -> T | None:
+    """What a call finds; None where MLflow knows nothing under the name that it asks for."""
+    try:
+        return call()
+    except Exception as error:
+        if getattr(error, "error_code", None) not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            raise
+        return None
+
+
+def find_all(search: Callable[..., Any]) -> list[Any]:
+    """All that a search finds, page by page."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = search(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def make(call: Callable[[], object]) -> bool:
+    """Have MLflow make something: False where another process has just made it."""
+    try:
+        call()
+    except Exception as error:
+        if not already_exists(error):
+            raise
+        return False
+    return True
 
 
 def already_exists(error: Exception) -> bool:
@@ -87,14 +140,10 @@ def already_exists(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_ALREADY_EXISTS" or "unique constraint" in text or "duplicate entry" in text
 
 
-def is_missing(error: Exception) -> bool:
-    """Whether MLflow knows nothing under the name that was asked for."""
-    return getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-
-
 def tracking_failure(uri: str, error: Exception) -> UserError:
     """The one line to tell when MLflow refuses to work at an address."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return UserError(
-        f"MLflow at '{uri}' cannot be used ({lines[0][:300]}); correct MLFLOW_TRACKING_URI, or unset it for a database of its own"
-    )
+    path, reason = sqlite_path(uri), without_logins(first_line(error))[:300]
+    if path is not None:
+        return UserError(f"the tracking database '{path}' cannot be used ({reason}); give another storage root, or set MLFLOW_TRACKING_URI")
+    remedy = "correct MLFLOW_TRACKING_URI, or unset it for a database of its own"
+    return UserError(f"MLflow at '{shown(uri)}' cannot be used ({reason}); {remedy}")

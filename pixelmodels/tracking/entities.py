@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -42,19 +43,15 @@ def dataset_input(dataset: Dataset, storage: Storage) -> DatasetInput:
     from mlflow.entities import Dataset as DatasetEntity
     from mlflow.entities import DatasetInput, InputTag
 
-    spec = dataset.spec
     profile = {
-        "channels": spec.channels,
-        "height": spec.height,
-        "width": spec.width,
-        "levels": spec.levels,
+        **asdict(dataset.spec),
         "classes": dataset.num_classes,
         **{f"{split}_images": dataset.num_images(split) for split in ("train", "validation", "test")},
     }
     entity = DatasetEntity(
         name=dataset.name,
         digest=dataset.fingerprint[:MAX_DIGEST_CHARACTERS],
-        source_type="local" if storage.is_local else "s3",
+        source_type=storage.kind,
         source=json.dumps({"uri": storage.uri(dataset.folder)}),
         profile=json.dumps(profile),
     )

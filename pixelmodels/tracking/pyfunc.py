@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from pixelmodels.errors import UserError
-from pixelmodels.tracking.registry import MODEL_ARTIFACT, NO_LABEL
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from pixelmodels.models import Context, PixelModel
-    from pixelmodels.shapes import ImageSpec
+from pixelmodels.likelihoods.bits import bits_per_dim
+from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.context import ABSENT
+from pixelmodels.models.files import load_model
+from pixelmodels.sampling import sample
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.tracking.registry import MODEL_ARTIFACT
 
 SCORING_BATCH = 64  # images of one forward pass
-ABSENT = -1  # every level of a given image that is absent
 
 
 class PixelModelPyfunc(PythonModel):
@@ -42,42 +43,32 @@ class PixelModelPyfunc(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the weights; MLflow calls this once."""
-        from pixelmodels.models.files import load_model
-
         self._model = load_model(Path(context.artifacts[MODEL_ARTIFACT])).eval()
 
     # MLflow reads the hint of `model_input`: of a plain array it makes no schema. Tables, lists and None come as well.
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
         """Draw `params["n"]` images if that is above 0, else score the images given; raises `UserError` when there is neither."""
-        given = {"n": 0, "seed": 0, "label": NO_LABEL, **(params or {})}
-        if given["n"] > 0:
-            return self.sample(int(given["n"]), seed=int(given["seed"]), label=int(given["label"]), table=self._table(model_input))
+        given = {"n": 0, "seed": 0, "label": ABSENT, **(params or {})}
         images: Any = model_input
+        table = images if isinstance(images, pd.DataFrame) and len(images) else None
+        if given["n"] > 0:
+            return self.sample(int(given["n"]), seed=int(given["seed"]), label=int(given["label"]), table=table)
         if images is None or len(images) == 0:
             raise UserError("neither images nor a number of samples given; give images to score, or params={'n': 16} to draw some")
-        images_NCHW = self._images(images)
-        return self.score(images_NCHW, self._context(len(images_NCHW), self._table(images), int(given["label"])))
+        images_NCHW = _array(images) if table is None else self._images(table)
+        return self.score(images_NCHW, self._context(len(images_NCHW), table, int(given["label"])))
 
-    def sample(self, n: int, *, seed: int = 0, label: int = NO_LABEL, table: pd.DataFrame | None = None) -> npt.NDArray[np.uint8]:
+    def sample(self, n: int, *, seed: int = 0, label: int = ABSENT, table: pd.DataFrame | None = None) -> npt.NDArray[np.uint8]:
         """Draw `n` images, or `n` for each row of a table of contexts: (images, C, H, W), uint8; the same seed draws the same images."""
-        from pixelmodels.sampling import sample
-
         num_rows = 1 if table is None else len(table)
         context = self._context(num_rows, table, label)
         if context is not None:
-            import torch
-
             context = context.rows(torch.arange(num_rows).repeat_interleave(n))
         images: npt.NDArray[np.uint8] = sample(self._model, num_rows * n, seed=seed, context=context).cpu().numpy().astype(np.uint8)
         return images
 
     def score(self, images_NCHW: npt.NDArray[Any], context: Context | None = None) -> pd.DataFrame:
         """Exact negative log-likelihood of each image: columns `nll_nats` (of the whole image) and `bits_per_dim`."""
-        import pandas as pd
-        import torch
-
-        from pixelmodels.likelihoods.bits import bits_per_dim
-
         self._check(images_NCHW)
         nll_nats: list[float] = []
         with torch.inference_mode():
@@ -85,27 +76,18 @@ class PixelModelPyfunc(PythonModel):
                 part = slice(start, start + SCORING_BATCH)
                 x_BCHW = torch.from_numpy(np.ascontiguousarray(images_NCHW[part]).astype(np.int64))
                 log_prob_B = self._model.log_prob(x_BCHW, None if context is None else context.rows(part))
-                nll_nats.extend((-log_prob_B.double()).tolist())
+                nll_nats.extend((0.0 - log_prob_B.double()).tolist())  # certain is 0, not -0
         bits = [float(bits_per_dim(nats, self._model.spec.num_subpixels)) for nats in nll_nats]
         return pd.DataFrame({"nll_nats": nll_nats, "bits_per_dim": bits})
 
-    def _table(self, given: Any) -> pd.DataFrame | None:
-        import pandas as pd
-
-        return given if isinstance(given, pd.DataFrame) and len(given) else None
-
     def _context(self, num: int, table: pd.DataFrame | None, label: int) -> Context | None:
         """The context of `num` images out of a table's columns, with one label for all of them if it is not -1; None: nothing is given."""
-        import torch
-
-        from pixelmodels.models import Context
-
         spec, values = self._model.context_spec, dict[str, Any]()
         columns = set() if table is None else set(table.columns)
-        if label != NO_LABEL:
+        if label != ABSENT:
             values["label_B"] = np.full(num, label)
         elif table is not None and spec.num_classes and "label" in columns:
-            values["label_B"] = _stacked(table["label"], np.array(NO_LABEL), np.asarray)
+            values["label_B"] = _stacked(table["label"], np.array(ABSENT), np.asarray)
         if table is not None and spec.vector_size and "vector" in columns:
             absent = np.full(spec.vector_size, np.nan, np.float32)
             values["vector_BV"] = _stacked(table["vector"], absent, lambda value: np.asarray(value, np.float32))
@@ -115,14 +97,7 @@ class PixelModelPyfunc(PythonModel):
                 values[name] = _stacked(table[column], absent, partial(self._image, spec=image))
         return Context(**{name: torch.from_numpy(value) for name, value in values.items()}) if values else None
 
-    def _images(self, given: Any) -> npt.NDArray[Any]:
-        """Images out of what `predict` was given: an array, nested lists, or a table."""
-        table = self._table(given)
-        if table is None:
-            try:
-                return np.asarray(given)
-            except ValueError as error:
-                raise UserError("images of different shapes given; give one array (images, channels, rows, columns)") from error
+    def _images(self, table: pd.DataFrame) -> npt.NDArray[Any]:
         if "image" not in table.columns:
             raise UserError(f"no column 'image' among {', '.join(map(str, table.columns))}; give the images in one")
         return np.stack(_values(table["image"], self._model.spec.shape, partial(self._image, spec=self._model.spec)))
@@ -146,6 +121,14 @@ class PixelModelPyfunc(PythonModel):
             raise UserError(f"images of type {images_NCHW.dtype} given; give integers in [0, {spec.levels})")
         if images_NCHW.min() < 0 or images_NCHW.max() >= spec.levels:
             raise UserError(f"pixel values {images_NCHW.min()}..{images_NCHW.max()} given; this model takes 0..{spec.levels - 1}")
+
+
+def _array(given: Any) -> npt.NDArray[Any]:
+    """Images that are an array, or nested lists."""
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise UserError("images of different shapes given; give one array (images, channels, rows, columns)") from error
 
 
 def _stacked(column: pd.Series, absent: npt.NDArray[Any], read: Callable[[Any], npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -9,11 +9,14 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 COMMIT_TAG = "mlflow.source.git.commit"
 HOST_TAG = "pixelmodels.host"
 PROCESS_TAG = "pixelmodels.process"
+IDENTITY_TAG = "pixelmodels.process_identity"
 PACKAGE = Path(__file__).resolve().parents[1]  # the folder of `pixelmodels`
 
 
@@ -29,6 +32,7 @@ def source_tags() -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         HOST_TAG: socket.gethostname(),
         PROCESS_TAG: str(os.getpid()),
+        IDENTITY_TAG: process_identity(),
         "pixelmodels.version": package_version(),
     }
     commit, changed = git_state()
@@ -65,14 +69,59 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def is_gone(host: str | None, process: str | None) -> bool:
-    """Whether a process that wrote these tags is known to have ended: it ran on this host, and no process has its number now."""
-    if host != socket.gethostname() or not process or not process.isdigit():
+def process_identity() -> str:
+    """What tells this process from all others, of other machines and containers too: its number, where that counts, when it began."""
+    return f"{os.getpid()}@{_place()}@{_began(os.getpid())}"
+
+
+def is_gone(identity: object) -> bool:
+    """Whether the process with an identity is known to have ended: it ran here, and no process has its number now, or a later one has.
+
+    Of what ran elsewhere nothing is known, nor of what is no identity.
+    """
+    number, at, rest = str(identity).partition("@")
+    place, _, began = rest.rpartition("@")
+    if not at or place != _place() or not number.isdigit():
         return False
     try:
-        os.kill(int(process), 0)
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return began != _began(int(number))
+
+
+def has_ended(tags: Mapping[str, str]) -> bool:
+    """Whether the process that wrote a run's tags is known to have ended; those of earlier versions tell host and number only."""
+    if IDENTITY_TAG in tags:
+        return is_gone(tags[IDENTITY_TAG])
+    number = tags.get(PROCESS_TAG, "")
+    if tags.get(HOST_TAG) != socket.gethostname() or not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
     except ProcessLookupError:
         return True
     except OSError:
         return False
     return False
+
+
+@functools.cache
+def _place() -> str:
+    """Where process numbers count: the host, since it was started, and the container. Containers may share a host's name, or its start."""
+    boot = namespace = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()}/{boot}/{namespace}".replace(" ", "")
+
+
+def _began(number: int) -> str:
+    """When a process began, in ticks since the machine was started; empty where the system does not tell."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

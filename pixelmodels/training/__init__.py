@@ -1,1 +1,1 @@
-"""Recipes and suites, the per-worker loop, its wiring into Ray Train, checkpoints and exact evaluation."""
+"""One run, and all runs of a suite: the workers' loop, Ray Train around it, what it costs, and the command."""

@@ -15,21 +15,19 @@ second or two; those that scan diagonals have many small steps, and take up to a
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pixelmodels.internals import dispatch_mode, fake_tensors, storage_address
 from pixelmodels.models import ContextSpec, PixelModel, active_flops_per_image, build
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.training.optimization import NUM_MOMENTS, autocast, block_parts, checkpoint_activations
-from pixelmodels.training.recipes import Recipe
 
 GPU = "A100 (80 GB)"  # what estimates are made for
 PEAK_FLOPS = {"bfloat16": 312e12, "float32": 156e12}  # of its dense matrix products, a second, by precision (float32 as TF32)
@@ -40,16 +38,22 @@ _BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
-class Cost:
+class Activations:
+    """What takes longest to find of a cost."""
+
+    image_bytes: int  # activations that are kept for each image of a batch
+    shared_bytes: int  # activations that are kept once, whatever the batch
+    num_kernels: int  # of one forward pass, whatever the batch: tensor operations that are no views
+
+
+@dataclass(frozen=True)
+class Cost(Activations):
     """What one recipe costs on images of one shape."""
 
     parameters: int  # trained numbers
     forward_flops: float  # of one image, forward only
     training_flops: float  # of one image, forward and backward
-    image_bytes: int  # activations that are kept for each image of a batch
-    shared_bytes: int  # activations that are kept once, whatever the batch
     state_bytes: int  # weights, gradients, moments and running average
-    num_kernels: int  # of one forward pass, whatever the batch: tensor operations that are no views
 
     def worker_bytes(self, batch: int) -> float:
         """Memory of one worker that scores `batch` images at a time."""
@@ -62,29 +66,24 @@ class Cost:
         return max(by_flops, num_passes * self.num_kernels * LAUNCH_S) / 3600
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What takes longest to find of a cost."""
-
-    image_bytes: int  # see `Cost`
-    shared_bytes: int
-    num_kernels: int
-
-
-def cost(recipe: Recipe, spec: ImageSpec, context: ContextSpec = ContextSpec(), kept: Kept | None = None) -> Cost:  # noqa: B008
+def cost(recipe: Recipe, spec: ImageSpec, context: ContextSpec = ContextSpec(), activations: Activations | None = None) -> Cost:  # noqa: B008
     """The cost of a recipe; torch's random state stays as it was. Raises `UserError` where the recipe and the images do not fit.
 
-    Args: `kept`, where an earlier call has found it.
+    Args: `activations`, where an earlier call has found them.
     """
-    with torch.random.fork_rng(devices=[]), FakeTensorMode():
+    with torch.random.fork_rng(devices=[]), fake_tensors():
         model = build(recipe.model, spec, recipe.likelihood, context)
         flops = active_flops_per_image(model)
-        kept = kept or _activations(model, recipe)
-    parameters = model.num_parameters
+        found = activations or _activations(model, recipe)
     copies = 3 + NUM_MOMENTS[recipe.optimizer.name]  # weights, gradients, running average, moments
     passes = 4 if recipe.activation_checkpointing else 3
-    state_bytes = copies * _BYTES * parameters
-    return Cost(parameters, flops, passes * flops, kept.image_bytes, kept.shared_bytes, state_bytes, kept.num_kernels)
+    return Cost(
+        **dataclasses.asdict(found),
+        parameters=model.num_parameters,
+        forward_flops=flops,
+        training_flops=passes * flops,
+        state_bytes=copies * _BYTES * model.num_parameters,
+    )
 
 
 def batch_of_a_part(recipe: Recipe, num_workers: int) -> int:
@@ -92,7 +91,7 @@ def batch_of_a_part(recipe: Recipe, num_workers: int) -> int:
     return math.ceil(math.ceil(recipe.batch_size / num_workers) / recipe.accumulate)
 
 
-class _Kernels(TorchDispatchMode):
+class _Kernels(dispatch_mode()):  # type: ignore[misc]
     """Counts tensor operations that are no views."""
 
     def __init__(self) -> None:
@@ -105,63 +104,66 @@ class _Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _activations(model: PixelModel, recipe: Recipe) -> Kept:
+class _Saved(torch.autograd.graph.saved_tensors_hooks):
+    """The storages of the tensors that autograd keeps while it is entered, each once; held, so that their addresses stay their own."""
+
+    def __init__(self) -> None:
+        super().__init__(self._note, lambda tensor: tensor)
+        self._storages: dict[int, Any] = {}
+
+    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self._storages[storage_address(storage)] = storage
+        return tensor
+
+    def num_bytes(self, without: Iterable[torch.Tensor] = ()) -> int:
+        """Bytes of them, those of some tensors left out."""
+        others = {storage_address(tensor.untyped_storage()) for tensor in without}
+        return sum(storage.nbytes() for address, storage in self._storages.items() if address not in others)
+
+
+def _activations(model: PixelModel, recipe: Recipe) -> Activations:
     """Bytes that are kept for each image, and once for all; and the number of kernels."""
     model.train()
     with _Kernels() as kernels:
-        whole = _kept(model, recipe, 1)
-    sizes = [whole, 0]
+        one = _saved_bytes(model, recipe, 1)
     if recipe.activation_checkpointing:
-        largest = [max(_kept_by_blocks(model, recipe, batch)) for batch in (1, 2)]
+        largest = [_largest_part_bytes(model, recipe, batch) for batch in (1, 2)]
         checkpoint_activations(model)
-        sizes = [_kept(model, recipe, batch) + largest[batch - 1] for batch in (1, 2)]
+        one, two = (_saved_bytes(model, recipe, batch) + part for batch, part in zip((1, 2), largest, strict=True))
     else:
-        sizes[1] = _kept(model, recipe, 2)
-    one, two = sizes
-    return Kept(two - one, max(0, 2 * one - two), kernels.count)
+        two = _saved_bytes(model, recipe, 2)
+    return Activations(two - one, max(0, 2 * one - two), kernels.count)
 
 
-def _kept(model: PixelModel, recipe: Recipe, batch: int) -> int:
+def _saved_bytes(model: PixelModel, recipe: Recipe, batch: int) -> int:
     """Bytes that autograd keeps of one forward pass, parameters and buffers left out."""
-    storages: dict[int, Any] = {}
-    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     x_BCHW = torch.zeros(batch, *model.spec.shape, dtype=torch.long)
-    with _keeping(storages), autocast(torch.device("cpu"), recipe.precision):
+    saved = _Saved()
+    with saved, autocast(torch.device("cpu"), recipe.precision):
         log_prob_map = model.log_prob_map(x_BCHW)
     del log_prob_map
-    return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
+    return saved.num_bytes(without=(*model.parameters(), *model.buffers()))
 
 
-def _keeping(storages: dict[int, Any]) -> AbstractContextManager[None]:
-    """Note the storage of each tensor that autograd keeps, by its address; held, so that the address stays its own."""
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage
-        return tensor
-
-    return torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-
-
-def _kept_by_blocks(model: PixelModel, recipe: Recipe, batch: int) -> list[int]:
-    """Bytes that autograd keeps of each part of a block: what has to be there while the part is computed again."""
+def _largest_part_bytes(model: PixelModel, recipe: Recipe, batch: int) -> int:
+    """Bytes that autograd keeps of the largest part of a block: what has to be there while the part is computed again."""
     counts: list[int] = []
 
     def counted(part: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
-            storages: dict[int, Any] = {}
-            with _keeping(storages):
+            saved = _Saved()
+            with saved:
                 result = part(*arguments)
-            counts.append(sum(storage.nbytes() for storage in storages.values()))
+            counts.append(saved.num_bytes())
             return result
 
         return run
 
-    parts: list[tuple[nn.Module, str]] = list(block_parts(model))
-    originals = [getattr(block, name) for block, name in parts]
-    for (block, name), original in zip(parts, originals, strict=True):
-        setattr(block, name, counted(original))
-    _kept(model, recipe, batch)
+    parts = list(block_parts(model))
+    for block, name in parts:
+        setattr(block, name, counted(getattr(block, name)))
+    _saved_bytes(model, recipe, batch)
     for block, name in parts:
         delattr(block, name)
-    return counts
+    return max(counts)

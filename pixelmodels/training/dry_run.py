@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from pixelmodels import rayctx
+from pixelmodels import ray_cluster
 from pixelmodels.data import Dataset, find_prepared, prepare
-from pixelmodels.data.sources import SHIPPED
+from pixelmodels.data.sources import SHIPPED, check_has_files
 from pixelmodels.errors import UserError
 from pixelmodels.models import ContextSpec
+from pixelmodels.progress import Say
+from pixelmodels.ray_cluster import WorkerNeeds, cluster_nodes, has_memory, room
+from pixelmodels.recipes.context import context_spec
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.recipes.suites import published
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
-from pixelmodels.training.conditioning import context_spec
 from pixelmodels.training.cost import Cost, batch_of_a_part, cost
-from pixelmodels.training.preflight import WorkerNeeds, cluster_nodes, has_memory, room
-from pixelmodels.training.progress import Say
-from pixelmodels.training.recipes import Recipe
-from pixelmodels.training.suite_run import TrainAll, check_images, check_sources
-from pixelmodels.training.suites import published
+from pixelmodels.training.options import TrainAll, check_images
 
 GIB = 1 << 30
 
@@ -40,15 +41,14 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
     Raises `UserError` for names and data as `train_all` does, and when the cluster can never give what a recipe needs: CPUs,
     GPUs, or memory by the estimate of `cost`. A GPU's memory is known where the driver has one.
     """
-    recipes, storage = options.recipes(), Storage(options.storage)
-    needs = WorkerNeeds(options.num_workers, options.cpus_per_worker, options.use_gpu)
+    recipes, needs, storage = options.recipes(), options.needs, Storage(options.storage)
     images = [_images(options, recipe, storage) for recipe in recipes]
-    rayctx.connect()
+    ray_cluster.connect()
     nodes = cluster_nodes()
     at_once = room(needs, nodes)
     for origin in dict.fromkeys(one.origin for one in images):
         say(origin)
-    shares = f"{needs.num_workers} worker(s) of {needs.cpus_per_worker} CPU(s)" + (" and a GPU" if needs.use_gpu else "")
+    shares = f"{needs.num_workers} worker(s) of {needs.each}"
     say(f"{shares} for each model: room for {at_once} model(s) at a time")
     lacking: list[str] = []
     for recipe, found in zip(recipes, images, strict=True):
@@ -66,16 +66,16 @@ def _images(options: TrainAll, recipe: Recipe, storage: Storage) -> _Images:
         return _prepared(recipe, chosen)
     papers, config = published(options.suite), recipe.dataset
     if config.path is not None or config.source in SHIPPED:
-        check_sources([recipe])
+        check_has_files(config)
         if (dataset := find_prepared(config, storage)) is not None:
-            check_images(options, [dataset])
+            check_images(options, dataset)
             return _prepared(recipe, dataset)
     if papers is not None:
         count = papers.data.num_training(recipe)
         origin = f"{config.source}, not prepared yet: about {count:,} training images, as published"
         return _Images(papers.data.image, papers.data.context(recipe), count, origin)
-    check_sources([recipe])
-    return _prepared(recipe, prepare(config, storage, lambda _: None, rayctx.connect))
+    check_has_files(config)
+    return _prepared(recipe, prepare(config, storage, lambda _: None, ray_cluster.connect))
 
 
 def _prepared(recipe: Recipe, dataset: Dataset) -> _Images:
@@ -105,8 +105,11 @@ def _memory(asked: float, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> 
     if needs.use_gpu:
         if not torch.cuda.is_available():
             return True, "the GPUs' memory is not known here"
-        have = float(torch.cuda.get_device_properties(0).total_memory)
-        return asked <= have, f"a GPU has {have / GIB:.1f} GiB" + ("" if asked <= have else ": no room")
+        have = float(torch.cuda.get_device_properties(0).total_memory) * needs.gpus
+        share = "a GPU" if needs.gpus == 1 else f"{needs.gpus:g} of a GPU"
+        return asked <= have, f"{share} has {have / GIB:.1f} GiB" + ("" if asked <= have else ": no room")
     largest = max((node.get("memory", 0.0) for node in nodes), default=0.0)
     has = has_memory(needs, asked, nodes)
+    if math.isinf(largest):
+        return has, "the memory of nodes that the cluster may add is not known"
     return has, f"the largest node has {largest / GIB:.1f} GiB" + ("" if has else f": no room for {needs.num_workers}")

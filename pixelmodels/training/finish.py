@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from pixelmodels.evaluation.nats import TEST_NATS, nats_table
+from pixelmodels.evaluation.sample_grids import sample_context
+from pixelmodels.evaluation.scores import Scores
 from pixelmodels.models import PixelModel, architecture_of
 from pixelmodels.models.files import save_model
+from pixelmodels.runs.loading import find_model
+from pixelmodels.runs.result import RunResult
 from pixelmodels.sampling import sample
-from pixelmodels.tracking.promotion_versions import CONDITION_TAG, condition_tag
-from pixelmodels.training.evaluation import Scores, nats_table
-from pixelmodels.training.plan import RESULT, TEST_NATS, RunPlan, RunResult
-from pixelmodels.training.sample_grids import sample_context
+from pixelmodels.tracking import Tracker, registry
+from pixelmodels.tracking.versions import Version, condition_tag
+from pixelmodels.training.outbox import Outbox, attempt
+from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.state import Position
 
 _SAMPLES_TO_TIME = 64  # images drawn to measure samples a second
 
 
 def write_result(
-    plan: RunPlan, position: Position, model: PixelModel, scores: Scores, nll_nats_N: np.ndarray, num_workers: int
+    plan: RunPlan, position: Position, model: PixelModel, scores: Scores, nll_nats_N: np.ndarray, num_workers: int, outbox: Outbox
 ) -> RunResult:
     """Write the test's nats, MLflow's metrics, the registered model and, last, the result, by which a run is known to be finished.
 
-    Args: `model`, the weights that were tested; `scores` and `nll_nats_N`, their test. Call it in the first worker only.
+    What MLflow cannot be told is left to `bring`. Args: `model`, the weights that were tested; `scores` and `nll_nats_N`, their test.
+    Call it in the first worker only.
     """
+    plan.check_held()
     recipe, dataset = plan.recipe, plan.dataset
     context = sample_context(dataset, model, _SAMPLES_TO_TIME)
     started = time.monotonic()
@@ -58,11 +64,57 @@ def write_result(
         mlflow_run_id=plan.mlflow_run_id,
         model_version=None,
     )
-    result = publish(plan, result, model, table)
-    plan.storage.write_bytes(f"{plan.folder}/{RESULT}", json.dumps(result.to_dict(), indent=1).encode())
-    if plan.tracker is not None and plan.mlflow_run_id is not None:
-        plan.tracker.finish(plan.mlflow_run_id, "FINISHED")
+    published: list[RunResult] = []
+
+    def tell() -> None:
+        outbox.send()
+        published.append(publish(plan, result, model, table))
+
+    if plan.tracker is not None:
+        attempt(plan.tracker, tell)
+    if published:  # else whoever started the run tries again, and tells of it
+        (result,) = published
+    result.write(plan.storage, plan.folder)
+    if not lacks(plan, result):
+        close_run(plan.tracker, result.mlflow_run_id)
     return result
+
+
+def lacks(plan: RunPlan, result: RunResult) -> bool:
+    """Whether MLflow has not been told all of a finished run: epochs that wait, or the test and the model."""
+    if plan.tracker is None:
+        return False
+    return (plan.registered_name is not None and result.model_version is None) or Outbox(plan).num_waiting > 0
+
+
+def tested(plan: RunPlan) -> tuple[PixelModel, bytes]:
+    """Of a finished run: the model that was tested, and the table of the test's nats; raises `UserError` where they are damaged."""
+    return find_model(plan.storage.uri(plan.folder), plan.storage), plan.storage.read_bytes(f"{plan.folder}/{TEST_NATS}")
+
+
+def bring(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -> RunResult:
+    """Tell MLflow what it lacks of a finished run; returns the result with the model's version.
+
+    Args: `model` and `table`, what was tested, and what came of it. Raises what MLflow raises, of whatever kind, where it cannot be told.
+    """
+    result = dataclasses.replace(result, mlflow_run_id=plan.mlflow_run_id)
+    Outbox(plan).send()
+    result = publish(plan, result, model, table)
+    result.write(plan.storage, plan.folder)
+    close_run(plan.tracker, result.mlflow_run_id)
+    return result
+
+
+def close_run(tracker: Tracker | None, run_id: str | None) -> None:
+    """Close the MLflow run of a result, where it is not closed; a run that is gone is left alone."""
+    if tracker is None or run_id is None:
+        return
+
+    def close() -> None:
+        if tracker.client.get_run(run_id).info.status != "FINISHED":
+            tracker.finish(run_id, "FINISHED")
+
+    attempt(tracker, close)  # the result stands, whatever the tracking server says
 
 
 def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -> RunResult:
@@ -73,24 +125,27 @@ def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -
     metrics = {name.replace("test_", "test/", 1): getattr(result, name) for name in names}
     metrics |= {name: getattr(result, name) for name in ("samples_per_second", "train_images_per_second")}
     plan.tracker.log_metrics(plan.mlflow_run_id, metrics, result.epochs)
+    plan.tracker.log_files(plan.mlflow_run_id, {TEST_NATS: table})
+    if plan.registered_name is None:
+        return result
+    version = Version(
+        name=plan.registered_name,
+        number="",
+        run_id=plan.mlflow_run_id,
+        architecture=result.architecture,
+        recipe=result.name,
+        dataset=result.dataset,
+        test_bits_per_dim=result.test_bits_per_dim,
+        commit=plan.tracker.commit_of(plan.mlflow_run_id),
+        condition_on=condition_tag(plan.recipe.condition_on, plan.recipe.small_factor),
+    )
+    tags = {
+        **version.to_tags(),
+        "run_key": plan.run_key,
+        "dataset_fingerprint": plan.dataset.fingerprint,
+        "test_nats": f"runs:/{plan.mlflow_run_id}/{TEST_NATS}",
+    }
     with TemporaryDirectory() as folder:
-        (Path(folder) / TEST_NATS).write_bytes(table)
-        plan.tracker.log_artifact(plan.mlflow_run_id, Path(folder) / TEST_NATS)
-        if plan.registered_name is None:
-            return result
-        model_folder = Path(folder) / "model"
-        model_folder.mkdir()
-        save_model(model_folder, model)
-        tags = {
-            "run_key": plan.run_key,
-            "recipe": result.name,
-            "architecture": result.architecture,
-            CONDITION_TAG: condition_tag(plan.recipe.condition_on, plan.recipe.small_factor),
-            "dataset": result.dataset,
-            "dataset_fingerprint": plan.dataset.fingerprint,
-            "test_bits_per_dim": f"{result.test_bits_per_dim:.6f}",
-            "test_nats": f"runs:/{plan.mlflow_run_id}/{TEST_NATS}",
-            **plan.tracker.commit_tag(plan.mlflow_run_id),
-        }
-        version = plan.tracker.register(plan.mlflow_run_id, model_folder, plan.registered_name, tags)
-    return dataclasses.replace(result, model_version=version)
+        save_model(Path(folder), model)
+        number = registry.register(plan.tracker, plan.mlflow_run_id, Path(folder), plan.registered_name, tags)
+    return dataclasses.replace(result, model_version=number)

@@ -8,34 +8,47 @@ have ended anyway.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
 from torch import nn
 
+from pixelmodels.data.feeds import Feed, SizedFeed, first_rows
+from pixelmodels.data.rows import Rows
+from pixelmodels.evaluation.batches import to_tensors
+from pixelmodels.evaluation.sample_grids import sample_grid
+from pixelmodels.evaluation.scores import score_rows, summarize
+from pixelmodels.layers.dropout import image_keys, use_keys
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import PixelModel, build
-from pixelmodels.rayctx import num_cores
+from pixelmodels.models import PixelModel
+from pixelmodels.progress import Say, duration
+from pixelmodels.ray_cluster import num_cores
+from pixelmodels.runs.result import RunResult, finished
 from pixelmodels.training.averaging import Average
-from pixelmodels.training.conditioning import context_spec, to_tensors
-from pixelmodels.training.evaluation import score, summarize
-from pixelmodels.training.feeds import Feed, SizedFeed, first_rows
 from pixelmodels.training.finish import write_result
-from pixelmodels.training.memory import keep_freed_memory
-from pixelmodels.training.optimization import autocast, checkpoint_activations, make_optimizer
-from pixelmodels.training.parallel import averaging_gradients, data_parallel
-from pixelmodels.training.plan import Hopeless, RunPlan, RunResult, finished
-from pixelmodels.training.progress import Say, duration
-from pixelmodels.training.rows import Rows
-from pixelmodels.training.sample_grids import sample_grid
+from pixelmodels.training.finite import FiniteCheck
+from pixelmodels.training.optimization import autocast, checkpoint_activations, make_optimizer, moments
+from pixelmodels.training.outbox import Epoch, Outbox
+from pixelmodels.training.plan import RunPlan, build_model
 from pixelmodels.training.state import Position, RunState
-from pixelmodels.training.workers import Workers
+from pixelmodels.training.workers import Workers, averaging_gradients, data_parallel, keep_freed_memory
 
 Report = Callable[[dict[str, float]], None]
+Leave = Callable[[], str | None]
 
 _LOOK_EVERY_S = 0.5  # about how often the clock is looked at, in steps agreed on by all workers
 _LINE_EVERY_S = 30.0  # seconds between lines inside an epoch
+
+
+class Left(Exception):
+    """Raised in every worker of a run that was asked to leave before its end, after a checkpoint."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
 
 
 def train(
@@ -46,14 +59,16 @@ def train(
     say: Say = print,
     report: Report | None = None,
     after_step: Callable[[int], None] | None = None,
+    leave: Leave | None = None,
 ) -> RunResult:
     """Train one run to its end, from its newest checkpoint if it has one, and test it.
 
     Args: `device` of this worker (CPU if not given); `wrap` makes a module data-parallel (torch's own if not given);
-    `say` prints a line; `report` tells Ray Train how far the run is; `after_step(step)` is called after each step.
+    `say` prints a line; `report` tells Ray Train how far the run is; `after_step(step)` is called after each step;
+    `leave`, of the first worker, says between steps why all of them should save and leave (raises `Left`), None: go on.
     Call it in every worker, inside the process group if there is one.
     """
-    return Loop(plan, device or torch.device("cpu"), wrap, say, report, after_step).run()
+    return Loop(plan, device or torch.device("cpu"), wrap, say, report, after_step, leave).run()
 
 
 class Loop:
@@ -67,6 +82,7 @@ class Loop:
         say: Say = print,
         report: Report | None = None,
         after_step: Callable[[int], None] | None = None,
+        leave: Leave | None = None,
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
@@ -74,12 +90,14 @@ class Loop:
             torch.set_num_threads(min(plan.num_threads, num_cores()))
         self.plan, self.recipe, self.device, self.after_step = plan, plan.recipe, device, after_step
         self.workers = Workers(device)
-        self.say = say if self.workers.is_first else _silent
-        self.report = report
+        self.say = say if self.workers.is_first else lambda _: None
+        self.report, self.leave = report, leave
         self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
         self.num_images = plan.dataset.num_images("train")
         self.steps_per_epoch = -(-self.num_images // self.recipe.batch_size)
         self.total_steps = self.steps_per_epoch * self.recipe.epochs
+        self.outbox = Outbox(plan, self.say)
+        self.finite = FiniteCheck(plan.dataset, self.feed, self.workers, self.steps_per_epoch)
 
         self.model = build_model(plan).to(device)
         self.average = Average(self.model, self.recipe.optimizer.average_decay)
@@ -116,9 +134,9 @@ class Loop:
     def _train_epoch(self) -> None:
         position, started = self.position, time.monotonic()
         self.model.train()
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)  # of this worker, not yet in the position
+        step_nats: list[torch.Tensor] = []  # of this worker, not yet in the position
         for rows, step_images in self.feed.training_rows(position.epoch, position.epoch_step):
-            nats += self._step(rows, step_images)
+            step_nats.append(self._step(rows, step_images))
             position.step += 1
             position.epoch_step += 1
             position.epoch_images += step_images
@@ -126,8 +144,8 @@ class Loop:
             if self.after_step is not None:
                 self.after_step(position.step)
             if position.step >= self._next_look and position.epoch_step < self.steps_per_epoch:
-                started = self._look(nats, started)
-        self._collect(nats, started)
+                started = self._look(step_nats, started)
+        self._collect(step_nats, started)
 
     def _step(self, rows: Rows, step_images: int) -> torch.Tensor:
         """One optimizer step on this worker's rows of it; returns the sum of their nats."""
@@ -135,24 +153,31 @@ class Loop:
         learning_rate = config.learning_rate_at(self.position.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        parts = self.recipe.accumulate
-        for part in range(parts):
-            chunk = rows.part(part * len(rows) // parts, (part + 1) * len(rows) // parts)
-            nats += self._backward(chunk, step_images, is_last=part == parts - 1)
+        nats = self._gradient(rows, step_images)
         if config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.average.update(self.model, self.position.step)
         return nats
 
-    def _backward(self, rows: Rows, step_images: int, *, is_last: bool) -> torch.Tensor:
+    def _gradient(self, rows: Rows, step_images: int) -> torch.Tensor:
+        """The gradient of a step, of all workers' rows; returns the sum of the nats of this worker's rows."""
+        self.optimizer.zero_grad(set_to_none=True)
+        nats = torch.zeros((), dtype=torch.float64, device=self.device)
+        parts = self.recipe.accumulate
+        first, _ = self.workers.share(0, step_images)
+        keys_B = image_keys(self.recipe.seed, self.position.step, first + np.arange(max(1, len(rows)))).to(self.device)
+        for part in range(parts):
+            start, stop = part * len(rows) // parts, (part + 1) * len(rows) // parts
+            nats += self._backward(rows.part(start, stop), keys_B[start : max(start + 1, stop)], step_images, is_last=part == parts - 1)
+        return nats
+
+    def _backward(self, rows: Rows, keys_B: torch.Tensor, step_images: int, *, is_last: bool) -> torch.Tensor:
         """Add the gradient of some rows' nats a sub-pixel, divided by the images of the whole step.
 
         Workers average their gradients, hence the factor: the sum over workers is the gradient of the step's mean
         whatever each one's number of rows. A worker without rows scores an empty image with weight zero, because
-        all workers must take part.
+        all workers must take part. Args: `keys_B`, of each row, or of the empty image: what dropout goes by.
         """
         spec = self.plan.dataset.spec
         scale = self.workers.count / (step_images * spec.num_subpixels)
@@ -162,7 +187,8 @@ class Loop:
             rows = Rows(np.zeros((1, *spec.shape), np.uint8), np.zeros(1, np.int32), vectors)
         x_BCHW, context = to_tensors(rows, self.device, self.model.context_spec)
         if context is not None:
-            context = context.dropped(self.recipe.context_drop_rate)
+            context = context.dropped(self.recipe.context_drop_rate, keys_B)
+        use_keys(self.model, keys_B)
         with averaging_gradients(self.parallel, is_last):
             with autocast(self.device, self.recipe.precision):
                 nll_nats = -self.parallel(x_BCHW, context).sum()
@@ -172,10 +198,11 @@ class Loop:
     def _end_epoch(self) -> None:
         """Validate, keep what is best, save, and say how it stands."""
         position, recipe, spec = self.position, self.recipe, self.plan.dataset.spec
-        train_bits_per_dim = float(bits_per_dim(position.epoch_nats / position.epoch_images, spec.num_subpixels))
-        self._check_finite("training", train_bits_per_dim)
-        scores = summarize(self._score("validation"), spec.num_subpixels)
-        self._check_finite("validation", scores.bits_per_dim)
+        train_bits_per_dim = self._train_bits_per_dim()
+        self._check_weights()
+        nll_nats_N = self._score("validation")
+        self.finite.scores("validation", nll_nats_N, f"in epoch {position.epoch + 1}")
+        scores = summarize(nll_nats_N, spec.num_subpixels)
         images_per_second = position.epoch_images / max(1e-9, position.epoch_seconds)
         position.epoch, position.epoch_step = position.epoch + 1, 0
         position.epoch_nats, position.epoch_images, position.epoch_seconds = 0.0, 0, 0.0
@@ -194,24 +221,27 @@ class Loop:
         if self.workers.is_first:
             self._track(metrics, position.epoch)
         self._save()
-        left = max(0, recipe.epochs - position.epoch) * self.steps_per_epoch * self._seconds_per_step()
         self.say(
             f"{recipe.name}: epoch {position.epoch}/{recipe.epochs}  "
-            f"train {train_bits_per_dim:.4f}  val {scores.bits_per_dim:.4f} bits/dim  "
-            f"{images_per_second:.0f} images/s  {duration(left)} left"
+            f"train {train_bits_per_dim:z.4f}  val {scores.bits_per_dim:z.4f} bits/dim  "
+            f"{images_per_second:.0f} images/s  {self._left()} left"
         )
         self._said = time.monotonic()
         if self._decide(report=self.plan.report_epochs or self._said - self._reported >= self.plan.report_every_s)[0]:
             self._report(metrics)
 
-    def _check_finite(self, split: str, found_bits_per_dim: float) -> None:
-        if not np.isfinite(found_bits_per_dim):
-            where = f"the {split} likelihood is {found_bits_per_dim} in epoch {self.position.epoch + 1}"
-            raise Hopeless(f"{where}: lower learning_rate or clip_norm")
+    def _check_weights(self) -> None:
+        """See that a checkpoint of now would be finite."""
+        trained: dict[str, Mapping[str, torch.Tensor]] = {
+            "weight": dict(self.model.named_parameters()),
+            "averaged weight": dict(self.average.model.named_parameters()),
+            "the optimizer's moment": moments(self.optimizer, self.model),
+        }
+        self.finite.tensors(trained, self.position.step)
 
     # ---- looking at the clock, together
 
-    def _look(self, nats: torch.Tensor, started: float) -> float:
+    def _look(self, step_nats: list[torch.Tensor], started: float) -> float:
         """Save or report where the first worker's clock says so; returns when the training clock goes on from."""
         now, plan, position = time.monotonic(), self.plan, self.position
         save_due = plan.checkpoint_every_s > 0 and now - self._saved >= plan.checkpoint_every_s
@@ -219,31 +249,37 @@ class Loop:
         steps = max(1, int(_LOOK_EVERY_S / max(1e-4, self._seconds_per_step())))
         if 0 < plan.checkpoint_every_s < _LOOK_EVERY_S:
             steps = 1
-        report, save, steps = self._decide(report=report_due, save=save_due, steps=steps)
+        why = self.leave() if self.leave is not None else None
+        report, save, steps, leave = self._decide(report=report_due, save=save_due or why is not None, steps=steps, leave=why is not None)
         self._next_look = position.step + steps
         if save or report:
-            started = self._collect(nats, started)
+            started = self._collect(step_nats, started)
+            self._check_weights()
         if save:
             self._count_seconds()
             self._save()
+        if leave:
+            raise Left(why or "the first worker leaves")
         if report:
             self._report({"train/bits_per_dim": self._train_bits_per_dim()})
         if now - self._said >= _LINE_EVERY_S and self.workers.is_first:
             self._said = now
-            left = (self.total_steps - position.step) * self._seconds_per_step()
             share = position.epoch_step / self.steps_per_epoch
-            self.say(f"{self.recipe.name}: epoch {position.epoch + 1}/{self.recipe.epochs} {share:.0%}  {duration(left)} left")
+            self.say(f"{self.recipe.name}: epoch {position.epoch + 1}/{self.recipe.epochs} {share:.0%}  {self._left()} left")
         return time.monotonic() if save or report else started
 
-    def _decide(self, *, report: bool, save: bool = False, steps: int = 1) -> tuple[bool, bool, int]:
+    def _decide(self, *, report: bool, save: bool = False, steps: int = 1, leave: bool = False) -> tuple[bool, bool, int, bool]:
         """The first worker's decisions, known to all."""
-        reported, saved, agreed = self.workers.told_by_first([float(report), float(save), float(steps)])
-        return bool(reported), bool(saved), int(agreed)
+        reported, saved, agreed, left = self.workers.told_by_first([float(report), float(save), float(steps), float(leave)])
+        return bool(reported), bool(saved), int(agreed), bool(left)
 
-    def _collect(self, nats: torch.Tensor, started: float) -> float:
+    def _collect(self, step_nats: list[torch.Tensor], started: float) -> float:
         """Add all workers' training nats to the position and the time since `started` to the training time."""
-        self.position.epoch_nats += float(self.workers.sum(np.array([float(nats)]))[0])
-        nats.zero_()
+        of_steps = torch.stack(step_nats).tolist() if step_nats else []
+        total = float(self.workers.sum(np.array([reduce(add, of_steps, 0.0)]))[0])
+        self.finite.steps(of_steps, total, self.position.step)
+        self.position.epoch_nats += total
+        step_nats.clear()
         now = time.monotonic()
         self.position.epoch_seconds += now - started
         self.position.train_seconds += now - started
@@ -260,6 +296,10 @@ class Loop:
     def _seconds_per_step(self) -> float:
         """Of this session, with all that goes on between steps."""
         return (time.monotonic() - self._session_start) / max(1, self.position.step - self._session_first_step)
+
+    def _left(self) -> str:
+        """The time that all steps to come will take."""
+        return duration((self.total_steps - self.position.step) * self._seconds_per_step())
 
     def _out_of_patience(self) -> bool:
         waited = self.position.epoch - self.position.best_epoch
@@ -299,15 +339,17 @@ class Loop:
         plan, position, spec = self.plan, self.position, self.plan.dataset.spec
         self.state.restore_best(self.say)
         nll_nats_N = self._score("test")
+        self.finite.scores("test", nll_nats_N, f"after {position.epoch} epoch(s)")
         scores = summarize(nll_nats_N, spec.num_subpixels)
         self._count_seconds()
         result = None
         if self.workers.is_first:
-            result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count)
+            result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count, self.outbox)
         self.workers.wait()
         self._report({"test/bits_per_dim": scores.bits_per_dim, "val/bits_per_dim": position.best_bits_per_dim})
+        result = result or finished(plan.storage, plan.folder)
         if result is None:
-            result = _read_result(plan)
+            raise RuntimeError(f"the first worker wrote no result in {plan.storage.uri(plan.folder)}")
         return result
 
     # ---- small parts
@@ -319,14 +361,13 @@ class Loop:
         return score(self.average.model, batches, num_images, self.workers, self.device)
 
     def _track(self, metrics: Mapping[str, float], epoch: int) -> None:
-        tracker, run_id = self.plan.tracker, self.plan.mlflow_run_id
-        if tracker is None or run_id is None:
+        if self.plan.tracker is None:
             return
-        tracker.log_metrics(run_id, metrics, epoch)
+        time_ms, picture_HWC = int(time.time() * 1000), None
         is_due = epoch % self.recipe.sample_every == 0 or epoch == self.recipe.epochs
         if is_due and self.recipe.num_samples:
-            picture = sample_grid(self.plan.dataset, self.average.model, self.recipe.num_samples, seed=self.recipe.seed)
-            tracker.log_image(run_id, picture, "samples", epoch)
+            picture_HWC = sample_grid(self.plan.dataset, self.average.model, self.recipe.num_samples, seed=self.recipe.seed)
+        self.outbox.tell(Epoch(epoch, time_ms, metrics, picture_HWC))
 
     def _report(self, metrics: dict[str, float]) -> None:
         if self.report is not None:
@@ -334,20 +375,14 @@ class Loop:
         self._reported = time.monotonic()
 
 
-def _silent(_: str) -> None:
-    """What workers but the first say."""
+def score(model: PixelModel, batches: Iterator[Rows], num_images: int, workers: Workers, device: torch.device) -> np.ndarray:
+    """Nats of each image of a split given its whole context, in its order, known to every worker: float64, shape (num_images,).
 
-
-def _read_result(plan: RunPlan) -> RunResult:
-    result = finished(plan.storage, plan.folder)
-    if result is None:
-        raise RuntimeError(f"the first worker wrote no result in {plan.storage.uri(plan.folder)}")
-    return result
-
-
-def build_model(plan: RunPlan) -> PixelModel:
-    """The model of a run with the weights that its seed gives; raises `UserError` where recipe and data do not fit."""
-    recipe, dataset = plan.recipe, plan.dataset
-    context = context_spec(recipe, dataset)
-    torch.manual_seed(recipe.seed)
-    return build(recipe.model, dataset.spec, recipe.likelihood, context)
+    Args: `batches`, this worker's share of the split in order (see `Feed.rows_in_order`).
+    """
+    nll_nats_N = np.zeros(num_images)
+    position, _ = workers.share(0, num_images)
+    for rows in batches:
+        nll_nats_N[position : position + len(rows)] = score_rows(model, rows, device)
+        position += len(rows)
+    return workers.sum(nll_nats_N)  # each entry is one worker's value and the others' zeros: exact

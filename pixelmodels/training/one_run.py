@@ -3,64 +3,107 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import suppress
 
-from pixelmodels.tracking import Tracker
-from pixelmodels.training.plan import RESULT, RunPlan, RunResult, finished
-from pixelmodels.training.preflight import WorkerNeeds
-from pixelmodels.training.progress import Progress, duration
-from pixelmodels.training.running import RUNNING, holding
-from pixelmodels.training.trainer import RunFailed, fit
+from pixelmodels.errors import UserError, first_line
+from pixelmodels.progress import Progress, duration
+from pixelmodels.runs.lock import RUNNING, holding
+from pixelmodels.runs.result import RESULT, RunResult, finished
+from pixelmodels.training.finish import bring, close_run, lacks, tested
+from pixelmodels.training.options import TrainAll
+from pixelmodels.training.outbox import attempt
+from pixelmodels.training.plan import RunPlan
+from pixelmodels.training.trainer import RunFailed, fit, ray_files, reason
 
 
-def train_one(
-    plan: RunPlan, needs: WorkerNeeds, progress: Progress, *, parent: str, suite: str, max_failures: int = 2, fresh: bool = False
-) -> tuple[RunResult, bool]:
-    """Train one plan to its end, saying at once how it ended; a run that is finished already is only shown.
+def train_one(plan: RunPlan, options: TrainAll, progress: Progress, parent: str) -> tuple[RunResult, bool]:
+    """Train one plan of a call to its end, saying at once how it ended; a run that is finished already is only shown.
 
-    Args: `parent`, the MLflow run of the call; `suite`, its tag; `max_failures`, how often dead workers are replaced; `fresh`,
-    whether to train anew what is finished or begun. Returns the result, and whether it was there before.
+    Args: `parent`, the MLflow run of the call. Returns the result, and whether it was there before.
     """
     name = plan.recipe.name
     try:
-        with holding(plan.storage, plan.folder, name, progress.show):
-            result = None if fresh else finished(plan.storage, plan.folder)
-            if result is not None:
-                close_run(plan.tracker, result.mlflow_run_id)
-                progress.show(f"{name}: finished before, {_summary(result)}; --fresh trains it anew")
-                return result, True
-            if fresh:
+        with holding(plan.storage, plan.folder, name, progress.show) as hold:
+            plan = dataclasses.replace(plan, hold=hold)
+            if options.fresh:
                 _clear(plan)
-            result = _fit(plan, needs, progress, parent, suite, max_failures, fresh)
+            before = finished(plan.storage, plan.folder)
+            result = before or _fit(plan, options, progress, parent)
+            plan.storage.delete(ray_files(plan))  # nothing goes on from them
+            result, _ = catch_up(plan, result, options, parent)
     except Exception as error:
         progress.drain()
-        progress.show(f"{name} failed: {reason_of(error)}")
+        progress.show(f"{name} failed: {reason(error)}")
         raise
     progress.drain()
-    progress.show(f"{name}: finished, {_summary(result)}")
-    return result, False
+    test = f"test {result.test_bits_per_dim:z.4f} +- {result.test_bits_per_dim_stderr:z.4f} bits/dim"
+    summary = f"{test} after {result.epochs} epochs in {duration(result.seconds)}"
+    progress.show(f"{name}: finished, {summary}" if before is None else f"{name}: finished before, {summary}; --fresh trains it anew")
+    return result, before is not None
 
 
-def _fit(plan: RunPlan, needs: WorkerNeeds, progress: Progress, parent: str, suite: str, max_failures: int, fresh: bool) -> RunResult:
-    """Train one plan on the cluster, in an MLflow run of its own."""
-    tracker, recipe = plan.tracker, plan.recipe
+def catch_up(plan: RunPlan, result: RunResult, options: TrainAll, parent: str) -> tuple[RunResult, str | None]:
+    """Tell MLflow what it lacks of a finished run; returns the result, and why MLflow could not be told.
+
+    Raises `UserError` where the run's own files cannot be read.
+    """
+    tracker = plan.tracker
     if tracker is None:
-        return fit(plan, needs, progress.actor, max_failures=max_failures)
-    tags = {"suite": suite, "architecture": recipe.to_dict()["model"]["architecture"]}
-    run_id = tracker.start_or_resume_child(
-        recipe.name,
+        return result, None
+    if not lacks(plan, result):
+        close_run(tracker, result.mlflow_run_id)  # its process may have been killed before it could
+        return result, None
+    try:
+        model, table = tested(plan)
+    except (UserError, OSError) as error:
+        lost = f"what it trained cannot be read ({first_line(error)}), and MLflow does not have it"
+        raise UserError(f"{lost}; --fresh trains it anew") from error
+    caught_up: list[RunResult] = []
+
+    def tell() -> None:
+        known = result.mlflow_run_id
+        is_fresh = options.fresh and known is None  # MLflow was away when the run began
+        run_id = known if known is not None and tracker.is_there(known) else _start(plan, options, parent, fresh=is_fresh)
+        caught_up.append(bring(dataclasses.replace(plan, mlflow_run_id=run_id), result, model, table))
+
+    why = attempt(tracker, tell)
+    return (caught_up[0] if caught_up else result), why
+
+
+def _fit(plan: RunPlan, options: TrainAll, progress: Progress, parent: str) -> RunResult:
+    """Train one plan on the cluster, in an MLflow run of its own."""
+    tracker, runs = plan.tracker, []
+    if tracker is not None:
+        why = attempt(tracker, lambda: runs.append(_start(plan, options, parent, fresh=options.fresh)))
+        if why is not None:
+            progress.show(f"{plan.recipe.name}: MLflow cannot be told ({why}); training goes on, and what is to be told waits")
+    run_id = runs[0] if runs else None
+    try:
+        return fit(
+            dataclasses.replace(plan, mlflow_run_id=run_id),
+            options.needs,
+            progress.actor,
+            max_failures=options.max_failures,
+            say=progress.show,
+        )
+    except RunFailed:
+        if tracker is not None and run_id is not None:
+            attempt(tracker, lambda: tracker.finish(run_id, "FAILED"))
+        raise
+
+
+def _start(plan: RunPlan, options: TrainAll, parent: str, *, fresh: bool = False) -> str:
+    """The MLflow run of a plan: a new one, or the one that an earlier call began."""
+    assert plan.tracker is not None
+    recipe = plan.recipe.to_dict()
+    return plan.tracker.start_or_resume_child(
+        plan.recipe.name,
         parent_run_id=parent,
         run_key=plan.run_key,
-        params=recipe.to_dict(),
-        tags=tags,
+        params=recipe,
+        tags={"suite": options.name, "architecture": recipe["model"]["architecture"]},
         dataset=plan.dataset,
         fresh=fresh,
     )
-    try:
-        return fit(dataclasses.replace(plan, mlflow_run_id=run_id), needs, progress.actor, max_failures=max_failures)
-    except RunFailed:
-        tracker.finish(run_id, "FAILED")
-        raise
 
 
 def _clear(plan: RunPlan) -> None:
@@ -69,22 +112,3 @@ def _clear(plan: RunPlan) -> None:
     for name in plan.storage.list(plan.folder):
         if name != RUNNING:
             plan.storage.delete(f"{plan.folder}/{name}")
-
-
-def close_run(tracker: Tracker | None, run_id: str | None) -> None:
-    """Close the MLflow run of a result that was written just before its process was killed; a run that is gone is left alone."""
-    if tracker is None or run_id is None:
-        return
-    with suppress(Exception):  # of any kind: the result stands, whatever the tracking server says
-        if tracker.client.get_run(run_id).info.status != "FINISHED":
-            tracker.finish(run_id, "FINISHED")
-
-
-def reason_of(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _summary(result: RunResult) -> str:
-    test = f"test {result.test_bits_per_dim:.4f} +- {result.test_bits_per_dim_stderr:.4f} bits/dim"
-    return f"{test} after {result.epochs} epochs in {duration(result.seconds)}"

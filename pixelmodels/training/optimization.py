@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pixelmodels.training.recipes import OptimizerConfig, Precision
+from pixelmodels.recipes.recipe import OptimizerConfig, Precision
 
 NUM_MOMENTS = {"adam": 2, "rmsprop": 1}  # numbers that an optimizer keeps for each one that it trains
 

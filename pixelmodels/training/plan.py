@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+import torch
 
 from pixelmodels.data import Dataset
+from pixelmodels.models import PixelModel, build
+from pixelmodels.recipes.context import context_spec
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.runs.lock import Hold
+from pixelmodels.runs.result import RUNS, run_folder
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
-from pixelmodels.training.recipes import Recipe
-
-RUNS = "runs"
-RESULT = "result.json"
-FAILURE = "failed.json"
-TEST_NATS = "test_nats.parquet"
 
 
 class Hopeless(RuntimeError):
@@ -37,50 +36,23 @@ class RunPlan:
     report_epochs: bool = False  # report to Ray Train at the end of every epoch, and at no other time
     num_threads: int = 0  # torch's threads in each worker; 0 leaves them alone
     place: str = RUNS  # folder of the storage root in which the run's own folder is
+    hold: Hold | None = None  # by which the driver holds the run's folder, or its sweep's; None: nobody else may come
 
     @property
     def folder(self) -> str:
         """The run's folder below the storage root."""
         return run_folder(self.recipe.name, self.run_key, self.place)
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a finished run, as its `result.json` holds it."""
-
-    name: str  # the recipe's
-    run_key: str  # the run's hash
-    dataset: str  # name and fingerprint
-    architecture: str
-    likelihood: str
-    parameters: int  # trained numbers
-    epochs: int  # done
-    steps: int  # done
-    best_step: int  # of the checkpoint that was tested
-    val_bits_per_dim: float  # of that checkpoint's averaged weights
-    test_nll_nats: float  # mean nats an image
-    test_bits_per_dim: float
-    test_bits_per_dim_stderr: float
-    train_images_per_second: float  # over all workers, while training
-    samples_per_second: float  # drawn by one worker
-    seconds: float  # of all the run's sessions, from the first step to the test score
-    num_workers: int
-    mlflow_run_id: str | None
-    model_version: str | None  # of the registered model
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+    def check_held(self) -> None:
+        """Raise `Hopeless` where another process has taken the run over: what is written from here on would spoil its checkpoints."""
+        other = self.hold.lost_to(self.storage) if self.hold is not None else None
+        if other is not None:
+            raise Hopeless(f"{other} trains it now: this one was not seen for some time, and was taken for dead; follow that one")
 
 
-def run_folder(name: str, run_key: str, place: str = RUNS) -> str:
-    """The folder of a run below the storage root."""
-    return f"{place}/{name}-{run_key}"
-
-
-def finished(storage: Storage, folder: str) -> RunResult | None:
-    """The result of a run that is finished, else None."""
-    try:
-        return RunResult(**json.loads(storage.read_bytes(f"{folder}/{RESULT}")))
-    except FileNotFoundError:
-        return None
+def build_model(plan: RunPlan) -> PixelModel:
+    """The model of a run with the weights that its seed gives; raises `UserError` where recipe and data do not fit."""
+    recipe, dataset = plan.recipe, plan.dataset
+    context = context_spec(recipe, dataset)
+    torch.manual_seed(recipe.seed)
+    return build(recipe.model, dataset.spec, recipe.likelihood, context)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from pixelmodels.models import PixelModel, describe
-from pixelmodels.training import checkpoints
+from pixelmodels.models.files import AVERAGE, DESCRIPTION, WEIGHTS
+from pixelmodels.progress import Say
+from pixelmodels.ray_cluster import num_cores
+from pixelmodels.runs import checkpoints
 from pixelmodels.training.averaging import Average
 from pixelmodels.training.optimization import load_moments, moments
 from pixelmodels.training.plan import RunPlan
-from pixelmodels.training.progress import Say
 from pixelmodels.training.workers import Workers
 
 
@@ -55,43 +56,37 @@ class RunState:
 
         Call it in every worker.
         """
-        states = self.workers.gather(torch.get_rng_state())
-        random = {f"cpu.{rank}": state for rank, state in enumerate(states)}
-        if self.device.type == "cuda":
-            random |= {f"cuda.{rank}": state for rank, state in enumerate(self.workers.gather(torch.cuda.get_rng_state(self.device)))}
         plan, step = self.plan, self.position.step
         if self.workers.is_first:
+            plan.check_held()
             tensors = {
-                checkpoints.MODEL: self.model.state_dict(),
-                checkpoints.AVERAGE: self.average.model.state_dict(),
+                WEIGHTS: self.model.state_dict(),
+                AVERAGE: self.average.model.state_dict(),
                 checkpoints.OPTIMIZER: moments(self.optimizer, self.model),
-                checkpoints.RANDOM: random,
             }
-            documents = {checkpoints.DESCRIPTION: describe(self.model), checkpoints.STATE: self._document()}
+            documents = {DESCRIPTION: describe(self.model), checkpoints.STATE: self._document()}
             checkpoints.save(plan.storage, plan.folder, step, tensors, documents)
             checkpoints.prune(plan.storage, plan.folder, keep={self.position.best_step, self.last_saved, step})
         self.workers.wait()
         self.last_saved = step
 
     def restore(self, say: Say) -> None:
-        """Go on from the newest checkpoint that is whole; where there is none, begin, each worker with its own dropout.
+        """Go on from the newest checkpoint that is whole; where there is none, begin.
 
         Call it in every worker: the first one chooses, because another might find another checkpoint whole.
         """
-        plan, recipe = self.plan, self.plan.recipe
-        torch.manual_seed(recipe.seed * 1_000_003 + self.workers.rank)
-        found = checkpoints.latest(plan.storage, plan.folder, say) if self.workers.is_first else None
-        (step,) = self.workers.told_by_first([-1.0 if found is None else float(found.step)])
-        if step < 0:
-            return
+        plan = self.plan
+        found = self._told_by_first(checkpoints.latest(plan.storage, plan.folder, say) if self.workers.is_first else None)
         if found is None:
-            found = checkpoints.load(plan.storage, plan.folder, int(step))
-        self.model.load_state_dict(found.tensors(checkpoints.MODEL))
-        self.average.model.load_state_dict(found.tensors(checkpoints.AVERAGE))
+            return
+        self.model.load_state_dict(found.tensors(WEIGHTS))
+        self.average.model.load_state_dict(found.tensors(AVERAGE))
         load_moments(self.optimizer, self.model, found.tensors(checkpoints.OPTIMIZER))
         document = found.json(checkpoints.STATE)
         self.position, self.last_saved = Position(**document["position"]), found.step
-        self._restore_random(found, document, say)
+        if document["num_workers"] == self.workers.count and plan.num_threads and self.device.type == "cpu":
+            # Another number would round sums otherwise; but no more than this machine has cores.
+            torch.set_num_threads(min(document["num_threads"], num_cores()))
 
     def restore_best(self, say: Say) -> None:
         """Take the averaged weights that validated best; where their checkpoint is damaged, keep the last ones, which then count as best.
@@ -104,16 +99,20 @@ class RunState:
             try:
                 best = checkpoints.load(plan.storage, plan.folder, position.best_step)
             except checkpoints.DamagedCheckpoint as damage:
-                last = f"{position.val_bits_per_dim[-1]:.4f}, instead of {position.best_bits_per_dim:.4f}"
+                last = f"{position.val_bits_per_dim[-1]:z.4f}, instead of {position.best_bits_per_dim:z.4f}"
                 say(f"{plan.recipe.name}: the best checkpoint is damaged ({damage}); testing the last weights (validation {last} bits/dim)")
-        (is_whole,) = self.workers.told_by_first([float(best is not None)])
-        if is_whole:
-            best = best or checkpoints.load(plan.storage, plan.folder, position.best_step)
-            self.average.model.load_state_dict(best.tensors(checkpoints.AVERAGE))
+        best = self._told_by_first(best)
+        if best is not None:
+            self.average.model.load_state_dict(best.tensors(AVERAGE))
             return
         position.best_step, position.best_epoch = position.step, position.epoch
         position.best_bits_per_dim = position.val_bits_per_dim[-1]
         self.save()  # again: it may have been the damaged one
+
+    def _told_by_first(self, found: checkpoints.Checkpoint | None) -> checkpoints.Checkpoint | None:
+        """The checkpoint that the first worker has found, read by all."""
+        (step,) = self.workers.told_by_first([-1.0 if found is None else float(found.step)])
+        return None if step < 0 else found or checkpoints.load(self.plan.storage, self.plan.folder, int(step))
 
     def _document(self) -> dict[str, Any]:
         plan = self.plan
@@ -126,17 +125,3 @@ class RunState:
             "num_threads": torch.get_num_threads(),
             "position": dataclasses.asdict(self.position),
         }
-
-    def _restore_random(self, found: checkpoints.Checkpoint, document: Mapping[str, Any], say: Say) -> None:
-        recipe, rank = self.plan.recipe, self.workers.rank
-        if document["num_workers"] != self.workers.count:
-            change = f"{document['num_workers']} worker(s) before, {self.workers.count} now"
-            say(f"{recipe.name}: {change}: dropout is drawn anew")
-            torch.manual_seed(recipe.seed * 1_000_003 + self.position.step * 1_009 + rank)
-            return
-        random = found.tensors(checkpoints.RANDOM)
-        torch.set_rng_state(random[f"cpu.{rank}"])
-        if self.device.type == "cuda" and f"cuda.{rank}" in random:
-            torch.cuda.set_rng_state(random[f"cuda.{rank}"], self.device)
-        if self.plan.num_threads and self.device.type == "cpu":
-            torch.set_num_threads(document["num_threads"])  # another number would round sums otherwise

@@ -2,50 +2,86 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from pixelmodels.errors import UserError, lacks_memory
-from pixelmodels.training.loop import train
-from pixelmodels.training.plan import FAILURE, Hopeless, RunPlan, RunResult, finished
-from pixelmodels.training.preflight import WorkerNeeds
-from pixelmodels.training.progress import sayer
+from pixelmodels.errors import UserError, first_line, lacks_memory
+from pixelmodels.progress import Say, sayer
+from pixelmodels.ray_cluster import WorkerNeeds
+from pixelmodels.runs import checkpoints
+from pixelmodels.runs.result import FAILURE, RunResult, finished
+from pixelmodels.training.elastic import SETTLE_S, Departure, saying_what_it_waits_for, workers_now
+from pixelmodels.training.loop import Left, train
+from pixelmodels.training.plan import Hopeless, RunPlan
+from pixelmodels.training.workers import OPTIONS, Workers
 
 RAY_FILES = "ray"  # folder of the storage root for the small files that Ray Train itself writes
+
+T = TypeVar("T")
 
 
 class RunFailed(Exception):
     """A run that ended without a result; the message is the reason in one line."""
 
 
-def fit(plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures: int = 2) -> RunResult:
-    """Train one run on the cluster and wait for its result. Safe to call from several threads.
+def fit(
+    plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures: int = 2, say: Say = print, settle_s: float = SETTLE_S
+) -> RunResult:
+    """Train one run on the cluster, in as many workers as there is room for, and wait for its result. Safe to call from several threads.
 
-    Args: `max_failures`, how often dead workers are replaced, going on from the newest checkpoint.
+    Args: `max_failures`, how often in a row workers that die before they have saved anything are replaced; `say` prints a line;
+    `settle_s`, seconds that workers train before they make way for more of them.
     What another try would only repeat (a mistake of the user's, a likelihood that is no number) is not tried again.
     Raises `RunFailed` with the reason.
     """
-    run_group(run_worker, {"plan": plan, "progress": progress_actor}, needs, max_failures=max_failures)
-    result = finished(plan.storage, plan.folder)
-    if result is None:
-        raise RunFailed("its workers ended without writing a result")
-    return result
+    import ray
+
+    name, failures, before = plan.recipe.name, 0, None
+    while True:
+        num_workers, step = workers_now(needs), _newest(plan)
+        if before is not None and num_workers != before:
+            say(f"{name}: {'grows' if num_workers > before else 'shrinks'} from {before} to {num_workers} worker(s) at step {step}")
+        before = num_workers
+        config = {"plan": plan, "progress": progress_actor, "needs": needs, "settle_s": settle_s}
+        try:
+            with saying_what_it_waits_for(name, needs, num_workers, say):
+                left = run_group(run_worker, config, dataclasses.replace(needs, num_workers=num_workers))
+        except RunFailed as error:
+            failures = failures + 1 if _newest(plan) == step else 1
+            if failures > max_failures or failure_of(plan) is not None or not ray.is_initialized():
+                raise
+            say(f"{name}: {error}; goes on from {f'step {newest}' if (newest := _newest(plan)) else 'its beginning'}")
+            continue
+        result = finished(plan.storage, plan.folder)
+        if result is not None:
+            return result
+        if left is None:
+            raise RunFailed("its workers ended without writing a result")
+        failures = 0
+
+
+def _newest(plan: RunPlan) -> int:
+    """The step of a run's newest checkpoint; 0 where there is none."""
+    return max(checkpoints.steps(plan.storage, plan.folder), default=0)
 
 
 def run_group(
-    worker: Callable[[dict[str, Any]], None],
+    worker: Callable[[dict[str, Any]], str | None],
     config: dict[str, Any],
     needs: WorkerNeeds,
     *,
-    max_failures: int = 2,
+    max_failures: int = 0,
     callbacks: Sequence[Any] = (),
-) -> None:
-    """Run `worker(config)` in each of a run's workers on the cluster, and wait for their end.
+) -> str | None:
+    """Run `worker(config)` in each of a run's workers on the cluster, and wait for their end; returns what the first one returned.
 
-    Args: `config`, whose entry "plan" is the run's plan; `callbacks`, of Ray Train. Raises `RunFailed` as `fit` does.
+    Args: `config`, whose entry "plan" is the run's plan; `needs`, of which it gets the smaller number of workers; `max_failures`, how
+    often Ray Train itself replaces them; `callbacks`, of Ray Train. Raises `RunFailed` as `fit` does.
     """
     import ray.train
     import ray.train.torch
@@ -57,22 +93,24 @@ def run_group(
         worker,
         train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(num_workers=needs.num_workers, use_gpu=needs.use_gpu, resources_per_worker=needs.per_worker),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if needs.use_gpu else "gloo"),
+        # NCCL refuses two workers on one GPU.
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if needs.gpus == 1 else "gloo"),
         run_config=ray.train.RunConfig(
             name=_ray_name(plan),
-            storage_path=plan.storage.uri(RAY_FILES),
+            **plan.storage.for_ray(RAY_FILES),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             callbacks=list(callbacks),
         ),
     )
     try:
-        trainer.fit()
+        returned = trainer.fit().return_value
     except Exception as error:  # of any kind: Ray wraps what happened in a worker, whatever it was
         raise RunFailed(failure_of(plan) or reason(error)) from error
     failure = failure_of(plan)
     if failure is not None:
         raise RunFailed(failure)
+    return None if returned is None else str(returned)
 
 
 def ray_files(plan: RunPlan) -> str:
@@ -84,16 +122,29 @@ def _ray_name(plan: RunPlan) -> str:
     return f"{plan.recipe.name}-{plan.run_key}"
 
 
-def run_worker(config: dict[str, Any]) -> None:
-    """What each worker runs: the loop, with Ray Train's device, wrapping and reports."""
+def run_worker(config: dict[str, Any]) -> str | None:
+    """What each worker runs: the loop, with Ray Train's device, wrapping and reports; returns why it left before the run's end."""
+    import ray
 
-    def work(plan: RunPlan, device: torch.device) -> None:
-        train(plan, device=device, wrap=wrap, say=sayer(config["progress"]), report=report)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that goes away is not waited for: `Outbox` tries again
 
-    guarded(config["plan"], work)
+    def work(plan: RunPlan, device: torch.device) -> str | None:
+        workers = Workers(device)
+        nodes = workers.all_said(ray.get_runtime_context().get_node_id())
+        departure = Departure(config["needs"], nodes, config["settle_s"]) if workers.is_first else None
+        try:
+            train(plan, device=device, wrap=wrap, say=sayer(config["progress"]), report=report, leave=departure)
+        except Left as left:
+            return left.why
+        finally:
+            if departure is not None:
+                departure.close()
+        return None
+
+    return guarded(config["plan"], work)
 
 
-def guarded(plan: RunPlan, work: Callable[[RunPlan, torch.device], Any]) -> None:
+def guarded(plan: RunPlan, work: Callable[[RunPlan, torch.device], T]) -> T | None:
     """Do a worker's work on its device, unless the run is known to be hopeless.
 
     A hopeless failure is written down before it is raised: the workers that Ray then starts anew return at once. (To return from
@@ -102,9 +153,9 @@ def guarded(plan: RunPlan, work: Callable[[RunPlan, torch.device], Any]) -> None
     import ray.train.torch
 
     if failure_of(plan) is not None:
-        return
+        return None
     try:
-        work(plan, ray.train.torch.get_device())
+        return work(plan, ray.train.torch.get_device())
     except Exception as error:
         lack = "out of memory: give a smaller batch_size, --accumulate, or --activation-checkpointing" if lacks_memory(error) else None
         if lack is not None or isinstance(error, (UserError, Hopeless)):
@@ -116,11 +167,12 @@ def reason(error: BaseException) -> str:
     """Why a run failed, in one line: the first failed worker's own error, or that it died."""
     failures = getattr(error, "worker_failures", None) or {}
     inner = next(iter(failures.values()), error)
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()] or [""]
+    if isinstance(inner, UserError | RunFailed):
+        return " ".join(str(inner).split())
+    line, kind = first_line(inner), type(inner).__name__
     if hasattr(inner, "health_check_failure"):  # it no longer answers
-        return f"a worker died, out of memory or with its machine ({lines[0]})"
-    told = isinstance(inner, (UserError, RuntimeError)) and lines[0]  # messages that say enough by themselves
-    return lines[0] if told else f"{type(inner).__name__}: {lines[0]}"
+        return f"a worker died, out of memory or with its machine ({line})"
+    return line if isinstance(inner, RuntimeError) or line == kind else f"{kind}: {line}"
 
 
 def failure_of(plan: RunPlan) -> str | None:
@@ -135,7 +187,7 @@ def wrap(module: torch.nn.Module) -> torch.nn.Module:
     """A module whose gradients are averaged over Ray Train's workers."""
     import ray.train.torch
 
-    wrapped: torch.nn.Module = ray.train.torch.prepare_model(module)
+    wrapped: torch.nn.Module = ray.train.torch.prepare_model(module, parallel_strategy_kwargs=OPTIONS)
     return wrapped
 
 

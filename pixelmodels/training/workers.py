@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import ctypes
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pixelmodels.data.rows import Share
+from pixelmodels.models import Context, PixelModel
+
+T = TypeVar("T")
 
 
-class Workers:
+class Workers(Share):
     """Rank and number of the workers; one worker alone where no process group was set up."""
 
-    def __init__(self, device: torch.device, *, alone: bool = False) -> None:
-        """`alone`: as if this worker were the only one, to read what all of them share."""
-        grouped = not alone and dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if grouped else 0
-        self.count = dist.get_world_size() if grouped else 1
+    def __init__(self, device: torch.device) -> None:
+        grouped = dist.is_available() and dist.is_initialized()
+        super().__init__(*((dist.get_rank(), dist.get_world_size()) if grouped else (0, 1)))
         self._device = device if grouped and dist.get_backend() == "nccl" else torch.device("cpu")
 
     @property
     def is_first(self) -> bool:
         """Whether this is the worker that writes, prints and decides."""
         return self.rank == 0
-
-    def share(self, start: int, stop: int) -> tuple[int, int]:
-        """This worker's part of a range: the workers' parts are disjoint, cover it, and differ by one at most."""
-        size = stop - start
-        return start + self.rank * size // self.count, start + (self.rank + 1) * size // self.count
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum over all workers, in float64, element by element."""
@@ -56,7 +60,7 @@ class Workers:
             tensor.copy_(told)
 
     def gather(self, state: torch.Tensor) -> list[torch.Tensor]:
-        """A tensor of bytes of each worker, by rank; all have the same length."""
+        """A tensor of each worker, by rank; all have the same type and length."""
         if self.count == 1:
             return [state]
         mine = state.to(self._device)
@@ -64,7 +68,65 @@ class Workers:
         dist.all_gather(states, mine)
         return [one.cpu() for one in states]
 
+    def first_said(self, text: str | None) -> str | None:
+        """What the first of the workers that say something says, known to all; None where nobody does."""
+        return next((one for one in self.all_said(text) if one is not None), None)
+
+    def all_said(self, text: T) -> list[T]:
+        """What each worker says, by rank, known to all."""
+        said = [text] * self.count
+        if self.count > 1:
+            dist.all_gather_object(said, text)
+        return said
+
     def wait(self) -> None:
         """Go on when all workers are here."""
         if self.count > 1:
             dist.barrier()
+
+
+OPTIONS: dict[str, Any] = {"broadcast_buffers": False}  # of torch's wrapper: a model's buffers are constants, the same everywhere
+
+
+class LogProb(nn.Module):
+    """A model whose `forward` is its log-probability, for wrappers that hook `forward`."""
+
+    def __init__(self, model: PixelModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x_BCHW: torch.Tensor, context: Context | None = None) -> torch.Tensor:
+        """Log-probabilities of a batch, in nats: shape (B,)."""
+        # without `log_prob`'s check of the levels, which the data set vouches for: a GPU would be waited for
+        return self.model.log_prob_map(x_BCHW, context).sum((1, 2))
+
+
+def data_parallel(model: PixelModel, workers: Workers, wrap: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
+    """The model's log-probability, its gradients averaged over the workers; `wrap` does that, torch's own wrapper unless given."""
+    module: nn.Module = LogProb(model)
+    if wrap is not None:
+        return wrap(module)
+    return DistributedDataParallel(module, **OPTIONS) if workers.count > 1 else module
+
+
+def averaging_gradients(module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Gradients are averaged once a step: with its last part."""
+    if isinstance(module, DistributedDataParallel) and not is_last:
+        return module.no_sync()
+    return nullcontext()
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGEST = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep what a step frees for the next step; returns whether it was asked to (Linux with glibc only).
+
+    By default it gives large blocks back to the kernel, which hands them out again page by page, zeroed: about a
+    tenth of a training step on a CPU (`benchmarks/training.py`).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST))

@@ -12,18 +12,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 from pixelmodels.errors import UserError
+from pixelmodels.runs.lock import RUNNING
 from pixelmodels.storage import Storage
-from pixelmodels.training.recipes import Recipe
-from pixelmodels.training.running import RUNNING
 from pixelmodels.tuning.space import Values
 
 SWEEPS = "sweeps"
 SWEEP, TRIALS, TRIAL_RUNS = "sweep.json", "trials", "runs"
 State = Literal["unfinished", "finished", "stopped", "failed"]  # stopped: by ASHA; unfinished: goes on with the next call
-ENDED = ("finished", "stopped", "failed")
 
 
 @dataclass
@@ -43,6 +42,9 @@ class TrialRecord:
     mlflow_run_id: str | None = None
     too_large: list[Values] = field(default_factory=list)  # values that were drawn before these, and not trained: too many parameters
 
+    def __post_init__(self) -> None:
+        self.curve = {int(epoch): bits for epoch, bits in self.curve.items()}  # JSON's keys are text
+
     @property
     def epochs(self) -> int:
         """Epochs that it trained, and was validated after."""
@@ -54,9 +56,14 @@ class TrialRecord:
         return min(self.curve.values(), default=None)
 
     @property
+    def best_by_epoch(self) -> dict[int, float]:
+        """The fewest validation bits/dim up to each epoch."""
+        return dict(zip(sorted(self.curve), accumulate((self.curve[epoch] for epoch in sorted(self.curve)), min), strict=True))
+
+    @property
     def has_ended(self) -> bool:
         """Whether nothing more is to be done for it."""
-        return self.state in ENDED
+        return self.state != "unfinished"
 
 
 @dataclass(frozen=True)
@@ -76,17 +83,7 @@ class Records:
 
     def head(self) -> Head | None:
         """What `sweep.json` says; none where the sweep has not begun. Raises `UserError` for one that cannot be read."""
-        path = f"{self.folder}/{SWEEP}"
-        try:
-            return Head(**json.loads(self.storage.read_bytes(path)))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"'{self.storage.uri(path)}' is no sweep of this version ({error}); give --fresh, or another --name") from error
-
-    def write_head(self, head: Head) -> None:
-        """Write `sweep.json`."""
-        self._write(SWEEP, dataclasses.asdict(head))
+        return self._read(SWEEP, Head, "sweep") if self.storage.is_file(f"{self.folder}/{SWEEP}") else None
 
     def trials(self) -> list[TrialRecord]:
         """All trials, in their order; raises `UserError` for one that cannot be read."""
@@ -94,16 +91,12 @@ class Records:
 
     def trial(self, number: int) -> TrialRecord:
         """One trial."""
-        path = f"{self.folder}/{_file(number)}"
-        try:
-            values = json.loads(self.storage.read_bytes(path))
-            return TrialRecord(**{**values, "curve": {int(epoch): bits for epoch, bits in values["curve"].items()}})
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"'{self.storage.uri(path)}' is no trial of this version ({error}); give --fresh, or another --name") from error
+        return self._read(_file(number), TrialRecord, "trial")
 
-    def write_trial(self, trial: TrialRecord) -> None:
-        """Write one trial."""
-        self._write(_file(trial.number), dataclasses.asdict(trial))
+    def write(self, record: Head | TrialRecord) -> None:
+        """Write `sweep.json`, or one trial."""
+        file = SWEEP if isinstance(record, Head) else _file(record.number)
+        self.storage.write_bytes(f"{self.folder}/{file}", json.dumps(dataclasses.asdict(record), indent=1).encode())
 
     def clear(self) -> None:
         """Forget the sweep, and what it published: its head first, so that a half-removed sweep is never taken for one."""
@@ -112,13 +105,14 @@ class Records:
             if name != RUNNING:  # of this call
                 self.storage.delete(f"{self.folder}/{name}")
 
-    def _write(self, file: str, content: dict[str, Any]) -> None:
-        self.storage.write_bytes(f"{self.folder}/{file}", json.dumps(content, indent=1).encode())
-
-
-def recipe_of(trial: TrialRecord) -> Recipe:
-    """The recipe that a trial trains."""
-    return Recipe.from_dict(trial.recipe)
+    def _read(self, file: str, kind: Any, what: str) -> Any:
+        path = f"{self.folder}/{file}"
+        try:
+            return kind(**json.loads(self.storage.read_bytes(path)))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"'{self.storage.uri(path)}' is no {what} of this version ({error}); give --fresh, or another --name"
+            ) from error
 
 
 def _file(number: int) -> str:

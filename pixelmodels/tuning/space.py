@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import optuna
 
-from pixelmodels.data import DatasetConfig
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import LikelihoodConfig, likelihood_class
 from pixelmodels.models import architecture_class, architecture_of
+from pixelmodels.plain import load
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
 
 Value = bool | int | float | str
 Values = dict[str, Value]  # of the parameters that were asked for, by name
@@ -42,24 +40,22 @@ class Ask:
         """A whole number from half to twice the default, in steps of about a quarter of it."""
         step = max(1, default // 4)
         low = default - step * (max(0, default - max(least, default // 2)) // step)
-        return int(
-            self._keep(name, default, lambda trial, full: trial.suggest_int(full, low, default + step * (default // step), step=step))
-        )
+        high = default + step * (default // step)
+        return int(self._answer("suggest_int", name, default, low, high, step=step))
 
     def real(self, name: str, default: float, low: float, high: float, *, log: bool = False) -> float:
         """A number of a range, which is widened where the default lies outside."""
-        low, high = min(low, default), max(high, default)
-        return float(self._keep(name, default, lambda trial, full: trial.suggest_float(full, low, high, log=log)))
+        return float(self._answer("suggest_float", name, default, min(low, default), max(high, default), log=log))
 
     def choice(self, name: str, default: Option, options: Sequence[Option]) -> Option:
         """One of some options, the default among them."""
         every = [*options, *([] if default in options else [default])]
-        answer: Option = self._keep(name, default, lambda trial, full: trial.suggest_categorical(full, every))
+        answer: Option = self._answer("suggest_categorical", name, default, every)
         return answer
 
-    def _keep(self, name: str, default: Any, suggest: Any) -> Any:
+    def _answer(self, suggest: str, name: str, default: Any, *limits: Any, **how: Any) -> Any:
         full = self._prefix + name
-        self.values[full] = default if self._trial is None else suggest(self._trial, full)
+        self.values[full] = default if self._trial is None else getattr(self._trial, suggest)(full, *limits, **how)
         return self.values[full]
 
 
@@ -68,19 +64,11 @@ class Defaults:
 
     def __init__(self, recipes: Sequence[Recipe], first: str | None = None) -> None:
         """`first`, the recipe that comes first in a space that it fits."""
-        named = {recipe.name: recipe for recipe in recipes}
-        if first is not None and first not in named:
-            raise unknown("recipe", first, named)
-        order = sorted(recipes, key=lambda recipe: recipe.name != first)
-        self.recipes = tuple(order)
-        self.first = order[0]
-        self._by_architecture: dict[str, Recipe] = {}
-        for recipe in order:
-            self._by_architecture.setdefault(architecture_of(recipe.model), recipe)
-
-    def on(self, config: DatasetConfig) -> Defaults:
-        """The same recipes for the images of another data set."""
-        return Defaults([dataclasses.replace(recipe, dataset=config) for recipe in self.recipes], self.first.name)
+        if first is not None and first not in (names := [recipe.name for recipe in recipes]):
+            raise unknown("recipe", first, names)
+        self.recipes = tuple(sorted(recipes, key=lambda recipe: recipe.name != first))
+        self.first = self.recipes[0]
+        self._by_architecture = {architecture_of(recipe.model): recipe for recipe in reversed(self.recipes)}
 
     def of(self, architecture: str) -> Recipe:
         """The recipe of an architecture; raises `UserError` where the suite has none."""
@@ -102,36 +90,18 @@ class SearchSpace(Protocol):
 
 def load_space(name: str, table: Mapping[str, str]) -> SearchSpace:
     """The space that a table has under a name; raises `UserError` with the choices."""
-    if name not in table:
-        raise unknown("space", name, table)
-    module, _, attribute = table[name].partition(":")
-    space: SearchSpace = getattr(import_module(module), attribute)()
+    space: SearchSpace = load(table, name, "space")()
     return space
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A recipe with the values that stand for it."""
-
-    values: Values
-    recipe: Recipe
-
-
-def default_of(space: SearchSpace, defaults: Defaults, images: ImageSpec) -> Drawn:
-    """The default recipe, as the space has it."""
-    ask = Ask()
-    recipe = space.recipe(ask, defaults, images)
-    return Drawn(ask.values, recipe)
-
-
-def from_values(space: SearchSpace, defaults: Defaults, images: ImageSpec, values: Values) -> tuple[Drawn, dict[str, Any]]:
+def from_values(space: SearchSpace, defaults: Defaults, images: ImageSpec, values: Values) -> tuple[Recipe, dict[str, Any]]:
     """The recipe that values on record stand for, and Optuna's distribution of each; raises `ValueError` where the space has changed."""
     fixed = optuna.trial.FixedTrial(values)
     ask = Ask(fixed)
     recipe = space.recipe(ask, defaults, images)
     if ask.values != values:
         raise ValueError(f"the space asks for {', '.join(sorted(ask.values))}")
-    return Drawn(ask.values, recipe), fixed.distributions
+    return recipe, fixed.distributions
 
 
 # ---- parts that several spaces share

@@ -1,233 +1,275 @@
-"""`tune`: a sweep from the command line's options to the best recipe's file; killed and called again, it goes on."""
+"""A sweep as its driver sees it: what was tried, how it went, and how that is told to the record, MLflow and the terminal."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
-import secrets
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from pixelmodels import rayctx
-from pixelmodels.data import Dataset, find_dataset, prepare
-from pixelmodels.errors import UserError
-from pixelmodels.models import architecture_of
-from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker
-from pixelmodels.tracking.runs import Status
-from pixelmodels.training.preflight import WorkerNeeds, check_shared, runs_at_once, threads_per_worker
-from pixelmodels.training.progress import Say, duration
-from pixelmodels.training.recipes import Recipe
-from pixelmodels.training.running import holding
-from pixelmodels.training.suite_run import check_sources, config_of
-from pixelmodels.training.suites import suite
-from pixelmodels.training.trainer import RAY_FILES
-from pixelmodels.tuning.options import Tune, check_same, sweep_name
-from pixelmodels.tuning.record import Head, Records
-from pixelmodels.tuning.report import Summary, publish
-from pixelmodels.tuning.space import Defaults, SearchSpace, load_space
-from pixelmodels.tuning.state import Sweep, count_parameters
-from pixelmodels.tuning.trial import NUMBER, TrialPlans, run_trial
-from pixelmodels.tuning.verdicts import start_verdicts
+import numpy as np
+import torch
 
-# Read by Ray Tune; what the user has set is kept.
-_TUNE = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files beside MLflow
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ctrl-c ends the sweep at once: the record is what it goes on from
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
+from pixelmodels.errors import UserError
+from pixelmodels.internals import fake_tensors
+from pixelmodels.models import architecture_of, build
+from pixelmodels.progress import Say
+from pixelmodels.recipes.context import context_spec
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.runs import KIND_TAG, PARENT_TAG, Status
+from pixelmodels.training.outbox import RETRY_S, attempt
+from pixelmodels.training.trainer import failure_of
+from pixelmodels.tuning.record import State, TrialRecord
+from pixelmodels.tuning.space import Ask, Defaults, SearchSpace, Values, from_values
+from pixelmodels.tuning.trial import LATEST, TrialPlans, remove_checkpoints
+
+_STATUS: dict[State, Status] = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "unfinished": "KILLED"}
+STATE_TAG = "pixelmodels.trial_state"
+_METRICS = ("images_per_second", "learning_rate")  # beside those of training and validation
 
 
 @dataclass
-class Outcome:
-    """What came of one call."""
+class Sweep:
+    """The trials of one sweep; all calls come from the driver's main thread.
 
-    folder: str  # of the sweep below the storage root
-    summary: Summary
-    best_file: str | None  # path or URI of best.yaml; none where no trial has a score
-
-
-def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> Outcome:
-    """Run a sweep, or go on with it, and write what it found.
-
-    Args: `spaces`, the table of search spaces. Raises `UserError`, before anything is trained, for whatever cannot work.
+    Raises `UserError` where the space no longer has what is on record.
     """
-    started = time.monotonic()
-    space = load_space(options.space, spaces)
-    recipes = suite(options.suite)
-    if options.data_path is not None:
-        path = options.data_path
-        recipes = tuple(dataclasses.replace(recipe, dataset=dataclasses.replace(recipe.dataset, path=path)) for recipe in recipes)
-    defaults = defaults_of(space, recipes, options)
-    needs = WorkerNeeds(options.num_workers, options.cpus_per_worker, options.use_gpu)
-    storage = Storage(options.storage)
-    storage.check_writable()
-    chosen = find_dataset(storage, options.dataset) if options.dataset is not None else None
-    if chosen is None:
-        check_sources([defaults.first])
-    tracker = Tracker(storage)
-    tracker.check()
-    rayctx.connect()
-    check_shared(storage, tracker.uri)
-    at_once = min(runs_at_once(needs), options.max_concurrent or options.num_samples, options.num_samples)
-    dataset = chosen if chosen is not None else prepare(defaults.first.dataset, storage, say=say)
-    defaults = defaults.on(config_of(dataset) if chosen is not None else defaults.first.dataset)
-    _check_defaults(space, defaults, dataset, say)
 
-    epochs = options.epochs or -(-defaults.first.epochs // 5)
-    settings = options.settings(start_from=defaults.first.name, dataset=f"{dataset.name}-{dataset.fingerprint}", epochs=epochs)
-    name = sweep_name(options, settings, dataset.name)
-    records = Records(storage, name)
-    with holding(storage, records.folder, f"sweep {name}", say, remedy="give another --name"):
-        if options.fresh:
-            _forget(records)
-        head = _begin(records, settings, options, tracker)
-        plans = TrialPlans(
-            records=records,
-            sweep_id=head.id,
-            dataset=dataset,
-            needs=needs,
-            num_threads=threads_per_worker(needs, at_once),
-            checkpoint_every_s=options.checkpoint_every_s,
-            max_failures=options.max_failures,
-        )
-        ends_at = started + 60 * options.max_minutes if options.max_minutes is not None else float("inf")
-        status: Status = "KILLED"
+    space: SearchSpace
+    defaults: Defaults
+    settings: dict[str, Any]  # all that its trials depend on
+    plans: TrialPlans
+    tracker: Tracker
+    parent: str  # the sweep's MLflow run
+    say: Say
+    num_samples: int  # trials in all, those of earlier calls included
+    ends_at: float = float("inf")  # when no trial begins any more (`time.monotonic`)
+
+    def __post_init__(self) -> None:
+        self.records, self.dataset, self.epochs = self.plans.records, self.plans.template.dataset, int(self.settings["epochs"])
+        ask = Ask()
+        self.space.recipe(ask, self.defaults, self.dataset.spec)
+        self.default: Values = ask.values  # of the suite's own recipe
+        self.trials: dict[int, TrialRecord] = {trial.number: trial for trial in self.records.trials()}
+        for trial in self.trials.values():
+            for values in trial.too_large:
+                self.rebuilt(values)
+            self._check_same(trial)
+        self.running: set[int] = set()  # numbers of trials that this call began and that have not ended, nor been left
+        self.num_impossible = 0  # recipes of this call that were drawn and that nothing can be built from
+        self._reasons: set[str] = set()  # why; each is said once
+        self._too_large: list[Values] = []  # drawn since the last trial began
+        self.untold: str | None = None  # why MLflow could not be told at the last attempt
+        self._try_at = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray Tune pickles what it is given, for a restore of its own that nobody asks for
+
+    @property
+    def default_trial(self) -> TrialRecord | None:
+        """The trial of the suite's own recipe."""
+        return next((trial for trial in self.trials.values() if trial.is_default), None)
+
+    @property
+    def too_large(self) -> list[Values]:
+        """Values that were drawn and whose recipes had more parameters than are allowed, each once."""
+        return [*self._too_large, *(values for trial in self.trials.values() for values in trial.too_large)]
+
+    def scored(self) -> list[TrialRecord]:
+        """The trials that have a score and have not failed."""
+        return [trial for trial in self.trials.values() if trial.curve and trial.state != "failed"]
+
+    def best(self) -> TrialRecord | None:
+        """The one of them with the fewest validation bits/dim."""
+        return min(self.scored(), key=lambda trial: (trial.best_bits_per_dim, trial.number), default=None)
+
+    def is_tried(self, values: Values) -> bool:
+        """Whether there is a trial of these values."""
+        return any(trial.values == values for trial in self.trials.values())
+
+    def rebuilt(self, values: Values) -> tuple[Recipe, dict[str, Any]]:
+        """What values on record stand for, and Optuna's distributions; raises `UserError` where the space has changed."""
         try:
-            parent, num_samples = head.mlflow_run_id, options.num_samples
-            sweep = Sweep(space, defaults, settings, plans, tracker, parent, say, num_samples=num_samples, ends_at=ends_at)
-            sweep.tidy()
-            _search(sweep, at_once, options, head)
-            sweep.tidy()
-            summary, best_file = publish(sweep)
-            status = "FINISHED"
-        finally:
-            tracker.finish(head.mlflow_run_id, status)
-    say(f"{summary.counts()} in {duration(time.monotonic() - started)}")
-    return Outcome(records.folder, summary, best_file)
+            return from_values(self.space, self.defaults, self.dataset.spec, values)
+        except (ValueError, UserError) as error:
+            reason = f"space '{self.settings['space']}' no longer has what sweep '{self.records.name}' tried ({error})"
+            raise UserError(f"{reason}; give another --name, or --fresh") from error
 
+    def _check_same(self, trial: TrialRecord) -> None:
+        """Raise `UserError` where a trial's values no longer stand for the recipe that it trains: the suite or the space has changed."""
+        now = self._short(self.rebuilt(trial.values)[0], trial.number)
+        then = Recipe.from_dict(trial.recipe)  # a field that the record does not have yet: its default
+        other = ", ".join(spec.name for spec in dataclasses.fields(now) if getattr(now, spec.name) != getattr(then, spec.name))
+        if other:
+            reason = f"the suite's recipes are no longer those of sweep '{self.records.name}' ({other} of trial {trial.number} differ)"
+            raise UserError(f"{reason}; give another --name, or --fresh")
 
-def defaults_of(space: SearchSpace, recipes: tuple[Recipe, ...], options: Tune) -> Defaults:
-    """The recipes that a sweep starts from; raises `UserError` where --start-from is none of them, or not of the space."""
-    first = options.start_from
-    if first is None and space.architectures:
-        first = next((recipe.name for kind in space.architectures for recipe in recipes if architecture_of(recipe.model) == kind), None)
-        if first is None:
-            have = ", ".join(recipe.name for recipe in recipes)
-            needed = f"space '{options.space}' is of {', '.join(space.architectures)}"
-            raise UserError(f"{needed}, and suite '{options.suite}' has only {have}; give another --space or --suite")
-    defaults = Defaults(recipes, first)
-    kind = architecture_of(defaults.first.model)
-    if space.architectures and kind not in space.architectures:
-        raise UserError(
-            f"--start-from {first} is a recipe of {kind}, and space '{options.space}' is of {', '.join(space.architectures)}; "
-            "give one of these, or another --space"
-        )
-    for architecture in space.architectures:
-        defaults.of(architecture)  # one that is missing is told now
-    return defaults
+    def _short(self, recipe: Recipe, number: int) -> Recipe:
+        """A recipe that was drawn, as a trial trains it."""
+        name = f"trial-{number:03d}-{architecture_of(recipe.model)}"
+        return dataclasses.replace(recipe, name=name, epochs=self.epochs, patience=0, num_samples=0)
 
+    # ---- what MLflow is told
 
-def _check_defaults(space: SearchSpace, defaults: Defaults, dataset: Dataset, say: Say) -> None:
-    """Raise `UserError` where the recipe to begin with does not fit its data, and say of the others which do not."""
-    count_parameters(defaults.first, dataset)
-    for architecture in space.architectures:
+    def tell(self, call: Callable[[], object], *, now: bool = True) -> bool:
+        """Make a call to MLflow; where it cannot be made the sweep goes on, and says so once. Returns whether it was made.
+
+        Args: unless `now`, it is not tried at all for some seconds after an attempt that failed.
+        """
+        if not now and time.monotonic() < self._try_at:
+            return False
+        before, self.untold = self.untold, attempt(self.tracker, call)
+        if self.untold is None:
+            return True
+        self._try_at = time.monotonic() + RETRY_S
+        if before is None:
+            self.say(f"MLflow cannot be told ({self.untold}); the sweep goes on, and tells it in the end")
+        return False
+
+    # ---- a trial's life
+
+    def draw(self, ask: Ask) -> TrialRecord | None:
+        """A trial of what `ask` answers; none, which is counted and said, where that was tried, is too large or cannot be built."""
         try:
-            count_parameters(defaults.of(architecture), dataset)
+            recipe = self.space.recipe(ask, self.defaults, self.dataset.spec)
+            if self.is_tried(ask.values) or ask.values in self.too_large:
+                return None
+            parameters = count_parameters(recipe, self.dataset)
         except UserError as error:
-            say(f"the default recipe of {architecture} cannot be built for these images: {error}")
+            self.num_impossible += 1
+            if str(error) not in self._reasons:
+                self._reasons.add(str(error))
+                self.say(f"a recipe that was drawn is left out: {error}")
+            return None
+        number, most, is_default = len(self.trials), self.settings["max_parameters"], ask.values == self.default
+        if most is not None and parameters > most:
+            self._too_large.append(ask.values)
+            if is_default:
+                self.say(f"the default recipe has {parameters:,} parameters, more than --max-parameters {most:,}: not tried")
+            return None
+        too_large, self._too_large = self._too_large, []
+        plain, architecture = self._short(recipe, number).to_dict(), architecture_of(recipe.model)
+        return TrialRecord(number, ask.values, plain, architecture, parameters, is_default, too_large=too_large)
+
+    def begin(self, trial: TrialRecord) -> None:
+        """Write a trial down, and open its MLflow run."""
+        self.trials[trial.number] = trial
+        self.records.write(trial)  # before MLflow: whoever goes on then has the same values for the same run
+        self.tell(partial(self._open, trial))
+        self.running.add(trial.number)
+        how = "goes on" if trial.curve else "begins"
+        self.say(f"{title(trial)} {how}: {'the default recipe, ' if trial.is_default else ''}{values_of(trial)}")
+
+    def goes_on(self, number: int, epoch: int, best_bits_per_dim: float) -> bool:
+        """Whether a trial trains on after an epoch.
+
+        Asynchronous successive halving (ASHA, arXiv:1810.05934): after the grace epochs, and after each power of the reduction factor
+        times as many, it is stopped unless it is among the best of those that came as far. The default recipe, the measure of all
+        others, is not; nor is a trial judged again where it had passed.
+        """
+        trial, grace, factor = self.trials[number], self.settings["grace_epochs"], self.settings["reduction_factor"]
+        if epoch >= self.epochs or trial.state == "stopped":
+            return False
+        if trial.is_default or epoch in trial.curve or epoch not in (grace * factor**look for look in range(epoch)):
+            return True
+        others = [-other.best_by_epoch[epoch] for other in self.trials.values() if other is not trial and epoch in other.curve]
+        return not others or bool(-best_bits_per_dim >= np.percentile(others, (1 - 1 / factor) * 100))
+
+    def progress(self, number: int, epoch: int, metrics: Mapping[str, Any], *, goes_on: bool) -> None:
+        """One epoch's report, after which the trial goes on or not; those that are known are not told again."""
+        trial = self.trials[number]
+        kept = {name: float(metrics[name]) for name in metrics if name.partition("/")[0] in ("train", "val") or name in _METRICS}
+        if trial.mlflow_run_id is not None:
+            self.tell(partial(self.tracker.log_metrics, trial.mlflow_run_id, kept, epoch), now=False)
+        if epoch in trial.curve:
+            return
+        trial.curve[epoch] = float(metrics[LATEST])
+        if not goes_on and epoch < self.epochs:  # a call that is killed before the trial's end is told leaves it stopped
+            trial.state = "stopped"
+        self.records.write(trial)
+        self.say(f"{title(trial)}: epoch {epoch}/{self.epochs}  val {trial.curve[epoch]:z.4f} bits/dim")
+
+    def end(self, number: int, *, has_failed: bool = False) -> None:
+        """The end of a trial, or that it is left for the next call: as often as dead workers are replaced, where its process died."""
+        trial = self.trials[number]
+        plan = self.plans.plan(trial)
+        reason = failure_of(plan) if has_failed else None
+        has_died = has_failed and reason is None
+        trial.deaths += has_died
+        if trial.epochs >= self.epochs:
+            trial.state = "finished"
+        elif has_failed and not trial.has_ended and (not has_died or trial.deaths > self.plans.max_failures):
+            trial.state, trial.reason = "failed", reason or "its process died, out of memory or with its machine"
+        self.records.write(trial)
+        self.running.discard(number)
+        self.tell(partial(self._close, trial))
+        if trial.has_ended:
+            remove_checkpoints(plan)
+        best = f"best val {trial.best_bits_per_dim or 0:z.4f} bits/dim"
+        told = {
+            "finished": f"finished, {best}",
+            "stopped": f"stopped after {trial.epochs} of {self.epochs} epochs, {best}",
+            "failed": f"failed: {trial.reason}",
+            "unfinished": f"left after {trial.epochs} of {self.epochs} epochs; the same command goes on with it",
+        }
+        self.say(f"{title(trial)} {told[trial.state]}")
+
+    def tidy(self) -> None:
+        """Close and clear away what a killed call had ended but not told."""
+        for trial in self.trials.values():
+            if trial.has_ended:
+                remove_checkpoints(self.plans.plan(trial))
+                if not self.tell(partial(self._close, trial)):
+                    return  # nor of the others
+
+    def leave(self) -> None:
+        """Leave what still runs for the next call."""
+        for number in sorted(self.running):
+            self.end(number)
+
+    def _open(self, trial: TrialRecord) -> str:
+        """Open a trial's MLflow run, and note which it is."""
+        tags = {KIND_TAG: "trial", "space": str(self.settings["space"]), "architecture": trial.architecture, "trial": str(trial.number)}
+        trial.mlflow_run_id = run_id = self.tracker.start_or_resume_child(
+            str(trial.recipe["name"]),
+            parent_run_id=self.parent,
+            run_key=self.plans.key(trial.number),
+            params={**trial.recipe, "parameters": trial.parameters, "is_default": trial.is_default},
+            tags=tags,
+            dataset=self.dataset,
+        )
+        self.records.write(trial)
+        return run_id
+
+    def _close(self, trial: TrialRecord) -> None:
+        """Close a trial's MLflow run, below the sweep's, with its curve; one that there is not is made from the record."""
+        known = trial.mlflow_run_id
+        run_id = known if known is not None and self.tracker.is_there(known) else self._open(trial)
+        run, status = self.tracker.client.get_run(run_id), _STATUS[trial.state]
+        if run.data.tags.get(PARENT_TAG) != self.parent:
+            self.tracker.set_tags(run_id, {PARENT_TAG: self.parent})
+        if run.info.status != status:
+            for epoch, bits_per_dim in sorted(trial.curve.items()):
+                self.tracker.log_metrics(run_id, {LATEST: bits_per_dim}, epoch)  # where MLflow was away
+            self.tracker.set_tags(run_id, {STATE_TAG: trial.state, **({"reason": trial.reason} if trial.reason else {})})
+            self.tracker.finish(run_id, status)
 
 
-def _forget(records: Records) -> None:
-    """Remove an earlier sweep of the same name, and Ray's files of it."""
-    head = None
-    with suppress(UserError):  # of another version
-        head = records.head()
-    records.clear()
-    for name in records.storage.list(RAY_FILES) if head is not None else ():
-        if head is not None and f"-{head.id}-" in name:
-            records.storage.delete(f"{RAY_FILES}/{name}")
+def title(trial: TrialRecord) -> str:
+    """A trial's name in lines for people."""
+    return f"trial {trial.number} ({trial.architecture})"
 
 
-def _begin(records: Records, settings: dict[str, Any], options: Tune, tracker: Tracker) -> Head:
-    """The sweep's head, written where it has none yet, and its MLflow run, opened."""
-    head = records.head()
-    if head is None:
-        records.clear()  # what a call left that was killed while it forgot a sweep
-    else:
-        check_same(records.name, head.settings, settings)
-    tags = {"suite": options.suite, "space": options.space, "sweep": records.name}
-    run_id = tracker.start_parent(f"tune {records.name}", dataclasses.asdict(options), tags, head.mlflow_run_id if head else None)
-    if head is None or head.mlflow_run_id != run_id:
-        head = Head(head.id if head else secrets.token_hex(4), settings, run_id)
-        records.write_head(head)
-    return head
+def values_of(trial: TrialRecord) -> str:
+    """A trial's values as a person reads them: `num_layers 5, dropout 0.3`."""
+    shown = {name.rpartition(".")[2]: f"{value:.3g}" if isinstance(value, float) else value for name, value in trial.values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
-    """Run what is left of the trials."""
-    num_left = options.num_samples - sum(trial.has_ended for trial in sweep.trials.values())
-    if num_left <= 0:
-        sweep.say(f"sweep {sweep.records.name}: all {options.num_samples} trials have ended; a larger --num-samples adds some")
-        return
-    for name, value in _TUNE.items():
-        os.environ.setdefault(name, value)
-    import ray
-    from ray import tune
-
-    from pixelmodels.tuning.search import OutOfTime, SweepCallback, SweepScheduler, SweepSearch, quiet_tune
-
-    quiet_tune()
-    verdicts = start_verdicts()
-    search, scheduler = SweepSearch(sweep, options.seed), SweepScheduler(sweep, verdicts.say.remote)
-    before = len(sweep.trials)
-    sweep.say(
-        f"sweep {sweep.records.name}: {num_left} trial(s) of up to {sweep.epochs} epochs"
-        + (f", {before} on record" if before else "")
-        + f", {at_once} at a time with {options.num_workers} worker(s) of {options.cpus_per_worker} CPU(s)"
-        + (" and a GPU each" if options.use_gpu else " each")
-    )
-    storage, own = sweep.records.storage, f"sweep-{head.id}-"
-    for left_over in storage.list(RAY_FILES):  # of a call that was killed
-        if left_over.startswith(own):
-            storage.delete(f"{RAY_FILES}/{left_over}")
-    session = own + secrets.token_hex(2)
-    # The trial's own process only waits for its workers, which reserve what they need themselves; Ray Tune wants it to ask for something.
-    function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans, verdicts=verdicts), {"CPU": 0, "memory": 1})
-    tuner = tune.Tuner(
-        function,
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=scheduler,
-            num_samples=num_left,
-            max_concurrent_trials=at_once,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=session,
-            storage_path=storage.uri(RAY_FILES),
-            callbacks=[SweepCallback(sweep, scheduler)],
-            stop=OutOfTime(sweep),
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=0),
-        ),
-    )
-    try:
-        tuner.fit()
-    except BaseException:
-        ray.shutdown()  # its trials end with it, where this process started it
-        raise
-    finally:
-        sweep.leave()
-    storage.delete(f"{RAY_FILES}/{session}")
-
-
-def _trial_name(trial: Any) -> str:
-    return f"trial-{int(trial.config[NUMBER]):03d}-{trial.trial_id[:8]}"
+def count_parameters(recipe: Recipe, dataset: Any) -> int:
+    """Trained numbers of a recipe's model, for images of a data set, without the memory; raises `UserError` where the two do not fit."""
+    with torch.random.fork_rng(devices=[]), fake_tensors():
+        return int(build(recipe.model, dataset.spec, recipe.likelihood, context_spec(recipe, dataset)).num_parameters)

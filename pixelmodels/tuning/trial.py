@@ -1,8 +1,18 @@
-"""One trial where it runs: a Ray Tune function that starts a Ray Train run, whose workers report after every epoch."""
+"""One trial where it runs: a Ray Tune function that starts a Ray Train run, whose workers report after every epoch.
+
+Whether a trial goes on then, the driver says; the workers ask, and end themselves. Ray Tune would end a trial by killing its process.
+What that process had started on the cluster, workers and the CPUs that are reserved for them, would then be given back by a watchman
+of Ray Train's that needs Ray's dashboard: on a local Ray, which has none, never. A trial that ends itself gives everything back at
+once, and does not train on until it is found.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,13 +20,14 @@ from typing import Any
 
 import torch
 
-from pixelmodels.data import Dataset
-from pixelmodels.training.checkpoints import CHECKPOINTS
+from pixelmodels.ray_cluster import WorkerNeeds
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.runs.checkpoints import CHECKPOINTS
+from pixelmodels.runs.result import FAILURE
 from pixelmodels.training.loop import Loop
 from pixelmodels.training.plan import RunPlan
-from pixelmodels.training.preflight import WorkerNeeds
-from pixelmodels.training.trainer import guarded, ray_files, report, run_group, wrap
-from pixelmodels.tuning.record import TRIAL_RUNS, Records, TrialRecord, recipe_of
+from pixelmodels.training.trainer import guarded, ray_files, reason, report, run_group, wrap
+from pixelmodels.tuning.record import Records, TrialRecord
 
 NUMBER = "number"  # entry of a Tune config: which trial of the sweep
 POLL_S = "0.2"  # seconds between looks of Ray Train's controller at a trial's workers, which wait for it after each epoch
@@ -28,34 +39,21 @@ class TrialPlans:
     """How a trial of a sweep becomes a run; the same for all of them, and sent to where they run."""
 
     records: Records
-    sweep_id: str
-    dataset: Dataset
+    template: RunPlan  # all but recipe and key, which is the sweep's id; MLflow is the driver's business
     needs: WorkerNeeds
-    num_threads: int
-    checkpoint_every_s: float
     max_failures: int
 
+    def key(self, number: int) -> str:
+        """What a trial is known by in MLflow and in folders."""
+        return f"{self.template.run_key}-{number:03d}"
+
     def plan(self, trial: TrialRecord) -> RunPlan:
-        """The run of a trial: MLflow is the driver's business, and nothing is tested or registered."""
-        return RunPlan(
-            recipe=recipe_of(trial),
-            dataset=self.dataset,
-            storage=self.records.storage,
-            run_key=trial_key(self.sweep_id, trial.number),
-            checkpoint_every_s=self.checkpoint_every_s,
-            report_epochs=True,
-            num_threads=self.num_threads,
-            place=f"{self.records.folder}/{TRIAL_RUNS}",
-        )
-
-
-def trial_key(sweep_id: str, number: int) -> str:
-    """What a trial is known by in MLflow and in folders."""
-    return f"{sweep_id}-{number:03d}"
+        """The run of a trial; nothing is tested or registered."""
+        return dataclasses.replace(self.template, recipe=Recipe.from_dict(trial.recipe), run_key=self.key(trial.number))
 
 
 def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> None:
-    """The function that Ray Tune runs for each trial; raises `RunFailed` where the trial fails.
+    """The function that Ray Tune runs for each trial; why it fails is written down, for the driver, before it is raised.
 
     Args: `verdicts`, the actor that says whether trials go on.
     """
@@ -63,8 +61,29 @@ def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> No
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     number = int(config[NUMBER])
-    given = {"plan": plans.plan(plans.records.trial(number)), "number": number, "verdicts": verdicts}
-    run_group(train_trial, given, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
+    plan = plans.plan(plans.records.trial(number))
+    given = {"plan": plan, "number": number, "verdicts": verdicts}
+    try:
+        run_group(train_trial, given, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
+    except Exception as error:
+        plan.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": reason(error)}).encode())
+        raise
+
+
+class Verdicts:
+    """What was decided of each trial after each epoch; an actor of the driver's."""
+
+    def __init__(self) -> None:
+        self._found: defaultdict[tuple[int, int], asyncio.Future[bool]] = defaultdict(asyncio.Future)
+
+    async def say(self, number: int, epoch: int, goes_on: bool) -> None:
+        """Decide; what was decided before stays."""
+        if not self._found[number, epoch].done():
+            self._found[number, epoch].set_result(goes_on)
+
+    async def ask(self, number: int, epoch: int) -> bool:
+        """Whether the trial goes on; waits until that is decided."""
+        return await self._found[number, epoch]
 
 
 class _Stopped(Exception):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelmodels.models import Context, PixelModel
+from pixelmodels.sampling.passes import Passes
 
 
 def all_images(model: PixelModel) -> Tensor:
@@ -69,7 +70,7 @@ def declared(model: PixelModel) -> Tensor:
 def illegal(model: PixelModel) -> Tensor:
     """Every dependence that the model's order forbids, shaped as `dependencies` gives it."""
     channels, height, width = model.spec.shape
-    order = model.order()
+    order = model.pixel_ranks()
     assert sorted(order.flatten().tolist()) == list(range(height * width))
     later = order[None, None] > order[:, :, None, None]
     forbidden = later[None, :, :, None].expand(model.num_groups, -1, -1, channels, -1, -1).clone()
@@ -101,27 +102,29 @@ def _by_stages(model: PixelModel, x_BCHW: Tensor, context: Context | None, passe
 def _stage_by_pixel_passes(model: PixelModel, x_BCHW: Tensor, context: Context | None) -> Tensor:
     groups = torch.tensor(model.param_groups)
     params_BPHW = torch.full((len(x_BCHW), len(groups), *model.spec.shape[1:]), float("nan"), dtype=model.dtype)
-    weights, canvas = model.prepare(), model.start(len(x_BCHW), context)
+    passes = Passes(model)
+    canvas = passes.start(len(x_BCHW), context)
     for r in range(model.spec.height):
-        model.row_pass(weights, canvas)
+        passes.row(canvas)
         for c in range(model.spec.width):
             for k in range(model.spec.channels):
                 if k < model.num_groups:
-                    params_BPHW[:, groups == k, r, c] = model.pixel_pass(weights, canvas, c, k)
-                model.put(canvas, c, k, x_BCHW[:, k, r, c])
-        model.commit_row(weights, canvas)
+                    params_BPHW[:, groups == k, r, c] = passes.pixel(canvas, c, k)
+                passes.put(canvas, c, k, x_BCHW[:, k, r, c])
+        passes.commit(canvas)
     return params_BPHW
 
 
 def _stage_by_taking_rows(model: PixelModel, x_BCHW: Tensor, context: Context | None, guess: bool) -> Tensor:
     rows = []
     rng = torch.Generator().manual_seed(1)
-    weights, canvas = model.prepare(), model.start(len(x_BCHW), context)
+    passes = Passes(model)
+    canvas = passes.start(len(x_BCHW), context)
     for r in range(model.spec.height):
-        model.row_pass(weights, canvas)
+        passes.row(canvas)
         row_BWC = x_BCHW[:, :, r].permute(0, 2, 1)
         if guess:
-            model.take_row(weights, canvas, torch.randint(model.spec.levels, row_BWC.shape, generator=rng))
-        rows.append(model.take_row(weights, canvas, row_BWC))
-        model.commit_row(weights, canvas)
+            passes.take_row(canvas, torch.randint(model.spec.levels, row_BWC.shape, generator=rng))
+        rows.append(passes.take_row(canvas, row_BWC))
+        passes.commit(canvas)
     return torch.stack(rows, 1).permute(0, 3, 1, 2)

@@ -93,8 +93,8 @@ def missing_shift_of_the_row_stream(patch, _):
 
 @order(DIAGONAL)
 def diagonal_scan_that_looks_down(patch, _):
-    scan = DiagonalLSTM.scan_diagonals
-    patch.setattr(DiagonalLSTM, "scan_diagonals", lambda self, gates_BHWG: scan(self, gates_BHWG.flip(1)).flip(1))
+    scan = DiagonalLSTM.scan
+    patch.setattr(DiagonalLSTM, "scan", lambda self, gates_BHWG: scan(self, gates_BHWG.flip(1)).flip(1))
 
 
 @order(PP)
@@ -192,8 +192,8 @@ def pixel_read_at_the_wrong_phase(patch, _):
 
 @passes(PP)
 def row_read_at_the_wrong_phase(patch, _):
-    read = RowGrowConv.read
-    patch.setattr(RowGrowConv, "read", lambda self, w, s, odd: read(self, w, s, 1 - odd))
+    read = RowGrowConv.read_row
+    patch.setattr(RowGrowConv, "read_row", lambda self, w, s, odd: read(self, w, s, 1 - odd))
 
 
 @passes(PP)

@@ -13,15 +13,17 @@ import torch.nn.functional as F
 
 import pixelmodels.likelihoods
 import pixelmodels.models
+from pixelmodels import plain
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.categorical import Categorical
 from pixelmodels.likelihoods.discretized_logistic_mixture import DiscretizedLogisticMixture
-from pixelmodels.models import ContextBlend, PixelModel, base, context, files, gated_pixelcnn
-from pixelmodels.models.context import ContextEncoder, ContextProjection
+from pixelmodels.models import ContextBlend, PixelModel, base, context, files
+from pixelmodels.models.context_encoder import ContextEncoder, ContextProjection, ImageEncoder
+from pixelmodels.models.context_images import GivenPixels
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNN
-from pixelmodels.models.given_pixels import GivenPixels
 from pixelmodels.models.pixelcnn import PixelCNN, PixelCNNConfig
 from pixelmodels.sampling import raster
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.shapes import ImageSpec
 from tests.conformance import test_distribution as distribution
 from tests.conformance import test_registry as registry
@@ -36,7 +38,7 @@ def pixel_that_the_network_is_not_told(patch, _):
     def put(self, canvas, column, channel, x_B):
         canvas.x_BWC[:, column, channel] = x_B
 
-    patch.setattr(PixelModel, "put", put)
+    patch.setattr(Passes, "put", put)
 
 
 @caught_by(distribution.test_an_image_is_the_same_whoever_shares_its_batch, "torch.equal", pair=PIXELCNN)
@@ -72,13 +74,14 @@ def likelihood_in_half_precision(patch, _):
 
 @caught_by(distribution.test_raster_sampler_in_float32_differs_from_the_reference_in_few_images, "<= 1", pair=PIXELCNN)
 def weights_of_the_passes_in_half_precision(patch, _):
-    prepare = PixelModel.prepare
+    prepare = Passes.__init__
 
-    def halved(self):
-        weights = prepare(self)
-        return {layer: {name: value.bfloat16().to(value.dtype) for name, value in one.items()} for layer, one in weights.items()}
+    def halved(self, model):
+        prepare(self, model)
+        for one in self.weights.values():
+            one.update({name: value.bfloat16().to(value.dtype) for name, value in one.items()})
 
-    patch.setattr(PixelModel, "prepare", halved)
+    patch.setattr(Passes, "__init__", halved)
 
 
 @caught_by(distribution.test_gradients_reach_every_tensor, r"assert not \['encoder", pair=GATED)
@@ -127,14 +130,14 @@ def stack_that_is_not_shifted_where_there_is_a_label(patch, _):
 
 @caught_by(distribution.test_passes_equal_forward_given_any_context, "not close", pair=GATED, kind="image")
 def passes_that_read_the_context_upside_down(patch, _):
-    start = PixelModel.start
+    start = Passes.start
 
     def upside_down(self, batch, context=None):
         canvas = start(self, batch, context)
         canvas.context = {module: map_BHWF.flip(1) for module, map_BHWF in canvas.context.items()}
         return canvas
 
-    patch.setattr(PixelModel, "start", upside_down)
+    patch.setattr(Passes, "start", upside_down)
 
 
 @caught_by(distribution.test_each_kind_of_context_counts_and_may_be_absent, "assert", pair=PIXELCNN)
@@ -145,8 +148,8 @@ def label_that_does_not_count(patch, _):
 
 @caught_by(distribution.test_a_small_image_may_be_given, "does not count", pair=PIXELCNN)
 def small_image_that_does_not_count(patch, _):
-    inputs = context.ImageEncoder.inputs
-    patch.setattr(context.ImageEncoder, "inputs", lambda self, x_BCHW, batch: inputs(self, None, batch))
+    inputs = ImageEncoder.inputs
+    patch.setattr(ImageEncoder, "inputs", lambda self, x_BCHW, batch: inputs(self, None, batch))
 
 
 @caught_by(distribution.test_pixels_of_a_given_small_image_are_certain, "a given pixel costs something", pair=PIXELCNN)
@@ -214,12 +217,12 @@ def likelihood_that_claims_to_order(patch, _):
 
 @caught_by(registry.test_configs_that_make_no_sense_are_refused, "DID NOT RAISE")
 def config_that_is_not_checked(patch, _):
-    patch.setattr(gated_pixelcnn, "check_config", lambda config: None)
+    patch.setattr(base.ModelConfig, "__post_init__", lambda self: None)
 
 
 @caught_by(registry.test_unknown_names_are_refused_with_the_choices, "have .*pixelcnn")
 def choices_that_are_not_told(patch, _):
-    patch.setattr(pixelmodels.models, "unknown", lambda kind, name, choices: UserError(f"{kind} '{name}' unknown"))
+    patch.setattr(plain, "unknown", lambda kind, name, choices: UserError(f"{kind} '{name}' unknown"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.bug.__name__}-{case.check.__name__}")

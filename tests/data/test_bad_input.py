@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from pixelmodels.data import SPLITS, DatasetConfig, preparation, prepare
 from pixelmodels.data.source import Listing
+from pixelmodels.data.sources import open_source
 from pixelmodels.data.sources.folder import Folder
+from pixelmodels.data.writing import ShardWriter
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 
@@ -120,6 +123,25 @@ def test_a_shard_that_the_driver_cannot_see_is_told(storage: Storage, monkeypatc
     assert not list(Path(storage.uri("datasets")).glob("*/manifest.json"))
 
 
+def test_a_shard_that_has_no_room_is_told_in_one_line(storage: Storage) -> None:
+    """A limit on the size of files says what a disk that is full says: the write fails in the middle."""
+    config = DatasetConfig()
+    survey = open_source(config).survey()
+    writer = ShardWriter(open_source(config), storage, "datasets/digits-0", 17, 1, (8, 8), 17, "none", seed=0)
+    task = {"split": "test", "file": "test-00000.parquet", "keys": survey.keys, "labels": survey.labels}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"digits-0/test-00000.parquet' \([0-9,]+ bytes\) cannot be written \(.*\); make room .*same command"
+        ) as told:
+            writer(task)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(told.value) and storage.list("datasets/digits-0") == []
+    assert writer(task)["num_images"] == 1797
+
+
 def test_folders_that_cannot_be_used(pictures: Path, storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no images"):
@@ -134,6 +156,32 @@ def test_folders_that_cannot_be_used(pictures: Path, storage: Storage, tmp_path:
     for images, root in ((pictures, tmp_path / "short-cut" / "storage"), (tmp_path / "short-cut", pictures / "storage")):
         with pytest.raises(UserError, match="lies in the folder of images"):
             prepare(folder_config(images), Storage(root))
+
+
+@pytest.mark.parametrize("source", ["folder", "mnist", "cifar10"])
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\xff", b"a\xc3/below"])
+def test_a_path_that_is_no_text_is_told(
+    source: str, name: bytes, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = os.fsencode(tmp_path) + b"/" + name
+    os.makedirs(place)
+    with pytest.raises(UserError, match=r"--path b'.*\\x.*' is not UTF-8, so no file below it can be opened; rename it") as told:
+        prepare(DatasetConfig(source=source, path=os.fsdecode(place)), storage)
+    assert "\n" not in str(told.value)
+    str(told.value).encode()  # it can be printed
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError, match="is not UTF-8"):
+        prepare(DatasetConfig(source=source, path="."), storage)
+    with pytest.raises(UserError, match=r"--vectors b'.*' is not UTF-8"):
+        prepare(DatasetConfig(vectors=os.fsdecode(place) + "/v.parquet"), storage)
+
+
+@pytest.mark.parametrize(("letters", "shortened"), [(242, False), (243, True), (255, True)])
+def test_the_name_of_a_folder_is_shortened_where_it_is_too_long(letters: int, shortened: bool) -> None:
+    names = [folder_config(Path("/x") / (letter * letters)).dataset_name() for letter in "ab"]
+    assert all(len(name) == 242 for name in names) and len(set(names)) == 2
+    assert (names[0] == "a" * letters) == (not shortened)
+    assert len({folder_config(Path("/x") / ("a" * 250 + end)).dataset_name() for end in "xyz"}) == 3
 
 
 def test_a_file_name_that_is_no_text_is_told(pictures: Path, storage: Storage) -> None:
@@ -160,6 +208,8 @@ def test_a_file_name_that_is_no_text_is_told(pictures: Path, storage: Storage) -
         ({"rows_per_shard": 0}, "give 1 or more"),
         ({"max_pixels": 10**9}, "out of range"),
         ({"name": "../up"}, "letters, digits"),
+        ({"name": "a" * 243}, r"'a{40}\.\.\.' has 243 letters, too many for a folder; give at most 242"),
+        ({"name": "a" * 5000}, "has 5000 letters"),
     ],
 )
 def test_options_out_of_range_are_one_line(options: dict[str, object], told: str) -> None:
@@ -175,6 +225,8 @@ def test_options_out_of_range_are_one_line(options: dict[str, object], told: str
         (["--source", "pictures"], "dataset source 'pictures' unknown; have binarized_mnist, cifar10, digits"),
         (["--storage", "/proc/nowhere"], "storage root '/proc/nowhere' cannot be written"),
         (["--levels", "300"], "300 levels asked for; give 2..256"),
+        (["--name", "n" * 245], "has 245 letters, too many for a folder; give at most 242"),
+        (["--source", "folder", "--path", "{empty}/caf\udce9"], "caf\\xe9' is not UTF-8"),
     ],
 )
 def test_the_pipeline_tells_a_mistake_in_one_line(arguments: list[str], told: str, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixelmodels.data.decoding import BadImage, convert_channels, decode, fit, read_header
+from pixelmodels.data.decoding import BadImage, convert_channels, decode, decode_mask, fit, read_header
+from pixelmodels.errors import UserError
 
 LIMIT = 10_000
 
@@ -53,8 +54,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
     expected = turn[orientation - 1](pixels)
     np.testing.assert_array_equal(decode(data, 3, None, LIMIT), expected)
-    header = read_header(io.BytesIO(data), LIMIT)
-    assert (header.height, header.width, header.channels) == expected.shape
+    assert read_header(data, LIMIT) == expected.shape
 
 
 def test_transparent_pixels_lie_on_white() -> None:
@@ -73,7 +73,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
         data = encoded(Image.fromarray(wide), format)
         np.testing.assert_array_equal(decode(data, 1, None, LIMIT)[..., 0], [[0, 1, 128, 255]])
         assert decode(data, 3, None, LIMIT).shape == (1, 4, 3)
-        assert read_header(io.BytesIO(data), LIMIT).channels == 1
+        assert read_header(data, LIMIT)[2] == 1
 
 
 def test_one_bit_cmyk_and_animations() -> None:
@@ -130,7 +130,7 @@ def test_a_machine_without_memory_is_no_bad_image(monkeypatch: pytest.MonkeyPatc
     for name in ("Image.resize", "Image.getexif", "open"):
         with monkeypatch.context() as patch, pytest.raises(MemoryError):
             patch.setattr(f"PIL.Image.{name}", full)
-            read_header(io.BytesIO(data), LIMIT)
+            read_header(data, LIMIT)
             decode(data, 3, (2, 2), LIMIT)
 
 
@@ -158,10 +158,9 @@ def png_header(width: int, height: int) -> bytes:
 
 def test_headers_are_read_without_decoding() -> None:
     data = png_header(100, 99)  # there are no pixels
-    header = read_header(io.BytesIO(data), LIMIT)
-    assert (header.height, header.width, header.channels) == (99, 100, 3)
+    assert read_header(data, LIMIT) == (99, 100, 3)
     with pytest.raises(BadImage):
-        read_header(io.BytesIO(data), 9899)
+        read_header(data, 9899)
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"]))
@@ -169,10 +168,10 @@ def test_headers_are_read_without_decoding() -> None:
 def test_damaged_files_give_pixels_or_a_reason(noise_bytes: bytes, place: int, format: str) -> None:
     data = bytearray(encoded(Image.fromarray(noise(12, 12, 3)), format))
     data[place : place + len(noise_bytes)] = noise_bytes
-    for use in (lambda: decode(bytes(data), 3, (8, 8), LIMIT).shape, lambda: read_header(io.BytesIO(data), LIMIT)):
+    for use in (lambda: decode(bytes(data), 3, (8, 8), LIMIT).shape, lambda: read_header(data, LIMIT)):
         try:
             found = use()
-            assert found == (8, 8, 3) or found.height * found.width <= LIMIT  # type: ignore[union-attr]
+            assert found == (8, 8, 3) or found[0] * found[1] <= LIMIT
         except BadImage as error:
             assert str(error) and "\n" not in str(error)
 
@@ -195,3 +194,46 @@ def test_bad_files_are_told_apart(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason) as told:
         decode(data, 3, (8, 8), LIMIT)
     assert str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("mark", [1, 100, 255])
+def test_a_mask_knows_what_is_not_black(mark: int) -> None:
+    grey = np.array([[0, mark, 0, mark]], np.uint8)
+    expected = grey > 0
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    opaque = np.concatenate([colour, np.full((1, 4, 1), 255, np.uint8)], axis=2)
+    for pixels in (grey, colour, opaque, grey.astype(np.uint16), grey.astype(np.uint16) * 257, expected):
+        np.testing.assert_array_equal(decode_mask(encoded(Image.fromarray(pixels)), LIMIT), expected)
+    red = colour * np.array([1, 0, 0], np.uint8)
+    np.testing.assert_array_equal(decode_mask(encoded(Image.fromarray(red)), LIMIT), expected)
+    assert not decode_mask(encoded(Image.new("L", (3, 2))), LIMIT).any() and decode_mask(encoded(Image.new("1", (3, 2), 1)), LIMIT).all()
+
+
+def half_transparent(mode: str, value: int) -> Image.Image:
+    image = Image.new("L", (8, 8), value).convert(mode)
+    image.putalpha(Image.fromarray(np.repeat(np.array([255, 0], np.uint8), 4)[:, None].repeat(8, axis=1)))
+    return image
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_mask_with_transparent_pixels_is_refused(value: int) -> None:
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    grey = Image.fromarray(np.array([[0, 255]], np.uint8))
+    files = [encoded(half_transparent(mode, value)) for mode in ("L", "RGB")]
+    files += [encoded(half_transparent("RGB", value), "WEBP", lossless=True, exact=True), encoded(half_transparent("RGB", value), "TIFF")]
+    files += [encoded(palette, transparency=1), encoded(palette, "GIF", transparency=0), encoded(grey, transparency=value)]
+    for data in files:
+        with pytest.raises(
+            UserError, match="transparent pixels; give a mask that is black where pixels are drawn and white where they are known"
+        ) as told:
+            decode_mask(data, LIMIT)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("shades", [(0, 127, 128), (0, 254, 255), (1, 2, 3), (100, 100, 255)])
+def test_a_mask_of_several_shades_is_refused(shades: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"a mask of several shades .*; give a mask that is black where pixels are drawn"):
+        decode_mask(encoded(Image.fromarray(np.array([shades], np.uint8))), LIMIT)
+    with pytest.raises(BadImage):
+        decode_mask(b"no image", LIMIT)

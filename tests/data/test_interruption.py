@@ -21,6 +21,7 @@ ROWS_PER_SHARD = 30  # 60 shards: the run is killed when the first is there
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.faults
 def test_a_run_killed_half_way_leaves_nothing_that_looks_whole(storage: Storage) -> None:
     command = [sys.executable, "pipelines/prepare_data.py", "--storage", storage.root, "--rows-per-shard", str(ROWS_PER_SHARD)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": ray.get_runtime_context().gcs_address}

@@ -86,9 +86,10 @@ def test_images_labels_and_splits_are_those_of_the_files(name: str, tmp_path: Pa
     source = pickle.loads(pickle.dumps(open_source(DatasetConfig(source=name, path=str(tmp_path)))))
     survey = source.survey()
     assert survey.keys == sorted(survey.keys) and len(set(survey.keys)) == len(survey.keys)
-    assert (survey.height, survey.width, survey.channels) == made["train"].shape[1:]
+    height, width, channels = survey.shape_HWC
+    assert survey.shape_HWC == made["train"].shape[1:]
     assert survey.levels == (2 if name == "binarized_mnist" else 256)
-    loaded = list(source.load(survey.keys, survey.channels, (survey.height, survey.width)))
+    loaded = list(source.load(survey.keys, channels, (height, width)))
     for split in made:
         found = [pixels for pixels, own in zip(loaded, survey.splits, strict=True) if own == split]
         np.testing.assert_array_equal(np.stack(found), made[split])
@@ -130,7 +131,7 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path: Path, storage: S
     folder.mkdir()
     write_cifar10(folder)
     config = DatasetConfig(source="cifar10", path=str(folder))
-    monkeypatch.setattr("pixelmodels.data.packed.RACY_S", -3600)
+    monkeypatch.setattr("pixelmodels.data.source.RACY_S", -3600)
     dataset = prepare(config, storage)
     found = find_prepared(config, storage)
     assert found is not None and found.folder == dataset.folder
@@ -146,7 +147,7 @@ def test_other_names_of_the_classes_make_another_data_set(
     folder = tmp_path / "files"
     folder.mkdir()
     WRITERS[name](folder)
-    monkeypatch.setattr("pixelmodels.data.packed.RACY_S", -3600)
+    monkeypatch.setattr("pixelmodels.data.source.RACY_S", -3600)
     config, unlabelled = (DatasetConfig(source=name, path=str(folder), labels=labels) for labels in (True, False))
     old, old_unlabelled = prepare(config, storage), prepare(unlabelled, storage)
     names = [f"kind_{i}" for i in range(old.num_classes)]
@@ -158,6 +159,31 @@ def test_other_names_of_the_classes_make_another_data_set(
     found = find_prepared(config, storage)
     assert found is not None and found.folder == new.folder
     assert prepare(unlabelled, storage).fingerprint == old_unlabelled.fingerprint
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("first", "last"), [(1, 26), (0, 46), (0, 61), (3, 9)])
+def test_idx_files_with_more_classes_keep_their_numbers(first: int, last: int, tmp_path: Path) -> None:
+    """EMNIST's letters, balanced and by_class are such files; a set that lacks some digits has ten classes all the same."""
+    numbers = list(range(first, last + 1))
+    for stem in ("train", "t10k"):
+        pixels, labels = bytes(numbers) * 4, bytes(numbers)
+        (tmp_path / f"{stem}-images.idx3-ubyte.gz").write_bytes(gzip.compress(struct.pack(">4I", 0x803, len(numbers), 2, 2) + pixels))
+        (tmp_path / f"{stem}-labels.idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, len(numbers)) + labels))
+    survey = open_source(DatasetConfig(source="mnist", path=str(tmp_path))).survey()
+    assert survey.labels == numbers * 2
+    assert survey.label_names == tuple(str(i) for i in range(max(10, last + 1)))
+
+
+@pytest.mark.parametrize("form", ["images-idx3-ubyte", "images-idx3-ubyte.gz", "images.idx3-ubyte", "images.idx3-ubyte.gz"])
+def test_idx_files_are_found_plain_packed_and_dotted(form: str, tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    for stem in ("train", "t10k"):
+        data = (tmp_path / f"{stem}-images-idx3-ubyte").read_bytes()
+        (tmp_path / f"{stem}-images-idx3-ubyte").unlink()
+        (tmp_path / f"{stem}-{form}").write_bytes(gzip.compress(data) if form.endswith("gz") else data)
+    source = open_source(DatasetConfig(source="mnist", path=str(tmp_path)))
+    assert [source.look(part).count for part in source.parts()] == [12, 5]  # type: ignore[attr-defined]
 
 
 def test_labels_can_be_left_out(tmp_path: Path) -> None:
@@ -191,7 +217,7 @@ def with_objects(path: Path) -> None:
         ("mnist", "t10k-labels-idx1-ubyte", Path.unlink, ("is missing", "The MNIST database")),
         ("mnist", "train-images-idx3-ubyte", cut, ("9398 values", "12 x 28 x 28")),
         ("mnist", "train-images-idx3-ubyte", patched(3, 1), ("00000801, not 00000803",)),
-        ("mnist", "train-labels-idx1-ubyte", patched(9, 10), ("label 10",)),
+        ("mnist", "train-labels-idx1-ubyte", patched(9, 77), ("labels up to 77, but not all of 0..77", "--labels False")),
         ("mnist", "train-labels-idx1-ubyte", cut, ("2 values",)),
         ("binarized_mnist", "binarized_mnist_valid.amat", Path.unlink, ("is missing", "Larochelle")),
         ("binarized_mnist", "binarized_mnist_test.amat", cut, ("no whole number of 28x28",)),
@@ -215,7 +241,7 @@ def test_bad_files_are_told_in_one_line_before_anything_is_decoded(
     with pytest.raises(UserError) as error:
         for part in source.parts():  # type: ignore[attr-defined]
             source.look(part)  # type: ignore[attr-defined]
-        source.label_names()  # type: ignore[attr-defined]
+        source.label_names(set())  # type: ignore[attr-defined]
     text = str(error.value)
     assert file in text and "\n" not in text
     for word in words:

@@ -31,6 +31,7 @@ from pixelmodels.data import (
     prepare,
     writing,
 )
+from pixelmodels.data.source import Listing
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.sources.folder import Folder
 from pixelmodels.data.writing import ShardWriter
@@ -97,6 +98,15 @@ def test_streaming_gives_the_same_rows(digits: Dataset) -> None:
     assert sorted(rows) == part.keys
     np.testing.assert_array_equal(np.stack([rows[key][0] for key in part.keys]), part.images_NCHW)
     assert part.labels_N is not None and [rows[key][1] for key in part.keys] == part.labels_N.tolist()
+
+
+@pytest.mark.parametrize("name", ["what?", "a?b=c", "my%20data", "a#b;c", "new\nline", "key=value", "q'\"&é"])
+def test_a_root_of_any_name_is_streamed(name: str, digits: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(digits.storage.root, tmp_path / name)
+    there = find_dataset(Storage(tmp_path / name), "digits")
+    batches = list(there.stream("test").iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert {tuple(batch.column_names) for batch in batches} == {("image", "label", "key")}
+    assert sorted(key for batch in batches for key in batch["key"].to_pylist()) == sorted(digits.read("test").keys)
 
 
 def test_a_data_set_is_picklable_and_found_by_name(digits: Dataset) -> None:
@@ -169,6 +179,8 @@ def test_threshold_levels_channels_and_size(storage: Storage) -> None:
     assert larger.read("test").images_NCHW.max() == 3
     with pytest.raises(UserError, match=r"'digits' is not unique; have digits-\w+, digits-\w+; give one of these"):
         find_dataset(storage, "digits")
+    storage.write_bytes(f"{larger.folder}/manifest.json", b"{")  # one that is damaged cannot be meant
+    assert find_dataset(storage, "digits").folder == dataset.folder
 
 
 def test_photos(storage: Storage) -> None:
@@ -194,7 +206,8 @@ def test_a_folder_of_pictures(pictures: Path, storage: Storage) -> None:
             seen.append(i)
     assert sorted(seen) == list(range(30))
     assert [dataset.num_unlabelled(split) for split in SPLITS] == [0, 0, 0]
-    assert prepare(folder_config(pictures), storage).num_classes == 0
+    assert prepare(folder_config(pictures), storage).folder == dataset.folder  # it has classes, so they are labels
+    assert prepare(folder_config(pictures, labels=False), storage).num_classes == 0
 
 
 def test_images_without_a_label_are_counted(pictures: Path, storage: Storage) -> None:
@@ -276,6 +289,68 @@ def test_an_unchanged_folder_is_not_read_again(pictures: Path, storage: Storage,
     assert find_prepared(dataclasses.replace(config, seed=1), storage) is None
     os.utime(next(pictures.rglob("*.png")))
     assert find_prepared(config, storage) is None
+
+
+def test_labels_come_by_themselves_and_a_set_without_them_stays(pictures: Path, storage: Storage) -> None:
+    long_ago = time.time() - 60
+    for file in pictures.rglob("*.png"):
+        os.utime(file, (long_ago, long_ago))
+    config, unlabelled = folder_config(pictures), folder_config(pictures, labels=False)
+    old = prepare(unlabelled, storage)
+    # As earlier versions noted what they had made when labels were not asked for.
+    entries, num_hidden = Folder(config)._entries()
+    digest = Listing.of(str(pictures), entries, ("path", "size", "modified_ns", "is_regular"), num_hidden).digest
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name != "vectors"}
+    storage.write_bytes(f"{old.folder}/listing.json", json.dumps({"listing": digest, "config": options}).encode())
+    assert find_dataset(storage, "pictures") == old
+    assert find_prepared(config, storage) is None
+    new = prepare(config, storage)
+    assert new.fingerprint != old.fingerprint and new.label_names == ("ants", "bees", "cats")
+    assert prepare(folder_config(pictures, labels=True), storage) == new
+    assert prepare(unlabelled, storage) == old and find_dataset(storage, f"pictures-{old.fingerprint}") == old
+
+
+def test_classes_that_are_numbers_are_labels_in_their_order(tmp_path: Path, storage: Storage) -> None:
+    folder = tmp_path / "numbers"
+    for name in map(str, range(12)):
+        for place in range(3):
+            path = folder / "Train" / name / f"{place}.png" if place else folder / "Test" / name / "x.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 3), int(name)).save(path)
+    dataset = prepare(folder_config(folder), storage)
+    assert dataset.label_names == tuple(map(str, range(12)))
+    assert dataset.manifest["source_digest"]["of"] == "path, size and content of every file, and what earlier versions read otherwise"
+    assert dataset.num_images("test") == 12
+    for split in SPLITS:
+        part = dataset.read(split)
+        assert part.labels_N is not None and (part.images_NCHW[:, 0, 0, 0] == part.labels_N).all()
+        assert all(key.split("/")[0] == ("Test" if split == "test" else "Train") for key in part.keys)
+
+
+def test_files_that_earlier_versions_read_otherwise_make_another_data_set(tmp_path: Path, storage: Storage) -> None:
+    folder = tmp_path / "depths"
+    folder.mkdir()
+    for number in range(20):
+        Image.new("L", (4, 3), 40 + number).save(folder / f"{number:02d}.png", transparency=40)
+    dataset = prepare(folder_config(folder), storage)
+    assert dataset.manifest["source_digest"]["of"] == "path, size and content of every file"
+    Image.new("I;16", (4, 3), 40).save(folder / "00.png", transparency=40)
+    dataset = prepare(folder_config(folder), storage)
+    assert dataset.manifest["source_digest"]["of"] == "path, size and content of every file, and what earlier versions read otherwise"
+
+
+@pytest.mark.parametrize("size", [(1, 9), (1, 1), (7, 5), (9, 1)])
+def test_odd_sizes_and_blank_images_come_back(size: tuple[int, int], tmp_path: Path, storage: Storage) -> None:
+    folder = tmp_path / "blank"
+    folder.mkdir()
+    for number in range(20):
+        pixels = np.zeros(size, np.uint8)
+        pixels[-1, -1] = 255 if number == 13 else 0  # one lit pixel in all
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    dataset = prepare(folder_config(folder), storage)
+    assert dataset.spec == ImageSpec(1, *size, 256)
+    lit = {key: part.images_NCHW[i].sum() for part in map(dataset.read, SPLITS) for i, key in enumerate(part.keys)}
+    assert lit == {f"{number:02d}.png": 255 if number == 13 else 0 for number in range(20)}
 
 
 def test_own_splits_of_a_folder(pictures: Path, storage: Storage) -> None:

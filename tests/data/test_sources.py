@@ -44,7 +44,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     source = pickle.loads(pickle.dumps(open_source(DatasetConfig())))
     survey, bunch = source.survey(), load_digits()
     assert len(survey.keys) == 1797 and survey.keys == sorted(survey.keys)
-    assert (survey.height, survey.width, survey.channels, survey.levels) == (8, 8, 1, 17)
+    assert (survey.shape_HWC, survey.levels) == ((8, 8, 1), 17)
     pixels = np.stack(list(source.load(survey.keys, 1, (8, 8))))
     np.testing.assert_array_equal(pixels[..., 0], bunch.images)
     assert survey.labels == bunch.target.tolist()
@@ -80,25 +80,6 @@ def test_a_test_pixel_is_one_at_every_patch_size() -> None:
 
     for one, other in pairwise(pixels_of(size) for size in (8, 16, 32)):
         assert one == other
-
-
-def test_own_splits_and_labels_of_folders(tmp_path: Path) -> None:
-    source = Folder(DatasetConfig(source="folder", path=str(tmp_path), labels=True))
-    splits, below = source._splits(["train/a/1.png", "train/b/2.png", "val/a/3.png"])
-    assert splits == ["train", "train", "validation"] and below == ["a/1.png", "b/2.png", "a/3.png"]
-    assert source._labels(below) == ([0, 1, 0], ("a", "b"))
-    assert source._labels(["b/x/1.png", "2.png", "a/3.png"]) == ([1, None, 0], ("a", "b"))
-    # A train folder only, or none: the names are not splits.
-    for keys in (["train/1.png", "train/2.png"], ["train/1.png", "bus/2.png"], ["test/1.png", "val/2.png"], ["1.png"]):
-        assert source._splits(keys) == ([None] * len(keys), keys)
-    for stray in ("more/3.png", "3.png"):
-        keys = ["train/1.png", "test/2.png", stray]
-        with pytest.raises(UserError, match=rf"has splits of its own \(test, train\), but '{stray}' is in none; move it .* --splits hash"):
-            source._splits(keys)
-        by_hash = Folder(DatasetConfig(source="folder", path=str(tmp_path), splits="hash"))
-        assert by_hash._splits(keys) == ([None] * 3, keys)
-    with pytest.raises(UserError, match="no sub-folders"):
-        source._labels(["1.png"])
 
 
 def test_a_file_that_a_worker_cannot_see_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from pixelmodels.training.cost import Kept, cost
-from pixelmodels.training.suites import PUBLISHED, published
+from pixelmodels.recipes.suites import PUBLISHED, published
+from pixelmodels.training.cost import Activations, cost
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -41,4 +41,4 @@ def test_stored_bytes_are_those_of_the_model(name: str) -> None:
     assert found is not None
     spent = cost(found.entry(recipe_name).recipe, found.data.image)
     stored = json.loads((DOCS / "recipes.json").read_text())[name]
-    assert {field.name: getattr(spent, field.name) for field in dataclasses.fields(Kept)} == stored
+    assert {field.name: getattr(spent, field.name) for field in dataclasses.fields(Activations)} == stored

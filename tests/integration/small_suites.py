@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pipelines import train_all
 from pixelmodels.errors import exit_with
 from pixelmodels.models.pixelcnn import PixelCNNConfig
-from pixelmodels.training import suites
-from pixelmodels.training.ablation import Ablation
-from pixelmodels.training.recipes import Recipe
+from pixelmodels.recipes import suites
+from pixelmodels.recipes.ablation import Ablation
+from pixelmodels.recipes.recipe import Recipe
 
 
 def small() -> tuple[Recipe, ...]:

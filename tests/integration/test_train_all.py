@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,17 +22,20 @@ import torch
 from pipelines import evaluate, train_all
 from pixelmodels.data import find_dataset
 from pixelmodels.errors import exit_with
+from pixelmodels.evaluation.ablation import SIGN
+from pixelmodels.evaluation.activations import choose_images
+from pixelmodels.evaluation.probes import fit, pool
+from pixelmodels.models.files import AVERAGE, WEIGHTS
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.runs import checkpoints
+from pixelmodels.runs.loading import find_model
+from pixelmodels.runs.result import finished
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
-from pixelmodels.training import checkpoints
-from pixelmodels.training.ablation_table import SIGN
-from pixelmodels.training.loading import find_model
 from pixelmodels.training.loop import train
-from pixelmodels.training.plan import RunPlan, finished
-from pixelmodels.training.probe import fit, pool
-from pixelmodels.training.probe_run import choose_images
-from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.plan import RunPlan
 from tests.integration import small_suites
+from tests.training.mlflow_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, STEPS = 3, 23  # of the small suite; steps of an epoch of the digits at batch 64
@@ -52,11 +56,27 @@ def suites() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def killed_and_resumed(ray_cluster: None, suites: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, str]]:
-    """The storage of a call that was killed while it trained, and started again; and what the second call printed."""
-    folder = tmp_path_factory.mktemp("killed") / "storage"
+@pytest.fixture(scope="module", params=["undisturbed", pytest.param("killed", marks=pytest.mark.faults)])
+def trained(
+    request: pytest.FixtureRequest, ray_cluster: None, suites: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Storage, str]]:
+    """The storage of a call, and what it printed; of one that was killed while it trained, and started again: what it printed then."""
+    folder = tmp_path_factory.mktemp(request.param) / "storage"
     storage = Storage(str(folder))
+    if request.param == "killed":
+        train_until_killed(folder, storage)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert train_all.main([*COMMAND, "--storage", storage.root]) == 0
+    yield storage, printed.getvalue()
+
+
+def was_killed(request: pytest.FixtureRequest) -> bool:
+    """Whether a test is of the call that was killed."""
+    return bool(request.node.callspec.params["trained"] == "killed")
+
+
+def train_until_killed(folder: Path, storage: Storage) -> None:
+    """Train in a process of its own, and kill it inside an epoch."""
     command = [sys.executable, str(ROOT / "tests" / "integration" / "small_suites.py"), *COMMAND, "--storage", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder.parent, env=environment)
@@ -72,9 +92,9 @@ def killed_and_resumed(ray_cluster: None, suites: None, tmp_path_factory: pytest
     assert process.returncode == -signal.SIGKILL, said
     assert inside_an_epoch(storage), said
     assert finished(storage, run_of(storage)) is None
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert train_all.main([*COMMAND, "--storage", storage.root]) == 0
-    yield storage, printed.getvalue()
+
+
+ONCE = pytest.mark.parametrize("trained", ["undisturbed"], indirect=True)
 
 
 def run_of(storage: Storage) -> str:
@@ -88,14 +108,16 @@ def last_checkpoint(storage: Storage) -> checkpoints.Checkpoint:
 
 
 def final_weights(storage: Storage) -> dict[str, torch.Tensor]:
-    return last_checkpoint(storage).tensors(checkpoints.MODEL)
+    return last_checkpoint(storage).tensors(WEIGHTS)
 
 
-def test_a_killed_call_goes_on_and_ends_with_the_same_parameters(killed_and_resumed: tuple[Storage, str], tmp_path: Path) -> None:
-    storage, printed = killed_and_resumed
-    assert "pixelcnn: going on from step" in printed
-    last = checkpoints.latest(storage, run_of(storage), print)
-    assert last is not None and last.step == EPOCHS * STEPS
+def test_a_call_ends_with_the_same_parameters_whether_it_was_killed_or_not(
+    trained: tuple[Storage, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    storage, printed = trained
+    assert ("pixelcnn: going on from step" in printed) == was_killed(request)
+    last = last_checkpoint(storage)
+    assert last.step == EPOCHS * STEPS
     state = last.json(checkpoints.STATE)
     # the same recipe, uninterrupted, bare in this process
     dataset = find_dataset(storage, "digits")
@@ -108,20 +130,20 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_parameters(killed_and_resu
         torch.set_num_threads(threads)
     bare = checkpoints.latest(plan.storage, plan.folder, print)
     assert bare is not None
-    for name in (checkpoints.MODEL, checkpoints.AVERAGE):
+    for name in (WEIGHTS, AVERAGE):
         for key, value in bare.tensors(name).items():
             torch.testing.assert_close(last.tensors(name)[key], value, rtol=1e-5, atol=1e-8)
     found = finished(storage, run_of(storage))
     assert found is not None and found.test_nll_nats == pytest.approx(result.test_nll_nats, rel=1e-6)
 
 
-def test_its_mlflow_run_went_on_too(killed_and_resumed: tuple[Storage, str]) -> None:
-    storage, _ = killed_and_resumed
+def test_it_has_one_mlflow_run(trained: tuple[Storage, str], request: pytest.FixtureRequest) -> None:
+    storage, _ = trained
     tracker, result = Tracker(storage), finished(storage, run_of(storage))
     assert result is not None and result.mlflow_run_id is not None
     run = tracker.client.get_run(result.mlflow_run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["pixelmodels.resumed"] == "1"
+    assert run.data.tags.get("pixelmodels.resumed") == ("1" if was_killed(request) else None)
     assert run.data.metrics["test/bits_per_dim"] == pytest.approx(result.test_bits_per_dim)
     history = tracker.client.get_metric_history(result.mlflow_run_id, "val/bits_per_dim")
     assert {metric.step for metric in history} == set(range(1, EPOCHS + 1))
@@ -129,9 +151,9 @@ def test_its_mlflow_run_went_on_too(killed_and_resumed: tuple[Storage, str]) -> 
 
 
 def test_the_same_command_on_a_finished_run_shows_its_result(
-    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, _ = killed_and_resumed
+    storage, _ = trained
     before = finished(storage, run_of(storage))
     assert before is not None and before.mlflow_run_id is not None
     client = Tracker(storage).client
@@ -147,8 +169,9 @@ def test_the_same_command_on_a_finished_run_shows_its_result(
     assert all((row["parameters"] == "") == (row["likelihood"] == "baseline") for row in rows)
 
 
-def test_fresh_trains_a_finished_run_anew(killed_and_resumed: tuple[Storage, str]) -> None:
-    storage, _ = killed_and_resumed
+@ONCE
+def test_fresh_trains_a_finished_run_anew(trained: tuple[Storage, str]) -> None:
+    storage, _ = trained
     before, weights = finished(storage, run_of(storage)), final_weights(storage)
     assert before is not None and before.mlflow_run_id is not None
     storage.write_bytes(f"{run_of(storage)}/left", b"")
@@ -167,10 +190,11 @@ def test_fresh_trains_a_finished_run_anew(killed_and_resumed: tuple[Storage, str
     assert recipe.dataset.size == (8, 8) and recipe.dataset.name == "digits"
 
 
+@ONCE
 def test_evaluate_scores_a_run_and_a_registered_version_as_training_did(
-    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, _ = killed_and_resumed
+    storage, _ = trained
     result = finished(storage, run_of(storage))
     assert result is not None
     for model in (storage.uri(run_of(storage)), f"models:/digits/{result.model_version}"):
@@ -184,10 +208,9 @@ def test_evaluate_scores_a_run_and_a_registered_version_as_training_did(
         assert (folder / "lowest.png").is_file() and (folder / "highest.png").is_file()
 
 
-def test_evaluate_probes_every_layer(
-    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    storage, _ = killed_and_resumed
+@ONCE
+def test_evaluate_probes_every_layer(trained: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, _ = trained
     command = [storage.uri(run_of(storage)), "--dataset", "digits", "--storage", storage.root, "--probe", "--probe-images", "300"]
     assert evaluate.main([*command, "--num-workers", "2", "--batch-size", "50"]) == 0
     printed = capsys.readouterr().out.strip().splitlines()
@@ -220,10 +243,11 @@ def test_evaluate_probes_every_layer(
     assert float(rows[2]["accuracy"]) > 0.8 > float(rows[0]["accuracy"])
 
 
+@ONCE
 def test_an_ablation_trains_what_is_lacking_and_shows_what_the_improvement_is_worth(
-    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, _ = killed_and_resumed
+    storage, _ = trained
     assert train_all.main(["--suite", "small", "--ablation", "--storage", storage.root]) == 0
     printed = capsys.readouterr().out.strip().splitlines()
     assert any(line.startswith("1 trained, 1 finished before in") for line in printed)
@@ -246,23 +270,68 @@ def test_more_workers_than_the_cluster_has_is_one_line(tmp_path: Path, ray_clust
     assert "--num-workers 7" in lines[0] and "5 logical CPU(s)" in lines[0] and "give --num-workers 4" in lines[0]
 
 
+@ONCE
 def test_bernoulli_on_more_than_two_levels_is_one_line(
-    killed_and_resumed: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Storage, str], ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    storage, _ = killed_and_resumed
+    storage, _ = trained
     with pytest.raises(SystemExit) as leaving:
         exit_with(lambda: train_all.main(["--likelihood", "bernoulli", "--storage", storage.root]))
     lines = capsys.readouterr().err.strip().splitlines()
     assert leaving.value.code == 2 and len(lines) == 1 and "bernoulli" in lines[0] and "17" in lines[0]
 
 
-def test_one_failing_model_is_reported_and_the_others_go_on(
-    killed_and_resumed: tuple[Storage, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    storage, _ = killed_and_resumed
-    assert train_all.main(["--suite", "pair", "--only", "fine", "broken", "--num-workers", "2", "--storage", storage.root]) == 1
+@ONCE
+def test_one_failing_model_is_reported_and_the_others_go_on(trained: tuple[Storage, str], capsys: pytest.CaptureFixture[str]) -> None:
+    storage, _ = trained
+    assert train_all.main(["--suite", "pair", "--only", "fine", "broken", "--storage", storage.root]) == 1
     printed = capsys.readouterr().out.strip().splitlines()
     assert any(line.startswith("broken failed: the training likelihood is nan") for line in printed), printed
     assert any(line.startswith("fine: finished, test") for line in printed)
     assert any(line.startswith("1 trained, 1 failed in") for line in printed)
     assert printed[-1].endswith("leaderboard.md")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    made = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.mark.faults
+def test_a_server_that_goes_away_costs_no_training_and_is_told_by_the_same_command(
+    server: Server, ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    storage, command = Storage(str(tmp_path / "storage")), [*COMMAND, "--storage", str(tmp_path / "storage")]
+    ended = threading.Event()
+
+    def stop_inside_an_epoch() -> None:
+        while not inside_an_epoch(storage) and not ended.wait(0.05):
+            pass
+        server.stop()
+
+    killer = threading.Thread(target=stop_inside_an_epoch)
+    killer.start()
+    try:
+        assert train_all.main(command) == 0
+    finally:
+        ended.set()
+        killer.join()
+    printed, said = capfd.readouterr()
+    lines = printed.strip().splitlines()
+    assert "Traceback" not in printed + said
+    assert sum(line.startswith("MLflow could not be told of ") and "the same command brings it there" in line for line in lines) == 1
+    assert sum("MLflow cannot be told" in line for line in lines) <= 1 and lines[-1].endswith("leaderboard.md")
+    before = finished(storage, run_of(storage))
+    assert before is not None and before.model_version is None
+    server.start()
+    assert train_all.main(command) == 0
+    assert "1 finished before in" in capfd.readouterr().out
+    after = finished(storage, run_of(storage))
+    assert after is not None and (after.model_version, after.test_nll_nats) == ("1", before.test_nll_nats)
+    client = Tracker(storage).client
+    assert after.mlflow_run_id is not None and client.get_run(after.mlflow_run_id).info.status == "FINISHED"
+    assert sorted(point.step for point in client.get_metric_history(after.mlflow_run_id, "val/bits_per_dim")) == [1, 2, 3]

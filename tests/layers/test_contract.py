@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pixelmodels.layers.attention import CausalAttention
-from pixelmodels.layers.base import Strided
-from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear, even_groups
+from pixelmodels.layers.channel_groups import even_groups
+from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear
 from pixelmodels.layers.recurrent import DiagonalLSTM, ReversedDiagonalLSTM, RowLSTM
 from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowConv, RowShrinkConv
 from pixelmodels.likelihoods import LikelihoodConfig, build_likelihood
 from pixelmodels.models.base import PixelModel
 from pixelmodels.models.context import ContextSpec
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.checks import by_pixel_passes, by_taking_rows, dependencies, illegal
 
@@ -43,11 +44,11 @@ class Toy(PixelModel):
     def make(self) -> None:
         """The layers under test."""
 
-    def middle(self, run, h: Tensor) -> Tensor:
+    def middle(self, do, h: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def here(self, run, x: Tensor) -> Tensor:
-        return run(self.output, torch.tanh(self.middle(run, torch.tanh(run(self.entry, x)))))
+    def here(self, do, x: Tensor) -> Tensor:
+        return do(self.output, torch.tanh(self.middle(do, torch.tanh(do(self.entry, x)))))
 
 
 class RowLSTMToy(Toy):
@@ -57,8 +58,8 @@ class RowLSTMToy(Toy):
         nn.init.normal_(self.cell.first_hidden)
         nn.init.normal_(self.cell.first_cell)
 
-    def middle(self, run, h):
-        return h + run(self.cell, run(self.input_to_state, h))
+    def middle(self, do, h):
+        return h + do(self.cell, do(self.input_to_state, h))
 
 
 class DiagonalToy(Toy):
@@ -69,8 +70,8 @@ class DiagonalToy(Toy):
             nn.init.normal_(cell.first_hidden)
             nn.init.normal_(cell.first_cell)
 
-    def middle(self, run, h):
-        return h + run(self.left, run(self.to_left, h)) + run(self.right, run(self.to_right, h))
+    def middle(self, do, h):
+        return h + do(self.left, do(self.to_left, h)) + do(self.right, do(self.to_right, h))
 
 
 class AttentionToy(Toy):
@@ -79,8 +80,8 @@ class AttentionToy(Toy):
     def make(self):
         self.attention = CausalAttention(FEATURES, len(self.input_groups), 4, FEATURES)
 
-    def middle(self, run, h):
-        return h + run(self.attention, h)
+    def middle(self, do, h):
+        return h + do(self.attention, h)
 
 
 class PaddedAttentionToy(AttentionToy):
@@ -107,29 +108,29 @@ class StridedToy(Toy):
                 layer.resolution = stride
         self.row_pairs, self.pairs = [], []
         for stride in (1, 2):
-            row_pair = Strided(RowShrinkConv(FEATURES, FEATURES), RowGrowConv(FEATURES, FEATURES))
-            pair = Strided(PixelShrinkConv(FEATURES, FEATURES), PixelGrowConv(FEATURES, FEATURES))
+            row_pair = RowShrinkConv(FEATURES, FEATURES), RowGrowConv(FEATURES, FEATURES)
+            pair = PixelShrinkConv(FEATURES, FEATURES), PixelGrowConv(FEATURES, FEATURES)
             self.row_pairs.append(row_pair)
             self.pairs.append(pair)
-            for i, layer in enumerate((row_pair.shrink, row_pair.grow, pair.shrink, pair.grow)):
+            for i, layer in enumerate((*row_pair, *pair)):
                 layer.resolution = stride
                 self.add_module(f"stride{stride}_{i}", layer)
 
-    def above(self, run, x, context):
+    def above(self, do, x, context):
         extras = {}
 
         def level(i, u):
-            u = torch.tanh(run.above(self.row_convs[i], u))
-            extras[self.convs[i]] = run.above(self.links[i], u)
-            return u if i == 2 else u + run.strided(self.row_pairs[i], lambda y: level(i + 1, y), u)
+            u = torch.tanh(do.above(self.row_convs[i], u))
+            extras[self.convs[i]] = do.above(self.links[i], u)
+            return u if i == 2 else u + do.strided(*self.row_pairs[i], lambda y: level(i + 1, y), u)
 
-        extras[self.entry] = level(0, torch.tanh(run.above(self.rows, x)))
+        extras[self.entry] = level(0, torch.tanh(do.above(self.rows, x)))
         return extras
 
-    def middle(self, run, h):
+    def middle(self, do, h):
         def level(i, y):
-            y = y + torch.tanh(run(self.convs[i], y))
-            return y if i == 2 else y + run.strided(self.pairs[i], lambda z: level(i + 1, z), y)
+            y = y + torch.tanh(do(self.convs[i], y))
+            return y if i == 2 else y + do.strided(*self.pairs[i], lambda z: level(i + 1, z), y)
 
         return level(0, h)
 
@@ -160,21 +161,22 @@ def test_passes_equal_forward(toy):
 def test_prepared_weights_are_a_copy(toy):
     x_BWC = torch.randint(4, (2, 5, toy.spec.channels), generator=torch.Generator().manual_seed(3))
 
-    def first_rows(weights):
-        canvas = toy.start(2)
+    passes = Passes(toy)
+
+    def first_rows():
+        canvas = passes.start(2)
         rows = []
         for _ in range(2):
-            toy.row_pass(weights, canvas)
-            rows.append(toy.take_row(weights, canvas, x_BWC))
-            toy.commit_row(weights, canvas)
+            passes.row(canvas)
+            rows.append(passes.take_row(canvas, x_BWC))
+            passes.commit(canvas)
         return torch.stack(rows)
 
-    weights = toy.prepare()
-    expected = first_rows(weights)
+    expected = first_rows()
     for name, parameter in toy.named_parameters():
         if "first_" not in name:  # learned first states are copied by `start`
             parameter.data.zero_()
-    assert torch.equal(first_rows(weights), expected)
+    assert torch.equal(first_rows(), expected)
 
 
 def test_nothing_depends_on_a_later_subpixel(toy):

@@ -78,7 +78,7 @@ def test_small_images_are_the_small_models_own_samples():
     model = multiscale("pixelcnn", "gated_pixelcnn", ImageSpec(1, 4, 6, 8))
     u_BHWU = noise(model, 3, seed=2)
     assert torch.equal(draw(model, u_BHWU)[..., ::2, ::2], draw(model.small, u_BHWU[:, ::2, ::2]))
-    assert model.order()[::2, ::2].max() == 5 and model.order().unique().numel() == 24
+    assert model.pixel_ranks()[::2, ::2].max() == 5 and model.pixel_ranks().unique().numel() == 24
 
 
 def test_given_images_and_labels_reach_both_stages(pair):

@@ -18,7 +18,8 @@ from pixelmodels.layers.pixelcnn_pp import LeftColumnConv, SplitLinear
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, ContextSpec, PixelModel, build
-from pixelmodels.models.pixelcnn_pp import PixelCNNPPConfig, from_port, port_names
+from pixelmodels.models.pixelcnn_pp import PixelCNNPPConfig
+from pixelmodels.models.pixelcnn_pp_port import from_port, port_names
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.checks import by_pixel_passes, total_probability
 from tests.conformance.conftest import small_model

@@ -18,6 +18,7 @@ from pixelmodels.models.multiscale_pixelrnn import MultiscalePixelRNNConfig
 from pixelmodels.sampling import Engine, QueueFull, Request, draw_all, reference_sample, sample
 from pixelmodels.sampling.choosing import Choice, cut, shaped_table
 from pixelmodels.sampling.engine import NotFinite, slot_widths
+from pixelmodels.sampling.passes import Passes
 from tests.conformance.conftest import random_context, small_config, small_model
 
 SMALL_TWICE = MultiscalePixelRNNConfig(2, small_config("pixelcnn"), small_config("gated_pixelcnn"))
@@ -251,7 +252,7 @@ def test_the_slots_of_a_cancelled_request_are_free_at_the_next_row():
     assert num_steps_until_done(engine, second) == model.spec.height - 1
 
 
-def test_a_batch_is_compacted_to_the_images_that_are_left():
+def test_a_batch_is_compacted_to_the_images_that_are_left(monkeypatch):
     assert slot_widths(64, 8) == (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64)
     assert slot_widths(256, 32)[:6] == (1, 2, 4, 8, 16, 32)
     assert slot_widths(5, 1) == (1, 2, 4, 5)
@@ -260,8 +261,8 @@ def test_a_batch_is_compacted_to_the_images_that_are_left():
     engine = Engine(model, num_slots=16, reserve=0)
     many, few = engine.submit(Request(n=13)), engine.submit(Request(n=3, seed=1))
     widths = []
-    row_pass = model.row_pass
-    model.row_pass = lambda weights, canvas: widths.append(len(canvas.row_B)) or row_pass(weights, canvas)
+    row = Passes.row
+    monkeypatch.setattr(Passes, "row", lambda passes, canvas: widths.append(len(canvas.row_B)) or row(passes, canvas))
     engine.step_row()
     engine.cancel(many)
     rest = [row for _ in range(3) for row in engine.step_row()]

@@ -1,4 +1,4 @@
-"""Guidance and interpolation: exact tables, and noise that stays where it was."""
+"""Guidance and blends of contexts: exact tables, and noise that stays where it was."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pixelmodels.errors import UserError
-from pixelmodels.models import Context
-from pixelmodels.sampling import interpolate, reference_sample, sample
+from pixelmodels.models import Context, ContextBlend
+from pixelmodels.sampling import reference_sample, sample
 from pixelmodels.sampling.choosing import Choice, choose
 from tests.conformance.conftest import PAIRS, random_context, small_model
 
@@ -41,14 +41,10 @@ def test_guidance_is_of_models_with_context():
             sample(small_model("pixelcnn", "categorical", 1, 2, 2, context="label"), 1, seed=0, guidance=guidance)
 
 
-def test_interpolation_begins_and_ends_at_its_contexts_with_the_same_noise():
+def test_the_way_between_two_contexts_begins_and_ends_at_them_with_the_same_noise():
     model = small_model("gated_pixelcnn", "categorical", 1, 4, 4, levels=16, context="label")
-    first, second = Context(label_B=torch.tensor([0])), Context(label_B=torch.tensor([2]))
-    x_SNCHW = interpolate(model, first, second, 4, n=3, seed=5)
-    assert x_SNCHW.shape == (4, 3, 1, 4, 4)
-    zeros = torch.zeros(3, dtype=torch.long)
-    assert torch.equal(x_SNCHW[0], sample(model, 3, seed=5, context=first.rows(zeros)))
-    assert torch.equal(x_SNCHW[-1], sample(model, 3, seed=5, context=second.rows(zeros)))
-    assert not torch.equal(x_SNCHW[1], x_SNCHW[0])
-    with pytest.raises(UserError, match="1 steps asked for"):
-        interpolate(model, first, second, 1, n=1, seed=0)
+    first, second = (Context(label_B=torch.full((3,), label)) for label in (0, 2))
+    steps = [sample(model, 3, seed=5, context=ContextBlend(first, second, torch.full((3,), share))) for share in (0.0, 0.4, 1.0)]
+    assert torch.equal(steps[0], sample(model, 3, seed=5, context=first))
+    assert torch.equal(steps[-1], sample(model, 3, seed=5, context=second))
+    assert not torch.equal(steps[1], steps[0])

@@ -30,6 +30,7 @@ from benchmarks.sampling_load import (
 )
 from benchmarks.sampling_rows import GATED, float32_differences, num_different, rows_of, state_bytes
 from pixelmodels.models import ARCHITECTURES
+from pixelmodels.sampling.passes import Passes
 
 HEIGHT = 4
 UNIT = Costs({1: 1.0, 2: 1.0, 4: 1.0}, {1: 0.0})  # a row takes a second, however many images
@@ -142,7 +143,7 @@ def test_rows_of_every_architecture_have_the_keys_that_are_promised():
 
 
 def test_the_state_of_a_slot_is_counted_from_its_tensors():
-    canvas = TINY.build().start(5)
+    canvas = Passes(TINY.build()).start(5)
     assert 5 * state_bytes(TINY.build()) == sum(value.nbytes for value in canvas.tensors())
 
 

@@ -20,6 +20,7 @@ from pixelmodels.serving.settings import Settings
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.registry import register
 
 SPEC = ImageSpec(channels=1, height=6, width=5, levels=7)
 KEY = "pm_test-key"
@@ -56,7 +57,7 @@ class Registry:
         """Register a model; its version."""
         files = self.folder / f"model-{len(self.models)}"
         save_model(files, model)
-        version = str(self.tracker.register(self.run_id, files, name, {}))
+        version = str(register(self.tracker, self.run_id, files, name, {}))
         self.models[version if name == NAME else f"{name}/{version}"] = model
         return version
 
@@ -112,9 +113,9 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service(ray_cluster: None, registry: Registry) -> Iterator[Service]:
-    from pixelmodels.serving import running
+    from pixelmodels.serving import serve
 
-    port = running.free_port("127.0.0.1", 0)
-    handle = running.start(settings_of(registry, replicas=2, others=(FULL,)), "127.0.0.1", port)
+    port = serve.free_port("127.0.0.1", 0)
+    handle = serve.start(settings_of(registry, replicas=2, others=(FULL,)), "127.0.0.1", port)
     yield Service(Client(f"http://127.0.0.1:{port}", KEY, timeout_s=60), "127.0.0.1", port, registry, handle)
-    running.end()
+    serve.end()

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from pixelmodels.serving import admission
-from pixelmodels.serving.jobs import Share
 from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.work import Share
 
 
 def test_turns_are_by_seconds() -> None:
@@ -42,7 +42,7 @@ def test_turns_are_by_seconds() -> None:
 def test_nobody_is_let_in_who_would_be_late_or_make_others_late(n: int, timeout_s: float, waiting: list | None, refused: bool) -> None:
     own = 0 if waiting is None else 10 + sum(num for num, _ in waiting)
     try:
-        admission.check(n, timeout_s, waiting or [], own + 30, slots=10, bound=1000, speed=10.0, num_others=30)
+        admission.check_time(n, timeout_s, waiting or [], own + 30, num_others=30, slots=10, speed=10.0)
     except Refused as error:
         assert refused and error.status == 429
     else:
@@ -56,7 +56,7 @@ def test_nobody_is_let_in_who_would_be_late_or_make_others_late(n: int, timeout_
 def test_what_is_let_in_because_the_slots_are_free_is_promised_what_can_be_kept(
     n: int, timeout_s: float, own: int, speed: float, is_promised: bool
 ) -> None:
-    assert admission.check(n, timeout_s, [], own + 30, slots=10, bound=1000, speed=speed, num_others=30) is is_promised
+    assert admission.check_time(n, timeout_s, [], own + 30, num_others=30, slots=10, speed=speed) is is_promised
 
 
 def test_the_speed_is_known_from_steps_with_the_slots_taken() -> None:

@@ -44,6 +44,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "vector": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
     "known_rows": {"type": "integer", "minimum": 0, "maximum": 6},
     "mask": {"type": "string", "format": "sound-png"},
+    "scale": {"enum": ["grey"]},  # on the others these pictures are refused
     "context_image": {"type": "string", "format": "sound-png"},
     "small_image": {"type": "string", "format": "sound-small-png"},
 }

@@ -17,7 +17,7 @@ from ray.serve.exceptions import RayServeException
 from pixelmodels.serving import gateway as gateways
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.refusals import Refused, lost, overloaded, too_late
-from pixelmodels.serving.replica import Drawn, DrawnRow
+from pixelmodels.serving.replica import Drawn, StreamedRow
 from pixelmodels.serving.schemas import SampleRequest
 from pixelmodels.serving.settings import Settings
 
@@ -49,8 +49,8 @@ OUTCOMES = [
 ]
 
 
-def row(index: int) -> DrawnRow:
-    return DrawnRow("tiny/1", 7, 0, 0, index, 1, np.full((1, 5), index, np.uint8), None)
+def row(index: int) -> StreamedRow:
+    return StreamedRow("tiny/1", 7, 0, 0, index, 1, np.full((1, 5), index, np.uint8), None)
 
 
 class Samplers:
@@ -192,7 +192,7 @@ def test_a_stream_ends_at_its_deadline_however_it_is_read(monkeypatch: pytest.Mo
     monkeypatch.setattr(gateways, "GRACE_S", 0.0)
     samplers = Samplers([])
 
-    async def forever(asked: Any, left_s: float) -> AsyncIterator[list[DrawnRow]]:
+    async def forever(asked: Any, left_s: float) -> AsyncIterator[list[StreamedRow]]:
         while True:
             await asyncio.sleep(0.02)
             yield [row(0)]

@@ -31,7 +31,12 @@ async def ask(guard: Guard, path: str, size: int, method: str = "POST", key: str
         status = message.get("status", status)
         answer += message.get("body", b"")
 
-    scope = {"type": "http", "method": method, "path": path, "headers": [(b"x-api-key", key.encode())]}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(b"x-api-key", key.encode()), (b"content-type", b"application/json")],
+    }
     if path.startswith("/second"):
         scope["root_path"] = "/second"
     await guard(scope, receive, send)

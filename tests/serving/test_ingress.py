@@ -15,19 +15,25 @@ import pytest
 from pydantic import ValidationError
 
 from pixelmodels.serving import ingress
+from pixelmodels.serving.keys import hash_of
 from pixelmodels.serving.refusals import too_late
-from pixelmodels.serving.replica import Drawn, DrawnRow, Scored
+from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
 from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 from tests.serving.test_gateway import DRAWN, row
 
 
-def ask(app: Any, path: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
+def ask(
+    app: Any, path: str, body: bytes | None = None, method: str | None = None, headers: dict[str, str] | None = None, root_path: str = ""
+) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of an answer."""
-    status, headers, parts = 0, {}, []
+    given = {"content-type": "application/json"} if headers is None else headers
+    status, headers, parts, bodies = 0, {}, [], [body or b""]
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body or b"", "more_body": False}
+        if not bodies:
+            await asyncio.Event().wait()  # the client stays
+        return {"type": "http.request", "body": bodies.pop(), "more_body": False}
 
     async def send(message: Any) -> None:
         nonlocal status, headers
@@ -35,8 +41,14 @@ def ask(app: Any, path: str, body: bytes | None = None) -> tuple[int, dict[str, 
             status, headers = message["status"], {name.decode(): value.decode("latin-1") for name, value in message["headers"]}
         parts.append(message.get("body", b""))
 
-    kinds = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "GET" if body is None else "POST", "path": path, "query_string": b"", "headers": kinds}
+    scope = {
+        "type": "http",
+        "method": method or ("GET" if body is None else "POST"),
+        "path": path,
+        "root_path": root_path,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+    }
     try:
         asyncio.run(app(scope, receive, send))
     except KeyError:  # what broke it is raised once more, after it was answered
@@ -44,8 +56,17 @@ def ask(app: Any, path: str, body: bytes | None = None) -> tuple[int, dict[str, 
     return status, headers, b"".join(parts)
 
 
-def app_of(**methods: Any) -> Any:
-    return ingress.make_app(SimpleNamespace(settings=Settings(), num_retries=0, **methods), ())  # type: ignore[arg-type]
+def app_of(settings: Settings | None = None, hashes: tuple[str, ...] = (), **methods: Any) -> Any:
+    gateway = SimpleNamespace(settings=settings or Settings(), num_retries=0, **methods)
+    return ingress.make_app(gateway, hashes)  # type: ignore[arg-type]
+
+
+async def draws(asked: Any) -> Drawn:
+    return DRAWN
+
+
+async def is_ready() -> bool:
+    return True
 
 
 @pytest.mark.parametrize("asked", [SampleRequest, CompletionRequest, ScoreRequest])
@@ -102,7 +123,7 @@ def test_an_error_in_a_stream_tells_its_status_and_pictures_are_made_beside_the_
 
     monkeypatch.setattr(ingress, "base64_png", noted)
 
-    async def rows() -> AsyncIterator[list[DrawnRow]]:
+    async def rows() -> AsyncIterator[list[StreamedRow]]:
         yield [row(0), row(1)]
         raise too_late(3)
 
@@ -133,3 +154,122 @@ def test_scores_are_written_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
     answer = asyncio.run(endpoint(ScoreRequest(images=["x"])))
     assert json.loads(answer.body) == {"model": "tiny/1", "scores": [{"nats": 1.5, "bits_per_dim": 0.25, "map_bits": [[0.5, 1.0]]}]}
     assert len(threads) == 1 and threading.get_ident() not in threads
+
+
+# --- behind a load balancer, and called from a browser ---
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs", "/healthz/"])
+def test_head_is_get_without_its_body(path: str) -> None:
+    app = app_of(ready=is_ready)
+    status, headers, body = ask(app, path, method="HEAD")
+    wanted_status, wanted, wanted_body = ask(app, path)
+    assert (status, headers, body) == (wanted_status, wanted, b"") and status == 200 and wanted_body
+    assert ask(app, "/v1/samples", method="HEAD")[0] == 405
+
+
+def test_head_tells_that_it_is_not_ready() -> None:
+    async def not_ready() -> bool:
+        return False
+
+    status, headers, body = ask(app_of(ready=not_ready), "/readyz", method="HEAD")
+    assert (status, headers["retry-after"], body) == (503, "5", b"")
+
+
+@pytest.mark.parametrize("root_path", ["", "/second"])
+@pytest.mark.parametrize("slashes", ["/", "//"])
+def test_a_slash_at_the_end_changes_nothing(slashes: str, root_path: str) -> None:
+    """Whoever stands in front has ended TLS: a redirection would lead to plain HTTP, and lose the body with many clients."""
+    app = app_of(sample=draws, ready=is_ready)
+    for path, body in (("/v1/samples", b'{"seed": 1}'), ("/healthz", None)):
+        wanted = ask(app, root_path + path, body, root_path=root_path)
+        assert ask(app, root_path + path + slashes, body, root_path=root_path) == wanted and wanted[0] == 200
+    for path in ("/v1/nothing/", "/", "//"):
+        status, headers, _ = ask(app, root_path + path, root_path=root_path)
+        assert status == 404 and "location" not in headers
+
+
+def test_a_slash_at_the_end_opens_nothing() -> None:
+    app = app_of(hashes=(hash_of("key"),), sample=draws, ready=is_ready)
+    assert [ask(app, path, b"{}")[0] for path in ("/v1/samples/", "/v1/samples//", "/docs/../v1/samples/")] == [401] * 3
+    assert ask(app, "/healthz/")[0] == 200
+    assert ask(app, "/v1/models/", method="HEAD")[0] == 401
+
+
+def test_a_stream_is_not_kept_back() -> None:
+    async def stream(asked: Any) -> AsyncIterator[list[StreamedRow]]:
+        yield [row(0)]
+
+    status, headers, body = ask(app_of(stream=stream), "/v1/samples", b'{"stream": true}')
+    assert (status, headers["x-accel-buffering"], headers["cache-control"]) == (200, "no", "no-store") and b"event: done" in body
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("application/x-www-form-urlencoded", "'application/x-www-form-urlencoded'"),  # what curl -d sends
+        ("text/plain;charset=UTF-8", "'text/plain'"),
+        ("multipart/form-data; boundary=x", "'multipart/form-data'"),
+        ("image/png", "'image/png'"),
+        ("", "''"),
+    ],
+)
+def test_a_wrong_content_type_is_told_by_name(kind: str, named: str) -> None:
+    status, _, body = ask(app_of(sample=draws), "/v1/samples", b"{}", headers={"content-type": kind})
+    error = json.loads(body)
+    assert (status, error["code"]) == (415, "unsupported_media_type")
+    assert named in error["message"] and "Content-Type: application/json" in error["message"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/problem+json"])
+def test_json_is_read_by_any_of_its_names(kind: str) -> None:
+    assert ask(app_of(sample=draws), "/v1/samples", b'{"seed": 1}', headers={"content-type": kind})[0] == 200
+
+
+@pytest.mark.parametrize("length", [{"content-length": "2"}, {"transfer-encoding": "chunked"}])
+def test_a_body_of_no_kind_is_told(length: dict[str, str]) -> None:
+    """Browsers send one for any page, without asking; they ask before they send JSON."""
+    status, _, body = ask(app_of(sample=draws), "/v1/samples", b"{}", headers=length)
+    assert status == 415 and "without a Content-Type" in json.loads(body)["message"]
+
+
+def test_no_body_is_told_as_that() -> None:
+    status, _, body = ask(app_of(sample=draws), "/v1/samples", b"", headers={})
+    assert (status, json.loads(body)["message"]) == (422, "Field required")
+
+
+def test_a_packed_body_is_told() -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    status, _, body = ask(app_of(sample=draws), "/v1/samples", b"\x1f\x8b", headers=headers)
+    assert status == 415 and "packed with 'gzip'" in json.loads(body)["message"]
+
+
+PREFLIGHT = {"origin": "https://lab.example", "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+
+
+def test_browsers_are_let_in_where_it_is_said() -> None:
+    app = app_of(Settings(cors_origins=("https://lab.example",)), (hash_of("key"),), sample=draws)
+    status, headers, _ = ask(app, "/v1/samples", method="OPTIONS", headers=PREFLIGHT)  # browsers send no key with it
+    assert (status, headers["access-control-allow-origin"]) == (200, "https://lab.example")
+    assert "Authorization" in headers["access-control-allow-headers"] and "POST" in headers["access-control-allow-methods"]
+    sent = {"content-type": "application/json", "origin": "https://lab.example", "authorization": "Bearer key"}
+    status, headers, _ = ask(app, "/v1/samples", b"{}", headers=sent)
+    assert (status, headers["access-control-allow-origin"]) == (200, "https://lab.example")
+    assert "X-Seed" in headers["access-control-expose-headers"] and "access-control-allow-credentials" not in headers
+    for changed, wanted in (({"authorization": "Bearer no"}, 401), ({"content-type": "text/plain"}, 415)):  # the page can read why
+        status, headers, _ = ask(app, "/v1/samples", b"{}", headers={**sent, **changed})
+        assert (status, headers["access-control-allow-origin"]) == (wanted, "https://lab.example")
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin"),
+    [((), "https://lab.example"), (("https://lab.example",), "https://evil.example"), (("https://a.b",), "http://a.b")],
+)
+def test_other_pages_are_not_let_in(origins: tuple[str, ...], origin: str) -> None:
+    app = app_of(Settings(cors_origins=origins), sample=draws)
+    status, headers, _ = ask(app, "/v1/samples", method="OPTIONS", headers={**PREFLIGHT, "origin": origin})
+    assert status == (400 if origins else 405) and "access-control-allow-origin" not in headers  # the first is Starlette's answer
+    headers = ask(app, "/v1/samples", b"{}", headers={"content-type": "application/json", "origin": origin})[1]
+    assert "access-control-allow-origin" not in headers
+    anybody = app_of(Settings(cors_origins=("*",)), sample=draws)
+    assert ask(anybody, "/v1/samples", method="OPTIONS", headers=PREFLIGHT)[1]["access-control-allow-origin"] == "*"

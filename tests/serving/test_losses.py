@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pixelmodels.serving import running
+from pixelmodels.serving import serve
 from pixelmodels.serving.client import Client, ServiceError
 from tests.serving.conftest import KEY, Service, settings_of
 from tests.serving.web import by_sampler, drawn, figure, raw, settles, state
@@ -64,7 +64,7 @@ def test_a_client_that_goes_away_frees_its_slots(service: Service, stream: bool)
         connection = http.client.HTTPConnection(service.host, service.port, timeout=60)
         connection.request("POST", "/v1/samples", body, {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"})
         connections.append(connection)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not state(service, "unfinished_images") and time.monotonic() < until:
         time.sleep(0.01)
     for connection in connections:
@@ -75,6 +75,7 @@ def test_a_client_that_goes_away_frees_its_slots(service: Service, stream: bool)
     assert state(service, "images_drawn_total") - before < 96  # of 128
 
 
+@pytest.mark.faults
 def test_a_sampler_that_is_killed_loses_no_request(service: Service) -> None:
     on_both(service, SLOW)
     retries = figure(service, "retries_total")
@@ -90,7 +91,7 @@ def test_a_sampler_that_is_killed_loses_no_request(service: Service) -> None:
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
     for thread in threads:
         thread.start()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         unfinished = by_sampler(service, "unfinished_images")
         if len(unfinished) == 2 and all(num >= 16 for num in unfinished.values()):
@@ -105,7 +106,7 @@ def test_a_sampler_that_is_killed_loses_no_request(service: Service) -> None:
     refused = [answer for answer in answers if answer != "right"]
     assert all(isinstance(answer, ServiceError) and answer.code == "sampler_lost" for answer in refused)
     assert figure(service, "retries_total") > retries or refused
-    while time.monotonic() < killed_at + 30:  # whole again
+    while time.monotonic() < killed_at + 120:  # whole again
         pids = by_sampler(service, "unfinished_images")
         if len(pids) == 2 and victim not in pids:
             break
@@ -116,18 +117,18 @@ def test_a_sampler_that_is_killed_loses_no_request(service: Service) -> None:
 def test_the_end_finishes_what_was_begun(service: Service) -> None:
     """Of another application, beside the one that all tests use and below a path of its own."""
     registry, name = service.registry, "ending"
-    handle = running.start(settings_of(registry), service.host, service.port, name=name)
+    handle = serve.start(settings_of(registry), service.host, service.port, name=name)
     client = Client(f"{service.client.url}/{name}", KEY, timeout_s=60)
     below = dataclasses.replace(service, client=client, path=f"/{name}")
     assert [raw(below, path, None, {})[0] for path in ("/healthz", "/readyz", "/openapi.json", "/v1/models")] == [200, 200, 200, 401]
     client.samples(1, model=SLOW)
     with ThreadPoolExecutor(2) as pool:
         begun = pool.submit(client.samples, 64, seed=6, model=SLOW)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not state(below, "unfinished_images") and time.monotonic() < until:
             time.sleep(0.01)
-        ended = pool.submit(running.stop, handle, 30.0, name)
-        until = time.monotonic() + 30
+        ended = pool.submit(serve.stop, handle, 30.0, name)
+        until = time.monotonic() + 120
         code = None
         while code is None and time.monotonic() < until:
             try:

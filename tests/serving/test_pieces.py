@@ -1,106 +1,29 @@
-"""Keys, PNGs, options, the autoscaling policy and the cluster's configuration, without a service."""
+"""Keys, options, the autoscaling policy and the cluster's configuration, without a service."""
 
 from __future__ import annotations
 
-import base64
 import json
-import struct
+import re
 import threading
-import time
-import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
 
-from pixelmodels import rayctx
-from pixelmodels.data.decoding import decode
-from pixelmodels.data.quantization import dequantize
+from pixelmodels import ray_cluster
 from pixelmodels.errors import UserError
-from pixelmodels.serving import keys, pngs, running
-from pixelmodels.serving.autoscaling import METRIC, ImagesPolicy
+from pixelmodels.serving import keys, replica, serve
 from pixelmodels.serving.client import Client, ServiceError
-from pixelmodels.serving.pngs import image_of, mask_of, png_of
-from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.ray_serve import METRIC, ImagesPolicy
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.versions import is_folder
-from pixelmodels.shapes import ImageSpec
 
 CONFIGURATION = Path(__file__).parents[2] / "cluster" / "serve.yaml"
-
-
-@pytest.mark.parametrize("levels", [2, 3, 17, 100, 256])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_levels_come_back_out_of_their_png(levels: int, channels: int) -> None:
-    spec = ImageSpec(channels, 9, 4, levels)
-    image_CHW = np.random.default_rng(0).integers(0, levels, spec.shape).astype(np.uint8)
-    text = base64.b64encode(png_of(image_CHW, levels)).decode()
-    assert np.array_equal(image_of(text, "image", spec, 10_000), image_CHW)
-    if channels == 1:
-        assert np.array_equal(mask_of(text, "mask", spec, 10_000), dequantize(image_CHW, levels)[0] > 0)
-
-
-def test_an_image_that_is_too_large_is_not_decoded() -> None:
-    spec = ImageSpec(1, 9, 4, 2)
-    with pytest.raises(Refused) as refused:
-        image_of("!" * 1000, "image", spec, 100)
-    assert (refused.value.status, refused.value.field) == (413, "image")
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-@pytest.mark.parametrize(
-    ("kind", "head"), [(b"IDAT", b""), (b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")], ids=lambda value: str(value)
-)
-def test_what_unpacks_to_very_much_is_not_unpacked(kind: bytes, head: bytes) -> None:
-    """Files of the right size, of 100 KB, with 100 MB in one of their parts: the pixels there are come out, and no more of them."""
-    spec = ImageSpec(1, 9, 4, 2)
-    pixels = chunk(b"IDAT", zlib.compress(bytes(9 * 5)))
-    bomb = chunk(kind, head + HUGE)
-    parts = (bomb,) if kind == b"IDAT" else (bomb, pixels)
-    data = b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 9, 8, 0, 0, 0, 0)), *parts, chunk(b"IEND", b"")))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory begins anew
-    before_kb = peak_kb()
-    began = time.monotonic()
-    assert not image_of(base64.b64encode(data).decode(), "image", spec, 1 << 20).any()
-    assert peak_kb() - before_kb < 20_000 and time.monotonic() - began < 5
-
-
-def test_only_what_says_what_the_pixels_are_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profiles and texts in thousands, a picture's orientation, a checksum that is wrong in one of them: as if they were not there."""
-    spec = ImageSpec(3, 4, 9, 256)
-    palette = chunk(b"PLTE", bytes(range(6))) + chunk(b"tRNS", b"\xff\x00")
-    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + bytes([1] * 9) for _ in range(4))))
-    small = zlib.compress(bytes(1000))
-    more = b"".join(chunk(kind, b"a\0\0" + small) for kind in (b"iCCP", b"zTXt") for _ in range(5000))
-    turned = chunk(b"eXIf", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0")
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 4, 8, 3, 0, 0, 0))
-    signature, end = b"\x89PNG\r\n\x1a\n", chunk(b"IEND", b"")
-    seen: list[bytes] = []
-
-    def decoded(data: bytes, *options: Any) -> Any:
-        seen.append(data)
-        return decode(data, *options)
-
-    monkeypatch.setattr(pngs, "decode", decoded)
-    data = b"".join((signature, header, more, turned, palette, chunk(b"tEXt", b"a\0b")[:-1] + b"?", pixels, more, end, b"after the end"))
-    image_CHW = image_of(base64.b64encode(data).decode(), "image", spec, 1 << 20)
-    assert seen == [signature + header + palette + pixels + end]
-    assert (image_CHW == 255).all()  # the second colour, which is transparent: over white
-
-
-HUGE = zlib.compress(bytes(100 << 20))
-
-
-def peak_kb() -> int:
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def test_keys_are_known_by_their_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,15 +44,15 @@ def test_keys_are_known_by_their_hashes(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_other_machines_need_a_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--api-keys"):
-        running.Serve(host="0.0.0.0").settings()
+        serve.Serve(host="0.0.0.0").settings()
     file = tmp_path / "keys"
     file.write_text(keys.hash_of("key"))
-    assert running.Serve(host="0.0.0.0", api_keys=file).settings().key_hashes == (keys.hash_of("key"),)
-    assert running.Serve(host="0.0.0.0", api_keys=file).settings().require_key and Settings().require_key
-    assert running.Serve().settings().key_hashes == () and not running.Serve().settings().require_key
+    assert serve.Serve(host="0.0.0.0", api_keys=file).settings().key_hashes == (keys.hash_of("key"),)
+    assert serve.Serve(host="0.0.0.0", api_keys=file).settings().require_key and Settings().require_key
+    assert serve.Serve().settings().key_hashes == () and not serve.Serve().settings().require_key
     file.write_text("")
     with pytest.raises(UserError, match="holds no hash"):
-        running.Serve(host="0.0.0.0", api_keys=file).settings()
+        serve.Serve(host="0.0.0.0", api_keys=file).settings()
     for host, loopback in (
         ("127.0.0.1", True),
         ("127.9.9.9", True),
@@ -138,7 +61,7 @@ def test_other_machines_need_a_key(tmp_path: Path) -> None:
         ("::", False),
         ("10.0.0.1", False),
     ):
-        assert running.is_loopback(host) is loopback
+        assert serve.is_loopback(host) is loopback
 
 
 @pytest.mark.parametrize(
@@ -154,7 +77,7 @@ def test_other_machines_need_a_key(tmp_path: Path) -> None:
 )
 def test_numbers_out_of_range_are_named(options: dict[str, int], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        running.Serve(**options).settings()  # type: ignore[arg-type]
+        serve.Serve(**options).settings()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -176,15 +99,15 @@ def test_numbers_out_of_range_are_named(options: dict[str, int], named: str) -> 
 def test_cores_are_shared_out(
     options: dict[str, Any], num_cores: int, samplers: int, cores: int, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rayctx, "num_cores", lambda: num_cores)
-    found = running.Serve(**options).settings()
+    monkeypatch.setattr(ray_cluster, "num_cores", lambda: num_cores)
+    found = serve.Serve(**options).settings()
     assert (found.replicas, found.cpus, found.slots, found.max_replicas) == (samplers, cores, slots, options.get("max_replicas"))
 
 
 def test_a_request_without_numbers_of_its_own_can_be_answered(tmp_path: Path) -> None:
-    found = running.Serve(max_waiting=100, cpus=1).settings()
-    assert (found.max_n, found.slots + found.max_waiting) == (132, 132) and running.Serve().settings().max_n == 1024
-    found = running.Serve(timeout=900.0).settings()
+    found = serve.Serve(max_waiting=100, cpus=1).settings()
+    assert (found.max_n, found.slots + found.max_waiting) == (132, 132) and serve.Serve().settings().max_n == 1024
+    found = serve.Serve(timeout=900.0).settings()
     assert found.timeout_s == found.max_timeout_s == 900
     with pytest.raises(ValidationError, match="max_n: at most slots"):
         Settings(max_waiting=100)
@@ -202,7 +125,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(UserError, match="cannot be listened on"):
-            running.free_port("127.0.0.1", listener.getsockname()[1])
+            serve.free_port("127.0.0.1", listener.getsockname()[1])
 
 
 @pytest.mark.parametrize(
@@ -214,16 +137,84 @@ def test_a_port_that_is_taken_is_named() -> None:
         ("digits/latest", False),
         ("storage/runs/a", True),
         ("/a/b", True),
+        ("./digits", True),
+        ("./3", True),
+        ("../7", True),
+        (".", True),
+        ("s3://bucket/runs/a", True),
     ],
 )
 def test_folders_are_told_from_addresses(model: str, folder: bool) -> None:
-    assert is_folder(Settings(model=model)) is folder
+    assert is_folder(model) is folder
+
+
+def test_folders_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the command line is read: replicas may work in another folder."""
+    for place in ("work/near", "work/3", "storage/runs/far"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    for given, found in (
+        ("./near", tmp_path / "work" / "near"),
+        ("./3", tmp_path / "work" / "3"),
+        ("../storage/runs/far", f"{tmp_path}/work/../storage/runs/far"),
+        ("runs/far", f"{tmp_path}/work/../storage/runs/far"),
+        (str(tmp_path / "work" / "near"), tmp_path / "work" / "near"),
+        ("runs/nowhere", "runs/nowhere"),  # is told as it was given
+        ("digits", "digits"),
+        ("near/3", "near/3"),  # a version of a registered model
+        ("s3://bucket/runs/a", "s3://bucket/runs/a"),
+    ):
+        settings = serve.Serve(model=given, storage="../storage").settings()
+        assert (settings.model, settings.storage) == (str(found), str(tmp_path / "work" / ".." / "storage"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"), [("sqlite:///my.db", "sqlite:///{}/my.db"), (None, "sqlite:///{}/s/mlflow.db"), ("http://h:1", None)]
+)
+def test_replicas_are_told_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, told: str | None) -> None:
+    """That of this working directory, in whatever directory they work; of a server they know as others do."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    found = serve.registry_of(serve.Serve(storage="s").settings())
+    assert found == ({} if told is None else {"MLFLOW_TRACKING_URI": told.format(tmp_path)})
+
+
+def test_a_sampler_that_was_given_a_gpu_draws_on_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert replica.device_of(0.0) == torch.device("cpu")
+    for version, said in ((None, "has no CUDA"), ("13.0", r"sees none \(CUDA_VISIBLE_DEVICES='7'")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+        monkeypatch.setattr(torch.version, "cuda", version)
+        for gpus in (1.0, 0.25):
+            with pytest.raises(UserError, match=f"gpus {gpus:g} is asked for, and torch .* {said}.* with gpus 0"):
+                replica.device_of(gpus)
+    with pytest.raises(UserError, match="gpus 1 is asked for"):  # before anything is loaded, so that it is never healthy
+        replica.Sampler(Settings(model="nobody", gpus=1.0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (replica.device_of(0.5), replica.device_of(0.0)) == (torch.device("cuda"), torch.device("cpu"))
+
+
+def test_what_a_replica_says_is_the_reason_that_is_told() -> None:
+    error = RuntimeError("Deploying failed: Traceback (most recent call last):\n  x\npixelmodels.errors.UserError: no GPU; mend it\n\nmore")
+    assert serve.reason_of(error) == "no GPU; mend it"
+    assert serve.reason_of(RuntimeError("Deploying\n failed")) == "Deploying failed"
+
+
+@pytest.mark.parametrize(
+    "origin", ["lab.example", "https://lab.example/", "https://lab.example/app", "ftp://a", "https://*.example", "null", ""]
+)
+def test_what_is_no_origin_is_named(origin: str) -> None:
+    with pytest.raises(UserError, match=f"--cors-origins .*'{re.escape(origin)}' is no origin; give one such as"):
+        serve.Serve(cors_origins=("*", origin)).settings()
+    assert serve.Serve(cors_origins=("https://lab.example:8443", "http://[::1]:3000", "*")).settings().cors_origins[0].endswith("8443")
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     for model in ("nobody", str(tmp_path / "none")):
         with pytest.raises(UserError, match="none"):
-            running.check_model(Settings(model=model, storage=str(tmp_path / "storage")))
+            serve.check_model(Settings(model=model, storage=str(tmp_path / "storage")))
 
 
 @pytest.mark.parametrize(("images", "wanted"), [((), 1), ((0, 0), 1), ((10, 20), 1), ((100, 29), 2), ((400, 100), 4), ((9999,), 5)])
@@ -239,7 +230,7 @@ def test_the_clusters_configuration_is_that_of_the_application() -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from pixelmodels.serving.app import INGRESS, SAMPLER, build
-    from pixelmodels.serving.routing import FewestImages
+    from pixelmodels.serving.ray_serve import FewestImages
 
     text = yaml.safe_load(CONFIGURATION.read_text())
     schema = ServeDeploySchema.model_validate(text)
@@ -274,34 +265,34 @@ def test_the_program_makes_keys_and_refuses_what_is_unsafe(capsys: pytest.Captur
 def test_a_serve_that_runs_elsewhere_is_told() -> None:
     from ray.serve.config import HTTPOptions
 
-    running.check_address(HTTPOptions(host="127.0.0.1", port=81), "127.0.0.1", 81)
+    serve.check_address(HTTPOptions(host="127.0.0.1", port=81), "127.0.0.1", 81)
     for host, port in (("127.0.0.1", 82), ("0.0.0.0", 81)):
         with pytest.raises(UserError, match=r"listens on 127\.0\.0\.1:81, not"):
-            running.check_address(HTTPOptions(host="127.0.0.1", port=81), host, port)
+            serve.check_address(HTTPOptions(host="127.0.0.1", port=81), host, port)
 
 
 @pytest.mark.parametrize(("address", "ended"), [(None, "everything"), ("local", "everything"), ("10.0.0.1:6379", "pixelmodels")])
 def test_the_end_leaves_other_applications_of_a_ray_that_was_joined(
     monkeypatch: pytest.MonkeyPatch, address: str | None, ended: str
 ) -> None:
-    from ray import serve
+    import ray.serve
 
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
     found: list[str] = []
-    monkeypatch.setattr(serve, "shutdown", lambda: found.append("everything"))
-    monkeypatch.setattr(serve, "delete", found.append)
+    monkeypatch.setattr(ray, "shutdown", lambda: found.append("everything"))
+    monkeypatch.setattr(ray.serve, "delete", found.append)
     drained = SimpleNamespace(result=lambda timeout_s: True)
-    assert running.stop(SimpleNamespace(drain=SimpleNamespace(remote=lambda drain_s: drained)), 0.0)  # type: ignore[arg-type]
+    assert serve.stop(SimpleNamespace(drain=SimpleNamespace(remote=lambda drain_s: drained)), 0.0)  # type: ignore[arg-type]
     assert found == [ended]
 
 
 def test_a_registry_that_does_not_answer_is_not_one_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(model="digits", storage=str(tmp_path / "storage"))
-    assert not running.has_model(settings) and running.has_model(Settings(model=str(tmp_path)))
+    assert not serve.has_model(settings) and serve.has_model(Settings(model=str(tmp_path)))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
-        running.has_model(settings)
+        serve.has_model(settings)
 
 
 def test_a_client_is_told_the_status_of_an_error_in_a_stream() -> None:
@@ -326,6 +317,6 @@ def test_a_client_is_told_the_status_of_an_error_in_a_stream() -> None:
 
 
 def test_the_line_for_a_shell_is_of_the_address() -> None:
-    assert "http://127.0.0.1:81/v1/samples -H" in running.greeting("0.0.0.0", 81, needs_key=False)
-    assert "http://[::1]:81/v1/samples" in running.greeting("::1", 81, needs_key=False)
-    assert "Bearer $KEY" in running.greeting("127.0.0.1", 81, needs_key=True)
+    assert "http://127.0.0.1:81/v1/samples -H" in serve.greeting("0.0.0.0", 81, needs_key=False)
+    assert "http://[::1]:81/v1/samples" in serve.greeting("::1", 81, needs_key=False)
+    assert "Bearer $KEY" in serve.greeting("127.0.0.1", 81, needs_key=True)

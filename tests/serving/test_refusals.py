@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pixelmodels.serving import running
+from pixelmodels.serving import serve
 from pixelmodels.serving.client import Client
 from tests.serving.conftest import KEY, Service, settings_of
 from tests.serving.web import Peak, by_sampler, raw, refusal, replica_pids
@@ -34,6 +34,9 @@ CORRUPT = png(6, 5, b"not zlib")
 LONG = base64.b64encode(bytes(160_000)).decode()
 ROWS = zlib.compress(bytes(6 * 6))  # of the right size
 HUGE = zlib.compress(bytes(100 << 20))  # 100 KB
+
+
+HEAD = f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {KEY}\r\n"
 
 
 def png_with(*chunks: bytes) -> str:
@@ -101,20 +104,20 @@ def test_a_body_within_the_limit_reaches_a_sampler(service: Service) -> None:
     """Whatever the limit: between processes other ones hold, of 4 MB."""
     name = "large"
     padded = base64.b64decode(png_with(chunk(b"prIv", bytes(700_000)), chunk(b"IDAT", ROWS)))
-    handle = running.start(
+    handle = serve.start(
         settings_of(service.registry, max_image_bytes=1 << 20, max_body_bytes=16 << 20), service.host, service.port, name=name
     )
     try:
         scores = Client(f"{service.client.url}/{name}", KEY, timeout_s=60).scores([padded] * 8)
         assert len(scores) == 8 and len({score["nats"] for score in scores}) == 1
     finally:
-        running.stop(handle, 10.0, name)
+        serve.stop(handle, 10.0, name)
 
 
 def test_an_endless_upload_is_refused_while_it_is_read(service: Service) -> None:
     peak, answer, sent = Peak(*replica_pids("Ingress")), b"", 0
     with socket.create_connection((service.host, service.port), timeout=60) as connection:
-        head = f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = f"{HEAD}Transfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())
         while not answer and sent < 256 << 20:
             try:
@@ -130,7 +133,7 @@ def test_an_endless_upload_is_refused_while_it_is_read(service: Service) -> None
 
 def test_a_slow_upload_is_given_up(service: Service) -> None:
     with socket.create_connection((service.host, service.port), timeout=60) as connection:
-        head = f"POST /v1/samples HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 100\r\n\r\n{{"
+        head = f"{HEAD}Content-Length: 100\r\n\r\n{{"
         connection.sendall(head.encode())
         assert b"408" in connection.recv(4096).split(b"\r\n")[0]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID
 
-from pixelmodels.serving.routing import FewestImages
+from pixelmodels.serving.ray_serve import FewestImages
 from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
 
 REPLICAS: Any = [SimpleNamespace(replica_id=name) for name in "abc"]

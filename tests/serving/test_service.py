@@ -22,7 +22,7 @@ from PIL import Image
 
 from pixelmodels.data.quantization import dequantize, quantize
 from pixelmodels.models import Context
-from pixelmodels.tracking.grids import grid
+from pixelmodels.pictures import grid
 from tests.serving.conftest import FULL, IMAGE, KEY, SMALL, SPEC, Service, small_model
 from tests.serving.web import by_sampler, drawn, grey, listening, parents, pids, raw, read, refusal, replica_pids
 
@@ -235,7 +235,7 @@ def test_an_alias_moves_without_failing_a_request_and_a_broken_version_changes_n
                 failures.append(repr(error))
 
     def moved(version: str) -> bool:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             infos = [info for info in service.client.models()["loaded"] if "tiny" in info["names"]]
             if [(info["model"], info["replicas"]) for info in infos] == [(f"tiny/{version}", 2)]:
@@ -254,7 +254,7 @@ def test_an_alias_moves_without_failing_a_request_and_a_broken_version_changes_n
             next(iter(broken.parameters())).fill_(float("nan"))
         version = registry.add(broken)
         registry.point("champion", version)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while f"tiny/{version}" not in service.client.models()["refused"] and time.monotonic() < until:
             time.sleep(0.1)
         assert "not finite" in service.client.models()["refused"][f"tiny/{version}"]

@@ -9,11 +9,13 @@ import torch
 
 from pixelmodels.errors import UserError
 from pixelmodels.models.files import save_model
+from pixelmodels.serving import serve
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.versions import Loaded, Shelf
 from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker
+from pixelmodels.tracking import Tracker, registry
+from pixelmodels.tracking.versions import Version, best_without_champion
 from tests.serving.conftest import NAME, Registry, settings_of, small_model
 
 
@@ -39,12 +41,73 @@ def opened(own: Registry, **changes: object) -> Shelf:
     return shelf
 
 
-def test_a_name_is_its_latest_version_until_it_has_a_champion(own: Registry) -> None:
+def test_a_name_is_its_latest_version_where_nothing_else_is_known(own: Registry) -> None:
     with pytest.raises(UserError, match=r"4 is refused: the weights .* are not finite"):
         opened(own)
     own.point("champion", "1")
     shelf = opened(own)
     assert shelf.find(None).address == "tiny/1" and shelf.find("champion") is shelf.find(None)
+
+
+def version(number: int, bits: float, dataset: str = "d-1", given: str = "", aside: bool = False) -> Version:
+    return Version("d", str(number), "", "a", "r", dataset, bits, None, condition_on=given, put_aside=aside)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("versions", "number", "why"),
+    [
+        ([version(1, 1.0), version(2, 3.0)], "1", "the best of 2 on 'd-1' by its 1.0000 bits/dim"),  # a short training later
+        ([version(1, 1.0), version(2, 1.0)], "2", "the best of 2"),
+        ([version(1, 1.0, "d-0"), version(2, 3.0), version(3, 4.0)], "2", "the best of 2 on 'd-1'"),  # of other data
+        ([version(1, 1.0, given="label"), version(2, 3.0)], "2", "the best of 1"),  # it is told more
+        ([version(1, 2.0, given="label"), version(2, 3.0, given="label")], "1", "the best of 2"),
+        ([version(1, 1.0, aside=True), version(2, 2.0), version(3, 3.0)], "2", "the best of 2"),
+        ([version(1, NAN), version(2, NAN)], "2", "the newest"),
+        ([version(1, NAN), version(2, 2.0), version(3, NAN)], "2", "the best of 1"),
+        ([version(1, float("inf")), version(2, NAN)], "2", "the newest"),
+        ([version(1, 1.0, ""), version(2, 3.0, "")], "2", "the newest"),  # nobody knows whether they compare
+        ([version(9, 3.0), version(10, 2.0), version(11, 4.0)], "10", "the best of 3"),
+        ([version(1, 1.0, aside=True), version(2, 2.0, aside=True)], "1", "the best of 2"),
+    ],
+)
+def test_a_name_without_a_champion_is_its_best_version(versions: list[Version], number: str, why: str) -> None:
+    chosen, said = best_without_champion(versions)
+    assert chosen.number == number and said.startswith(why)
+
+
+def test_which_version_serves_without_a_champion_is_told(tmp_path: Path) -> None:
+    """And stays, where a better one is registered, until a champion is made."""
+    tracker = Tracker(Storage(str(tmp_path / "storage")))
+    tracker.check()
+    run_id = tracker.start_parent("versions", {})
+
+    def register(seed: int, bits: float) -> None:
+        save_model(tmp_path / f"model-{seed}", small_model(seed))
+        tags = {"dataset": "tiny-1", "test_bits_per_dim": str(bits), "condition_on": "label", "architecture": "a", "git_commit": "c"}
+        registry.register(tracker, run_id, tmp_path / f"model-{seed}", NAME, tags)
+
+    for seed, bits in enumerate((2.5, 1.5, 3.5)):
+        register(seed, bits)
+    settings = Settings(model=NAME, storage=tracker.storage.root)
+    address, why = serve.check_model(settings)
+    assert address == "tiny/2"
+    assert why == (
+        "'tiny' has no champion: version 2 is served, the best of 3 on 'tiny-1' by its 1.5000 bits/dim of the test images; to have it "
+        f"chosen by tests: python pipelines/promote.py --name tiny --version 2 --storage {tracker.storage.root}"
+    )
+    shelf = Shelf(settings)
+    shelf.open()
+    register(3, 0.5)
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/2"
+    tracker.client.set_registered_model_alias(NAME, "champion", "3")
+    shelf.follow()
+    assert shelf.find(None).address == "tiny/3"
+    assert serve.check_model(settings) == ("tiny/3", "")
+    assert serve.check_model(settings.model_copy(update={"model": f"{NAME}/1"})) == ("tiny/1", "")
 
 
 def test_aliases_are_followed_and_versions_stay(own: Registry) -> None:
@@ -110,10 +173,10 @@ def test_only_what_is_unsound_is_remembered(own: Registry, monkeypatch: pytest.M
     shelf = opened(own)
     load, fails = shelf._load, [OSError("storage does not answer"), MemoryError()]
 
-    def flaky(name: str, version: str) -> Loaded:
+    def flaky(key: str) -> Loaded:
         if fails:
             raise fails.pop()
-        return load(name, version)
+        return load(key)
 
     monkeypatch.setattr(shelf, "_load", flaky)
     with pytest.raises(Refused, match="MemoryError") as refused:
@@ -145,7 +208,7 @@ def test_what_requests_keep_is_taken_up_again_and_bounds_what_is_loaded(own: Reg
     own.point("champion", "1")
     shelf = opened(own, max_models=1)
     kept = shelf.find("2")  # beside the champion, which always stays
-    assert [one.version for one in shelf.loaded()] == ["1"] and shelf.find("2") is kept
+    assert [one.address for one in shelf.loaded()] == ["tiny/1"] and shelf.find("2") is kept
     with pytest.raises(Refused, match="tiny/2") as refused:
         shelf.find("3")
     assert (refused.value.status, refused.value.retry_after_s) == (429, 5.0)
@@ -188,7 +251,7 @@ def test_the_least_recently_used_is_unloaded_but_never_the_default(own: Registry
     shelf = opened(own, max_models=2)
     for asked, held in (("2", {"1", "2"}), ("3", {"1", "3"}), (None, {"1", "3"}), ("2", {"1", "2"})):
         shelf.find(asked)
-        assert {loaded.version for loaded in shelf.loaded()} == held
+        assert {loaded.address.removeprefix("tiny/") for loaded in shelf.loaded()} == held
 
 
 @pytest.mark.parametrize("asked", ["nobody", "99", "other/1", "other@champion", "tiny@nobody"])

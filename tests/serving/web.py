@@ -61,7 +61,7 @@ def state(service: Service, name: str) -> float:
     return sum(by_sampler(service, name).values())
 
 
-def settles(service: Service, name: str, value: float, within_s: float = 30) -> bool:
+def settles(service: Service, name: str, value: float, within_s: float = 120) -> bool:
     until = time.monotonic() + within_s
     while time.monotonic() < until:
         if state(service, name) == value:

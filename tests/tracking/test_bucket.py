@@ -13,10 +13,12 @@ from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 from moto.server import ThreadedMotoServer
 
 from pixelmodels.errors import UserError
+from pixelmodels.evaluation.nats import TEST_NATS
 from pixelmodels.models.files import load_model
+from pixelmodels.promotion.candidates import recorded_nats
 from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker
-from pixelmodels.tracking.promotion_versions import TEST_NATS, recorded_nats, version_of
+from pixelmodels.tracking import Tracker, registry
+from pixelmodels.tracking.versions import version_of
 from tests.tracking.conftest import model_files
 
 
@@ -45,13 +47,13 @@ def test_artifacts_and_models_in_a_bucket(bucket: str, tracker: Tracker, tmp_pat
     there.log_artifact(run_id, tmp_path / "hello.txt", "notes")
     assert there.storage.read_bytes(f"artifacts/{run_id}/artifacts/notes/hello.txt") == b"hello"
     model, folder = model_files(tmp_path / "model", seed=3)
-    version = there.register(run_id, folder, "bucket")
-    local = there.model_folder(f"models:/bucket/{version}")
+    version = registry.register(there, run_id, folder, "bucket")
+    local = registry.model_folder(there, f"models:/bucket/{version}")
     assert local.is_relative_to(tmp_path / "cache")
     again = load_model(local).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
     there.storage.delete("artifacts")
-    assert there.model_folder(f"models:/bucket/{version}") == local, "fetched once"
+    assert registry.model_folder(there, f"models:/bucket/{version}") == local, "fetched once"
 
 
 def test_models_that_are_gone_from_a_bucket_are_told_and_one_that_cannot_be_reached_is_not_gone(
@@ -65,7 +67,7 @@ def test_models_that_are_gone_from_a_bucket_are_told_and_one_that_cannot_be_reac
     (tmp_path / "test_nats.parquet").write_bytes(b"PAR1")
     there.log_artifact(run_id, tmp_path / "test_nats.parquet")
     _, folder = model_files(tmp_path / "model", seed=4)
-    number = there.register(run_id, folder, "gone from a bucket")
+    number = registry.register(there, run_id, folder, "gone from a bucket")
     uri = f"models:/gone from a bucket/{number}"
     version = version_of(there, "gone from a bucket", number)
     with pytest.raises(UserError, match=f"{TEST_NATS} of run {run_id} is damaged"):
@@ -73,7 +75,7 @@ def test_models_that_are_gone_from_a_bucket_are_told_and_one_that_cannot_be_reac
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens
         _cached_get_s3_client.cache_clear()
-        for fetch in (lambda: there.model_folder(uri), lambda: recorded_nats(there, version)):
+        for fetch in (lambda: registry.model_folder(there, uri), lambda: recorded_nats(there, version)):
             with pytest.raises(EndpointConnectionError):
                 fetch()
     _cached_get_s3_client.cache_clear()
@@ -81,7 +83,7 @@ def test_models_that_are_gone_from_a_bucket_are_told_and_one_that_cannot_be_reac
     for gone in ("model.safetensors", "model.json", ""):  # a part of it, and all
         there.storage.delete(f"{location.removeprefix(bucket)}/artifacts/model/{gone}")
         with pytest.raises(UserError, match=f"the files of '{uri}' are gone from '{location}'; register the model again"):
-            there.model_folder(uri)
+            registry.model_folder(there, uri)
         assert not list((tmp_path / "cache").rglob("*.json")), "nothing incomplete is kept"
     there.storage.delete(f"artifacts/{run_id}")
     with pytest.raises(UserError, match=f"{TEST_NATS} of run {run_id} is gone from '{bucket}/artifacts/{run_id}/artifacts'"):

@@ -22,7 +22,7 @@ from pathlib import Path
 from sqlalchemy import Engine, event
 from pixelmodels.data import Dataset
 from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker
+from pixelmodels.tracking import Tracker, registry
 
 root, model, number, manifest = sys.argv[1:]
 
@@ -43,7 +43,7 @@ dataset = Dataset(tracker.storage, "datasets/tiny", json.loads(manifest))
 run_id = tracker.start_or_resume_child(f"model {number}", parent_run_id=None, run_key=number, params={"number": number}, dataset=dataset)
 for step in range(NUM_STEPS):
     tracker.log_metrics(run_id, {"val/bits_per_dim": float(step), "number": float(number)}, step)
-version = tracker.register(run_id, Path(model), "together")
+version = registry.register(tracker, run_id, Path(model), "together")
 tracker.finish(run_id)
 print(json.dumps({"run_id": run_id, "version": version}))
 """.replace("NUM_PROCESSES", str(NUM_PROCESSES)).replace("NUM_STEPS", str(NUM_STEPS))

@@ -17,7 +17,7 @@ from pixelmodels.models import Context
 from pixelmodels.models.files import load_model
 from pixelmodels.sampling import sample
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.tracking import Tracker
+from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.registry import save_pyfunc
 from tests.tracking.conftest import NUM_CLASSES, SPEC, model_files
 
@@ -46,9 +46,9 @@ def conditional(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 def test_a_version_is_the_model_without_pickles(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
     model, folder = model_files(tmp_path / "model")
-    version = tracker.register(run_id, folder, "digits", {"test_bits_per_dim": "1.5"})
+    version = registry.register(tracker, run_id, folder, "digits", {"test_bits_per_dim": "1.5"})
     assert version == "1"
-    local = tracker.model_folder("models:/digits/1")
+    local = registry.model_folder(tracker, "models:/digits/1")
     assert sorted(file.name for file in local.iterdir()) == ["model.json", "model.safetensors"]
     again = load_model(local)
     for name, weight in model.state_dict().items():
@@ -68,9 +68,9 @@ def test_a_version_is_the_model_without_pickles(tracker: Tracker, run_id: str, t
 def test_versions_count_up_and_the_same_weights_make_no_new_one(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
     _, first = model_files(tmp_path / "first", seed=1)
     _, second = model_files(tmp_path / "second", seed=2)
-    assert [tracker.register(run_id, folder, "counted") for folder in (first, first, second, first)] == ["1", "1", "2", "1"]
+    assert [registry.register(tracker, run_id, folder, "counted") for folder in (first, first, second, first)] == ["1", "1", "2", "1"]
     tracker.client.set_registered_model_alias("counted", "champion", "1")
-    folders = [tracker.model_folder(f"models:/counted{end}") for end in ("@champion", "/1", "/latest", "/2")]
+    folders = [registry.model_folder(tracker, f"models:/counted{end}") for end in ("@champion", "/1", "/latest", "/2")]
     assert folders[0] == folders[1] != folders[2] == folders[3]
 
 
@@ -78,8 +78,8 @@ def test_the_average_is_what_is_registered(tracker: Tracker, run_id: str, tmp_pa
     _, folder = model_files(tmp_path / "last", seed=1)
     average, average_folder = model_files(tmp_path / "average", seed=2)
     (average_folder / "model.safetensors").rename(folder / "average.safetensors")
-    tracker.register(run_id, folder, "averaged")
-    again = load_model(tracker.model_folder("models:/averaged/1")).state_dict()
+    registry.register(tracker, run_id, folder, "averaged")
+    again = load_model(registry.model_folder(tracker, "models:/averaged/1")).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in average.state_dict().items())
 
 
@@ -95,15 +95,15 @@ def test_the_average_is_what_is_registered(tracker: Tracker, run_id: str, tmp_pa
 def test_wrong_addresses_are_told_with_the_choices(uri: str, message: str, tracker: Tracker, run_id: str, tmp_path: Path) -> None:
     _, folder = model_files(tmp_path / "model")
     for name in ("named", "digits_s"):
-        tracker.register(run_id, folder, name)
+        registry.register(tracker, run_id, folder, name)
     tracker.client.set_registered_model_alias("named", "champion", "1")
     with pytest.raises(UserError, match=message):
-        tracker.model_folder(uri)
+        registry.model_folder(tracker, uri)
 
 
 def test_a_folder_without_a_model_is_told(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        tracker.register(run_id, tmp_path, "none")
+        registry.register(tracker, run_id, tmp_path, "none")
 
 
 def test_predict_scores_exactly(conditional) -> None:  # type: ignore[no-untyped-def]
@@ -214,7 +214,7 @@ def test_predict_tells_mistakes(images: object, params: dict[str, int], message:
 
 def test_a_version_brings_its_own_code(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
     model, folder = model_files(tmp_path / "model")
-    tracker.register(run_id, folder, "alone")
+    registry.register(tracker, run_id, folder, "alone")
     program = f"""
 
 import mlflow; mlflow.set_tracking_uri("{tracker.uri}")
@@ -230,3 +230,19 @@ print(model.predict(None, params={{"n": 2, "seed": 3}}).tolist())
     where, drawn = done.stdout.splitlines()
     assert Path(where).is_relative_to(tracker.storage.root)
     assert drawn == str(sample(model, 2, seed=3).tolist())
+
+
+def test_names_and_versions_beyond_a_page_are_told(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"paged {number:03d}" for number in range(101)]  # MLflow's pages have 100
+    for name in names:
+        tracker.client.create_registered_model(name)
+    with pytest.raises(UserError, match="registered model 'pagd 100' unknown") as error:
+        registry.find_version(tracker, "models:/pagd 100/1")
+    assert all(name in str(error.value) for name in names) and str(error.value).endswith("did you mean 'paged 100'?")
+    for source in "abc":
+        tracker.client.create_model_version("paged 100", source, await_creation_for=0)
+    search = tracker.client.search_model_versions
+    monkeypatch.setattr(tracker.client, "search_model_versions", lambda condition, page_token: search(condition, 1, page_token=page_token))
+    assert str(registry.find_version(tracker, "models:/paged 100/latest").version) == "3"
+    with pytest.raises(UserError, match="'4' unknown; have 1, 2, 3"):
+        registry.find_version(tracker, "models:/paged 100/4")

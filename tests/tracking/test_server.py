@@ -21,12 +21,14 @@ from pipelines import promote as pipeline
 from pixelmodels.data import Dataset
 from pixelmodels.errors import UserError
 from pixelmodels.models.files import load_model
+from pixelmodels.promotion import lock as promotion_lock
+from pixelmodels.promotion.candidates import recorded_nats
 from pixelmodels.storage import Storage
-from pixelmodels.tracking import Tracker, promotion_lock
+from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.location import sqlite_path
-from pixelmodels.tracking.promotion_versions import recorded_nats, version_of
+from pixelmodels.tracking.versions import version_of
+from tests.promotion.case import registered, state_of, trained, write_dataset
 from tests.tracking.conftest import model_files
-from tests.tracking.promotion_case import registered, state_of, trained, write_dataset
 
 START_S = 100.0  # it takes about 8 s on a quiet machine
 
@@ -86,9 +88,9 @@ def test_runs_and_models_through_a_server(server: str, dataset: Dataset, tmp_pat
     run = there.client.get_run(run_id)
     assert run.data.params == {"seed": "0"} and len(run.inputs.dataset_inputs) == 1
     assert [point.step for point in there.client.get_metric_history(run_id, "val/bits_per_dim")] == [1]
-    version = there.register(run_id, folder, "served")
-    assert (version, there.register(run_id, folder, "served")) == ("1", "1")
-    local = there.model_folder("models:/served/1")
+    version = registry.register(there, run_id, folder, "served")
+    assert (version, registry.register(there, run_id, folder, "served")) == ("1", "1")
+    local = registry.model_folder(there, "models:/served/1")
     assert local.is_relative_to(tmp_path / "cache")
     again = load_model(local).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in model.state_dict().items())
@@ -125,6 +127,6 @@ def test_promotion_and_rollback_through_a_server(server: str, tmp_path: Path, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
     shutil.rmtree(tmp_path / "artifacts")
     with pytest.raises(UserError, match=f"the files of 'models:/served/{good}' are gone from 'mlflow-artifacts:"):
-        there.model_folder(f"models:/served/{good}")
+        registry.model_folder(there, f"models:/served/{good}")
     with pytest.raises(UserError, match=r"test_nats.parquet of run .* is gone from 'mlflow-artifacts:"):
         recorded_nats(there, version)

@@ -53,10 +53,27 @@ def test_no_git_is_fine(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_processes_that_are_gone() -> None:
+    program = "from pixelmodels.tracking.source import process_identity; print(process_identity())"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        gone = process.communicate()[0].strip()
+    mine = source.process_identity()
+    assert gone.startswith(f"{process.pid}@{socket.gethostname()}/") and source.is_gone(gone)
+    assert not source.is_gone(mine)
+    number, place, began = mine.split("@")
+    assert source.is_gone(f"{number}@{place}@{int(began) - 1}")  # an earlier process had this number
+    host, boot, namespace = place.split("/")
+    elsewhere = (f"other/{boot}/{namespace}", f"{host}/{boot[::-1]}/{namespace}", f"{host}/{boot}/pid:[1]")
+    for other in elsewhere:  # another host; the same name, another machine; a container beside this one
+        assert not source.is_gone(gone.replace(place, other))
+    for nothing in (None, "", "17", f"{process.pid}", "a@b@c", f"@{place}@{began}"):
+        assert not source.is_gone(nothing)
+
+
+def test_runs_of_earlier_versions_tell_host_and_number() -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         process.wait()
-    here = socket.gethostname()
-    assert source.is_gone(here, str(process.pid))
-    assert not source.is_gone(here, str(os.getpid()))
-    assert not source.is_gone("another-host", str(process.pid))
-    assert not source.is_gone(None, None)
+    here = {source.HOST_TAG: socket.gethostname(), source.PROCESS_TAG: str(process.pid)}
+    assert source.has_ended(here)
+    assert not source.has_ended({**here, source.PROCESS_TAG: str(os.getpid())})
+    assert not source.has_ended({**here, source.HOST_TAG: "another-host"})
+    assert not source.has_ended({**here, source.IDENTITY_TAG: source.process_identity()}) and not source.has_ended({})

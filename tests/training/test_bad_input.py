@@ -13,8 +13,8 @@ import pytest
 from pipelines import evaluate, train_all
 from pixelmodels.data.dataset import FORMAT_VERSION
 from pixelmodels.errors import exit_with
+from pixelmodels.models.files import AVERAGE
 from pixelmodels.storage import Storage
-from pixelmodels.training import checkpoints
 from pixelmodels.training.loop import train
 from tests.training.tiny_run import tiny_plan, tiny_recipe
 
@@ -95,6 +95,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str
     add_dataset(storage, "tiny")
     add_dataset(storage, "wide", image={"channels": 1, "height": 4, "width": 9, "levels": 4})
     add_dataset(storage, "others", label_names=["a", "b", "c"])
+    add_dataset(storage, "renamed", label_names=["a", "B"])
+    add_dataset(storage, "reordered", label_names=["b", "a"])
     some = {split: {"num_images": 9, "num_unlabelled": 2, "shards": []} for split in ("train", "validation", "test")}
     add_dataset(storage, "partly", splits=some)
     add_dataset(storage, "dynamic", train_images_are_grey=True)
@@ -109,7 +111,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, dict[str
         (["datasets", "--dataset", "tiny"], ["holds no model"]),
         (["{run}", "--dataset", "tiny", "--split", "testing"], ["split 'testing' unknown", "did you mean 'test'"]),
         (["{run}", "--dataset", "wide"], ["data set 'wide'", "1x4x3", "1x4x9"]),
-        (["{run}", "--dataset", "others"], ["2 classes", "'others' has 3"]),
+        (["{run}", "--dataset", "others"], ["2 classes", "'others' has 3", "only the data set knows 'c'", "--without-context"]),
+        (["{run}", "--dataset", "renamed"], ["'renamed'", "only the model knows 'b'; only the data set knows 'B'", "--without-context"]),
+        (["{run}", "--dataset", "reordered"], ["'reordered'", "label 0 is 'a' to the model and 'b' there", "--without-context"]),
         (["{run}", "--dataset", "partly"], ["'partly'", "2 of test", "without a label", "--without-context"]),
         (["{vectors}", "--dataset", "tiny"], ["vectors of 3 numbers", "'tiny' has 0", "--without-context"]),
         (["{plain}", "--dataset", "tiny", "--without-context"], ["--without-context", "not conditioned on anything"]),
@@ -134,7 +138,7 @@ def test_evaluate_names_a_damaged_checkpoint(tmp_path: Path, capsys: pytest.Capt
     plan = tiny_plan(storage, tiny_recipe(epochs=1))
     folder = f"{plan.folder}/checkpoints/{train(plan, say=lambda _: None).best_step:08d}"
     add_dataset(storage, "tiny")
-    weights = f"{folder}/{checkpoints.AVERAGE}"
+    weights = f"{folder}/{AVERAGE}"
     storage.write_bytes(weights, storage.read_bytes(weights)[:-5])
     line = line_of(evaluate.main, [folder, "--dataset", "tiny", "--storage", storage.root], capsys)
     assert folder in line and "average.safetensors is cut short" in line

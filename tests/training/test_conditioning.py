@@ -13,23 +13,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pixelmodels.data.derived import grey, small
 from pixelmodels.errors import UserError
+from pixelmodels.evaluation.actors import Actors
+from pixelmodels.evaluation.batches import check_context_fits
+from pixelmodels.evaluation.evaluate import Scorer
+from pixelmodels.evaluation.nats import TEST_NATS
+from pixelmodels.evaluation.sample_grids import sample_grid
+from pixelmodels.evaluation.scores import score_rows
 from pixelmodels.models import Context, ContextSpec
+from pixelmodels.models.context_images import context_of, grey, small
+from pixelmodels.recipes.context import context_of_kinds
+from pixelmodels.runs.loading import find_model
 from pixelmodels.sampling import sample
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
-from pixelmodels.training import checkpoints
-from pixelmodels.training.conditioning import check_context_fits, context_of, context_of_kinds
-from pixelmodels.training.evaluate_run import Scorer
-from pixelmodels.training.evaluation import score_rows
-from pixelmodels.training.loading import find_model
-from pixelmodels.training.loop import Loop, build_model, train
-from pixelmodels.training.plan import TEST_NATS, RunPlan
-from pixelmodels.training.rows import Rows
-from pixelmodels.training.sample_grids import sample_grid
-from tests.training.tiny_run import TinyDataset, tiny_plan, tiny_recipe
+from pixelmodels.training.loop import Loop, train
+from pixelmodels.training.plan import RunPlan, build_model
+from tests.training.tiny_run import TinyDataset, assert_same, final_weights, tiny_plan, tiny_recipe, train_until
 
 CPU = torch.device("cpu")
 KINDS = [("label",), ("vector",), ("small",), ("grey",), ("label", "vector", "small"), ("grey", "small")]
@@ -54,26 +55,14 @@ def whole_context(kinds: tuple[str, ...], part: Any) -> Context:
     )
 
 
-class Stop(Exception):
-    """Raised inside a run to stop it."""
-
-
 @pytest.mark.parametrize("kinds", KINDS)
 def test_a_stopped_run_with_context_left_out_now_and_then_ends_as_if_it_had_not_been(kinds: tuple[str, ...], tmp_path: Path) -> None:
-    def stop(step: int) -> None:
-        if step == 7:
-            raise Stop
-
     whole = plan_of(tmp_path / "whole", kinds, context_drop_rate=0.5, epochs=2)
     stopped = plan_of(tmp_path / "stopped", kinds, {"checkpoint_every_s": 1e-9}, context_drop_rate=0.5, epochs=2)
     expected = train(whole, say=lambda _: None)
-    with pytest.raises(Stop):
-        train(stopped, say=lambda _: None, after_step=stop)
+    train_until(stopped, 7)
     assert train(stopped, say=lambda _: None).test_nll_nats == expected.test_nll_nats
-    weights = [checkpoints.latest(plan.storage, plan.folder, print) for plan in (whole, stopped)]
-    assert weights[0] is not None and weights[1] is not None
-    for name, value in weights[0].tensors(checkpoints.MODEL).items():
-        assert torch.equal(weights[1].tensors(checkpoints.MODEL)[name], value), name
+    assert_same(final_weights(stopped), final_weights(whole))
     other = plan_of(tmp_path / "other", kinds, context_drop_rate=0.0, epochs=2)
     assert train(other, say=lambda _: None).test_nll_nats != expected.test_nll_nats
 
@@ -89,7 +78,7 @@ def test_splits_are_scored_with_the_whole_context(kinds: tuple[str, ...], tmp_pa
         absent_B = -model.log_prob(x_BCHW)
     assert float(given_B.mean()) == pytest.approx(result.test_nll_nats, rel=1e-6)
     assert not torch.allclose(given_B, absent_B, rtol=1e-6)
-    rows = Rows(test.images_NCHW, test.labels_N, test.vectors_NV)
+    rows = test.rows
     np.testing.assert_allclose(score_rows(model, rows, CPU), given_B, rtol=1e-6)
     np.testing.assert_allclose(score_rows(model, rows, CPU, with_context=False), absent_B, rtol=1e-6)
 
@@ -129,22 +118,6 @@ def test_a_model_learns_from_a_vector(tmp_path: Path) -> None:
     plans = [plan_of(tmp_path / "-".join(kinds), kinds, context_drop_rate=0.0, epochs=60) for kinds in ((), ("vector",))]
     without, given = (train(plan, say=lambda _: None).test_bits_per_dim for plan in plans)
     assert given < without - 0.05
-
-
-def test_context_of_makes_given_images_of_the_images() -> None:
-    x_BCHW = torch.randint(0, 8, (5, 3, 6, 9))
-    labels, vectors = torch.arange(5), torch.randn(5, 2)
-    assert context_of(ContextSpec(), x_BCHW, labels, vectors) is None
-    coloured = context_of(ContextSpec(num_classes=7, image=ImageSpec(1, 6, 9, 8)), x_BCHW, labels, vectors)
-    assert coloured is not None and coloured.vector_BV is None and coloured.label_B is labels
-    assert coloured.image_BCHW is not None and torch.equal(coloured.image_BCHW, grey(x_BCHW))
-    large = context_of(ContextSpec(vector_size=2, small=ImageSpec(3, 2, 3, 8)), x_BCHW, labels, vectors)
-    assert large is not None and large.label_B is None and large.vector_BV is vectors and large.image_BCHW is None
-    assert large.small_BCHW is not None and torch.equal(large.small_BCHW, small(x_BCHW, 3))
-    row = context_of(ContextSpec(small=ImageSpec(3, 1, 5, 8)), x_BCHW[:, :, :1])  # one row: only the columns tell the factor
-    assert row is not None and row.small_BCHW is not None and torch.equal(row.small_BCHW, x_BCHW[:, :, :1, ::2])
-    uneven = context_of(ContextSpec(small=ImageSpec(3, 3, 5, 8)), x_BCHW)  # 9 columns leave 5
-    assert uneven is not None and uneven.small_BCHW is not None and torch.equal(uneven.small_BCHW, x_BCHW[..., ::2, ::2])
 
 
 @pytest.mark.parametrize(
@@ -247,9 +220,9 @@ def test_an_actor_scores_rows_of_a_data_set_as_the_run_did(storage: Storage) -> 
         }
     )
     dataset: Any = dataclasses.replace(plan.dataset, storage=storage)  # type: ignore[type-var]
-    found = Scorer(plan.folder, dataset, Tracker(storage))(batch)
+    found = Scorer(Actors(plan.folder, Tracker(storage)), dataset)(batch)
     table = pq.read_table(pa.BufferReader(storage.read_bytes(f"{plan.folder}/{TEST_NATS}")))
     assert found["key"].to_pylist() == table["key"].to_pylist() == test.keys
     np.testing.assert_allclose(found["nll_nats"].to_numpy(), table["nll_nats"].to_numpy(), rtol=1e-6)
-    without = Scorer(plan.folder, dataset, Tracker(storage), with_context=False)(batch)["nll_nats"].to_numpy()
+    without = Scorer(Actors(plan.folder, Tracker(storage), with_context=False), dataset)(batch)["nll_nats"].to_numpy()
     assert abs(without.mean() - result.test_nll_nats) > 1e-4

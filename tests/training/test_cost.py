@@ -12,9 +12,9 @@ from pixelmodels.models import ARCHITECTURES, ContextSpec, active_flops_per_imag
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
 from pixelmodels.models.pixelcnn import PixelCNNConfig
 from pixelmodels.models.pixelsnail import PixelSNAILConfig
+from pixelmodels.recipes.recipe import OptimizerConfig
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.training.cost import GPU, LAUNCH_S, PEAK_FLOPS, UTILIZATION, Cost, batch_of_a_part, cost
-from pixelmodels.training.recipes import OptimizerConfig
 from tests.conformance.conftest import small_config
 from tests.training.tiny_run import tiny_recipe
 
@@ -96,7 +96,7 @@ def test_a_condition_is_counted() -> None:
 
 def test_hours_are_those_of_operations_or_of_kernels() -> None:
     recipe = tiny_recipe(batch_size=10, accumulate=2)
-    spent = Cost(1, 1e12, 3e12, 0, 0, 0, num_kernels=1)
+    spent = Cost(0, 0, num_kernels=1, parameters=1, forward_flops=1e12, training_flops=3e12, state_bytes=0)
     assert spent.gpu_hours(3600e3, recipe) == pytest.approx(3e15 / (UTILIZATION * PEAK_FLOPS["float32"]))
     waiting = dataclasses.replace(spent, num_kernels=10**9)
     assert waiting.gpu_hours(3600, recipe) == pytest.approx(360 * 2 * 3 * 10**9 * LAUNCH_S / 3600)

@@ -11,12 +11,13 @@ import pytest
 from pipelines import train_all as pipeline
 from pixelmodels.data import prepare
 from pixelmodels.errors import UserError
+from pixelmodels.ray_cluster import WorkerNeeds, has_memory
+from pixelmodels.recipes.suites import suite
 from pixelmodels.storage import Storage
 from pixelmodels.training import dry_run as module
 from pixelmodels.training.dry_run import dry_run
-from pixelmodels.training.preflight import WorkerNeeds, has_memory
-from pixelmodels.training.suite_run import TrainAll, check_images, train_all
-from pixelmodels.training.suites import suite
+from pixelmodels.training.options import TrainAll, check_images
+from pixelmodels.training.train_all import train_all
 from tests.data.test_packed_sources import write_cifar10
 
 LARGE = {"CPU": 64.0, "memory": float(1 << 40)}
@@ -24,7 +25,7 @@ LARGE = {"CPU": 64.0, "memory": float(1 << 40)}
 
 def said(options: TrainAll, monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(module.rayctx, "connect", lambda: None)
+    monkeypatch.setattr(module.ray_cluster, "connect", lambda: None)
     monkeypatch.setattr(module, "cluster_nodes", lambda: list(nodes))
     dry_run(options, lines.append)
     return lines
@@ -95,9 +96,9 @@ def test_the_files_of_data_path_are_used_and_their_shape_is_checked(
     (recipe,) = options.recipes()
     assert recipe.dataset.path == str(folder) and recipe.precision == "float32"
     dataset = prepare(recipe.dataset, storage)
-    check_images(options, [dataset])
+    check_images(options, dataset)
     with pytest.raises(UserError, match=r"images of 32x32 with 3 channel\(s\), and suite 'imagenet64' is for 64x64"):
-        check_images(dataclasses.replace(options, suite="imagenet64", only=()), [dataset])
+        check_images(dataclasses.replace(options, suite="imagenet64", only=()), dataset)
     named: Any = dataclasses.replace(options, data_path=None, dataset=dataset.name, only=("pixelcnn",))
     assert any("train 1" in line and "10 classes" in line for line in said(named, monkeypatch, LARGE))
 

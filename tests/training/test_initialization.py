@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 from pixelmodels.data import Dataset, DatasetConfig, prepare
+from pixelmodels.data.feeds import StreamedFeed, epoch_order
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.files import AVERAGE, WEIGHTS
 from pixelmodels.models.pixelcnn_pp import PixelCNNPP, PixelCNNPPConfig
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.storage import Storage
-from pixelmodels.training import checkpoints
-from pixelmodels.training.feeds import StreamedFeed, epoch_order
-from pixelmodels.training.loop import Loop, build_model, train
-from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.loop import Loop, train
+from pixelmodels.training.plan import build_model
 from pixelmodels.training.workers import Workers
-from tests.training.tiny_run import SIZES, TinyDataset, tiny_plan, tiny_recipe
+from tests.training.tiny_run import (
+    SIZES,
+    TinyDataset,
+    assert_same,
+    final_weights,
+    in_workers,
+    last_checkpoint,
+    tiny_plan,
+    tiny_recipe,
+    train_until,
+)
 
 CPU = torch.device("cpu")
-
-
-class Stop(Exception):
-    """Raised inside a run to stop it."""
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -41,12 +45,6 @@ def recipe(**changes: Any) -> Recipe:
 
 def weights(model: PixelModel) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert set(found) == set(expected)
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
 
 
 @pytest.mark.parametrize("class_conditional", [True, False])
@@ -71,20 +69,14 @@ def test_a_run_is_initialized_once(storage: Storage, monkeypatch: pytest.MonkeyP
         calls.append(len(x_BCHW))
         initialize(self, x_BCHW, context)
 
-    def stop(done: int) -> None:
-        if done == 3:
-            raise Stop
-
     monkeypatch.setattr(PixelCNNPP, "initialize", counted)
     plan = tiny_plan(storage, recipe(), checkpoint_every_s=1e-9)
-    with pytest.raises(Stop):
-        train(plan, say=lambda _: None, after_step=stop)
+    train_until(plan, 3)
     assert calls == [5]
-    last = checkpoints.latest(storage, plan.folder, print)
-    assert last is not None
+    last = last_checkpoint(plan)
     loop = Loop(plan, CPU, say=lambda _: None)
-    assert_same(weights(loop.model), last.tensors(checkpoints.MODEL))
-    assert_same(weights(loop.average.model), last.tensors(checkpoints.AVERAGE))
+    assert_same(weights(loop.model), last.tensors(WEIGHTS))
+    assert_same(weights(loop.average.model), last.tensors(AVERAGE))
     assert calls == [5]
 
 
@@ -95,19 +87,10 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, steps
     stopped = tiny_plan(Storage(str(tmp_path / "stopped")), recipe(), checkpoint_every_s=1e-9)
     expected = train(whole, say=lambda _: None)
     for step in steps:
-
-        def stop(done: int, step: int = step) -> None:
-            if done == step:
-                raise Stop
-
-        with pytest.raises(Stop):
-            train(stopped, say=lambda _: None, after_step=stop)
+        train_until(stopped, step)
     found = train(stopped, say=lambda _: None)
     assert found.test_nll_nats == expected.test_nll_nats
-    ends = [checkpoints.latest(plan.storage, plan.folder, print) for plan in (whole, stopped)]
-    assert ends[0] is not None and ends[1] is not None
-    for file in (checkpoints.MODEL, checkpoints.AVERAGE):
-        assert_same(ends[1].tensors(file), ends[0].tensors(file))
+    assert_same(final_weights(stopped), final_weights(whole))
 
 
 def test_images_are_left_unread_for_models_that_take_nothing_of_them(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,17 +103,13 @@ def test_images_are_left_unread_for_models_that_take_nothing_of_them(storage: St
 # ---- several workers
 
 
-def begin(rank: int, count: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+def begin(rank: int, count: int, folder: str) -> None:
     torch.manual_seed(rank)
     mine = torch.full((3,), float(rank))
     Workers(CPU).copy_from_first([mine])
-    alone = Workers(CPU, alone=True)
     loop = Loop(tiny_plan(Storage(f"{folder}/begin"), recipe()), CPU, say=lambda _: None)
     found = {**weights(loop.model), **{f"average/{name}": value for name, value in weights(loop.average.model).items()}}
-    save_file({**found, "copied": mine, "alone": torch.tensor([alone.rank, alone.count])}, f"{folder}/{count}-{rank}.safetensors")
-    dist.destroy_process_group()
+    save_file({**found, "copied": mine}, f"{folder}/{count}-{rank}.safetensors")
 
 
 @pytest.fixture
@@ -145,13 +124,10 @@ def one_thread() -> Iterator[None]:
 def test_all_workers_begin_with_the_weights_that_one_alone_has(count: int, tmp_path: Path, one_thread: None) -> None:
     loop = Loop(tiny_plan(Storage(str(tmp_path / "alone")), recipe()), CPU, say=lambda _: None)
     expected = weights(loop.model)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(begin, (count, port, str(tmp_path)), nprocs=count)
+    in_workers(begin, count, tmp_path)
     for rank in range(count):
         found = load_file(tmp_path / f"{count}-{rank}.safetensors")
-        assert found.pop("copied").tolist() == [0.0] * 3 and found.pop("alone").tolist() == [0, 1]
+        assert found.pop("copied").tolist() == [0.0] * 3
         assert_same(found, {**expected, **{f"average/{name}": value for name, value in expected.items()}})
 
 

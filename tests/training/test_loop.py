@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pixelmodels.data.feeds import ResidentFeed, epoch_order
 from pixelmodels.errors import UserError
+from pixelmodels.evaluation.nats import TEST_NATS
 from pixelmodels.models import Context
+from pixelmodels.models.files import AVERAGE, WEIGHTS
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.runs import checkpoints
+from pixelmodels.runs.loading import find_model
+from pixelmodels.runs.result import RESULT, finished
 from pixelmodels.storage import Storage
-from pixelmodels.training import checkpoints
-from pixelmodels.training.feeds import ResidentFeed, epoch_order
-from pixelmodels.training.loading import find_model
-from pixelmodels.training.loop import Loop, build_model, train
-from pixelmodels.training.plan import RESULT, TEST_NATS, Hopeless, RunPlan, finished
-from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.loop import Loop, train
+from pixelmodels.training.plan import Hopeless, build_model
 from pixelmodels.training.workers import Workers
+from tests.gs import google_bucket_server
 from tests.s3 import bucket_server
-from tests.training.tiny_run import SIZES, TinyDataset, tiny_plan, tiny_recipe
+from tests.training.tiny_run import SIZES, TinyDataset, assert_same, final_weights, last_checkpoint, tiny_plan, tiny_recipe, train_until
 
 CPU = torch.device("cpu")
-
-
-class Stop(Exception):
-    """Raised inside a run to stop it."""
-
-
-def final_weights(plan: RunPlan) -> dict[str, torch.Tensor]:
-    last = checkpoints.latest(plan.storage, plan.folder, print)
-    assert last is not None
-    return {**last.tensors(checkpoints.MODEL), **{f"average/{name}": one for name, one in last.tensors(checkpoints.AVERAGE).items()}}
-
-
-def stop_after(step: int):  # type: ignore[no-untyped-def]
-    def hook(done: int) -> None:
-        if done == step:
-            raise Stop
-
-    return hook
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "condition_on": ()}])
@@ -51,11 +39,9 @@ def test_a_run_stopped_in_the_middle_of_epochs_ends_as_if_it_had_not_been(tmp_pa
     stopped = tiny_plan(Storage(str(tmp_path / "stopped")), recipe, checkpoint_every_s=1e-9)  # after every step
     expected = train(whole, say=lambda _: None)
     for step in (3, 7, 11):
-        with pytest.raises(Stop):
-            train(stopped, say=lambda _: None, after_step=stop_after(step))
+        train_until(stopped, step)
     found = train(stopped, say=lambda _: None)
-    for name, value in final_weights(whole).items():
-        assert torch.equal(value, final_weights(stopped)[name]), name
+    assert_same(final_weights(stopped), final_weights(whole))
     assert found.test_nll_nats == expected.test_nll_nats
     assert found.steps == expected.steps == 3 * 5
     first, second = (Loop(plan, CPU, say=lambda _: None).position for plan in (whole, stopped))
@@ -65,8 +51,7 @@ def test_a_run_stopped_in_the_middle_of_epochs_ends_as_if_it_had_not_been(tmp_pa
 
 def test_a_checkpoint_that_is_cut_short_is_named_and_the_one_before_it_used(storage: Storage) -> None:
     plan = tiny_plan(storage, checkpoint_every_s=1e-9)
-    with pytest.raises(Stop):
-        train(plan, say=lambda _: None, after_step=stop_after(8))
+    train_until(plan, 8)
     steps = checkpoints.steps(storage, plan.folder)
     path = f"{plan.folder}/checkpoints/{steps[-1]:08d}/{checkpoints.OPTIMIZER}"
     storage.write_bytes(path, storage.read_bytes(path)[:-7])
@@ -78,8 +63,7 @@ def test_a_checkpoint_that_is_cut_short_is_named_and_the_one_before_it_used(stor
 
 def test_a_checkpoint_without_its_last_file_is_no_checkpoint(storage: Storage) -> None:
     plan = tiny_plan(storage, checkpoint_every_s=1e-9)
-    with pytest.raises(Stop):
-        train(plan, say=lambda _: None, after_step=stop_after(4))
+    train_until(plan, 4)
     steps = checkpoints.steps(storage, plan.folder)
     storage.delete(f"{plan.folder}/checkpoints/{steps[-1]:08d}/{checkpoints.CHECKPOINT}")
     assert Loop(plan, CPU, say=lambda _: None).position.step == steps[-2]
@@ -87,15 +71,12 @@ def test_a_checkpoint_without_its_last_file_is_no_checkpoint(storage: Storage) -
 
 def test_what_killed_runs_left_ahead_never_costs_the_checkpoint_just_written(storage: Storage) -> None:
     plan = tiny_plan(storage, checkpoint_every_s=1e-9)
-    with pytest.raises(Stop):
-        train(plan, say=lambda _: None, after_step=stop_after(3))
+    train_until(plan, 3)
     for step in (90, 91):
-        storage.write_bytes(f"{plan.folder}/checkpoints/{step:08d}/{checkpoints.MODEL}", b"half")
-    with pytest.raises(Stop):
-        train(plan, say=lambda _: None, after_step=stop_after(5))  # saved after steps 3 and 4
+        storage.write_bytes(f"{plan.folder}/checkpoints/{step:08d}/{WEIGHTS}", b"half")
+    train_until(plan, 5)  # saved after steps 3 and 4
     assert checkpoints.steps(storage, plan.folder) == [3, 4]
-    found = checkpoints.latest(storage, plan.folder, print)
-    assert found is not None and found.step == 4
+    assert last_checkpoint(plan).step == 4
 
 
 def overfitting() -> Recipe:
@@ -109,7 +90,7 @@ def test_a_run_whose_best_checkpoint_is_damaged_ends_with_its_last_weights(stora
     first = train(plan, say=lambda _: None)
     assert first.best_step < first.steps
     storage.delete(f"{plan.folder}/{RESULT}")
-    best = f"{plan.folder}/checkpoints/{first.best_step:08d}/{checkpoints.AVERAGE}"
+    best = f"{plan.folder}/checkpoints/{first.best_step:08d}/{AVERAGE}"
     storage.write_bytes(best, storage.read_bytes(best)[:-3])
     lines: list[str] = []
     again = train(plan, say=lines.append)
@@ -139,17 +120,18 @@ def test_a_run_on_a_cpu_keeps_the_memory_that_steps_free(storage: Storage, monke
     assert calls == [True]
 
 
-def test_a_run_in_a_bucket_that_was_stopped_ends_as_one_in_a_folder(storage: Storage) -> None:
+@pytest.mark.parametrize("server", [bucket_server, google_bucket_server])
+def test_a_run_in_a_bucket_that_was_stopped_ends_as_one_in_a_folder(
+    storage: Storage, server: Callable[[str], AbstractContextManager[str]]
+) -> None:
     expected = train(tiny_plan(storage), say=lambda _: None)
-    with bucket_server("training") as uri:
+    with server("training") as uri:
         plan = tiny_plan(Storage(f"{uri}/root"), checkpoint_every_s=1e-9)
-        with pytest.raises(Stop):
-            train(plan, say=lambda _: None, after_step=stop_after(7))
+        train_until(plan, 7)
         lines: list[str] = []
         found = train(plan, say=lines.append)
         assert "going on from step 6" in lines[0]
-        for name, value in final_weights(tiny_plan(storage)).items():
-            assert torch.equal(final_weights(plan)[name], value), name
+        assert_same(final_weights(plan), final_weights(tiny_plan(storage)))
         assert finished(plan.storage, plan.folder) == found
         assert found.test_nll_nats == expected.test_nll_nats
 
@@ -174,7 +156,7 @@ def test_a_finished_run_leaves_its_result_and_the_nats_of_every_test_image(stora
     # the test is of the weights that validated best, scored image by image
     model = build_model(plan).eval()
     best = checkpoints.load(storage, plan.folder, result.best_step)
-    model.load_state_dict(best.tensors(checkpoints.AVERAGE))
+    model.load_state_dict(best.tensors(AVERAGE))
     test = TinyDataset().read("test")
     for image, label, nats in zip(test.images_NCHW, test.labels_N, table["nll_nats"].to_pylist(), strict=True):
         with torch.no_grad():

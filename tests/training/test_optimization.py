@@ -9,14 +9,13 @@ import torch
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import ARCHITECTURES
+from pixelmodels.recipes.recipe import OptimizerConfig
+from pixelmodels.runs import checkpoints
 from pixelmodels.storage import Storage
-from pixelmodels.training import checkpoints
 from pixelmodels.training.loop import Loop, train
 from pixelmodels.training.optimization import block_parts, checkpoint_activations, make_optimizer
-from pixelmodels.training.recipes import OptimizerConfig
 from tests.conformance.conftest import PAIRS, random_context, small_config, small_model
-from tests.training.test_loop import Stop, final_weights, stop_after
-from tests.training.tiny_run import tiny_plan, tiny_recipe
+from tests.training.tiny_run import assert_same, final_weights, last_checkpoint, tiny_plan, tiny_recipe, train_until
 
 CPU = torch.device("cpu")
 
@@ -108,14 +107,10 @@ def test_a_run_with_rmsprop_stopped_in_the_middle_ends_as_if_it_had_not_been(tmp
     stopped = tiny_plan(Storage(str(tmp_path / "stopped")), recipe, checkpoint_every_s=1e-9)
     train(whole, say=lambda _: None)
     for step in (3, 7):
-        with pytest.raises(Stop):
-            train(stopped, say=lambda _: None, after_step=stop_after(step))
+        train_until(stopped, step)
     train(stopped, say=lambda _: None)
-    for name, value in final_weights(whole).items():
-        assert torch.equal(value, final_weights(stopped)[name]), name
-    last = checkpoints.latest(stopped.storage, stopped.folder, print)
-    assert last is not None
-    assert {name.rpartition("/")[2] for name in last.tensors(checkpoints.OPTIMIZER)} == {"step", "square_avg"}
+    assert_same(final_weights(stopped), final_weights(whole))
+    assert {name.rpartition("/")[2] for name in last_checkpoint(stopped).tensors(checkpoints.OPTIMIZER)} == {"step", "square_avg"}
 
 
 def test_rmsprop_steps_by_the_root_of_the_mean_square() -> None:

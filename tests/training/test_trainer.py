@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import ray.train.torch
 import torch
 
 from pixelmodels.errors import UserError
+from pixelmodels.ray_cluster import WorkerNeeds
+from pixelmodels.runs.result import FAILURE
 from pixelmodels.storage import Storage
 from pixelmodels.training import trainer
-from pixelmodels.training.plan import FAILURE, Hopeless
-from pixelmodels.training.preflight import WorkerNeeds
+from pixelmodels.training.plan import Hopeless
 from tests.training.tiny_run import tiny_plan
 
 
@@ -27,6 +30,9 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
 
     monkeypatch.setattr(trainer, "train", train)
     monkeypatch.setattr(trainer, "sayer", lambda actor: print)
+    monkeypatch.setattr(trainer, "Departure", lambda *_: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
     return raised
 
@@ -36,8 +42,8 @@ def test_a_hopeless_failure_is_tried_once(error: Exception, storage: Storage, tr
     plan = tiny_plan(storage)
     tries.append(error)
     with pytest.raises(type(error)):
-        trainer.run_worker({"plan": plan, "progress": None})
-    trainer.run_worker({"plan": plan, "progress": None})  # what Ray starts anew
+        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
+    trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})  # what Ray starts anew
     assert len(tries) == 2
     assert trainer.failure_of(plan) == str(error)
 
@@ -50,8 +56,8 @@ def test_a_lack_of_memory_is_hopeless_too(error: Exception, storage: Storage, tr
     plan = tiny_plan(storage)
     tries.append(error)
     with pytest.raises(type(error)):
-        trainer.run_worker({"plan": plan, "progress": None})
-    trainer.run_worker({"plan": plan, "progress": None})
+        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
+    trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
     failure = trainer.failure_of(plan)
     assert len(tries) == 2 and failure is not None and failure.startswith("out of memory: give a smaller batch_size")
 
@@ -61,7 +67,7 @@ def test_another_failure_is_tried_again(storage: Storage, tries: list[BaseExcept
     tries.append(RuntimeError("connection closed by peer"))
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            trainer.run_worker({"plan": plan, "progress": None})
+            trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
     assert len(tries) == 3 and not storage.exists(f"{plan.folder}/{FAILURE}")
 
 
@@ -71,11 +77,11 @@ class Group:
     def __init__(self, worker: Any, *, train_loop_config: dict[str, Any], **_: Any) -> None:
         self.work = lambda: worker(train_loop_config)
 
-    def fit(self) -> None:
+    def fit(self) -> SimpleNamespace:
         try:
-            self.work()
+            return SimpleNamespace(return_value=self.work())
         except Exception:
-            self.work()
+            return SimpleNamespace(return_value=self.work())
 
 
 def test_the_next_call_tries_a_hopeless_run_again(storage: Storage, tries: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from pixelmodels.runs import checkpoints
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
-from pixelmodels.training import checkpoints
 from pixelmodels.training.loop import Loop, train
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.workers import Workers
-from tests.training.tiny_run import SIZES, TinyDataset, tiny_plan, tiny_recipe
+from tests.training.tiny_run import SIZES, TinyDataset, final_weights, in_workers, tiny_plan, tiny_recipe, train_until
 
 CPU = torch.device("cpu")
 DATASET = TinyDataset(spec=ImageSpec(1, 4, 4, 4))
-
-
-def recipe_without_dropout() -> Any:
-    recipe = conditional_recipe(accumulate=2, context_drop_rate=0.0)
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, dropout=0.0))
 
 
 def conditional_recipe(**changes: Any) -> Any:
@@ -36,11 +28,7 @@ def conditional_recipe(**changes: Any) -> Any:
 
 
 def gradient(loop: Loop, rows: Any, step_images: int) -> torch.Tensor:
-    loop.model.zero_grad()
-    parts = loop.recipe.accumulate
-    for part in range(parts):
-        chunk = rows.part(part * len(rows) // parts, (part + 1) * len(rows) // parts)
-        loop._backward(chunk, step_images, is_last=part == parts - 1)
+    loop._gradient(rows, step_images)
     return torch.cat([parameter.grad.flatten() for parameter in loop.model.parameters()])
 
 
@@ -55,14 +43,6 @@ def look(plan: RunPlan) -> dict[str, list[float]]:
     return found
 
 
-def stopped_after(step: int) -> Any:
-    def hook(done: int) -> None:
-        if done == step:
-            raise InterruptedError
-
-    return hook
-
-
 def resumed_at(plan: RunPlan) -> int:
     """Where a worker goes on when all but the first find no checkpoint whole."""
     with pytest.MonkeyPatch.context() as patch:
@@ -71,10 +51,9 @@ def resumed_at(plan: RunPlan) -> int:
         return Loop(plan, CPU, say=lambda _: None).position.step
 
 
-def worker(rank: int, count: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
-    found: dict[str, Any] = look(tiny_plan(Storage(f"{folder}/look"), recipe_without_dropout(), DATASET))
+def worker(rank: int, count: int, folder: str) -> None:
+    found: dict[str, Any] = look(tiny_plan(Storage(f"{folder}/look"), conditional_recipe(accumulate=2), DATASET))
+    train(tiny_plan(Storage(f"{folder}/trained"), conditional_recipe(), DATASET), say=lambda _: None)
     found["share"] = Workers(CPU).share(0, SIZES["test"])
     if count == 2:  # with dropout and context left out, stopped in the middle of an epoch, and again
         whole, stopped = (
@@ -82,42 +61,46 @@ def worker(rank: int, count: int, port: int, folder: str) -> None:
         )
         train(whole, say=lambda _: None)
         for step in (4, 9):
-            try:
-                train(stopped, say=lambda _: None, after_step=stopped_after(step))
-            except InterruptedError:
-                dist.barrier()
+            train_until(stopped, step)
+            dist.barrier()
         found["resumed"] = resumed_at(stopped)
         train(stopped, say=lambda _: None)
     Path(f"{folder}/{count}-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
 def run_workers(count: int, folder: Path) -> list[dict[str, Any]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, (count, port, str(folder)), nprocs=count)
+    in_workers(worker, count, folder)
     return [json.loads((folder / f"{count}-{rank}.json").read_text()) for rank in range(count)]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    return look(tiny_plan(Storage(str(tmp_path_factory.mktemp("alone"))), recipe_without_dropout(), DATASET))
+    return look(tiny_plan(Storage(str(tmp_path_factory.mktemp("alone"))), conditional_recipe(accumulate=2), DATASET))
+
+
+@pytest.fixture(scope="module")
+def trained_alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    plan = tiny_plan(Storage(str(tmp_path_factory.mktemp("trained"))), conditional_recipe(), DATASET)
+    train(plan, say=lambda _: None)
+    return final_weights(plan)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_gradients_and_likelihoods_do_not_depend_on_the_number_of_workers(
-    count: int, alone: dict[str, list[float]], tmp_path: Path
+    count: int, alone: dict[str, list[float]], trained_alone: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
+    """With dropout, and with context left out by chance."""
     found = run_workers(count, tmp_path)
     for name, expected in alone.items():
         for of_one_worker in found:
             np.testing.assert_allclose(of_one_worker[name], expected, rtol=1e-5 if "gradient" in name else 1e-6, atol=1e-7, err_msg=name)
     assert [tuple(one["share"]) for one in found] == {2: [(0, 3), (3, 7)], 3: [(0, 2), (2, 4), (4, 7)]}[count]
+    together = final_weights(tiny_plan(Storage(str(tmp_path / "trained")), conditional_recipe(), DATASET))
+    for name, value in trained_alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-6)
     if count == 2:
         assert [one["resumed"] for one in found] == [8, 8]  # stopped after step 9, before its checkpoint
         plans = [tiny_plan(Storage(str(tmp_path / name)), conditional_recipe(), DATASET) for name in ("whole", "stopped")]
-        ends = [checkpoints.latest(plan.storage, plan.folder, print) for plan in plans]
-        assert ends[0] is not None and ends[1] is not None
-        for name, value in ends[0].tensors(checkpoints.AVERAGE).items():
-            torch.testing.assert_close(ends[1].tensors(checkpoints.AVERAGE)[name], value, rtol=1e-5, atol=1e-8)
+        whole, stopped = map(final_weights, plans)
+        for name, value in whole.items():
+            torch.testing.assert_close(stopped[name], value, rtol=1e-5, atol=1e-8)

@@ -1,19 +1,29 @@
-"""A tiny data set and a tiny recipe, for tests of the loop that need neither Ray nor files."""
+"""A tiny data set and a tiny recipe, for tests of the loop that need neither Ray nor files; and runs of it that are stopped or shared."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from pixelmodels.data import DatasetConfig, Split
 from pixelmodels.likelihoods import LikelihoodConfig
+from pixelmodels.models.files import AVERAGE, WEIGHTS
 from pixelmodels.models.pixelcnn import PixelCNNConfig
+from pixelmodels.recipes.recipe import OptimizerConfig, Recipe, run_key
+from pixelmodels.runs import checkpoints
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
+from pixelmodels.training.loop import train
 from pixelmodels.training.plan import RunPlan
-from pixelmodels.training.recipes import OptimizerConfig, Recipe, run_key
 
 SPEC = ImageSpec(1, 4, 3, 4)
 SIZES = {"train": 23, "validation": 11, "test": 7}
@@ -32,6 +42,11 @@ class TinyDataset:
     train_images_are_grey: bool = False
     storage: Storage | None = None
     unlabelled: int = 0  # images of each split without a label, as a manifest would say
+    names: tuple[str, ...] = ()  # of the classes; a, b, ... unless given
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names or tuple("abcdefgh"[: self.num_classes])
 
     def num_images(self, split: str) -> int:
         return SIZES[split]
@@ -80,3 +95,58 @@ def tiny_plan(storage: Storage, recipe: Recipe | None = None, dataset: TinyDatas
     """A plan that tracks nothing."""
     recipe = recipe or tiny_recipe()
     return RunPlan(recipe=recipe, dataset=dataset, storage=storage, run_key=run_key(recipe, dataset.fingerprint), **changes)  # type: ignore[arg-type]
+
+
+class Stop(Exception):
+    """Raised inside a run to stop it."""
+
+
+def stop_after(step: int) -> Callable[[int], None]:
+    """A hook that stops a run after a step, before its checkpoint."""
+
+    def hook(done: int) -> None:
+        if done == step:
+            raise Stop
+
+    return hook
+
+
+def train_until(plan: RunPlan, step: int) -> None:
+    """Train from wherever the run is until after a step."""
+    with pytest.raises(Stop):
+        train(plan, say=lambda _: None, after_step=stop_after(step))
+
+
+def last_checkpoint(plan: RunPlan) -> checkpoints.Checkpoint:
+    """The newest whole checkpoint of a run."""
+    last = checkpoints.latest(plan.storage, plan.folder, print)
+    assert last is not None
+    return last
+
+
+def final_weights(plan: RunPlan) -> dict[str, torch.Tensor]:
+    """The newest weights of a run, and their averages."""
+    last = last_checkpoint(plan)
+    return {**last.tensors(WEIGHTS), **{f"average/{name}": value for name, value in last.tensors(AVERAGE).items()}}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """That tensors are equal bit by bit, and have the same names."""
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+def in_workers(work: Callable[[int, int, str], None], count: int, folder: Path) -> None:
+    """Call `work(rank, count, folder)` in processes of their own that make a group (gloo)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_in_group, (work, count, port, str(folder)), nprocs=count)
+
+
+def _in_group(rank: int, work: Callable[[int, int, str], None], count: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    work(rank, count, folder)
+    dist.destroy_process_group()

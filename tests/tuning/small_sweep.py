@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from pipelines import tune
 from pixelmodels.errors import exit_with
+from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.recipes import Recipe
 from pixelmodels.tuning.space import Ask, Defaults
 from tests.integration import small_suites
 from tune_spaces import SPACES

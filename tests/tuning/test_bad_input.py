@@ -10,12 +10,13 @@ from PIL import Image
 
 from pipelines import train_all, tune
 from pixelmodels.data import DatasetConfig, prepare
+from pixelmodels.data.dataset import config_of
 from pixelmodels.errors import UserError
 from pixelmodels.models.multiscale_pixelrnn import MultiscalePixelRNNConfig
+from pixelmodels.recipes.files import read_recipe, recipe_text
+from pixelmodels.recipes.suites import suite
 from pixelmodels.storage import Storage
-from pixelmodels.training.recipe_files import read_recipe, recipe_text
-from pixelmodels.training.suite_run import TrainAll, config_of
-from pixelmodels.training.suites import suite
+from pixelmodels.training.options import TrainAll
 from pixelmodels.tuning.options import Tune, check_same
 from pixelmodels.tuning.record import Records, TrialRecord
 
@@ -34,7 +35,8 @@ from pixelmodels.tuning.record import Records, TrialRecord
         (["--max-minutes", "-1"], r"--max-minutes -1.0 is too few"),
         (["--max-minutes", "nan"], r"--max-minutes nan is too few"),
         (["--checkpoint-every-s", "-5"], r"--checkpoint-every-s -5.0; give 0 or more"),
-        (["--seed", "5000000000"], r"--seed 5000000000 is too large; give 0 to 2147483647"),
+        (["--seed", "18446744073709551616"], r"--seed 18446744073709551616 is no seed; give a whole number from 0 to 18446744073709551615"),
+        (["--checkpoint-every-s", "inf"], r"--checkpoint-every-s inf is no finite number"),
         (["--max-parameters", "0"], r"--max-parameters 0 is too few"),
         (["--reduction-factor", "1"], r"--reduction-factor 1 stops nothing; .*--no-asha"),
         (["--name", "a/b"], r"--name 'a/b' must be a plain folder name"),
@@ -123,7 +125,7 @@ def test_a_sweep_of_other_settings_is_not_gone_on_with() -> None:
 def test_a_damaged_record_is_told(storage: Storage) -> None:
     records = Records(storage, "mine")
     trial = TrialRecord(0, {"kind": "fine"}, {}, "pixelcnn", 3, curve={1: 2.5, 2: 2.0})
-    records.write_trial(trial)
+    records.write(trial)
     assert records.trials() == [trial]
     storage.write_bytes("sweeps/mine/trials/000.json", b"{}")
     with pytest.raises(UserError, match=r"is no trial of this version .*--fresh"):
@@ -131,9 +133,14 @@ def test_a_damaged_record_is_told(storage: Storage) -> None:
     storage.write_bytes("sweeps/mine/sweep.json", b'{"id": "1", "colour": "red"}')
     with pytest.raises(UserError, match=r"sweep.json' is no sweep of this version .*--fresh"):
         records.head()
-    records.write_trial(dataclasses.replace(trial, number=1))
+    records.write(dataclasses.replace(trial, number=1))
     for name in ("best.yaml", "summary.json", "importances.png", "running.json"):
         storage.write_bytes(f"sweeps/mine/{name}", b"{}")
     records.clear()
     assert storage.list("sweeps/mine") == ["running.json"]  # who holds the folder
     assert records.trials() == [] and records.head() is None
+
+
+def test_seeds_that_samplers_can_take_stay_as_they_are_and_larger_ones_fit() -> None:
+    assert [Tune(seed=seed).sampler_seed for seed in (0, 7, 2**31 - 1)] == [0, 7, 2**31 - 1]
+    assert all(0 <= Tune(seed=seed).sampler_seed < 2**31 for seed in (2**31, 20261128153000, 2**64 - 1))

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import optuna
 import pytest
 from optuna.trial import TrialState
-from ray import cloudpickle
-from ray.exceptions import RayActorError, RayTaskError
-from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from pixelmodels.errors import UserError
+from pixelmodels.ray_cluster import WorkerNeeds
+from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.runs.result import FAILURE
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.runs import PARENT_TAG
-from pixelmodels.training.preflight import WorkerNeeds
-from pixelmodels.training.recipes import Recipe
+from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.trainer import RunFailed
 from pixelmodels.tuning import report
-from pixelmodels.tuning.importance import importances
+from pixelmodels.tuning import sweep as sweep_module
 from pixelmodels.tuning.options import Tune
-from pixelmodels.tuning.plots import importance_png, parallel_coordinates_png
+from pixelmodels.tuning.parameters import importance_png, importances, parallel_coordinates_png
 from pixelmodels.tuning.record import Records
-from pixelmodels.tuning.search import SweepCallback, SweepScheduler, SweepSearch, error_of, why
+from pixelmodels.tuning.search import SweepSearch
 from pixelmodels.tuning.space import Ask, Defaults
-from pixelmodels.tuning.state import Sweep
-from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans
+from pixelmodels.tuning.sweep import Sweep
+from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans, run_trial
 from tests.training.tiny_run import TinyDataset, tiny_recipe
 
 
@@ -78,53 +77,42 @@ class Driver:
         asked = Tune(**{"epochs": 9, "grace_epochs": 1, "num_samples": 6, **options})
         self.tracker = Silent(storage)
         settings = asked.settings(start_from="tiny", dataset="tiny", epochs=9)
-        plans = TrialPlans(Records(storage, "mine"), "id", TinyDataset(), WorkerNeeds(1), 1, 0.0, 1)  # type: ignore[arg-type]
+        template = RunPlan(tiny_recipe(), TinyDataset(), storage, "id", place="sweeps/mine/runs")  # type: ignore[arg-type]
+        plans = TrialPlans(Records(storage, "mine"), template, WorkerNeeds(1), 1)
         said = [] if lines is None else lines
-        self.sweep = Sweep(
-            space or TinySpace(),
-            Defaults([tiny_recipe()]),
-            settings,
-            plans,
-            self.tracker,
-            "parent",
-            said.append,
-            num_samples=asked.num_samples,
-        )
+        defaults = Defaults([tiny_recipe()])
+        self.sweep = Sweep(space or TinySpace(), defaults, settings, plans, self.tracker, "parent", said.append, asked.num_samples)
         self.told: dict[tuple[int, int], bool] = {}  # by trial and epoch: whether it was told to go on
-        self.search = SweepSearch(self.sweep, asked.seed)
-        self.scheduler = SweepScheduler(self.sweep, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}))
-        self.callback = SweepCallback(self.sweep, self.scheduler)
+        self.search = SweepSearch(self.sweep, asked.seed, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}))
 
-    def begin(self, trial_id: str) -> Any:
+    def begin(self, trial_id: str) -> int | None:
+        """The number of the trial that is next; none where there is none."""
         config = self.search.suggest(trial_id)
-        if config == Searcher.FINISHED:
-            return None
-        trial = SimpleNamespace(trial_id=trial_id, config=config, pickled_error_file=None, error_file=None)
-        self.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
-        return trial
+        return None if config == Searcher.FINISHED else config[NUMBER]
+
+    def report(self, trial_id: str, epoch: int, best: float, latest: float | None = None) -> bool:
+        """One epoch's scores; returns whether the trial is told to go on."""
+        self.search.on_trial_result(trial_id, {EPOCH: float(epoch), METRIC: best, LATEST: best if latest is None else latest})
+        return list(self.told.values())[-1]
+
+    def end(self, trial_id: str, reason: str | None = None, *, dies: bool = False) -> None:
+        """The end of a trial, which fails for a reason where one is given."""
+        number = self.search._asked[trial_id][1].number
+        if reason is not None:
+            plan = self.sweep.plans.plan(self.sweep.trials[number])
+            self.sweep.records.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": reason}).encode())
+        self.search.on_trial_complete(trial_id, {}, error=dies or reason is not None)
 
     def run(self, trial_id: str, scores: list[float], *, fails: bool = False) -> int:
         """A trial with these validation scores, as far as it is let; returns how many it was let have."""
-        trial, best, done = self.begin(trial_id), float("inf"), 0
+        self.begin(trial_id)
+        best, done = float("inf"), 0
         for done, score in enumerate(scores, 1):
             best = min(best, score)
-            result = {EPOCH: float(done), METRIC: best, LATEST: score, "training_iteration": done}
-            assert self.scheduler.on_trial_result(None, trial, result) == TrialScheduler.CONTINUE  # Ray Tune kills nobody
-            self.callback.on_trial_result(0, [], trial, result)
-            if not self.told[trial.config[NUMBER], done] or done == self.sweep.epochs:
-                self.search.on_trial_complete(trial_id, result)
-                self.callback.on_trial_complete(0, [], trial)
-                return done
-            self.search.on_trial_result(trial_id, result)
-        self.search.on_trial_complete(trial_id, error=fails)
-        if fails:
-            self.callback.on_trial_error(0, [], trial)
+            if not self.report(trial_id, done, best, score):
+                break
+        self.end(trial_id, "it was to fail" if fails else None)
         return done
-
-    @property
-    def study(self) -> optuna.Study:
-        found: optuna.Study = self.search._ot_study
-        return found
 
 
 def curve(last: float) -> list[float]:
@@ -139,19 +127,20 @@ def test_asha_stops_the_worse_and_lets_the_better_go_on(storage: Storage) -> Non
     assert driver.run("d", [1.95, *[1.9] * 8]) == 3  # better at the first look, worse at the second
     assert [trial.state for trial in driver.sweep.trials.values()] == ["finished", "stopped", "finished", "stopped"]
     summary = report.summarize(driver.sweep)
-    assert (summary.epochs_spent, summary.epochs_without_asha) == (22, 36)
-    assert summary.best_bits_per_dim == pytest.approx(1 + 1 / 9) and summary.default_bits_per_dim == pytest.approx(2 + 1 / 9)
-    states = [trial.state for trial in driver.study.trials]
+    assert (summary["epochs_spent"], summary["epochs_without_asha"]) == (22, 36)
+    assert summary["best_bits_per_dim"] == pytest.approx(1 + 1 / 9) and summary["default_bits_per_dim"] == pytest.approx(2 + 1 / 9)
+    states = [trial.state for trial in driver.search.study.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE, TrialState.PRUNED]
-    assert driver.study.trials[1].intermediate_values == {1: 4.0}
+    assert driver.search.study.trials[1].intermediate_values == {1: 4.0}
 
 
 def test_the_default_recipe_comes_first_and_is_never_stopped(storage: Storage) -> None:
     driver = Driver(storage)
-    first, second = driver.begin("default"), driver.begin("other")
+    driver.begin("default")
+    driver.begin("other")
     assert driver.sweep.trials[0].is_default and driver.sweep.trials[0].values == {"num_features": 4, "num_layers": 1}
-    for trial, score in ((second, 1.0), (first, 2.0)):
-        driver.scheduler.on_trial_result(None, trial, {EPOCH: 1.0, METRIC: score})
+    driver.report("other", 1, 1.0)
+    driver.report("default", 1, 2.0)
     assert driver.told == {(0, 1): True, (1, 1): True}
 
 
@@ -166,12 +155,11 @@ def test_a_later_call_knows_what_an_earlier_one_found(storage: Storage) -> None:
     earlier.run("b", curve(3.0))
     earlier.run("c", [2.5], fails=True)
     half_way = earlier.begin("d")
-    earlier.callback.on_trial_result(0, [], half_way, {EPOCH: 1.0, METRIC: 2.2, LATEST: 2.2})
+    earlier.report("d", 1, 2.2)
     later = Driver(storage)
-    assert [trial.state for trial in later.study.trials[:2]] == [TrialState.COMPLETE, TrialState.PRUNED]
-    assert later.study.trials[0].value == pytest.approx(2 + 1 / 9)
-    resumed = later.begin("e")
-    assert resumed.config[NUMBER] == half_way.config[NUMBER] == 3
+    assert [trial.state for trial in later.search.study.trials[:2]] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert later.search.study.trials[0].value == pytest.approx(2 + 1 / 9)
+    assert later.begin("e") == half_way == 3
     assert later.sweep.trials[3].values == earlier.sweep.trials[3].values
     assert later.run("f", curve(3.5)) == 1  # the earlier call's trials are who it is measured by
     values = [tuple(sorted(trial.values.items())) for trial in later.sweep.trials.values()]
@@ -189,10 +177,10 @@ def test_models_that_are_too_large_are_drawn_again_and_counted(storage: Storage)
     driver = Driver(other, lines=lines, max_parameters=limit)
     for i in range(4):
         driver.run(str(i), curve(2.0 - i))
-    assert driver.sweep.num_too_large > 0
+    assert driver.sweep.too_large
     assert all(trial.parameters <= limit for trial in driver.sweep.trials.values())
-    assert Driver(other, max_parameters=limit).sweep.num_too_large == driver.sweep.num_too_large
-    assert f"{driver.sweep.num_too_large} recipe(s) with too many parameters not tried" in report.summarize(driver.sweep).counts()
+    assert Driver(other, max_parameters=limit).sweep.too_large == driver.sweep.too_large
+    assert f"{len(driver.sweep.too_large)} recipe(s) with too many parameters not tried" in report.counts(report.summarize(driver.sweep))
     tight = Driver(Storage(storage.root + "-tight"), lines=lines, max_parameters=1)
     assert tight.begin("a") is None and any("more than --max-parameters 1" in line for line in lines)
 
@@ -208,27 +196,66 @@ def test_a_space_that_is_exhausted_ends_the_sweep(storage: Storage) -> None:
 
 def test_no_trial_begins_when_time_is_up(storage: Storage) -> None:
     driver = Driver(storage)
-    trial = driver.begin("a")
+    driver.begin("a")
     driver.sweep.ends_at = 0.0
     assert driver.begin("b") is None
-    driver.callback.on_trial_complete(0, [], trial)
+    driver.end("a")
     assert driver.sweep.trials[0].state == "unfinished"
 
 
 def test_a_trained_trial_stays_finished_whatever_mlflow_says(storage: Storage) -> None:
     driver = Driver(storage)
-    trial = driver.begin("a")
+    driver.begin("a")
     for epoch, score in enumerate(curve(2.0), 1):
-        driver.callback.on_trial_result(0, [], trial, {EPOCH: float(epoch), METRIC: score, LATEST: score})
+        driver.report("a", epoch, score)
 
     def refuse(*_: Any) -> None:
         raise ConnectionError("no answer")
 
     driver.tracker.finish = refuse  # type: ignore[method-assign]
-    with pytest.raises(ConnectionError):
-        driver.callback.on_trial_complete(0, [], trial)
-    driver.callback.on_trial_error(0, [], trial)  # as Ray Tune does then
+    driver.end("a")
+    driver.end("a", dies=True)  # as Ray Tune does where an error of ours comes back to it
     assert driver.sweep.trials[0].state == driver.sweep.records.trial(0).state == "finished"
+
+
+def test_mlflow_that_goes_away_is_told_once_and_has_the_curves_in_the_end(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    driver, is_away = Driver(storage, asha=False, lines=lines), True
+    logged: list[tuple[str, dict[str, float], int]] = []
+    monkeypatch.setattr(sweep_module, "RETRY_S", 0.0)
+
+    def answers(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            if is_away:
+                raise ConnectionError("no answer")
+            return method(*given, **named)
+
+        return call
+
+    driver.tracker.log_metrics = lambda *given: logged.append(given)  # type: ignore[method-assign]
+    for name in ("start_or_resume_child", "log_metrics", "set_tags", "finish", "is_there"):
+        setattr(driver.tracker, name, answers(getattr(driver.tracker, name)))
+    driver.run("a", curve(2.0))
+    assert [line for line in lines if "MLflow" in line] == ["MLflow cannot be told (no answer); the sweep goes on, and tells it in the end"]
+    assert not logged and driver.sweep.trials[0].state == "finished"
+    assert any("the same command brings it there" in line for line in report.told(driver.sweep, report.summarize(driver.sweep)))
+    is_away = False
+    driver.sweep.tidy()
+    assert [(metrics[LATEST], epoch) for _, metrics, epoch in logged] == [(score, epoch) for epoch, score in enumerate(curve(2.0), 1)]
+    assert not any("MLflow" in line for line in report.told(driver.sweep, report.summarize(driver.sweep)))
+
+
+def test_an_error_of_its_own_is_kept_for_whoever_started_the_sweep(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, full = Driver(storage, asha=False), UserError("the disk is full")
+    driver.begin("a")
+
+    def write(trial: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(driver.sweep.records, "write", write)
+    with pytest.raises(UserError):
+        driver.report("a", 1, 2.0)
+    assert driver.search.error is full
 
 
 def test_what_runs_when_a_call_ends_is_left_for_the_next(storage: Storage) -> None:
@@ -245,56 +272,64 @@ def test_what_runs_when_a_call_ends_is_left_for_the_next(storage: Storage) -> No
 
 @pytest.mark.parametrize(
     ("error", "told"),
-    [
-        (RayTaskError("f", "", RuntimeError("shapes differ")), "shapes differ"),
-        (RayTaskError("f", "", KeyError("width")), "KeyError: 'width'"),
-        (RayTaskError("f", "", RunFailed("no room\nat all")), "no room at all"),
-        (RayActorError(), "its process died, out of memory or with its machine"),
-    ],
+    [(RuntimeError("shapes differ"), "shapes differ"), (RunFailed("no room\nat all"), "no room at all"), (KeyError(), "KeyError")],
 )
-def test_a_failed_trial_tells_its_own_reason(error: Exception, told: str, tmp_path: Path) -> None:
-    path = tmp_path / "error.pkl"
-    path.write_bytes(cloudpickle.dumps(error))
-    trial = SimpleNamespace(pickled_error_file=str(path), error_file=None)
-    assert why(trial, error_of(trial)) == told
+def test_a_failed_trial_tells_its_own_reason(error: Exception, told: str, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(storage)
+    driver.begin("a")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("pixelmodels.tuning.trial.run_group", fail)
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", lambda: None)  # it wants a Tune session
+    with pytest.raises(type(error)):
+        run_trial({NUMBER: 0}, driver.sweep.plans, None)
+    driver.end("a", dies=True)
+    assert (driver.sweep.trials[0].state, driver.sweep.trials[0].reason, driver.sweep.trials[0].deaths) == ("failed", told, 0)
 
 
-def test_a_trial_whose_process_died_goes_on_as_often_as_workers_are_replaced(storage: Storage, tmp_path: Path) -> None:
-    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(RayActorError()))
+def test_a_trial_whose_process_died_goes_on_as_often_as_workers_are_replaced(storage: Storage) -> None:
     states = []
     for call in ("a", "b"):
         driver = Driver(storage)
-        trial = driver.begin(call)
-        trial.pickled_error_file = str(tmp_path / "error.pkl")
-        driver.callback.on_trial_error(0, [], trial)
+        driver.begin(call)
+        driver.end(call, dies=True)
         states.append((driver.sweep.records.trial(0).state, driver.sweep.records.trial(0).deaths))
     assert states == [("unfinished", 1), ("failed", 2)]  # its workers are replaced once
+    assert driver.sweep.trials[0].reason == "its process died, out of memory or with its machine"
 
 
 def test_a_trial_that_is_stopped_stays_so_where_the_driver_is_killed_before_its_end(storage: Storage) -> None:
     driver = Driver(storage)
     driver.run("a", curve(2.0))
-    trial = driver.begin("b")
-    result = {EPOCH: 1.0, METRIC: 4.0, LATEST: 4.0}
-    driver.scheduler.on_trial_result(None, trial, result)
-    driver.callback.on_trial_result(0, [], trial, result)
+    driver.begin("b")
+    driver.report("b", 1, 4.0)
     later = Driver(storage)
     assert later.sweep.trials[1].state == "stopped" and later.sweep.trials[1].curve == {1: 4.0}
-    assert later.begin("c").config[NUMBER] == 2
+    assert later.begin("c") == 2
 
 
 def test_a_trial_that_goes_on_is_not_judged_again_where_it_had_passed(storage: Storage) -> None:
     earlier = Driver(storage)
     earlier.run("a", curve(2.0))
-    half_way = earlier.begin("b")
+    earlier.begin("b")
     for epoch, score in enumerate([2.5, 2.4, 2.3], 1):  # as far as this it passed
-        earlier.callback.on_trial_result(0, [], half_way, {EPOCH: float(epoch), METRIC: score, LATEST: score})
+        earlier.report("b", epoch, score)
+    for other, score in (("c", 0.5), ("d", 0.1)):  # others have come by that are better
+        earlier.run(other, [score] * 9)
     later = Driver(storage)
-    for number, score in ((0, 0.5), (2, 0.1)):
-        for epoch in (1, 3):  # others have come by that are better
-            later.scheduler._brackets[0].on_result(SimpleNamespace(trial_id=f"other-{number}"), epoch, -score)
-    assert later.run("c", [2.5, 2.4, 2.3, *[2.2] * 6]) == 9
-    assert later.run("d", [2.5, 2.4]) == 1  # a new one is judged at once
+    assert later.run("e", [2.5, 2.4, 2.3, *[2.2] * 6]) == 9
+    assert later.run("f", [2.5, 2.4]) == 1  # a new one is judged at once
+
+
+def test_a_trial_that_was_stopped_and_whose_process_died_then_stays_stopped(storage: Storage) -> None:
+    driver = Driver(storage)
+    driver.run("a", curve(2.0))
+    driver.begin("b")
+    assert not driver.report("b", 1, 4.0)
+    driver.end("b", dies=True)
+    assert driver.sweep.records.trial(1).state == "stopped" and not driver.sweep.running
 
 
 def test_the_default_recipe_counts_only_at_the_same_budget(storage: Storage) -> None:
@@ -302,7 +337,7 @@ def test_the_default_recipe_counts_only_at_the_same_budget(storage: Storage) -> 
     driver.run("a", [2.0, 1.9], fails=True)
     driver.run("b", curve(3.0))
     summary = report.summarize(driver.sweep)
-    assert summary.default_bits_per_dim is None and summary.default is not None
+    assert summary["default_bits_per_dim"] is None and summary["default"] is not None
     assert "default recipe at the same budget: failed after 2 of 9 epochs" in report.told(driver.sweep, summary)
 
 
@@ -323,14 +358,14 @@ def test_recipes_that_cannot_be_built_are_left_out_and_counted(storage: Storage)
         driver.run(str(i), curve(2.0 + i))
     assert driver.begin("one more") is None and len(driver.sweep.trials) == 7  # widths
     assert driver.sweep.num_impossible > 0 and lines.count("a recipe that was drawn is left out: two layers do not fit") == 1
-    assert f"; {driver.sweep.num_impossible} recipe(s) that cannot be built not tried" in report.summarize(driver.sweep).counts()
+    assert f"; {driver.sweep.num_impossible} recipe(s) that cannot be built not tried" in report.counts(report.summarize(driver.sweep))
 
 
 def test_a_space_that_has_changed_is_told(storage: Storage) -> None:
     driver = Driver(storage)
     driver.run("a", curve(2.0))
     driver.sweep.trials[0].values["colour"] = "red"
-    driver.sweep.records.write_trial(driver.sweep.trials[0])
+    driver.sweep.records.write(driver.sweep.trials[0])
     with pytest.raises(UserError, match=r"space 'architectures' no longer has what sweep 'mine' tried .*--fresh"):
         Driver(storage)
 
@@ -339,7 +374,7 @@ def test_recipes_that_have_changed_are_told(storage: Storage) -> None:
     driver = Driver(storage)
     driver.run("a", curve(2.0))
     driver.sweep.trials[0].recipe["batch_size"] += 1
-    driver.sweep.records.write_trial(driver.sweep.trials[0])
+    driver.sweep.records.write(driver.sweep.trials[0])
     with pytest.raises(
         UserError, match=r"no longer those of sweep 'mine' \(batch_size of trial 0 differ\); give another --name, or --fresh"
     ):
@@ -356,7 +391,7 @@ def test_a_default_that_is_too_large_is_counted_once(storage: Storage) -> None:
         driver = Driver(other, lines=lines, max_parameters=limit)
         driver.run("a", curve(2.0))
         values = [str(values) for trial in driver.sweep.trials.values() for values in trial.too_large]
-        assert driver.sweep.num_too_large == len(set(values)) == len(values)
+        assert len(driver.sweep.too_large) == len(set(values)) == len(values)
     assert sum("the default recipe has" in line for line in lines) == 1
 
 
@@ -364,10 +399,10 @@ def test_importances_name_the_parameter_that_matters(storage: Storage) -> None:
     driver = Driver(storage, asha=False, num_samples=8)
     for i in range(8):
         # wider is better, depth changes nothing
-        trial = driver.begin(str(i))
+        driver.begin(str(i))
         score = 10.0 - driver.sweep.trials[i].values["num_features"]  # type: ignore[operator]
-        driver.callback.on_trial_result(0, [], trial, {EPOCH: 1.0, METRIC: score, LATEST: score})
-        driver.search.on_trial_complete(str(i), {EPOCH: 9.0, METRIC: score})
+        driver.report(str(i), 1, score)
+        driver.end(str(i))
     trials = list(driver.sweep.trials.values())
     found = importances(driver.sweep, trials)
     shares = found.groups["all trials"]

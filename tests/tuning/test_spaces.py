@@ -13,11 +13,11 @@ import torch
 import tune_spaces
 from pixelmodels.errors import UserError
 from pixelmodels.models import architecture_of, build
+from pixelmodels.recipes.suites import suite
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.training.suites import suite
 from pixelmodels.tuning.options import Tune
-from pixelmodels.tuning.space import MIXTURE, Ask, Defaults, default_of, from_values, load_space
-from pixelmodels.tuning.sweep import defaults_of
+from pixelmodels.tuning.space import MIXTURE, Ask, Defaults, from_values, load_space
+from pixelmodels.tuning.tune import defaults_of
 from tune_spaces import SPACES
 
 SUITE_OF = {1: "digits", 3: "photos"}  # by channels
@@ -79,7 +79,7 @@ def test_values_on_record_give_the_same_recipe(name, channels):
     space = load_space(name, SPACES)
     for recipe, values, trial in draws(space, channels, 3, seed=1):
         again, distributions = from_values(space, defaults(channels), images(channels), values)
-        assert again.recipe == recipe and again.values == values
+        assert again == recipe
         assert distributions == trial.distributions
 
 
@@ -91,10 +91,10 @@ def test_the_default_recipe_is_in_the_space(name, channels):
     base = defaults_of(space, suite(options.suite), options)
     if (name, channels) == ("pixelsnail", 3) or (name, channels) == ("architectures", 3):
         assert base.of("pixelsnail").likelihood.name == MIXTURE
-    found = default_of(space, base, images(channels))
-    assert found.recipe == base.first
-    again, _ = from_values(space, base, images(channels), found.values)
-    assert again.recipe == base.first
+    ask = Ask()
+    assert space.recipe(ask, base, images(channels)) == base.first
+    again, _ = from_values(space, base, images(channels), ask.values)
+    assert again == base.first
 
 
 def test_mixtures_are_asked_for_only_where_the_mixture_is_chosen():

@@ -19,10 +19,10 @@ import ray
 import yaml
 
 from pipelines import train_all
+from pixelmodels.recipes.files import read_recipe
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.runs import KIND_TAG, PARENT_TAG
-from pixelmodels.training.recipe_files import read_recipe
 from pixelmodels.tuning.record import Records, TrialRecord
 from pixelmodels.tuning.report import BEST, IMPORTANCES, PARALLEL_COORDINATES, SUMMARY
 from tests.tuning import small_sweep
@@ -96,26 +96,40 @@ def half_way(killed: tuple[Storage, set[int]]) -> dict[int, dict[int, float]]:
     return {trial.number: trial.curve for trial in records_of(killed[0]).trials() if trial.curve and not trial.has_ended}
 
 
-@pytest.fixture(scope="module")
-def swept(ray_cluster: None, killed: tuple[Storage, set[int]], half_way: dict[int, dict[int, float]]) -> tuple[Storage, str, set[int]]:
-    """The storage of a sweep whose driver was killed, and which was called again; what the second call printed; what had ended before."""
-    storage, before = killed
+@pytest.fixture(scope="module", params=["undisturbed", pytest.param("killed", marks=pytest.mark.faults)])
+def swept(request: pytest.FixtureRequest, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, str, set[int]]:
+    """The storage of a sweep, what it printed, and which trials had ended before.
+
+    Of one whose driver was killed: after it was called again, and what the second call printed.
+    """
+    if request.param == "killed":
+        request.getfixturevalue("half_way")  # as it was before
+        storage, before = request.getfixturevalue("killed")
+    else:
+        storage, before = Storage(str(tmp_path_factory.mktemp("swept") / "storage")), set()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert small_sweep.main([*COMMAND, "--storage", storage.root]) == 0
     return storage, printed.getvalue(), before
 
 
+ONCE = pytest.mark.parametrize("swept", ["undisturbed"], indirect=True)
+
+
 # The first tests each wait for one step of the sweep, so that none of them takes as long as all do on a loaded machine.
+@pytest.mark.faults
 def test_a_trial_is_written_down_before_it_begins(begun: Begun) -> None:
     first = begun.wait_for(lambda trial: True)[0]
     assert first.is_default and first.number == 0 and first.values == {"kind": "fine"}
 
 
+@pytest.mark.faults
 def test_a_killed_driver_leaves_some_trials_to_do(killed: tuple[Storage, set[int]]) -> None:
     _, before = killed
     assert 0 < len(before) < TRIALS
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("swept", ["killed"], indirect=True)
 def test_a_trial_that_was_not_finished_goes_on_from_its_last_epoch(
     half_way: dict[int, dict[int, float]], swept: tuple[Storage, str, set[int]]
 ) -> None:
@@ -173,6 +187,7 @@ def test_a_diverging_trial_is_a_failed_trial(swept: tuple[Storage, str, set[int]
     assert "2 finished, 1 failed in" in printed
 
 
+@ONCE
 def test_the_best_recipe_is_a_file_that_train_all_trains(swept: tuple[Storage, str, set[int]], capsys: pytest.CaptureFixture[str]) -> None:
     storage, printed, _ = swept
     best_file = printed.strip().splitlines()[-1]
@@ -193,6 +208,7 @@ def test_the_best_recipe_is_a_file_that_train_all_trains(swept: tuple[Storage, s
     assert version.tags["recipe"] == recipe.name
 
 
+@ONCE
 def test_the_same_command_on_a_finished_sweep_only_shows_it(
     swept: tuple[Storage, str, set[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +222,7 @@ def test_the_same_command_on_a_finished_sweep_only_shows_it(
     assert sum(run.data.tags[KIND_TAG] == "trial" for run in tracker.client.search_runs([tracker.experiment_id])) == TRIALS
 
 
+@ONCE
 def test_an_mlflow_run_that_was_removed_is_made_again_from_the_record(swept: tuple[Storage, str, set[int]]) -> None:
     storage, _, _ = swept
     tracker, trial = Tracker(storage), records_of(storage).trial(0)

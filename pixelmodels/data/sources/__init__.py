@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import os
+from pathlib import Path
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.source import Source
-from pixelmodels.errors import UserError, unknown
+from pixelmodels.errors import UserError
+from pixelmodels.plain import load
 
 SOURCES = {
     "binarized_mnist": "pixelmodels.data.sources.binarized_mnist:BinarizedMNIST",
@@ -20,12 +22,26 @@ SOURCES = {
 SHIPPED = ("digits", "photos")  # sources whose images come with a package: they take no path
 
 
+def check_has_files(config: DatasetConfig) -> None:
+    """Raise `UserError` where the images are in files that nobody has named, or the options make no sense."""
+    if config.path is None and config.source not in SHIPPED:
+        raise UserError(
+            f"training is on source '{config.source}', whose files do not come with a package; "
+            "give their folder with --data-path, or a prepared data set with --dataset"
+        )
+    open_source(config)
+
+
 def open_source(config: DatasetConfig) -> Source:
-    """The source that a config names; raises `UserError` for an unknown name or options that it has no use for."""
-    if config.source not in SOURCES:
-        raise unknown("dataset source", config.source, SOURCES)
+    """The source that a config names; raises `UserError` for an unknown name, options that it has no use for or a path that is no text."""
+    for option, path in (("path", config.path), ("vectors", config.vectors)):
+        try:
+            str(Path(path).absolute() if path else "").encode()  # also where the working directory is not
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"--{option} {os.fsencode(str(error.object))!r} is not UTF-8, so no file below it can be opened; rename it"
+            ) from error
     if config.path is not None and config.source in SHIPPED:
         raise UserError(f"path '{config.path}' has no meaning for source '{config.source}'; give --source folder, or no path")
-    module, name = SOURCES[config.source].split(":")
-    source: Source = getattr(importlib.import_module(module), name)(config)
+    source: Source = load(SOURCES, config.source, "dataset source")(config)
     return source

@@ -7,13 +7,12 @@ The draws are those of Salakhutdinov and Murray (ICML 2008), on which papers com
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.packed import Contents, PackedSource, Part
-from pixelmodels.data.source import UInt8
+from pixelmodels.data.quantization import UInt8
 from pixelmodels.errors import UserError
 
 SIDE = 28
@@ -38,22 +37,14 @@ class BinarizedMNIST(PackedSource):
         return [Part(split, split, self.find(file)) for split, file in FILES.items()]
 
     def look(self, part: Part) -> Contents:
-        images_NHW = self._images(part.images)
-        return Contents(len(images_NHW), (SIDE, SIDE, 1), None, hashlib.sha256(images_NHW.tobytes()).hexdigest())
+        images_NHWC = self.images(part)
+        return Contents(len(images_NHWC), images_NHWC.shape[1:], None, hashlib.sha256(images_NHWC.tobytes()).hexdigest())
 
-    def label_names(self) -> tuple[str, ...]:
-        return ()
-
-    def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
-        images_NHW = self._images(part.images)
-        for number in numbers:
-            yield images_NHW[number][..., None]
-
-    def _images(self, file: str) -> UInt8:
-        bytes_N = np.frombuffer(self.storage.read_bytes(file), np.uint8)
+    def images(self, part: Part) -> UInt8:
+        bytes_N = np.frombuffer(self.storage.read_bytes(part.images), np.uint8)
         values_N = bytes_N[~np.isin(bytes_N, np.frombuffer(b" \r\n\t", np.uint8))] - ord("0")
         if not len(values_N) or values_N.max() > 1:
-            raise self.bad(file, "it does not hold 0 and 1 with spaces between them")
+            raise self.bad(part.images, "it does not hold 0 and 1 with spaces between them")
         if len(values_N) % SIDE**2:
-            raise self.bad(file, f"{len(values_N)} values are no whole number of {SIDE}x{SIDE} images")
-        return values_N.reshape(-1, SIDE, SIDE)
+            raise self.bad(part.images, f"{len(values_N)} values are no whole number of {SIDE}x{SIDE} images")
+        return values_N.reshape(-1, SIDE, SIDE, 1)

@@ -6,12 +6,12 @@ bytes, channel after channel. The Python version of the files is made of pickles
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
 
 import numpy as np
 
 from pixelmodels.data.packed import Contents, PackedSource, Part
-from pixelmodels.data.source import UInt8
+from pixelmodels.data.quantization import UInt8
 
 NUM_CLASSES = 10
 SHAPE = (3, 32, 32)
@@ -30,22 +30,20 @@ class CIFAR10(PackedSource):
         return [Part(name, "train" if name in _TRAIN else "test", self.find(f"{name}.bin")) for name in (*_TRAIN, "test_batch")]
 
     def look(self, part: Part) -> Contents:
-        size = self.storage.size(part.images)
-        if not size or size % RECORD:
-            raise self.bad(part.images, f"{size} bytes are no whole number of records of {RECORD}")
-        labels_N = np.frombuffer(self.storage.read_bytes(part.images), np.uint8)[::RECORD]
+        data = self.storage.read_bytes(part.images)
+        if not data or len(data) % RECORD:
+            raise self.bad(part.images, f"{len(data)} bytes are no whole number of records of {RECORD}")
+        labels_N = np.frombuffer(data, np.uint8)[::RECORD]
         if labels_N.max() >= NUM_CLASSES:
             raise self.bad(part.images, f"label {labels_N.max()} is not in 0..{NUM_CLASSES - 1}")
-        return Contents(size // RECORD, (*SHAPE[1:], SHAPE[0]), labels_N.tolist(), self.sha256(part.images))
+        return Contents(len(labels_N), (*SHAPE[1:], SHAPE[0]), labels_N.tolist(), hashlib.sha256(data).hexdigest())
 
-    def label_names(self) -> tuple[str, ...]:
+    def label_names(self, used: set[int]) -> tuple[str, ...]:
         names = tuple(self.storage.read_bytes(self.find(self.names_file)).decode("utf-8", "replace").split())
         if len(names) != NUM_CLASSES:
             raise self.bad(self.names_file, f"{len(names)} names of classes, not {NUM_CLASSES}")
         return names
 
-    def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
-        with self.storage.open_input(part.images) as stream:
-            for number in numbers:
-                record = stream.read_at(RECORD, number * RECORD)
-                yield np.frombuffer(record, np.uint8, offset=1).reshape(SHAPE).transpose(1, 2, 0)
+    def images(self, part: Part) -> UInt8:
+        records_N = np.frombuffer(self.storage.read_bytes(part.images), np.uint8).reshape(-1, RECORD)
+        return records_N[:, 1:].reshape(-1, *SHAPE).transpose(0, 2, 3, 1)

@@ -13,19 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelmodels.data.config import DatasetConfig
-from pixelmodels.data.source import Listing, Survey, UInt8
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.source import Listing, Source, Survey
 
 LEVELS = 17
 
 
-class Digits:
+class Digits(Source):
     """Source `digits`; its keys are `digit-0000` ... `digit-1796`, in the order of `load_digits`."""
 
     def __init__(self, config: DatasetConfig) -> None:
         self.with_labels = config.labels is not False
-
-    def listing(self) -> None:
-        return None
 
     def survey(self, listing: Listing | None = None) -> Survey:
         images_NHW, labels_N = _load()
@@ -36,11 +34,8 @@ class Digits:
             splits=[None] * len(images_NHW),
             labels=[int(label) if self.with_labels else None for label in labels_N],
             label_names=tuple(map(str, range(10))) if self.with_labels else (),
-            height=images_NHW.shape[1],
-            width=images_NHW.shape[2],
-            channels=1,
+            shape_HWC=(*images_NHW.shape[1:], 1),
             levels=LEVELS,
-            skipped=[],
         )
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8]:

@@ -2,32 +2,33 @@
 
 - Every file is tried, whatever its name; what is no image is put aside. Files and folders whose name starts with a dot
   are left out, and counted.
-- Own splits: when files lie below top folders `train`, and `validation` (or `val`, `valid`) or `test`, these are the splits, and
-  a split that is missing is taken from train by hash; an image elsewhere is then an error. Otherwise all splits are by hash of the key.
-- A label is the name of the first sub-folder (below the split's folder, if there is one). A file in none has no label.
-- The digest is taken of every file's path, size and content; not of times, owners or where the folder is.
+- Splits and labels are what the names of the folders say (`folder_names.py`). A split that is missing is taken from train by hash;
+  where there are none, all are by hash of the key. A file in no folder of a class has no label.
+- The digest is taken of every file's path, size and content; where earlier versions took them otherwise, also of the order of the
+  classes, of the splits' folders, and of which files are read in another way. Not of times, owners or where the folder is.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import time
+import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from pixelmodels.data.config import DatasetConfig
-from pixelmodels.data.decoding import BadImage, decode, read_header
+from pixelmodels.data.decoding import BadImage, decode, read_header, was_read_otherwise
+from pixelmodels.data.folder_names import arrange, may_be_news
 from pixelmodels.data.parallel import Record, map_records
-from pixelmodels.data.source import RACY_S, Listing, Skipped, Survey, UInt8
-from pixelmodels.errors import UserError
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.source import Listing, Survey
+from pixelmodels.errors import UserError, first_line
 from pixelmodels.storage import FileEntry, Storage
 
 FILES_PER_TASK = 256  # part of the digest's definition: changing it changes every folder's fingerprint
 BYTES_PER_PIXEL = 8  # a file with more bytes than this for each pixel of the largest image is not read at all
 READS_AHEAD = 16  # files of a bucket that one task fetches at a time
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 
 
 class Folder:
@@ -35,53 +36,45 @@ class Folder:
 
     def __init__(self, config: DatasetConfig) -> None:
         if not config.path:
-            raise UserError("source 'folder' needs the folder's path; give --path FOLDER or --path s3://bucket/prefix")
+            raise UserError("source 'folder' needs the folder's path; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
         self.storage = Storage(config.path)
-        self.with_labels = bool(config.labels)
+        self.with_labels = config.labels
         self.own_splits = config.splits == "auto"
         self.max_pixels = config.max_pixels
 
     def listing(self) -> Listing:
         """Where the folder is, and all paths, sizes and times; not to be trusted later if a file has just changed."""
         entries, num_hidden = self._entries()
-        digest = hashlib.sha256(self.storage.root.encode("utf-8", "surrogateescape"))
-        for entry in entries:
-            digest.update(f"\0{entry.path}\0{entry.size}\0{entry.modified_ns}\0{entry.is_regular}".encode("utf-8", "surrogateescape"))
-        newest_ns = max(entry.modified_ns for entry in entries)
-        is_settled = newest_ns < time.time_ns() - RACY_S * 1_000_000_000
-        return Listing(digest.hexdigest(), is_settled, entries, num_hidden)
+        listing = Listing.of(self.storage.root, entries, ("path", "size", "modified_ns", "is_regular"), num_hidden)
+        if may_be_news((entry.path for entry in entries), self.with_labels, self.own_splits):
+            return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0folder names".encode()).hexdigest())
+        return listing
 
     def survey(self, listing: Listing | None = None) -> Survey:
         """Read every listed file once: digest of its content, and what its first bytes say that it is."""
         listing = listing or self.listing()
         entries = [entry for entry in listing.entries if entry.is_regular]
-        tasks = [
-            {"number": number, "files": [(entry.path, entry.size) for entry in entries[start : start + FILES_PER_TASK]]}
-            for number, start in enumerate(range(0, len(entries), FILES_PER_TASK))
-        ]
-        results = sorted(map_records(self._survey_files, tasks), key=lambda result: int(result["number"]))
-        bad = {path: reason for result in results for path, reason in result["bad"]}
-        bad |= {entry.path: "not a regular file" for entry in listing.entries if not entry.is_regular}
-        keys = [entry.path for entry in entries if entry.path not in bad]
-        skipped = [Skipped(path, bad[path]) for path in sorted(bad)]
+        files = [(entry.path, entry.size) for entry in entries]
+        results = map_records(self._survey_files, [{"files": files[i : i + FILES_PER_TASK]} for i in range(0, len(files), FILES_PER_TASK)])
+        skipped = {path: reason for result in results for path, reason in result["bad"]}
+        skipped |= {entry.path: "not a regular file" for entry in listing.entries if not entry.is_regular}
+        keys = [entry.path for entry in entries if entry.path not in skipped]
         if not keys:
-            first = f", the first is '{skipped[0].key}': {skipped[0].reason}" if skipped else ""
+            first = f", the first is '{min(skipped)}': {skipped[min(skipped)]}" if skipped else ""
             no_images = f"folder '{self.storage.root}' has no images ({len(skipped)} other files{first})"
             raise UserError(f"{no_images}; give a folder with image files")
-        height, width, channels = next(result["first"] for result in results if result["first"])
-        splits, below = self._splits(keys)
-        labels, label_names = self._labels(below)
+        arrangement = arrange(keys, self.with_labels, self.own_splits, self.storage.root)
+        read_otherwise = [path for result in results for path in result["read_otherwise"]]
+        changes = arrangement.news | ({"read_otherwise": read_otherwise} if read_otherwise else {})
+        news = json.dumps(changes, sort_keys=True) if changes else ""
         return Survey(
-            digest=hashlib.sha256("".join(result["digest"] for result in results).encode()).hexdigest(),
-            digest_of="path, size and content of every file",
+            digest=hashlib.sha256(("".join(result["digest"] for result in results) + news).encode()).hexdigest(),
+            digest_of=f"path, size and content of every file{', and what earlier versions read otherwise' if news else ''}",
             keys=keys,
-            splits=splits,
-            labels=labels,
-            label_names=label_names,
-            height=height,
-            width=width,
-            channels=channels,
-            levels=256,
+            splits=arrangement.splits,
+            labels=arrangement.labels,
+            label_names=arrangement.label_names,
+            shape_HWC=next(tuple(result["first"]) for result in results if result["first"]),
             skipped=skipped,
             num_hidden=listing.num_hidden,
         )
@@ -96,7 +89,7 @@ class Folder:
     def _entries(self) -> tuple[list[FileEntry], int]:
         """All files sorted by path, and how many more are hidden."""
         if self.storage.is_local and not self.storage.exists():
-            raise UserError(f"folder '{self.storage.root}' does not exist; give --path FOLDER or --path s3://bucket/prefix")
+            raise UserError(f"folder '{self.storage.root}' does not exist; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
         if self.storage.is_file(""):
             raise UserError(f"'{self.storage.root}' is a file; give the folder that holds it")
         try:
@@ -106,8 +99,7 @@ class Folder:
                 f"folder '{self.storage.root}' holds a file whose name is not UTF-8 ({getattr(error, 'object', '')!r}); rename it"
             ) from error
         except OSError as error:
-            reason = str(error).splitlines()[0][:160]
-            no_listing = f"folder '{self.storage.root}' cannot be listed ({reason})"
+            no_listing = f"folder '{self.storage.root}' cannot be listed ({first_line(error)})"
             raise UserError(f"{no_listing}; check its name and your rights to read it") from error
         seen = [entry for entry in everything if not any(part.startswith(".") for part in entry.path.split("/"))]
         if not seen:
@@ -115,26 +107,25 @@ class Folder:
         return seen, len(everything) - len(seen)
 
     def _survey_files(self, task: Record) -> Record:
-        digest, bad, first = hashlib.sha256(), [], None
+        digest, bad, read_otherwise, first = hashlib.sha256(), [], [], None
         limit = self.max_pixels * BYTES_PER_PIXEL
-        small = [path for path, size in task["files"] if size <= limit]
-        contents = dict.fromkeys(small)
-        reader = self._read(small)
+        reader = self._read([path for path, size in task["files"] if size <= limit])
         for path, size in task["files"]:
             digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
-            if path not in contents:
-                bad.append((path, f"{size} bytes are too many for an image of at most {self.max_pixels} pixels"))
-                continue
-            data = next(reader)
             try:
+                if size > limit:
+                    raise BadImage(f"{size} bytes are too many for an image of at most {self.max_pixels} pixels")
+                data = next(reader)
                 if isinstance(data, BadImage):
                     raise data
                 digest.update(hashlib.sha256(data).digest())
-                header = read_header(io.BytesIO(data), self.max_pixels)
-                first = first or (header.height, header.width, header.channels)
+                shape_HWC = read_header(data, self.max_pixels)
+                first = first or shape_HWC
+                if was_read_otherwise(data, self.max_pixels):
+                    read_otherwise.append(path)
             except BadImage as error:
                 bad.append((path, str(error)))
-        return {"number": task["number"], "digest": digest.hexdigest(), "bad": bad, "first": first}
+        return {"digest": digest.hexdigest(), "bad": bad, "read_otherwise": read_otherwise, "first": first}
 
     def _read(self, keys: Sequence[str]) -> Iterator[bytes | BadImage]:
         """The bytes of each file in order; from a bucket a few files ahead, because each one waits for the network."""
@@ -158,28 +149,3 @@ class Folder:
         except FileNotFoundError as error:
             reason = f"'{self.storage.uri(key)}' was listed, but a worker cannot see it"
             raise UserError(f"{reason}; every host must see --path, or the folder changed: run the same command again") from error
-
-    def _splits(self, keys: Sequence[str]) -> tuple[list[str | None], list[str]]:
-        """Each file's own split, if the folder has splits, and its path below the split's folder."""
-        tops = [key.partition("/")[0] if "/" in key else "" for key in keys]
-        own = [SPLIT_FOLDERS.get(top) for top in tops]
-        found = {split for split in own if split is not None}
-        if not self.own_splits or "train" not in found or len(found) == 1:
-            return [None] * len(keys), list(keys)
-        if None in own:
-            stray = (
-                f"folder '{self.storage.root}' has splits of its own ({', '.join(sorted(found))}), but '{keys[own.index(None)]}' is in none"
-            )
-            raise UserError(f"{stray}; move it into one, or give --splits hash")
-        return own, [key.partition("/")[2] for key in keys]
-
-    def _labels(self, paths: Sequence[str]) -> tuple[list[int | None], tuple[str, ...]]:
-        if not self.with_labels:
-            return [None] * len(paths), ()
-        classes = [path.partition("/")[0] if "/" in path else None for path in paths]
-        names = sorted({name for name in classes if name is not None})
-        if not names:
-            no_labels = f"folder '{self.storage.root}' has no sub-folders to take labels from"
-            raise UserError(f"{no_labels}; leave labels out, or sort the files into sub-folders")
-        index = {name: i for i, name in enumerate(names)}
-        return [None if name is None else index[name] for name in classes], tuple(names)

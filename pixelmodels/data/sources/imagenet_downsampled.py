@@ -17,7 +17,8 @@ from typing import IO, Any
 import numpy as np
 
 from pixelmodels.data.packed import Contents, PackedSource, Part
-from pixelmodels.data.source import UInt8
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.source import sha256_of
 
 NUM_CLASSES = 1000
 SIDES = (8, 16, 32, 64)
@@ -56,16 +57,17 @@ class ImageNetDownsampled(PackedSource):
             if len(labels_N) != shape[0] or not 1 <= labels_N.min() <= labels_N.max() <= NUM_CLASSES:
                 raise self.bad(part.images, f"its labels are not in 1..{NUM_CLASSES}")
             labels = (labels_N.astype(int) - 1).tolist()
-        return Contents(shape[0], (sides[0], sides[0], 3), labels, self.sha256(part.images))
+        with self.storage.open_input(part.images) as stream:
+            return Contents(shape[0], (sides[0], sides[0], 3), labels, sha256_of(stream))
 
-    def label_names(self) -> tuple[str, ...]:
+    def label_names(self, used: set[int]) -> tuple[str, ...]:
         if not self.storage.is_file(self.names_file):
             return tuple(map(str, range(1, NUM_CLASSES + 1)))
         lines = [line.split() for line in self.storage.read_bytes(self.names_file).decode("utf-8", "replace").splitlines() if line.strip()]
         names = {fields[1]: fields[2] for fields in lines if len(fields) == 3}
         if set(names) != set(map(str, range(1, NUM_CLASSES + 1))):
             raise self.bad(self.names_file, f"it does not name the labels 1..{NUM_CLASSES}")
-        return tuple(f"{names[str(i)]}" for i in range(1, NUM_CLASSES + 1))
+        return tuple(names[str(i)] for i in range(1, NUM_CLASSES + 1))
 
     def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
         with self._array(part.images, "data") as (stream, shape, _):

@@ -1,7 +1,9 @@
 """MNIST as its IDX files: 70,000 grey digits of 28x28, in train and test; plain or packed with gzip.
 
 Format: LeCun, Cortes and Burges, "The MNIST database of handwritten digits". Any images in IDX files of these names will do
-(Fashion-MNIST, KMNIST); labels are 0..9.
+(Fashion-MNIST, KMNIST, EMNIST); a label is the class of that number. Classes are 0..9, and go up to the highest label where that is
+more: of EMNIST's letters, whose labels are 1..26, class 0 has no image. EMNIST's files hold each image with rows and columns
+exchanged, and are read as they are.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pixelmodels.data.packed import Contents, PackedSource, Part
-from pixelmodels.data.source import UInt8
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.errors import UserError
 
 NUM_CLASSES = 10
 _UINT8 = 0x08  # the IDX code of unsigned bytes
@@ -33,31 +35,32 @@ class MNIST(PackedSource):
 
     def _part(self, split: str, stem: str) -> Part:
         def file(kind: str) -> str:
-            return self.find(*(f"{stem}-{kind}{end}" for end in ("-ubyte", "-ubyte.gz")), f"{stem}-{kind.replace('-', '.', 1)}-ubyte")
+            kinds = (kind, kind.replace("-", ".", 1))  # some unpackers write `images.idx3`
+            return self.find(*(f"{stem}-{form}{end}" for form in kinds for end in ("-ubyte", "-ubyte.gz")))
 
         return Part(split, split, file("images-idx3"), file("labels-idx1") if self.with_labels else None)
 
     def look(self, part: Part) -> Contents:
-        images_NHW = self._idx(part.images, 3)
-        digest = hashlib.sha256(images_NHW.tobytes())
+        images_NHWC = self.images(part)
+        digest = hashlib.sha256(images_NHWC.tobytes())
         labels = None
         if part.labels is not None:
             labels_N = self._idx(part.labels, 1)
-            if len(labels_N) != len(images_NHW):
-                raise self.bad(part.labels, f"{len(labels_N)} labels for the {len(images_NHW)} images of {part.images}")
-            if len(labels_N) and labels_N.max() >= NUM_CLASSES:
-                raise self.bad(part.labels, f"label {labels_N.max()} is not in 0..{NUM_CLASSES - 1}")
+            if len(labels_N) != len(images_NHWC):
+                raise self.bad(part.labels, f"{len(labels_N)} labels for the {len(images_NHWC)} images of {part.images}")
+            used = np.unique(labels_N).tolist()
+            if used and used[-1] >= NUM_CLASSES and used != [*range(used[0], used[-1] + 1)]:
+                no_classes = f"'{self.storage.uri(part.labels)}' has labels up to {used[-1]}, but not all of {used[0]}..{used[-1]}"
+                raise UserError(f"{no_classes}: they number no classes; leave them out with --labels False, or get {self.about} again")
             digest.update(labels_N.tobytes())
             labels = labels_N.tolist()
-        return Contents(len(images_NHW), (*images_NHW.shape[1:], 1), labels, digest.hexdigest())
+        return Contents(len(images_NHWC), images_NHWC.shape[1:], labels, digest.hexdigest())
 
-    def label_names(self) -> tuple[str, ...]:
-        return tuple(map(str, range(NUM_CLASSES)))
+    def label_names(self, used: set[int]) -> tuple[str, ...]:
+        return tuple(map(str, range(max({NUM_CLASSES - 1, *used}) + 1)))
 
-    def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
-        images_NHW = self._idx(part.images, 3)
-        for number in numbers:
-            yield images_NHW[number][..., None]
+    def images(self, part: Part) -> UInt8:
+        return self._idx(part.images, 3)[..., None]
 
     def _idx(self, file: str, num_dimensions: int) -> UInt8:
         """A file of unsigned bytes in `num_dimensions` dimensions: magic (0, 0, type, dimensions), sizes, values (all big-endian)."""

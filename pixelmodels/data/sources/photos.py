@@ -14,25 +14,21 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pixelmodels.data.config import DatasetConfig
-from pixelmodels.data.source import Listing, Survey, UInt8
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.source import Listing, Source, Survey
 from pixelmodels.data.splits import key_hash
 from pixelmodels.errors import UserError
 
 BLOCK = 32  # pixels along a side
 
 
-class Photos:
+class Photos(Source):
     """Source `photos`; a key is `china.jpg/y0032/x0064`, the patch's first row and column."""
 
     def __init__(self, config: DatasetConfig) -> None:
         if config.labels:
             raise UserError("source 'photos' has no labels; leave labels out, or take source digits or folder")
-        self.patch_size = config.patch_size
-        self.shares = {"test": config.test_share, "validation": config.validation_share}
-        self.seed = config.seed
-
-    def listing(self) -> None:
-        return None
+        self.config = config
 
     def survey(self, listing: Listing | None = None) -> Survey:
         digest = hashlib.sha256()
@@ -40,8 +36,8 @@ class Photos:
         for name, photo_HWC in _load().items():
             digest.update(name.encode() + photo_HWC.tobytes())
             for (top, left), split in self._block_splits(name, photo_HWC).items():
-                for y in range(top, top + BLOCK, self.patch_size):
-                    for x in range(left, left + BLOCK, self.patch_size):
+                for y in range(top, top + BLOCK, self.config.patch_size):
+                    for x in range(left, left + BLOCK, self.config.patch_size):
                         split_of[f"{name}/y{y:04d}/x{x:04d}"] = split
         keys = sorted(split_of)
         return Survey(
@@ -51,11 +47,7 @@ class Photos:
             splits=[split_of[key] for key in keys],
             labels=[None] * len(keys),
             label_names=(),
-            height=self.patch_size,
-            width=self.patch_size,
-            channels=3,
-            levels=256,
-            skipped=[],
+            shape_HWC=(self.config.patch_size, self.config.patch_size, 3),
         )
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8]:
@@ -63,15 +55,15 @@ class Photos:
         for key in keys:
             name, y, x = key.split("/")
             top, left = int(y[1:]), int(x[1:])
-            yield photos[name][top : top + self.patch_size, left : left + self.patch_size]
+            yield photos[name][top : top + self.config.patch_size, left : left + self.config.patch_size]
 
     def _block_splits(self, name: str, photo_HWC: UInt8) -> dict[tuple[int, int], str]:
         """The split of each block of a photograph, by its (top, left): blocks ranked by hash, shares rounded to blocks."""
         height, width = photo_HWC.shape[:2]
         corners = [(top, left) for top in range(0, height - BLOCK + 1, BLOCK) for left in range(0, width - BLOCK + 1, BLOCK)]
-        corners.sort(key=lambda corner: key_hash(f"{name}/{corner[0]}/{corner[1]}", self.seed, "block"))
+        corners.sort(key=lambda corner: key_hash(f"{name}/{corner[0]}/{corner[1]}", self.config.seed, "block"))
         splits: list[str] = []
-        for split, share in self.shares.items():
+        for split, share in (("test", self.config.test_share), ("validation", self.config.validation_share)):
             splits += [split] * max(1, round(share * len(corners)))
         splits += ["train"] * (len(corners) - len(splits))
         return dict(zip(corners, splits, strict=True))

@@ -1,0 +1,1 @@
+"""A model held against a data set: likelihoods of each image, pictures, probes, tables of results."""

@@ -1,0 +1,76 @@
+"""Rows of a data set as what a model takes: whether they fit it, and tensors of a batch with its context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from pixelmodels.data import Dataset
+from pixelmodels.data.dataset import check_labels
+from pixelmodels.data.rows import Rows
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context, ContextSpec, PixelModel
+from pixelmodels.models.context_images import check_makeable, context_of
+
+
+def check_images_fit(model: PixelModel, dataset: Dataset) -> None:
+    """Raise `UserError` when a data set's images are not of a model's shape and levels."""
+    if model.spec != dataset.spec:
+        ours, theirs = (f"{one.channels}x{one.height}x{one.width} with {one.levels} levels" for one in (model.spec, dataset.spec))
+        raise UserError(f"the model was trained on images of {ours}, data set '{dataset.name}' has {theirs}; prepare one that fits")
+
+
+def check_context_fits(spec: ContextSpec, dataset: Dataset, splits: Iterable[str], remedy: str) -> None:
+    """Raise `UserError`, with the remedy, when a model's context cannot be had of a data set whose images fit it.
+
+    Its classes have to be the model's, in the same order, which is what a label tells. Only of a model of before, which does not know
+    their names, their number is all that is looked at.
+    """
+    names = _differing(spec.class_names, dataset.label_names) if spec.class_names and dataset.num_classes else ""
+    remedy_of_data = f"use one that fits, or {remedy}"
+    for asked, has, what, how in (
+        (spec.num_classes, dataset.num_classes, "{} classes", names),
+        (spec.vector_size, dataset.vector_size, "vectors of {} numbers", ""),
+    ):
+        if asked and asked != has:
+            conditioned = f"the model is conditioned on {what.format(asked)}"
+            raise UserError(f"{conditioned}, data set '{dataset.name}' has {has}{how}; {remedy_of_data}")
+    if names:
+        raise UserError(f"the model is conditioned on other classes than data set '{dataset.name}' has{names}; {remedy_of_data}")
+    if spec.num_classes:
+        check_labels(dataset, splits, remedy)
+    check_makeable(spec, dataset.spec, remedy)
+
+
+def _differing(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """How the names of a model's classes differ from those of a data set, in brackets; nothing where none does."""
+    moved = next((i for i, (mine, other) in enumerate(zip(ours, theirs, strict=False)) if mine != other), None)
+    alone = {"model": [name for name in ours if name not in theirs], "data set": [name for name in theirs if name not in ours]}
+    parts = [f"only the {who} knows {_listed(names)}" for who, names in alone.items() if names]
+    if moved is not None and not parts:
+        parts = [f"label {moved} is '{ours[moved]}' to the model and '{theirs[moved]}' there"]
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[torch.Tensor, Context | None]:
+    """Images and their whole context on the device; through pinned memory to a GPU."""
+
+    def moved(values: np.ndarray | None) -> torch.Tensor | None:
+        if values is None:
+            return None
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    x_BCHW = moved(rows.images_NCHW)
+    assert x_BCHW is not None
+    label_B = moved(rows.labels_N) if spec.num_classes else None
+    vector_BV = moved(rows.vectors_NV) if spec.vector_size else None
+    x_BCHW = x_BCHW.long()
+    return x_BCHW, context_of(spec, x_BCHW, None if label_B is None else label_B.long(), vector_BV)

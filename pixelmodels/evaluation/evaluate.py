@@ -1,0 +1,183 @@
+"""`evaluate`: a trained model scored on a prepared data set, by Ray Data over the cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import tyro
+
+from pixelmodels import ray_cluster
+from pixelmodels.data import Dataset, decode_labels, decode_rows, find_dataset
+from pixelmodels.data.feeds import RESIDENT_BYTES
+from pixelmodels.data.streaming import rows_of
+from pixelmodels.errors import UserError, check_at_least, check_seed, first_line
+from pixelmodels.evaluation.activations import Source, choose_images, first_step, probe_model
+from pixelmodels.evaluation.actors import Actors
+from pixelmodels.evaluation.batches import check_context_fits, check_images_fit
+from pixelmodels.evaluation.nats import nats_table
+from pixelmodels.evaluation.probes import ProbeRow, probe_files
+from pixelmodels.evaluation.scores import Scores, score_rows, summarize
+from pixelmodels.models import PixelModel
+from pixelmodels.pictures import grid, png_bytes
+from pixelmodels.preflight import Preflight
+from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once, without_remarks
+from pixelmodels.runs.loading import REGISTERED, find_model, locate
+from pixelmodels.storage import DEFAULT_STORAGE, Storage, StorageFull, fitting
+from pixelmodels.tracking import Tracker
+
+EVALUATIONS = "evaluations"
+SUMMARY = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a trained model on a prepared data set: bits/dim, the nats of each image, the likeliest images and the unlikeliest."""
+
+    model: Annotated[str, tyro.conf.Positional]  # folder of a run or checkpoint (path or URI), or models:/name/version
+    dataset: str  # prepared data set: name, or name-fingerprint
+    split: str = "test"  # train, validation or test
+    storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
+    num_workers: int | None = None  # actors that hold the model; as many as the cluster has room for unless given
+    use_gpu: bool = False  # one GPU an actor
+    batch_size: int = 128  # images scored at a time
+    num_images: int = 16  # images in each picture of extremes
+    probe: bool = False  # also read the labels off each layer's activations with a linear classifier: trained on train, tested on test
+    probe_images: int = 10_000  # training images of a probe at most
+    probe_seed: int = 0  # which ones, and the weights of the untrained network that it compares with
+    without_context: bool = False  # score a conditional model with all that it is conditioned on left out
+
+    def __post_init__(self) -> None:
+        check_seed("--probe-seed", self.probe_seed)
+        check_at_least(self, num_workers=1, batch_size=1, num_images=1, probe_images=1)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of it."""
+
+    scores: Scores  # of the split
+    num_images: int  # images scored
+    folder: str  # path or URI: nats.parquet, lowest.png, highest.png, evaluation.json; with a probe also probe.csv, probe.png
+    probe: tuple[ProbeRow, ...] = ()  # baselines, then layers in order of depth
+    probe_title: str = ""  # what the probes were trained and tested on
+
+
+class Scorer:
+    """An actor that holds the model and scores batches of rows."""
+
+    def __init__(self, actors: Actors, dataset: Dataset) -> None:
+        self._actors, self._dataset = actors, dataset
+        self._model = actors.model().to(actors.device)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of the data set to rows with columns key, label and nll_nats."""
+        nll_nats = score_rows(self._model, rows_of(batch, self._dataset), self._actors.device, with_context=self._actors.with_context)
+        return pa.table({"key": batch["key"], "label": batch["label"], "nll_nats": nll_nats})
+
+
+def evaluate(options: Evaluate) -> Evaluation:
+    """Score a model on a split; raises `UserError` when there is no such model or data, or they do not fit."""
+    storage = Storage(options.storage)
+    storage.check_writable()
+    dataset = find_dataset(storage, options.dataset)
+    place = locate(options.model, storage)
+    tracker = Tracker(storage)  # as this process sees it: the actors may have another environment
+    model = find_model(place, storage, tracker)
+    _check_fit(model, dataset, options)
+    chosen = choose_images(dataset, options.probe_images, options.probe_seed) if options.probe else None
+    name = options.model.rstrip("/").replace("models:/", "").split("/runs/")[-1].replace("/", "-").replace("@", "-").removeprefix("-")
+    ending = f"-{options.split}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = f"{EVALUATIONS}/{fitting(f'{name}-{dataset.name}', 255 - len(ending))}{ending}"
+    _check_writable(storage, folder)
+    ray_cluster.connect()
+    Preflight(storage, tracker.uri if place.startswith(REGISTERED) else "").check()
+    room = runs_at_once(WorkerNeeds(options.num_workers or 1, use_gpu=options.use_gpu))
+    with_context = not options.without_context
+    actors = Actors(place, tracker, options.num_workers or room, options.batch_size, options.use_gpu, with_context)
+    with without_remarks():
+        table = _score(actors, dataset, options.split)
+    scores = summarize(table["nll_nats"].to_numpy(), dataset.spec.num_subpixels)
+    files = _files_of(table, scores, dataset, options, with_context=bool(model.context_spec) and with_context)
+    for file, data in files:
+        storage.write_bytes(f"{folder}/{file}", data)
+    found = Evaluation(scores, len(table), storage.uri(folder))
+    if chosen is None:
+        return found
+    source = Source(actors, options.probe_seed, first_step(model, dataset, options.probe_seed))
+    with without_remarks():
+        rows = probe_model(source, dataset, chosen)
+    counts = [f"{len(positions):,} of {dataset.num_images(split):,} {split}" for split, positions in chosen.items()]
+    title = f"linear probes on labelled images: {', '.join(counts)}"
+    for file, data in probe_files(rows, f"{name}\n{title}").items():
+        storage.write_bytes(f"{folder}/{file}", data)
+    return replace(found, probe=tuple(rows), probe_title=title)
+
+
+def _check_writable(storage: Storage, folder: str) -> None:
+    """See that a folder takes files before there is anything that would be lost; raises `UserError`."""
+    try:
+        storage.write_bytes(f"{folder}/{SUMMARY}", b"")
+        storage.delete(folder)
+    except StorageFull:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        remedy = "give another --storage, or a model whose folders have shorter names"
+        raise UserError(f"'{storage.uri(folder)}' cannot be written ({first_line(error)}); {remedy}") from error
+
+
+def _files_of(table: pa.Table, scores: Scores, dataset: Dataset, options: Evaluate, *, with_context: bool) -> Iterator[tuple[str, bytes]]:
+    """The files that tell of scores, by name: first the nats, which took the time."""
+    keys, nll_nats_N = table["key"].to_pylist(), table["nll_nats"].to_numpy()
+    yield "nats.parquet", nats_table(keys, decode_labels(table["label"]), nll_nats_N, dataset.spec.num_subpixels)
+    order = np.argsort(-nll_nats_N, kind="stable")
+    for picture, indices in (("lowest", order), ("highest", order[::-1])):
+        images_NCHW = _images(dataset, options.split, [keys[index] for index in indices[: options.num_images]])
+        yield f"{picture}.png", png_bytes(grid(images_NCHW, dataset.spec.levels))
+    summary = {
+        "model": options.model,
+        "dataset": f"{dataset.name}-{dataset.fingerprint}",
+        "split": options.split,
+        "with_context": with_context,
+        "num_images": len(keys),
+        **{name: getattr(scores, name) for name in ("bits_per_dim", "bits_per_dim_stderr", "nll_nats")},
+    }
+    yield SUMMARY, json.dumps(summary, indent=1).encode()
+
+
+def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
+    dataset.num_images(options.split)  # an unknown split is told here
+    check_images_fit(model, dataset)
+    if options.without_context and not model.context_spec:
+        raise UserError("--without-context given, and the model is not conditioned on anything; leave it out")
+    if not options.without_context:
+        check_context_fits(model.context_spec, dataset, (options.split,), "score it with --without-context")
+    if options.split == "train" and dataset.train_images_are_grey:
+        raise UserError(f"split 'train' of data set '{dataset.name}' is drawn anew each epoch; evaluate validation or test")
+
+
+def _score(actors: Actors, dataset: Dataset, split: str) -> pa.Table:
+    """Columns key, label and nll_nats of every image of the split, ordered by key."""
+    rows = actors.over(dataset.stream(split), len(dataset.shards(split)), Scorer, actors, dataset)
+    table = pa.concat_tables(list(rows.iter_batches(batch_size=None, batch_format="pyarrow"))).sort_by("key")
+    if len(table) != dataset.num_images(split):
+        raise RuntimeError(f"{len(table)} images were scored, the split has {dataset.num_images(split)}")
+    return table
+
+
+def _images(dataset: Dataset, split: str, keys: list[str]) -> np.ndarray:
+    """Images of these keys, in this order, (N, C, H, W)."""
+    if dataset.split_bytes(split) < RESIDENT_BYTES:
+        whole = dataset.read(split)
+        position = {key: index for index, key in enumerate(whole.keys)}
+        return whole.images_NCHW[[position[key] for key in keys]]
+    wanted = pa.array(keys)
+    found = dataset.stream(split).map_batches(lambda batch: batch.filter(pa.compute.is_in(batch["key"], wanted)), batch_format="pyarrow")
+    table = pa.concat_tables(list(found.iter_batches(batch_size=None, batch_format="pyarrow")))
+    images = dict(zip(table["key"].to_pylist(), decode_rows(table["image"], dataset.spec.shape), strict=True))
+    return np.stack([images[key] for key in keys])

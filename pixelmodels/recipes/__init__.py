@@ -1,0 +1,1 @@
+"""What is trained: recipes and suites as data, without Ray and MLflow."""

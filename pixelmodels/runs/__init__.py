@@ -1,0 +1,1 @@
+"""A run's folder in the storage root: checkpoints, result, who trains in it, and how it is found again."""

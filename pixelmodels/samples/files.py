@@ -1,0 +1,97 @@
+"""Where samples go: one picture, a folder of single images, arrays, an animation. Looked at before anything is drawn, written whole."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pixelmodels.data import dequantize
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.errors import UserError
+from pixelmodels.models import PixelModel
+from pixelmodels.pictures import png_bytes
+from pixelmodels.samples.commission import Commission
+from pixelmodels.samples.pictures import film, gif_bytes, picture
+
+PICTURE, ARRAYS, FILM = ".png", ".npz", ".gif"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that samples are written to, or a folder of them."""
+
+    folder: Path
+    name: str  # of the file, whose end says its format; empty: a file for each sample, named by its number
+    option: str = "--out"  # what asks for it on the command line
+
+    def check(self, commission: Commission, model: PixelModel) -> None:
+        """Make the folder, and see that files can be written there and will hold the samples; raises `UserError`."""
+        channels = model.spec.channels
+        if not self.name and channels not in (1, 3):
+            raise UserError(f"--out '{self.folder}/': images of {channels} channels are no PNG files; give a name that ends in .npz")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise UserError(f"{self.option}: '{self.folder}' cannot be written ({error.strerror}); give another place") from error
+        if self.name:
+            return
+        if others := {name for name in os.listdir(self.folder) if not name.startswith(".")}.difference(_names(commission.n)):
+            what = f"folder '{self.folder}' holds '{min(others)}', which is none of these samples"
+            raise UserError(f"{what}; empty it, or give another --out")
+
+    def write(self, commission: Commission, images_NCHW: UInt8, model: PixelModel) -> Path:
+        """Write it, each file whole or not at all; returns the file or folder, absolute. Raises `UserError`."""
+        for name, content in self._files(commission, images_NCHW, model):
+            path, temporary = self.folder / name, self.folder / f".{name}.tmp-{os.getpid()}"
+            try:
+                temporary.write_bytes(content)
+                temporary.replace(path)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise UserError(f"{self.option} '{path}' cannot be written ({error.strerror}); give another place") from error
+        return (self.folder / self.name).resolve()
+
+    def _files(self, commission: Commission, images_NCHW: UInt8, model: PixelModel) -> Iterator[tuple[str, bytes]]:
+        if not self.name:
+            for name, image_CHW in zip(_names(commission.n), dequantize(images_NCHW, model.spec.levels), strict=True):
+                yield name, png_bytes(image_CHW.transpose(1, 2, 0))
+        elif self.name.endswith(FILM):
+            yield self.name, gif_bytes(film(commission, images_NCHW, model))
+        elif self.name.endswith(PICTURE):
+            yield self.name, png_bytes(picture(commission, images_NCHW, model))
+        else:
+            stream = io.BytesIO()
+            np.savez_compressed(stream, images_NCHW=images_NCHW, **commission.arrays())  # type: ignore[arg-type]
+            yield self.name, stream.getvalue()
+
+
+def outputs_of(out: str, gif: Path | None) -> list[Output]:
+    """What the two options ask for, `--out` last; raises `UserError` for a name that says no format."""
+    films = [] if gif is None else [Output(gif.parent, gif.name, "--gif")]
+    if gif is not None and (gif.suffix != FILM or gif.is_dir()):
+        raise UserError(f"--gif '{gif}' is no name of an animation; give one that ends in .gif")
+    if "://" in out:
+        raise UserError(f"--out '{out}' is no local file; give a local name that ends in {PICTURE}, {ARRAYS} or /")
+    path = Path(out)
+    if out.endswith("/") or path.is_dir():
+        return [*films, Output(path, "")]
+    if path.suffix not in (PICTURE, ARRAYS):
+        raise UserError(
+            f"--out '{out}' is no file that can be written; give a name that ends in .png (one picture), .npz (levels as an array) "
+            "or / (a folder of single PNG files)"
+        )
+    return [*films, Output(path.parent, path.name)]
+
+
+def _names(n: int) -> list[str]:
+    """File names of single images, which sort by number."""
+    digits = max(4, len(str(n - 1)))
+    return [f"{i:0{digits}d}.png" for i in range(n)]

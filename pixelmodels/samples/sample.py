@@ -1,0 +1,181 @@
+"""Samples of a trained model: of chosen classes, guided, from one class to another, or of given images, which may be completed."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from pixelmodels.data import find_dataset
+from pixelmodels.errors import UserError, check_at_least, check_seed
+from pixelmodels.models import Context, ContextBlend, PixelModel
+from pixelmodels.progress import Say, duration
+from pixelmodels.samples.commission import Commission
+from pixelmodels.samples.drawing import Drawing
+from pixelmodels.samples.files import PICTURE, outputs_of
+from pixelmodels.samples.given import FilesToComplete, FilesToGive, HeldOut, Images, absent_kinds, known_pixels, num_known_later, shares
+from pixelmodels.samples.pictures import check_size
+from pixelmodels.storage import DEFAULT_STORAGE, Storage
+
+_TWO_WAYS = {
+    ("between", "label"): "choose classes",
+    ("known", "known_rows"): "say what is known",
+    ("dataset", "given", "complete"): "give images",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples of a trained model: exact, each a function of the seed and its number.
+
+    More images than --batch-size are drawn in blocks, over the Ray cluster. Each block that is finished is kept in the storage root until
+    the output is written, so the same command goes on where it was killed.
+
+    To complete images, say what is known of them. Known pixels stay as they are given; those that come after an unknown pixel (in the
+    order of the model) are not taken into account by what is drawn there: such an image is no draw given all that is known.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]  # folder of a run or checkpoint (path or URI), or models:/name/version
+    n: int = 64  # images; with --between, columns of the picture
+    out: str = "samples.png"  # a name that ends in .png: one picture; in .npz: levels, N C H W, with what was given; in /: single PNGs
+    gif: Path | None = None  # also an animation of the picture being drawn row by row: a name that ends in .gif
+    seed: int = 0  # of the noise
+    label: tuple[int, ...] = ()  # classes in turn, of a model of classes; without any it does without a class
+    between: tuple[int, int] | None = None  # two classes: rows of the picture go from one to the other with the noise held fixed
+    num_steps: int = 9  # rows of that picture
+    guidance: float = 0.0  # how far to go beyond the model towards what it is conditioned on; 0: the model itself
+    temperature: float = 1.0  # below 1: likelier levels more often; 1: the model itself
+    top_p: float = 1.0  # draw from the smallest set of levels whose probability reaches this; 1: the model itself
+    dataset: str | None = None  # prepared data set: its test images give what the model is conditioned on, or are completed
+    given: str | None = None  # image file, or folder of them, that the model is given: grey to be coloured, or small to be enlarged
+    complete: str | None = None  # image file, or folder of them, to complete: as large as the model's images
+    known_rows: int | None = None  # of the images of --complete, or of test images of --dataset: rows at the top that are known
+    known: Path | None = None  # the same as a mask, an image: white where pixels are known, black where they are drawn
+    samples_each: int | None = None  # samples of each given image; 4 or more unless given
+    batch_size: int = 64  # images of a block: drawn at a time by one process
+    num_workers: int | None = None  # blocks drawn at a time, where there are several; as many as the cluster has room for unless given
+    use_gpu: bool = False  # one GPU a worker
+    storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
+
+    def __post_init__(self) -> None:
+        check_at_least(self, n=1, batch_size=1, num_workers=1, samples_each=1)
+        check_seed("--seed", self.seed)
+        if self.num_steps < 2:
+            raise UserError(f"--num-steps {self.num_steps} is too few; give 2 (the two ends) or more")
+        outputs_of(self.out, self.gif)
+        for names, what in _TWO_WAYS.items():
+            given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, ())]
+            if len(given) > 1:
+                raise UserError(f"{given[0]} and {given[1]} are two ways to {what}; give one of them")
+        (way,) = given or [""]  # to give images, which are the last
+        if self.dataset is not None and (self.label or self.between):
+            raise UserError("--dataset gives test images with their own classes; leave out --label and --between")
+        if way and self.between is not None:
+            raise UserError(f"--between goes from one class to another, not on with given images; leave out {way}, or choose a --label")
+        if self.completes and self.dataset is None and self.complete is None:
+            raise UserError("--known-rows and --known say what is known of given images; give --complete FILE, or --dataset NAME, too")
+        if self.complete is not None and not self.completes:
+            raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
+        if self.samples_each is not None and not way:
+            raise UserError(f"--samples-each {self.samples_each} is of given images; give --dataset, --given or --complete, or only --n")
+        if self.samples_each is not None and self.samples_each > self.n:
+            raise UserError(f"--samples-each {self.samples_each} is more than --n {self.n}; raise --n, which counts all samples")
+
+    @property
+    def completes(self) -> bool:
+        """Whether pixels of given images are known."""
+        return self.known is not None or self.known_rows is not None
+
+
+def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say = print) -> list[Path]:
+    """Draw, write, return the files' paths, `--out` last; raises `UserError` for what does not fit the model or cannot be written."""
+    outputs = outputs_of(options.out, options.gif)
+    if outputs[-1].name.endswith(PICTURE):
+        check_size(options.n * (1 if options.between is None else options.num_steps), model)
+    commission = commission_of(options, model, storage, say)
+    commission.check(model)
+    for output in outputs:
+        output.check(commission, model)
+    started = time.monotonic()
+    drawing = Drawing(model, commission, options.batch_size, options.num_workers, options.use_gpu)
+    images_NCHW, finish = drawing.images(storage, say)
+    say(f"{commission.n:,} images of {options.model} in {duration(time.monotonic() - started)}")
+    paths = [output.write(commission, images_NCHW, model) for output in outputs]
+    finish()
+    return paths
+
+
+def commission_of(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Commission:
+    """What is to be drawn; raises `UserError` for images or a data set that do not fit the model."""
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "guidance", "temperature", "top_p")}
+    numbers_N = np.arange(options.n)
+    if options.between is not None:
+        first, second = (Context(label_B=torch.tensor([label] * options.num_steps)) for label in options.between)
+        _tell_absent(model, first, say)
+        blend = ContextBlend(first, second, torch.linspace(0, 1, options.num_steps, dtype=torch.float64))
+        rows_N = np.arange(options.num_steps).repeat(options.n)
+        return Commission(np.tile(numbers_N, options.num_steps), rows_N, context=blend, columns=options.n, **shared)
+    if options.dataset is not None or options.given is not None or options.complete is not None:
+        return replace(_of_given(options, model, storage, say), **shared)
+    context = Context(label_B=torch.tensor(options.label)) if options.label else None
+    _tell_absent(model, context, say)
+    if context is not None:
+        return Commission(numbers_N, numbers_N % len(options.label), context=context, columns=_columns(options, model), **shared)
+    return Commission(numbers_N, np.zeros_like(numbers_N), **shared)
+
+
+def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Commission:
+    """Samples of test images or files: of what is given of them, or of what is known of them."""
+    known_HW = known_pixels(options.known_rows, options.known, model.spec) if options.completes else None
+    images: Images
+    if options.dataset is not None:
+        if known_HW is None and not model.context_spec:
+            raise UserError("--dataset: the model is not conditioned on anything; leave it out, or complete its images with --known-rows")
+        images = HeldOut(find_dataset(storage, options.dataset))
+    elif options.complete is not None:
+        images = FilesToComplete(options.complete)
+    else:
+        images = FilesToGive(str(options.given))
+    used, each = shares(options.n, images.num, options.samples_each)
+    x_MCHW, context = images.first(used, model)
+    say(f"{each} samples of each of {used:,} of {images.num:,} {images.what}")
+    if known_HW is not None:
+        say(_told_of(known_HW, model))
+    rows_N = np.arange(used).repeat(each)
+    if options.label:  # of files, which have none of their own: a row of the context for each pair of image and class
+        classes = len(options.label)
+        pairs, rows_N = np.unique(rows_N * classes + np.arange(len(rows_N)) % classes, return_inverse=True)
+        rows = (context or Context()).rows(torch.from_numpy(pairs // classes))
+        context = replace(rows, label_B=torch.tensor(options.label)[torch.from_numpy(pairs % classes)])
+    _tell_absent(model, context, say)
+    return Commission(np.arange(len(rows_N)), rows_N, context=context, originals_MCHW=x_MCHW, samples_each=each, known_HW=known_HW)
+
+
+def _tell_absent(model: PixelModel, context: Context | None, say: Say) -> None:
+    if absent := absent_kinds(model.context_spec, context):
+        also = "" if context is None else "also "
+        say(f"the model is {also}conditioned on {' and '.join(absent)}, of which nothing is given: the samples do without")
+
+
+def _told_of(known_HW: Tensor, model: PixelModel) -> str:
+    """How much is known, and whether the completions are draws given all of it."""
+    told = f"{int(known_HW.sum()):,} of {known_HW.numel():,} pixels of each are known"
+    later = num_known_later(model, known_HW)
+    if not later:
+        return told
+    return f"{told}; {later:,} of them come after pixels that are drawn: they stay as they are, and what is drawn before them ignores them"
+
+
+def _columns(options: Sample, model: PixelModel) -> int | None:
+    """Columns of a picture of classes in turn: each class has its own, in a picture about as wide as high."""
+    classes = len(options.label)
+    if not 1 < classes <= options.n:
+        return None
+    return max(1, round(math.sqrt(options.n * model.spec.height / model.spec.width) / classes)) * classes

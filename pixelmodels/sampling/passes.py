@@ -1,0 +1,118 @@
+"""The passes of a model over the images of a canvas: a row begins, pixels are drawn or the row is taken in, the row is final."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pixelmodels.layers.base import CausalLayer, Frame, Place
+from pixelmodels.layers.wiring import PixelPass, RowPass, TakeRow
+from pixelmodels.models import PixelModel
+from pixelmodels.models.context import Given, check_context
+from pixelmodels.sampling.canvas import Canvas
+
+
+class Passes:
+    """A model's passes, with its weights laid out for them once: they stay as they were when it was made.
+
+    One object serves as many canvases as wanted; a canvas is given to it at each call and changed in place.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: PixelModel):
+        self.model = model
+        self.weights = {layer: {name: value.clone() for name, value in layer.prepare().items()} for layer in model.layers()}
+        self._step = model.spec.step
+        self._width = model.spec.width
+        self._is_padded = model.padded(self._width) > self._width
+
+    @torch.no_grad()
+    def start(self, batch: int, context: Given = None) -> Canvas:
+        """An empty canvas for `batch` images, before row 0; `UserError` for a context that does not fit the model."""
+        model = self.model
+        check_context(context, model.context_spec, batch)
+        channels, height, width = model.spec.shape
+        rows, columns = model.padded(height), model.padded(width)
+        frame = Frame(batch, rows, columns, model.device, model.dtype)
+        of_layer = ((layer, layer.resolution) for layer in model.layers())
+        states = {layer: layer.start(replace(frame, height=rows // stride, width=columns // stride)) for layer, stride in of_layer}
+        return Canvas(
+            x_BWC=torch.zeros(batch, width, channels, dtype=torch.uint8, device=frame.device),
+            image_BWC=frame.zeros(columns, channels + 1),
+            above_BWC=frame.zeros(columns, channels + 1),
+            row_B=torch.zeros(batch, dtype=torch.long, device=frame.device),
+            context=model.context_features(context, batch),
+            states=states,
+        )
+
+    @torch.no_grad()
+    def row(self, canvas: Canvas) -> None:
+        """Everything that the images' current rows take from the rows above them, for all columns."""
+        model = self.model
+        batch_B = torch.arange(len(canvas.row_B), device=canvas.row_B.device)
+        context = {
+            module: map_BHWF[batch_B, canvas.row_B // module.resolution] if map_BHWF.shape[1] > 1 else map_BHWF[:, 0]
+            for module, map_BHWF in canvas.context.items()
+        }
+        canvas.direct_BWP = None if model.direct is None else context[model.direct]
+        extras = model.above(RowPass(self.weights, canvas.states, _place(canvas)), canvas.above_BWC, context)
+        for layer in self._in_phase(canvas):
+            layer.row(self.weights[layer], canvas.states[layer], extras.get(layer))
+        canvas.image_BWC.zero_()
+        canvas.image_BWC[:, : self._width, -1] = 1
+
+    @torch.no_grad()
+    def pixel(self, canvas: Canvas, column: int, group: int = 0) -> Tensor:
+        """Parameters of one pixel of the current row, of one group where the network orders the channels; B P."""
+        model = self.model
+        params_BP = model.here(PixelPass(self.weights, canvas.states, _place(canvas, column, group)), canvas.image_BWC[:, column])
+        if canvas.direct_BWP is None:
+            return params_BP
+        direct_BP = canvas.direct_BWP[:, column if canvas.direct_BWP.shape[1] > 1 else 0]
+        return params_BP + (direct_BP if model.num_groups == 1 else direct_BP[:, model.params_of_group[group]])
+
+    def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
+        """Fix one sub-pixel of the current row: levels, integers, B."""
+        if channel not in canvas.views:
+            canvas.views[channel] = (canvas.x_BWC[..., channel].unbind(1), canvas.image_BWC[..., channel].unbind(1))
+        x_W, image_W = canvas.views[channel]
+        x_W[column].copy_(x_B)
+        image_W[column].copy_(x_B).mul_(self._step).sub_(1)
+
+    @torch.no_grad()
+    def take_row(self, canvas: Canvas, x_BWC: Tensor) -> Tensor:
+        """Parameters of every column of the current row if it were `x_BWC` (levels); B W P.
+
+        Nothing is final before `commit`: another row may be taken in instead.
+        """
+        canvas.x_BWC.copy_(x_BWC)
+        canvas.image_BWC[:, : self._width, :-1] = self.model.spec.scaled(x_BWC, self.model.dtype)
+        params_BWP = self._take(canvas)
+        if canvas.direct_BWP is not None:
+            params_BWP = params_BWP + canvas.direct_BWP
+        return params_BWP[:, : self._width]
+
+    @torch.no_grad()
+    def commit(self, canvas: Canvas) -> None:
+        """The current row is final: record it and go to the next (`x_BWC` stays as it is until the next row is drawn)."""
+        if self._is_padded:  # pixel passes end at the last real column, rows below may read beyond
+            self._take(canvas)
+        at = _place(canvas)
+        for layer in self._in_phase(canvas):
+            layer.commit(self.weights[layer], canvas.states[layer], at)
+        canvas.above_BWC.copy_(canvas.image_BWC)
+        canvas.row_B += 1
+        canvas.phase = (canvas.phase + 1) % self.model.period
+
+    def _take(self, canvas: Canvas) -> Tensor:
+        return self.model.here(TakeRow(self.weights, canvas.states, _place(canvas)), canvas.image_BWC)
+
+    def _in_phase(self, canvas: Canvas) -> list[CausalLayer]:
+        """The layers of the pixel streams that fire in the current rows."""
+        return [layer for layer in self.weights if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0]
+
+
+def _place(canvas: Canvas, column: int = 0, group: int = 0) -> Place:
+    return Place(canvas.phase, column, group, canvas.image_BWC, canvas.views)

@@ -1,0 +1,104 @@
+"""How many workers a run has: as many as there is room for, between the two numbers of `WorkerNeeds`.
+
+A run that may have more workers than it has gives way to itself: its first worker sees that a node has room for one more, all of them
+save, and the driver starts as many as there is room for then. So it does where a cloud has told that it takes a machine away. A run
+whose workers or machines die goes on from its newest checkpoint with what is left, or waits for machines, and says so.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pixelmodels.internals import draining_nodes, free_resources
+from pixelmodels.progress import Say
+from pixelmodels.ray_cluster import SPARE_CPUS, WorkerNeeds, alive_nodes, places
+
+MORE_ROOM, TAKEN_AWAY = "more room", "taken away"  # why workers leave before their run's end
+SETTLE_S = 30.0  # seconds that a group of workers trains before it makes way for a larger one
+_POLL_S = 2.0
+_SEEN = 2  # looks in a row that have to agree: what a group that ended held is given back piece by piece
+
+
+class Departure:
+    """In a run's first worker: whether its workers should save and leave, and why.
+
+    Args: `nodes`, the ids of those that each worker is on; `settle_s`, seconds for which more room is not looked for.
+    """
+
+    def __init__(self, needs: WorkerNeeds, nodes: Sequence[str], settle_s: float) -> None:
+        self._needs, self._nodes, self._settle_s = needs, nodes, settle_s
+        self._why: str | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def __call__(self) -> str | None:
+        """Why they should leave now, or None; asked between steps."""
+        return self._why
+
+    def close(self) -> None:
+        """Look no longer."""
+        self._ended.set()
+
+    def _watch(self) -> None:
+        seen, look_at = 0, time.monotonic() + self._settle_s
+        while not self._ended.wait(_POLL_S):
+            if draining_nodes() & set(self._nodes):
+                self._why = TAKEN_AWAY
+                return
+            if len(self._nodes) < self._needs.most and time.monotonic() >= look_at:
+                seen = seen + 1 if _free_places(self._needs) else 0
+            if seen == _SEEN:
+                self._why = MORE_ROOM
+                return
+
+
+def workers_now(needs: WorkerNeeds) -> int:
+    """How many workers to start: as many as there is room for; the fewest where there is none yet, and Ray waits for it."""
+    if needs.most == needs.num_workers:
+        return needs.num_workers
+    found = [-1]
+    for _ in range(10):
+        found.append(min(needs.most, _free_places(needs)))
+        if found[-1] == found[-2] >= needs.num_workers:
+            break
+        time.sleep(_POLL_S / 2)
+    return max(needs.num_workers, found[-1])
+
+
+@contextmanager
+def saying_what_it_waits_for(name: str, needs: WorkerNeeds, num_workers: int, say: Say) -> Iterator[None]:
+    """Say, while the context is open, when the cluster as it is has no room for a run's workers, and when it has again."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        lacking, seen = False, 0
+        while not ended.wait(_POLL_S):
+            try:
+                nodes = alive_nodes()
+            except Exception:  # of any kind: the cluster does not answer, or ends
+                continue
+            have = places(needs, nodes, 0)
+            seen = seen + 1 if (have < num_workers) != lacking else 0
+            if seen == _SEEN:
+                lacking, seen = not lacking, 0
+                say(_lack(name, needs, num_workers, have, len(nodes)) if lacking else f"{name}: the cluster has room again")
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()
+
+
+def _lack(name: str, needs: WorkerNeeds, num_workers: int, have: int, num_nodes: int) -> str:
+    asked = f"{num_workers} worker(s) of {needs.each}"
+    return f"{name}: waits for {asked}; the cluster has {num_nodes} node(s), with room for {have}; it goes on as soon as there are more"
+
+
+def _free_places(needs: WorkerNeeds) -> int:
+    return places(needs, free_resources(), SPARE_CPUS)

@@ -1,0 +1,100 @@
+"""A training on hosts of their own that are killed, cut off and brought back: it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import DOING, KEEPS_TRAINING, Job, make_whole, measure, started_cluster, told_by_mlflow, training_workers
+from cluster import network, servers
+from cluster.local_cluster import LocalCluster
+from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """A head, two workers, a bucket and an MLflow server, each a host of its own."""
+    for reason in (network.lacks(), servers.lacks_bucket()):
+        if reason is not None:
+            pytest.skip(f"no hosts with an S3 server: {reason}")
+    with started_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: LocalCluster) -> float:
+    """Nats of the test images after a run that nothing happens to, on two hosts."""
+    job = Job(cluster, "undisturbed")
+    job.submit()
+    job.wait_for_epoch(1)
+    assert len({host.name for host, _ in training_workers(cluster)}) == 2
+    result = job.end()
+    assert result.num_workers == 2 and told_by_mlflow(job) == {"lost": 0, "doubled": 0, "open": 0}
+    return result.test_nll_nats
+
+
+@pytest.mark.faults
+def test_a_run_shrinks_when_a_host_dies_and_grows_when_it_is_back(cluster: LocalCluster) -> None:
+    """Three hosts with room for two workers beside Ray Data; with one host less there is room for one."""
+    job = Job(cluster, "elastic", num_workers="1..2", epochs=30)
+    job.submit()
+    job.wait_for_epoch(3)
+    (host, *_) = [host for host, _ in training_workers(cluster) if host is not cluster.head]
+    since, newest = job.seen(), job.newest()
+    host.kill()
+    at, _, shrunk = job.wait_for(re.compile(r"shrinks from 2 to 1 worker\(s\) at step (\d+)"), since)
+    assert int(shrunk[1]) >= newest
+    at, _ = job.wait_for_epoch(1, at)
+    host.bring_back()
+    at, _, grown = job.wait_for(re.compile(r"grows from 1 to 2 worker\(s\) at step (\d+)"), at)
+    _, _, going_on = job.wait_for(re.compile(r"going on from step (\d+)"), at)
+    assert going_on[1] == grown[1]  # no step is repeated
+    result = job.end()
+    assert result.num_workers == 2 and result.epochs == 30
+    assert told_by_mlflow(job) == {"lost": 0, "doubled": 0, "open": 0}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", DOING)
+def test_a_run_ends_as_one_without_a_fault(fault: str, cluster: LocalCluster, undisturbed: float) -> None:
+    make_whole(cluster)
+    found = measure(Job(cluster, fault.replace("_", "-")), fault)
+    assert found["test_nll_nats"] == undisturbed and found["num_workers"] == 2
+    assert (found["repeated"], found["lost"], found["doubled"], found["open"]) == (0, 0, 0, 0)
+    assert fault in KEEPS_TRAINING or found["back_s"] < 600
+
+
+@pytest.mark.faults
+def test_no_secret_is_left_behind(cluster: LocalCluster, undisturbed: float) -> None:
+    """After a training on all of its nodes: in logs, in the bucket, and in what MLflow tells."""
+    assert cluster.bucket is not None and cluster.mlflow is not None
+    names = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")
+    secrets = {name: cluster.variables[name].encode() for name in names}
+    secrets["token"] = Path(cluster.variables["RAY_AUTH_TOKEN_PATH"]).read_bytes().strip()
+    assert all(len(secret) > 8 for secret in secrets.values())
+
+    def found_in(content: bytes) -> set[str]:
+        return {name for name, secret in secrets.items() if secret in content}
+
+    looked_at = 0
+    for host in (cluster.head, *cluster.workers):
+        for path in host.folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                assert not found_in(path.read_bytes()), path
+                looked_at += 1
+    assert looked_at > 50
+    root = Storage(cluster.bucket.storage)
+    entries = list(root.files())
+    assert any(entry.path.endswith("result.json") for entry in entries)
+    for entry in entries:
+        assert not found_in(root.read_bytes(entry.path)), entry.path
+    client = Tracker(root).client
+    experiments = client.search_experiments()
+    runs = client.search_runs([experiment.experiment_id for experiment in experiments])
+    assert runs
+    for told in (*experiments, *runs, *client.search_registered_models(), *client.search_model_versions()):
+        assert not found_in(repr(dict(told) if not hasattr(told, "to_dictionary") else told.to_dictionary()).encode())

@@ -1,0 +1,111 @@
+"""Splits and classes by the names of folders."""
+
+from __future__ import annotations
+
+import pytest
+
+from pixelmodels.data.folder_names import Arrangement, arrange, in_order, may_be_news
+from pixelmodels.errors import UserError
+
+
+def arranged(*paths: str, labels: bool | None = None, own_splits: bool = True) -> Arrangement:
+    return arrange(paths, labels, own_splits, "pictures")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train", "validation", "test"),
+        ("Train", "Val", "Test"),
+        ("TRAIN", "VALID", "TEST"),
+        ("training", "val", "testing"),
+        ("Training", "Validation", "Testing"),
+        ("tRaIn", "vAl", "TESTING"),
+    ],
+)
+def test_splits_in_any_case_and_both_forms(train: str, validation: str, test: str) -> None:
+    paths = [f"{train}/cat/1.png", f"{train}/dog/2.png", f"{validation}/cat/3.png", f"{test}/dog/4.png"]
+    found = arranged(*paths)
+    assert found.splits == ["train", "train", "validation", "test"]
+    assert found.label_names == ("cat", "dog") and found.labels == [0, 1, 0, 1]
+    assert bool(found.news) == (train != "train")  # what is spelled as it always was keeps its fingerprint
+    two = arranged(*paths[:2], paths[3], labels=False)
+    assert two.splits == ["train", "train", "test"] and two.label_names == () and two.labels == [None] * 3
+
+
+def test_names_that_are_no_splits_alone_are_classes() -> None:
+    for paths in (
+        ["Train/1.png", "Bus/2.png"],
+        ["test/1.png", "Val/2.png"],
+        ["trains/1.png", "tests/2.png"],
+        ["train set/1.png", "test set/2.png"],
+    ):
+        found = arranged(*paths)
+        assert found.splits == [None, None] and sorted(found.label_names) == sorted(path.split("/")[0] for path in paths)
+    with pytest.raises(
+        UserError, match=r"'pictures' has splits of its own \(test, train\), but 'extra/3.png' is in none; move it .* --splits hash"
+    ):
+        arranged("Train/1.png", "TEST/2.png", "extra/3.png")
+
+
+def test_classes_are_below_splits_that_are_not_wanted() -> None:
+    found = arranged("Train/cat/1.png", "Test/dog/2.png", own_splits=False)
+    assert found.splits == [None, None] and found.label_names == ("cat", "dog") and found.news
+    lower = arranged("train/cat/1.png", "test/dog/2.png", labels=True, own_splits=False)
+    assert lower.label_names == ("cat", "dog") and lower.news  # earlier versions made classes `test` and `train` of it
+    assert not arranged("train/cat/1.png", "test/dog/2.png", labels=False, own_splits=False).news
+    assert arranged("train/1.png", "test/2.png", "3.png", own_splits=False).label_names == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        ([str(i) for i in range(12)], [str(i) for i in range(12)]),
+        (["10", "9", "1"], ["1", "9", "10"]),
+        (["1", "01", "001", "2", "10"], ["001", "01", "1", "2", "10"]),
+        (["1", "-1", "0", "-10"], ["-10", "-1", "0", "1"]),
+        (["1.5", "1.25", "10", "2"], ["1.25", "1.5", "2", "10"]),
+        (
+            ["2000", "0", "100000000000000000000001", "100000000000000000000000"],
+            ["0", "2000", "100000000000000000000000", "100000000000000000000001"],
+        ),
+        # Not all are numbers: by text.
+        (["10", "9", "cat"], ["10", "9", "cat"]),
+        (["10", "9", "1e3"], ["10", "1e3", "9"]),
+        (["10", "9", "+1"], ["+1", "10", "9"]),
+        (["10", "9", "٣"], ["10", "9", "٣"]),
+        (["10", "9", "²"], ["10", "9", "²"]),
+        (["10", "9", ".5"], [".5", "10", "9"]),
+        (["class 10", "class 9"], ["class 10", "class 9"]),
+        (["b", "a", "B", "é"], ["B", "a", "b", "é"]),
+    ],
+)
+def test_classes_that_are_numbers_are_in_their_order(names: list[str], ordered: list[str]) -> None:
+    for given in (names, names[::-1]):
+        assert in_order(given) == tuple(ordered)
+    found = arranged(*(f"{name}/1.png" for name in names))
+    assert [found.label_names[label or 0] for label in found.labels] == names
+    assert bool(found.news) == (ordered != sorted(names))
+
+
+def test_labels_are_there_where_every_image_has_one_of_several() -> None:
+    assert arranged("a/1.png", "b/2.png").label_names == ("a", "b")
+    for paths in (["1.png", "2.png"], ["all/1.png", "all/2.png"], ["a/1.png", "b/2.png", "3.png"], ["train/1.png", "test/2.png"]):
+        assert arranged(*paths).label_names == () and arranged(*paths).labels == [None] * len(paths)
+    assert arranged("a/1.png", "b/2.png", labels=False).label_names == ()
+    asked = arranged("b/1.png", "2.png", "a/deep/3.png", labels=True)
+    assert asked.labels == [1, None, 0] and asked.label_names == ("a", "b") and not asked.news
+    assert arranged("all/1.png", labels=True).label_names == ("all",)
+    with pytest.raises(UserError, match="no sub-folders to take labels from"):
+        arranged("1.png", labels=True)
+
+
+def test_what_was_noted_is_relied_upon_where_names_mean_what_they_did() -> None:
+    for paths in (["a/1.png", "b/2.png"], ["train/a/1.png", "test/b/2.png"], ["1.png"], ["a/7/1.png", "b/8/2.png"]):
+        for labels in (True, False):
+            assert may_be_news(paths, labels, True) == (labels and paths[0] == "a/7/1.png")
+    assert not may_be_news(["1.png", "2.png"], None, True)
+    for paths in (["a/1.png"], ["train/1.png", "test/2.png"]):
+        assert may_be_news(paths, None, True)
+    assert may_be_news(["train/1.png", "test/2.png"], True, False) and not may_be_news(["train/1.png", "test/2.png"], False, False)
+    assert may_be_news(["Train/1.png", "test/2.png"], True, True)

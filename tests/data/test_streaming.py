@@ -1,0 +1,184 @@
+"""Streamed splits: the same images in every epoch, for any number of workers, from any step on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.datasets import load_digits
+
+from pixelmodels.data import Dataset, DatasetConfig, prepare
+from pixelmodels.data.feeds import SizedFeed
+from pixelmodels.data.rows import Rows, Share
+from pixelmodels.data.streaming import WINDOW_SHARDS, _Cutter, _read_shard
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
+from tests.promotion.case import write_dataset
+
+BATCH = 64
+
+
+@pytest.fixture(scope="module")
+def digits(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    storage = Storage(str(tmp_path_factory.mktemp("streaming")))
+    return prepare(DatasetConfig(source="digits", rows_per_shard=150), storage)
+
+
+@pytest.fixture(scope="module")
+def with_vectors(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Digits without labels; the vector of each image is its first two rows."""
+    keys = [f"digit-{i:04d}" for i in range(1797)]
+    folder = tmp_path_factory.mktemp("vectors")
+    pq.write_table(pa.table({"key": keys, "vector": list(load_digits().data[:, :16])}), folder / "v.parquet")
+    config = DatasetConfig(source="digits", rows_per_shard=150, labels=False, vectors=str(folder / "v.parquet"))
+    return prepare(config, Storage(str(folder)))
+
+
+@pytest.fixture(scope="module")
+def drawn_anew(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Digits whose train images are stored as grey, and drawn for each epoch."""
+    config = DatasetConfig(source="digits", rows_per_shard=150, binarize="dynamic")
+    return prepare(config, Storage(str(tmp_path_factory.mktemp("dynamic"))))
+
+
+def feed(dataset: Dataset, rank: int = 0, count: int = 1, resident_bytes: int = 0, batch_size: int = BATCH) -> SizedFeed:
+    return SizedFeed(dataset, Share(rank, count), seed=1, batch_size=batch_size, resident_bytes=resident_bytes)
+
+
+def joined(parts: list[Rows]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([rows.images_NCHW for rows in parts]), np.concatenate(
+        [rows.labels_N for rows in parts if rows.labels_N is not None]
+    )
+
+
+def sorted_rows(images: np.ndarray) -> np.ndarray:
+    flat = images.reshape(len(images), -1)
+    return flat[np.lexsort(flat.T)]
+
+
+def test_an_epoch_has_every_image_once_and_goes_on_from_any_step(digits: Dataset) -> None:
+    assert len(digits.shards("train")) > 2 * WINDOW_SHARDS
+    whole = list(feed(digits).training_rows(3, 0))
+    images, _ = joined([rows for rows, _ in whole])
+    np.testing.assert_array_equal(sorted_rows(images), sorted_rows(digits.read("train").images_NCHW))
+    assert [count for _, count in whole] == [BATCH] * 22 + [1426 - 22 * BATCH]
+    later, _ = joined([rows for rows, _ in feed(digits).training_rows(3, 13)])
+    np.testing.assert_array_equal(later, images[13 * BATCH :])
+    other, _ = joined([rows for rows, _ in feed(digits).training_rows(4, 0)])
+    assert not np.array_equal(other, images)
+
+
+def test_workers_share_each_step_of_the_same_order(digits: Dataset) -> None:
+    alone = list(feed(digits).training_rows(0, 18))
+    three = [list(feed(digits, rank, 3).training_rows(0, 18)) for rank in range(3)]
+    for step, (rows, count) in enumerate(alone):
+        images, labels = joined([one[step][0] for one in three])
+        np.testing.assert_array_equal(images, rows.images_NCHW)
+        np.testing.assert_array_equal(labels, rows.labels_N)
+        assert {one[step][1] for one in three} == {count}
+
+
+def test_a_split_is_read_in_its_own_order_whether_streamed_or_not(digits: Dataset) -> None:
+    for split in ("train", "test"):
+        expected = digits.read(split)
+        for size in (0, 1 << 30):
+            parts = [joined(list(feed(digits, rank, 2, size).rows_in_order(split, 100))) for rank in range(2)]
+            np.testing.assert_array_equal(np.concatenate([images for images, _ in parts]), expected.images_NCHW)
+            np.testing.assert_array_equal(np.concatenate([labels for _, labels in parts]), expected.labels_N)
+
+
+def test_vectors_stay_with_their_images_whether_streamed_or_not(with_vectors: Dataset) -> None:
+    assert with_vectors.vector_size == 16 and with_vectors.num_classes == 0
+    for size in (0, 1 << 30):
+        source = feed(with_vectors, 1, 2, size)
+        parts = [rows for rows, _ in source.training_rows(2, 20)] + list(source.rows_in_order("test", 50))
+        for rows in parts:
+            assert rows.labels_N is None and rows.vectors_NV is not None and rows.vectors_NV.dtype == np.float32
+            np.testing.assert_array_equal(rows.vectors_NV, rows.images_NCHW[:, 0, :2].reshape(-1, 16))
+        assert len(parts) > 3 and sum(len(rows) for rows in parts) > 150
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "count", "first_step"),
+    [
+        (2, 3, 710),  # the first worker never has an image
+        (64, 20, 22),  # a run that goes on before the last step of an epoch, of 18 images
+        (25, 3, 57),  # the last step, of one image, is the last worker's
+        (1425, 2, 1),  # and so is the only step that is left
+        (1, 4, 1424),
+    ],
+)
+def test_a_worker_without_an_image_of_a_step_is_given_none(
+    digits: Dataset, with_vectors: Dataset, drawn_anew: Dataset, batch_size: int, count: int, first_step: int
+) -> None:
+    for dataset in (digits, with_vectors, drawn_anew):
+        alone = list(feed(dataset, batch_size=batch_size).training_rows(0, first_step))
+        shares = [list(feed(dataset, rank, count, batch_size=batch_size).training_rows(0, first_step)) for rank in range(count)]
+        assert 0 in {len(rows) for one in shares for rows, _ in one}
+        assert alone and {len(one) for one in shares} == {len(alone)}
+        for step, (rows, size) in enumerate(alone):
+            parts = [one[step][0] for one in shares]
+            np.testing.assert_array_equal(np.concatenate([part.images_NCHW for part in parts]), rows.images_NCHW)
+            for name in ("labels_N", "vectors_NV"):
+                columns = [getattr(part, name) for part in parts]
+                assert all((column is None) == (getattr(rows, name) is None) for column in columns)
+                if getattr(rows, name) is not None:
+                    np.testing.assert_array_equal(np.concatenate(columns), getattr(rows, name))
+            assert {one[step][1] for one in shares} == {size} == {len(rows)}
+
+
+def test_a_split_of_fewer_images_than_workers_is_read_once(digits: Dataset) -> None:
+    count = digits.num_images("test") + 5
+    some = [list(feed(digits, rank, count).rows_in_order("test", 100)) for rank in (0, count // 2, count - 1)]
+    assert [[len(rows) for rows in parts] for parts in some] == [[], [1], [1]]
+    np.testing.assert_array_equal(some[-1][0].images_NCHW, digits.read("test").images_NCHW[-1:])
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 1 << 30])
+def test_the_images_of_a_step_are_known_by_their_places_in_the_split(digits: Dataset, resident_bytes: int) -> None:
+    source, train = feed(digits, resident_bytes=resident_bytes), digits.read("train")
+    for step, (rows, _) in enumerate(source.training_rows(2, 0)):
+        np.testing.assert_array_equal(train.images_NCHW[source.indices(2, step)], rows.images_NCHW)
+    assert step == 22 and len(source.indices(2, 22)) == 18
+
+
+def spoiled(shard: str, path: str, storage: Storage) -> None:
+    data = storage.read_bytes(path)
+    if shard == "gone":
+        storage.delete(path)
+        return
+    middle = len(data) // 2
+    changed = {"cut short": data[:-9], "another": b"no shard", "one bit": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]}
+    storage.write_bytes(path, changed[shard])
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short", "another", "one bit"])
+def test_a_damaged_shard_is_told_with_its_name_and_the_remedy(damage: str, storage: Storage) -> None:
+    dataset = write_dataset(storage, "0123456789ab")
+    path = f"{dataset.folder}/train-00000.parquet"
+    assert len(_read_shard(dataset, "train", 0)) == dataset.num_images("train")
+    spoiled(damage, path, storage)
+    with pytest.raises(UserError, match=rf"shard '{storage.uri(path)}' is damaged \(.*delete .* and prepare the data again"):
+        _read_shard(dataset, "train", 0)
+
+
+@pytest.mark.parametrize("damage", ["gone", "one bit"])
+def test_a_damaged_shard_is_told_by_the_task_that_reads_it(damage: str, ray_cluster: None, storage: Storage) -> None:
+    dataset = write_dataset(storage, "0123456789ab")
+    spoiled(damage, f"{dataset.folder}/train-00000.parquet", storage)
+    for read in (lambda: feed(dataset).training_rows(0, 0), lambda: feed(dataset).rows_in_order("train", 9)):
+        with pytest.raises(UserError, match=r"^shard '.*train-00000.parquet' is damaged") as told:
+            list(read())
+        assert "\n" not in str(told.value)
+
+
+def test_pieces_are_cut_out_of_tables_of_any_length() -> None:
+    tables = [pa.table({"a": pa.array(range(start, stop), pa.int64())}) for start, stop in ((0, 0), (0, 3), (3, 3), (3, 4), (4, 9), (9, 9))]
+    empty = tables[0]
+    cutter = _Cutter(iter(tables), empty)
+    pieces = [cutter.take(count)["a"].to_pylist() for count in (0, 2, 0, 3, 0, 4, 0)]
+    assert pieces == [[], [0, 1], [], [2, 3, 4], [], [5, 6, 7, 8], []]
+    with pytest.raises(RuntimeError, match="ended 1 images early"):
+        cutter.take(1)
+    assert _Cutter(iter(()), empty).take(0) is empty

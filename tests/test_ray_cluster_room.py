@@ -1,0 +1,121 @@
+"""What a cluster has room for, and what is said when it can never have it."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pixelmodels.errors import UserError
+from pixelmodels.ray_cluster import WorkerNeeds, nodes_to_come, num_cores, places, room
+
+
+@pytest.mark.parametrize(
+    ("needs", "nodes", "expected"),
+    [
+        (WorkerNeeds(1), [{"CPU": 3.0}], 2),
+        (WorkerNeeds(2), [{"CPU": 5.0}], 2),
+        (WorkerNeeds(3), [{"CPU": 2.0}, {"CPU": 2.0}], 1),
+        (WorkerNeeds(1, cpus_per_worker=3), [{"CPU": 4.0}, {"CPU": 4.0}], 2),
+        (WorkerNeeds(1, use_gpu=True), [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0}], 2),
+        (WorkerNeeds(1, cpus_per_worker=4), [{"CPU": 4.0}, {"CPU": 2.0}], 1),  # the smaller node has the spare CPU
+        (WorkerNeeds(2, use_gpu=True), [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 1.0}], 1),
+        (WorkerNeeds.asked(1, gpus_per_worker=0.1), [{"CPU": 16.0, "GPU": 1.0}], 10),
+        (WorkerNeeds.asked(1, gpus_per_worker=0.25), [{"CPU": 16.0, "GPU": 2.0}], 8),
+        (WorkerNeeds.asked(2, use_gpu=True, gpus_per_worker=0.5), [{"CPU": 16.0, "GPU": 1.0}], 1),
+    ],
+)
+def test_room_leaves_a_cpu_and_keeps_each_worker_on_one_node(needs: WorkerNeeds, nodes: list[dict[str, float]], expected: int) -> None:
+    assert room(needs, nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("needs", "nodes", "words"),
+    [
+        (WorkerNeeds(3), [{"CPU": 3.0}], ["--num-workers 3", "3 logical CPU(s)", "give --num-workers 2"]),
+        (WorkerNeeds(1), [{"CPU": 1.0}], ["--num-workers 1", "1 logical CPU(s)", "start Ray with --num-cpus 2", "larger cluster"]),
+        (WorkerNeeds(1, use_gpu=True), [{"CPU": 8.0}], ["0 GPU(s)", "without --use-gpu"]),
+        (WorkerNeeds.asked(1, gpus_per_worker=0.5), [{"CPU": 8.0}], ["0.5 of a GPU", "0 GPU(s)", "without --gpus-per-worker"]),
+        (WorkerNeeds(1, cpus_per_worker=4), [{"CPU": 3.0}, {"CPU": 3.0}], ["1 worker(s) of 4 CPU(s)", "--cpus-per-worker"]),
+    ],
+)
+def test_what_can_never_be_had_is_said_with_both_numbers_and_a_remedy(
+    needs: WorkerNeeds, nodes: list[dict[str, float]], words: list[str]
+) -> None:
+    with pytest.raises(UserError) as error:
+        room(needs, nodes)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_numbers_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(UserError, match="--num-workers 0"):
+        WorkerNeeds(0)
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 0.001, 1.5, 2.0, float("nan"), float("inf")])
+def test_shares_of_a_gpu_that_cannot_be_had_are_told(share: float) -> None:
+    with pytest.raises(UserError, match=r"--gpus-per-worker \S+ cannot be had: .* give 0.01 to 1"):
+        WorkerNeeds.asked(1, gpus_per_worker=share)
+
+
+def test_what_a_worker_reserves_of_a_gpu() -> None:
+    shares = [WorkerNeeds.asked(1), WorkerNeeds.asked(1, use_gpu=True), WorkerNeeds.asked(1, gpus_per_worker=0.25)]
+    assert [needs.per_worker.get("GPU") for needs in shares] == [None, 1.0, 0.25]
+    assert [needs.each for needs in shares] == ["1 CPU(s)", "1 CPU(s) and a GPU", "1 CPU(s) and 0.25 of a GPU"]
+
+
+def test_cores_are_those_that_the_process_is_bound_to() -> None:
+    bind = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    program = f"{bind}; from pixelmodels.ray_cluster import num_cores; print(num_cores())"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("100000 100000", 1), ("50000 100000", 1), ("6400000 100000", None), ("max 100000", None)])
+def test_a_containers_quota_counts(quota: str, expected: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`cpu.max` of cgroup v2, as a container sees it; `joblib` reads it."""
+    from joblib.externals.loky.backend import context
+
+    (tmp_path / "cpu.max").write_text(quota)
+    real, exists = open, os.path.exists
+    moved = {"/sys/fs/cgroup/cpu.max": str(tmp_path / "cpu.max")}
+    monkeypatch.setattr(context, "open", lambda path: real(moved[path]), raising=False)
+    monkeypatch.setattr(context.os.path, "exists", lambda path: path in moved or exists(path))
+    assert num_cores() == min(expected or 1000, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(("workers", "least", "most"), [(1, 1, 1), ("3", 3, 3), ("2..8", 2, 8), ("4..4", 4, 4)])
+def test_a_number_of_workers_or_a_range_of_them(workers: int | str, least: int, most: int) -> None:
+    needs = WorkerNeeds.asked(workers, 2, use_gpu=True)
+    assert (needs.num_workers, needs.most, needs.per_worker) == (least, most, {"CPU": 2.0, "GPU": 1.0})
+
+
+@pytest.mark.parametrize("workers", ["", "two", "2..", "..8", "2...8", "2-8", "2..8..9", "1.5", "0..2", "-1", "8..2"])
+def test_what_is_no_number_of_workers_is_told(workers: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^--num-workers '?[\w.-]*'? is (no number of workers; give one, or|too few; give 1|no range; give)"
+    ):
+        WorkerNeeds.asked(workers)
+
+
+def test_nodes_that_an_autoscaler_may_add_count_each_by_itself() -> None:
+    small, large = {"CPU": 4.0, "memory": 8e9}, {"CPU": 8.0, "GPU": 1.0}
+    kinds = [({"CPU": 2.0}, 0), (small, 2), (large, 3)]
+    assert nodes_to_come([{"CPU": 2.0}], kinds) == [small, small, *[{"memory": math.inf, **large}] * 3]
+    assert nodes_to_come([{"CPU": 2.0}, {**small, "node:10.0.0.1": 1.0}, large, large], kinds) == [small, {"memory": math.inf, **large}]
+    assert len(nodes_to_come([], [(small, -1)])) == 1000 and nodes_to_come([small], []) == []
+    assert places(WorkerNeeds(1, cpus_per_worker=5), nodes_to_come([], [(small, 9)]), 0) == 0  # not on what nine of them are together
+
+
+def test_a_range_takes_what_there_is() -> None:
+    needs = WorkerNeeds.asked("2..8")
+    assert room(needs, [{"CPU": 5.0}]) == 1  # one model with 4 workers: never more models than all that they may have leaves room for
+    assert room(needs, [{"CPU": 17.0}]) == 2
+    with pytest.raises(UserError, match="can never give 2 worker"):
+        room(needs, [{"CPU": 2.0}])
+    assert [places(needs, [{"CPU": cpus}]) for cpus in (0.0, 1.0, 2.0, 5.0)] == [0, 0, 1, 4]
+    assert places(needs, [{"CPU": 2.0}, {"CPU": 1.0}]) == 2 and places(needs, [], 0) == 0
