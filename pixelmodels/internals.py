@@ -61,13 +61,9 @@ def route_path(scope: Mapping[str, Any]) -> str:
     return str(private("starlette._utils", "get_route_path", "to see which path is asked for")(scope))
 
 
-def node_kinds() -> list[tuple[dict[str, float], int]]:
-    """Resources of each kind of node that Ray's autoscaler starts, and how many of it at most; nothing where there is no autoscaler.
-
-    Ray tells it nowhere else.
-    """
-    config = private("ray._private.state", "state", "to see how far the cluster may grow").get_cluster_config()
-    return [(dict(group.resources), int(group.max_count)) for group in config.node_group_configs] if config is not None else []
+def has_autoscaler() -> bool:
+    """Whether an autoscaler may add nodes to the cluster that is joined, as `ray up` and KubeRay start one: no public name tells."""
+    return bool(private("ray.autoscaler.v2.utils", "is_autoscaler_v2", "to see whether the cluster may grow")(fetch_from_server=True))
 
 
 def free_resources() -> list[dict[str, float]]:

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelmodels.errors import UserError, check_at_least, first_line
-from pixelmodels.internals import node_kinds, shorten_cluster_messages
+from pixelmodels.internals import has_autoscaler, shorten_cluster_messages
 
 _STDERR = 2
 _REMARK = b"has constructor arguments in the object store and max_restarts > 0"
 OBJECT_STORE_BYTES = 1 << 30  # shared memory of a local Ray; images pass through it in blocks
 SPARE_CPUS = 1  # logical CPUs that training leaves to Ray Data
-_ANY_NUMBER = 1000  # nodes that count for any number of them
+LAUNCHED = Path("~/ray_bootstrap_config.yaml")  # where Ray's cluster launcher leaves on the head what it may start
 LEAST_GPU = 0.01  # the smallest share of a GPU that a worker can have
 
 # Read by Ray when it is imported or started; what the user has set is kept.
@@ -225,7 +225,7 @@ def runs_at_once(needs: WorkerNeeds, spare_cpus: int = SPARE_CPUS) -> int:
 
     Raises `UserError` when it can never have what one of them asks for, naming both numbers.
     """
-    return room(needs, cluster_nodes(), spare_cpus)
+    return room(needs, cluster_nodes(needs), spare_cpus)
 
 
 def room(needs: WorkerNeeds, nodes: list[dict[str, float]], spare_cpus: int = SPARE_CPUS) -> int:
@@ -274,24 +274,46 @@ def threads_per_worker(needs: WorkerNeeds, num_runs: int) -> int:
 
     At least what it reserves; more where CPUs would idle otherwise (the spare one, while Ray Data has nothing to do).
     """
-    cpus = sum(node.get("CPU", 0.0) for node in cluster_nodes())
+    cpus = sum(node.get("CPU", 0.0) for node in cluster_nodes(needs))
     return max(needs.cpus_per_worker, int(cpus // (num_runs * needs.most)))
 
 
-def cluster_nodes() -> list[dict[str, float]]:
-    """Resources of each node that the cluster has, or that its autoscaler may add."""
+def cluster_nodes(needs: WorkerNeeds) -> list[dict[str, float]]:
+    """Resources of each node that the cluster has, or that its autoscaler may add.
+
+    Of an autoscaler that tells nobody what it may add, as KubeRay's, a node for each worker of one model is taken for granted.
+    """
     nodes = alive_nodes()
-    return [*nodes, *nodes_to_come(nodes, node_kinds())]
+    if not has_autoscaler():
+        return nodes
+    each = {**needs.per_worker, "CPU": float(needs.cpus_per_worker + SPARE_CPUS)}
+    return [*nodes, *nodes_to_come(nodes, node_kinds() or [(each, needs.most)])]
+
+
+def node_kinds(path: Path = LAUNCHED) -> list[tuple[dict[str, float], int]]:
+    """What Ray's cluster launcher may start: resources of each kind of node, and how many of it at most; nothing where that is not told."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.expanduser().read_text())
+        most_of_all = int(config["max_workers"])
+        kinds = {name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]}
+        return [
+            ({name: float(amount) for name, amount in kind["resources"].items()}, min(most_of_all, int(kind["max_workers"])))
+            for kind in kinds.values()
+        ]
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):
+        return []
 
 
 def nodes_to_come(nodes: Sequence[dict[str, float]], kinds: Sequence[tuple[dict[str, float], int]]) -> list[dict[str, float]]:
     """What an autoscaler may add to nodes that are there: resources of each node, the memory boundless where it does not say.
 
-    Args: `kinds`, resources of each kind of node, and how many of it there may be (below 0: any number).
+    Args: `kinds`, resources of each kind of node, and how many of it there may be.
     """
     left, coming = list(nodes), []
     for resources, most in kinds:
-        for _ in range(most if most >= 0 else _ANY_NUMBER):
+        for _ in range(most):
             alike = (node for node in left if all(node.get(kind, 0.0) == resources.get(kind, 0.0) for kind in ("CPU", "GPU")))
             there = next(alike, None)
             if there is not None:
@@ -307,13 +329,12 @@ def asking_for(needs: WorkerNeeds, num_runs: int) -> Iterator[None]:
 
     Where several programs ask one autoscaler for more than they need to begin, it heeds the last.
     """
-    kinds = node_kinds()
-    if needs.most == needs.num_workers or not kinds:
+    if needs.most == needs.num_workers or not has_autoscaler():
         yield
         return
     from ray.autoscaler.sdk import request_resources
 
-    most = min(num_runs * needs.most, places(needs, cluster_nodes()))
+    most = min(num_runs * needs.most, places(needs, cluster_nodes(needs)))
     request_resources(bundles=[needs.per_worker] * most)
     try:
         yield

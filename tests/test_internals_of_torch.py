@@ -36,7 +36,7 @@ def test_a_dispatch_mode_sees_operations() -> None:
     assert any("add" in name for name in seen)
 
 
-def test_a_cluster_without_autoscaler_has_no_nodes_to_come(ray_cluster: None) -> None:
-    from pixelmodels.internals import node_kinds
+def test_a_local_ray_has_no_autoscaler(ray_cluster: None) -> None:
+    from pixelmodels.internals import has_autoscaler
 
-    assert node_kinds() == []
+    assert not has_autoscaler()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pixelmodels import ray_cluster
 from pixelmodels.errors import UserError
-from pixelmodels.ray_cluster import WorkerNeeds, nodes_to_come, num_cores, places, room
+from pixelmodels.ray_cluster import WorkerNeeds, cluster_nodes, node_kinds, nodes_to_come, num_cores, places, room
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,43 @@ def test_nodes_that_an_autoscaler_may_add_count_each_by_itself() -> None:
     kinds = [({"CPU": 2.0}, 0), (small, 2), (large, 3)]
     assert nodes_to_come([{"CPU": 2.0}], kinds) == [small, small, *[{"memory": math.inf, **large}] * 3]
     assert nodes_to_come([{"CPU": 2.0}, {**small, "node:10.0.0.1": 1.0}, large, large], kinds) == [small, {"memory": math.inf, **large}]
-    assert len(nodes_to_come([], [(small, -1)])) == 1000 and nodes_to_come([small], []) == []
+    assert nodes_to_come([small], []) == []
     assert places(WorkerNeeds(1, cpus_per_worker=5), nodes_to_come([], [(small, 9)]), 0) == 0  # not on what nine of them are together
+
+
+LAUNCHED = """
+max_workers: 3
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 4}, max_workers: 0}
+  cpu: {resources: {CPU: 8, memory: 16000000000}, max_workers: 2}
+  gpu: {resources: {CPU: 8, GPU: 1}, max_workers: 9}
+"""
+
+
+def test_what_the_launcher_may_start_is_read_on_the_head(tmp_path: Path) -> None:
+    path = tmp_path / "ray_bootstrap_config.yaml"
+    path.write_text(LAUNCHED)
+    assert node_kinds(path) == [({"CPU": 8.0, "memory": 16e9}, 2), ({"CPU": 8.0, "GPU": 1.0}, 3)]
+
+
+@pytest.mark.parametrize("text", ["", "max_workers: 2", "[1, 2]", LAUNCHED.replace("{CPU: 8, GPU: 1}", "{CPU: eight}"), "{", "\x00"])
+def test_what_the_launcher_left_may_be_something_else(text: str, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text(text)
+    assert node_kinds(tmp_path / "other.yaml") == [] == node_kinds(tmp_path / "none.yaml")
+
+
+def test_nodes_count_that_are_not_there_only_where_an_autoscaler_adds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs, head = WorkerNeeds.asked("2..3", 4, gpus_per_worker=0.5), {"CPU": 0.0, "memory": 8e9}
+    monkeypatch.setattr(ray_cluster, "alive_nodes", lambda: [head])
+    monkeypatch.setattr(ray_cluster, "has_autoscaler", lambda: False)
+    assert cluster_nodes(needs) == [head]
+    monkeypatch.setattr(ray_cluster, "has_autoscaler", lambda: True)
+    monkeypatch.setattr(ray_cluster, "node_kinds", lambda: [({"CPU": 8.0, "GPU": 1.0}, 1)])
+    assert cluster_nodes(needs) == [head, {"CPU": 8.0, "GPU": 1.0, "memory": math.inf}]
+    monkeypatch.setattr(ray_cluster, "node_kinds", list)  # of one that does not tell: what is asked for, and a CPU for Ray Data
+    assert cluster_nodes(needs) == [head, *[{"CPU": 5.0, "GPU": 0.5, "memory": math.inf}] * 3]
+    assert places(needs, cluster_nodes(needs)) == 3
 
 
 def test_a_range_takes_what_there_is() -> None:

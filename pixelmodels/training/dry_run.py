@@ -44,7 +44,7 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
     recipes, needs, storage = options.recipes(), options.needs, Storage(options.storage)
     images = [_images(options, recipe, storage) for recipe in recipes]
     ray_cluster.connect()
-    nodes = cluster_nodes()
+    nodes = cluster_nodes(needs)
     at_once = room(needs, nodes)
     for origin in dict.fromkeys(one.origin for one in images):
         say(origin)

@@ -95,6 +95,13 @@ def saying_what_it_waits_for(name: str, needs: WorkerNeeds, num_workers: int, sa
         watching.join()
 
 
+def say_what_it_waits_for(name: str, needs: WorkerNeeds, say: Say) -> None:
+    """Say so where the cluster as it is has no room for the fewest workers, and whoever asks for them has to wait for machines."""
+    nodes = alive_nodes()
+    if (have := places(needs, nodes, 0)) < needs.num_workers:
+        say(_lack(name, needs, needs.num_workers, have, len(nodes)))
+
+
 def _lack(name: str, needs: WorkerNeeds, num_workers: int, have: int, num_nodes: int) -> str:
     asked = f"{num_workers} worker(s) of {needs.each}"
     return f"{name}: waits for {asked}; the cluster has {num_nodes} node(s), with room for {have}; it goes on as soon as there are more"

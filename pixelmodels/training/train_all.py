@@ -32,6 +32,7 @@ from pixelmodels.tracking.client import tracking_failure
 from pixelmodels.tracking.location import told_place
 from pixelmodels.tracking.runs import Status
 from pixelmodels.tracking.versions import CHAMPION, best_on, condition_tag, versions_of
+from pixelmodels.training.elastic import say_what_it_waits_for
 from pixelmodels.training.one_run import catch_up, train_one
 from pixelmodels.training.options import TrainAll, check_images
 from pixelmodels.training.outbox import attempt
@@ -83,6 +84,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     preflight = Preflight(storage, tracker.uri, unprepared(configs, storage))
     preflight.check()
     at_once = min(runs_at_once(needs), len(recipes))
+    say_what_it_waits_for(options.name, needs, say)
     plans = _plans(options, recipes, chosen, tracker, say)
     datasets = [plan.dataset for plan in plans]
     names = ", ".join(dict.fromkeys(f"{dataset.name}-{dataset.fingerprint}" for dataset in datasets))

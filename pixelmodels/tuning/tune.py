@@ -29,6 +29,7 @@ from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.location import told_place
 from pixelmodels.tracking.runs import Status
+from pixelmodels.training.elastic import say_what_it_waits_for
 from pixelmodels.training.outbox import attempt
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.trainer import RAY_FILES
@@ -76,6 +77,7 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
     preflight = Preflight(storage, tracker.uri, unprepared([defaults.first.dataset] if chosen is None else [], storage))
     preflight.check()
     at_once = min(runs_at_once(needs), options.max_concurrent or options.num_samples, options.num_samples)
+    say_what_it_waits_for(f"sweep of {options.space}", needs, say)
     dataset = chosen if chosen is not None else prepare(defaults.first.dataset, storage, say=say)
     config = config_of(dataset) if chosen is not None else defaults.first.dataset
     defaults = Defaults([dataclasses.replace(recipe, dataset=config) for recipe in defaults.recipes], defaults.first.name)

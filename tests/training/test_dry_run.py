@@ -26,7 +26,7 @@ LARGE = {"CPU": 64.0, "memory": float(1 << 40)}
 def said(options: TrainAll, monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(module.ray_cluster, "connect", lambda: None)
-    monkeypatch.setattr(module, "cluster_nodes", lambda: list(nodes))
+    monkeypatch.setattr(module, "cluster_nodes", lambda needs: list(nodes))
     dry_run(options, lines.append)
     return lines
 
