@@ -37,7 +37,8 @@ def config_class(name: str) -> type[Any]:
 
 def architecture_of(config: Any) -> str:
     """The registered name of the architecture that a config belongs to."""
-    for name in ARCHITECTURES:
+    home = f"{type(config).__module__}:"
+    for name in sorted(ARCHITECTURES, key=lambda name: not ARCHITECTURES[name].startswith(home)):  # so that no other is imported
         if config_class(name) is type(config):
             return name
     raise TypeError(f"{type(config).__name__} is not the config of a registered architecture")

@@ -136,7 +136,7 @@ class Recipe:
 
 
 def run_key(recipe: Recipe, fingerprint: str) -> str:
-    """What a run is known by: a short hash of the recipe (its seed included) and the dataset's fingerprint; see `hashing`."""
+    """What a run is known by: a short hash of the recipe (its seed included) and the dataset's fingerprint; see `hashed_fields`."""
     values = recipe.to_dict(hashed_fields)
     del values["dataset"]  # the fingerprint says what came of it
     text = json.dumps({**values, "fingerprint": fingerprint}, sort_keys=True)

@@ -119,3 +119,9 @@ def prune(storage: Storage, run_folder: str, keep: set[int]) -> None:
 def folder_of(run_folder: str, step: int) -> str:
     """The folder of the checkpoint of `step`, below the storage root."""
     return f"{run_folder}/{CHECKPOINTS}/{step:08d}"
+
+
+def is_folder_of_one(address: str) -> bool:
+    """Whether a path or URI is that of a run's checkpoint, whole or not: half removed, it still is no model of another kind."""
+    *_, parent, name = ["", "", *address.rstrip("/").split("/")]
+    return parent == CHECKPOINTS and name.isdigit()

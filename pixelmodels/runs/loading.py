@@ -46,16 +46,16 @@ def find_model(ref: str, storage: Storage, tracker: Tracker | None = None) -> Pi
     found = locate(ref, storage)
     if found.startswith(REGISTERED):
         return load_model(registry.model_folder(tracker or Tracker(storage), found))
-    place = Storage(found)
-    if place.exists(checkpoints.CHECKPOINT):
+    place, files = Storage(found), {}
+    if place.exists(checkpoints.CHECKPOINT) or checkpoints.is_folder_of_one(place.root):
         try:
-            checkpoints.read(place, "")
+            files = checkpoints.read(place, "").files  # what is loaded is what was checked
         except checkpoints.DamagedCheckpoint as damage:
             raise UserError(f"checkpoint '{found}' is damaged ({damage}); give the one before it, or the run's folder") from damage
     with TemporaryDirectory() as local:
         for name in (DESCRIPTION, AVERAGE, WEIGHTS):
-            if place.exists(name):
-                (Path(local) / name).write_bytes(place.read_bytes(name))
+            if name in files or place.exists(name):
+                (Path(local) / name).write_bytes(files[name] if name in files else place.read_bytes(name))
         return load_model(Path(local))
 
 

@@ -85,7 +85,7 @@ class Workers(Share):
             dist.barrier()
 
 
-OPTIONS: dict[str, Any] = {"broadcast_buffers": False}  # of torch's wrapper: a model's buffers are constants, the same everywhere
+OPTIONS: dict[str, Any] = {"forward_sync_buffers": False}  # of torch's wrapper: a model's buffers are constants, the same everywhere
 
 
 class LogProb(nn.Module):

@@ -65,7 +65,7 @@ class Tune:
     def settings(self, *, start_from: str, dataset: str, epochs: int) -> dict[str, Any]:
         """All that the trials depend on; how many they are, where and how fast they run is not part of it.
 
-        An option that came later is there only where it is not at its default, so that a sweep is still called as it was; see `hashing`.
+        An option that came later is there only where it is not at its default, so that a sweep keeps its name; see `hashed_fields`.
         """
         settings = {
             "space": self.space,

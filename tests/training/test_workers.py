@@ -97,7 +97,7 @@ def test_gradients_and_likelihoods_do_not_depend_on_the_number_of_workers(
     assert [tuple(one["share"]) for one in found] == {2: [(0, 3), (3, 7)], 3: [(0, 2), (2, 4), (4, 7)]}[count]
     together = final_weights(tiny_plan(Storage(str(tmp_path / "trained")), conditional_recipe(), DATASET))
     for name, value in trained_alone.items():
-        torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-5)  # Adam divides by small gradients
     if count == 2:
         assert [one["resumed"] for one in found] == [8, 8]  # stopped after step 9, before its checkpoint
         plans = [tiny_plan(Storage(str(tmp_path / name)), conditional_recipe(), DATASET) for name in ("whole", "stopped")]
