@@ -47,7 +47,7 @@ serve: $(STAMP) ## serve samples, completions and scores over HTTP; trains a sma
 test: lint ## all checks, then all tests but those of test-faults (ARGS="-k name")
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-test-faults: $(STAMP) ## the tests that end processes, servers and machines (ARGS="-k name")
+test-faults: $(STAMP) ## the tests that end processes, servers and machines; as root installs iproute2 and postgresql (ARGS="-k name")
 	@.ci/programs
 	@$(BIN)/python -m pytest -q -m faults $(ARGS)
 

@@ -167,6 +167,13 @@ class Job:
         """The step of the newest checkpoint."""
         return max(checkpoints.steps(self.storage, self.folder), default=0)
 
+    def watch(self, seconds: float) -> None:
+        """See the lines of some seconds as they come."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._poll()
+            time.sleep(0.1)
+
     def _poll(self) -> None:
         if self._log is None or not self._log.exists():
             return
@@ -243,7 +250,7 @@ def node_taken_away(job: Job) -> None:
     cluster.head.run([*RAY, *words, *why])
     told = time.monotonic()
     job.wait_for(_GOING_ON, since)  # what follows the checkpoint
-    time.sleep(max(0.0, told + 60 - time.monotonic()))
+    job.watch(told + 60 - time.monotonic())
     host.kill()
 
 
@@ -252,7 +259,7 @@ def mlflow_away(job: Job) -> None:
     assert job.cluster.mlflow is not None
     host = job.cluster.host_of(job.cluster.mlflow)
     host.cut_off()
-    time.sleep(60)
+    job.watch(60)
     host.bring_back()
 
 

@@ -136,6 +136,9 @@ class LocalCluster:
         entering = self.head.entering() if isinstance(self.head, network.NetworkHost) else []
         storage = self.bucket.storage if self.bucket is not None else f"{self.folder}/storage"
         needs = f"--num-workers {self.options.workers}" if self.options.workers > 1 else ""
+        if self.mlflow is None and self.options.workers:
+            yield "jobs that train on several nodes need an MLflow server: start this with --mlflow"
+            return
         job = f"python pipelines/train_all.py --storage {storage} {needs} --only gated_pixelcnn --epochs 1"
         yield " ".join([*entering, str(Path(sys.executable).parent / "ray"), "job submit --", *job.split()])
 

@@ -1,4 +1,4 @@
-"""Makes `docs/recipes.md` and, beside it, `recipes.json` with the activations' bytes, which take a few minutes to find.
+"""Makes `docs/recipes.md`, `scaling.md` and, beside them, `recipes.json` with the activations' bytes, which take a few minutes to find.
 
 python docs/recipes.py            # measure all
 python docs/recipes.py --stored   # take the bytes of recipes.json, which do not change with words and assumptions
@@ -15,6 +15,7 @@ from pathlib import Path
 from pixelmodels.recipes.papers import Published, PublishedData
 from pixelmodels.recipes.suites import PUBLISHED, published
 from pixelmodels.training.cost import GPU, HEADROOM, LAUNCH_S, PEAK_FLOPS, UTILIZATION, Activations, Cost, batch_of_a_part, cost
+from pixelmodels.training.scale import GPUS, Scale
 
 HERE = Path(__file__).parent
 GIB, MIB = 1 << 30, 1 << 20
@@ -30,12 +31,85 @@ those of a suite; `--dry-run` says first what they cost on the cluster at hand. 
 - **GFLOPs an image**: one forward pass, of the operations that the masks keep. Training takes three times as many, four times with
   activations computed again.
 - **MiB an image**: activations that autograd keeps for each image of a batch, in the recipe's precision.
-- **GPU memory**: weights, gradients, moments and running average in float32, and the activations of the recipe's batch on one GPU
+- **GPU memory**: weights, gradients, moments, running average and masks in float32, and the activations of the recipe's batch on one GPU
   ({HEADROOM} times, for what lives shorter). More GPUs (`--num-workers`), `--accumulate` and `--activation-checkpointing` take less each.
 - **GPU hours**: an estimate for all epochs on one {GPU}: operations at {UTILIZATION:.0%} of {PEAK_FLOPS["bfloat16"] / 1e12:.0f} TFLOP/s
   in bfloat16 or {PEAK_FLOPS["float32"] / 1e12:.0f} in float32, or {LAUNCH_S * 1e6:.0f} microseconds for each kernel where that is longer
   (networks that go row by row or diagonal by diagonal, and small ones).
 """
+
+NUMBERS = (1, 8, 64)  # of GPUs
+_BF16, _TF32 = (PEAK_FLOPS[precision] / 1e12 for precision in ("bfloat16", "float32"))
+_SCALING = f"""# How training scales
+
+What a step costs on 1, 8 and 64 GPUs, by the model of `pixelmodels/training/scale.py`. **No row is measured: nobody has run this on such
+machines yet.** On CPUs the same model is compared with what is measured (at the end). Made by `docs/recipes.py`;
+`pipelines/train_all.py --suite cifar10 --dry-run` says the same of recipes as one has changed them.
+
+What is assumed of the machines, {GPUS.devices} GPUs ({GPUS.name}) in each:
+
+- operations at {UTILIZATION:.0%} of {_BF16:.0f} TFLOP/s in bfloat16 or {_TF32:.0f} in float32 (dense, as TF32),
+  or {LAUNCH_S * 1e6:.0f} microseconds for each kernel where that is longer;
+- weights, moments and averages are changed at {GPUS.memory_bytes_per_s / 1e12:.1f} TB/s;
+- gradients go at {GPUS.link_bytes_per_s / 1e9:.0f} GB/s each way to a GPU of the same machine, and at
+  {GPUS.network_bytes_per_s / 1e9:.0f} GB/s to another machine (100 Gbit/s); a message takes {GPUS.message_s * 1e6:.0f} microseconds;
+- a checkpoint is written at {GPUS.storage_bytes_per_s / 1e6:.0f} MB/s every two minutes, and all wait for it;
+- images are read beside the work, and come as fast as they are wanted.
+
+The batch is the recipe's, whatever the number of GPUs; there is no figure for more GPUs than a step has images.
+**Worth** is what each GPU does of what one alone does in a second; **up to** is the largest power of two of GPUs
+that are worth half or more.
+"""
+_WHERE = """## Where it stops, and why
+
+- **Kernels.** A pass is at least as long as its kernels take to start, one after another, however few images there are. That is
+  all that most of these recipes wait for on one such GPU already: their batches are of 2016, and a step of 16 to 64 small images
+  is little work for it. Networks that go row by row or diagonal by diagonal (`pixelrnn_*`, `multiscale_pixelrnn`) start
+  thousands. More GPUs shorten nothing there; what helps is a larger `--batch-size`, which is another training, whose learning
+  rate has to be found again.
+- **Gradients.** A worker sends nearly twice the gradients' bytes, whatever the number of workers. Inside a machine that is hidden
+  behind the backward pass but for the last bucket; between machines the large nets (`gated_pixelcnn` of ImageNet) wait for it as
+  soon as each GPU has two images. Nothing else goes over the network in a step: buffers are constants, and are not sent.
+- **Checkpoints** are written by one worker while the others wait: the same seconds of every two minutes for any number of
+  workers.
+
+Memory: activations are shared out among the GPUs, weights are not. `--accumulate` and `--activation-checkpointing` trade time for
+memory.
+
+## What is measured
+
+`python -m benchmarks.scale_model` (Linux, root) finds a machine's speed with one small net and one worker, and predicts from it
+steps of that net and of a larger one, with one worker and with two on two hosts, with the network as it is and slowed down.
+`benchmarks/results/` has what came of it.
+"""
+
+
+def scaling_page(find: Find) -> str:
+    """The page about scaling, with the costs that `find` gives."""
+    parts = [_SCALING]
+    for name in PUBLISHED:
+        suite = published(name)
+        assert suite is not None
+        cells = " | ".join(f"{number}: ms a step | GiB | MB sent | worth" if number > 1 else "1 GPU: ms a step | GiB" for number in NUMBERS)
+        head = f"| model | batch | {cells} | up to |"
+        lines = [f"## {name}", "", head, "|" + "---|" * (head.count("|") - 1)]
+        lines += [scaling_row(entry, suite.data, find(name, entry, suite.data)) for entry in suite.entries]
+        parts.append("\n".join([*lines, ""]))
+    return "\n".join([*parts, _WHERE])
+
+
+def scaling_row(entry: Published, data: PublishedData, spent: Cost) -> str:
+    """An entry's row of a table about scaling."""
+    scale = Scale(entry.recipe, spent, data.image)
+    cells = [f"`{entry.recipe.name}`", f"{entry.recipe.batch_size}"]
+    for number in NUMBERS:
+        if number > entry.recipe.batch_size:
+            cells += ["-"] * 4
+            continue
+        step = scale.step(number)
+        cells += [f"{1e3 * step.seconds:.3g}", f"{step.memory_bytes / GIB:.1f}"]
+        cells += [f"{step.sent_bytes / 1e6:.3g}", f"{scale.efficiency(number):.0%}"] if number > 1 else []
+    return f"| {' | '.join([*cells, str(scale.most_workers())])} |"
 
 
 def page(find: Find) -> str:
@@ -108,6 +182,7 @@ def main() -> None:
     """Measure, and write both files beside this one."""
     if sys.argv[1:] == ["--stored"]:
         (HERE / "recipes.md").write_text(page(stored))
+        (HERE / "scaling.md").write_text(scaling_page(stored))
         return
     kept: dict[str, dict[str, int]] = {}
 
@@ -120,6 +195,7 @@ def main() -> None:
     text = page(measure)
     (HERE / "recipes.json").write_text(json.dumps(kept, indent=1) + "\n")
     (HERE / "recipes.md").write_text(text)
+    (HERE / "scaling.md").write_text(scaling_page(stored))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ second or two; those that scan diagonals have many small steps, and take up to a
 - **Activations** are what autograd keeps between a forward and its backward pass, each storage once; what does not grow with
   the batch (masked weights, their copies in bfloat16) is told apart by a second run at batch 2. Buffers that live shorter
   (workspaces, gradients of features) and what the allocator wastes come on top: `HEADROOM`.
-- **Weights** are kept in float32, beside their gradients, the optimizer's moments and the running average.
+- **Weights** are kept in float32, beside their gradients, the optimizer's moments and the running average. Masks and other buffers are
+  there twice, in the model and in its average; gradients are, too, where several workers average them.
 - **Time** is operations over `UTILIZATION` of the peak of `GPU`, or `LAUNCH_S` for each kernel where that is longer: networks that
   scan rows or diagonals are thousands of small kernels, one after another.
 """
@@ -53,11 +54,18 @@ class Cost(Activations):
     parameters: int  # trained numbers
     forward_flops: float  # of one image, forward only
     training_flops: float  # of one image, forward and backward
-    state_bytes: int  # weights, gradients, moments and running average
+    weight_bytes: int  # weights, gradients, moments and running average
+    buffer_bytes: int  # masks and other buffers, of the model and of its average
 
-    def worker_bytes(self, batch: int) -> float:
-        """Memory of one worker that scores `batch` images at a time."""
-        return self.state_bytes + HEADROOM * (self.shared_bytes + batch * self.image_bytes)
+    @property
+    def gradient_bytes(self) -> int:
+        """All gradients, which workers tell each other once a step."""
+        return _BYTES * self.parameters
+
+    def worker_bytes(self, batch: int, num_workers: int = 1) -> float:
+        """Memory of one of some workers that scores `batch` images at a time."""
+        buckets = self.gradient_bytes if num_workers > 1 else 0  # of torch's wrapper, in which gradients travel
+        return self.weight_bytes + self.buffer_bytes + buckets + HEADROOM * (self.shared_bytes + batch * self.image_bytes)
 
     def gpu_hours(self, num_images: float, recipe: Recipe) -> float:
         """Hours of one `GPU` for training on so many images, every epoch's counted, with activations as the recipe keeps them."""
@@ -74,6 +82,7 @@ def cost(recipe: Recipe, spec: ImageSpec, context: ContextSpec = ContextSpec(), 
     with torch.random.fork_rng(devices=[]), fake_tensors():
         model = build(recipe.model, spec, recipe.likelihood, context)
         flops = active_flops_per_image(model)
+        buffers = {storage_address(buffer.untyped_storage()): buffer.untyped_storage().nbytes() for buffer in model.buffers()}
         found = activations or _activations(model, recipe)
     copies = 3 + NUM_MOMENTS[recipe.optimizer.name]  # weights, gradients, running average, moments
     passes = 4 if recipe.activation_checkpointing else 3
@@ -82,7 +91,8 @@ def cost(recipe: Recipe, spec: ImageSpec, context: ContextSpec = ContextSpec(), 
         parameters=model.num_parameters,
         forward_flops=flops,
         training_flops=passes * flops,
-        state_bytes=copies * _BYTES * model.num_parameters,
+        weight_bytes=copies * _BYTES * model.num_parameters,
+        buffer_bytes=2 * sum(buffers.values()),
     )
 
 

@@ -21,6 +21,7 @@ from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.training.cost import Cost, batch_of_a_part, cost
 from pixelmodels.training.options import TrainAll, check_images
+from pixelmodels.training.scale import GPUS, Scale
 
 GIB = 1 << 30
 
@@ -55,6 +56,8 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
         cost_of_it = cost(recipe, found.spec, found.context)
         line, lack = _line(recipe, found, cost_of_it, needs, nodes)
         say(line)
+        if needs.use_gpu or published(options.suite) is not None:
+            say(_scaled(recipe, found, cost_of_it, options.checkpoint_every_s))
         lacking += [lack] if lack else []
     if lacking:
         raise UserError(lacking[0])
@@ -85,7 +88,7 @@ def _prepared(recipe: Recipe, dataset: Dataset) -> _Images:
 def _line(recipe: Recipe, images: _Images, spent: Cost, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> tuple[str, str | None]:
     """One recipe's line, and what it lacks."""
     batch = batch_of_a_part(recipe, needs.num_workers)
-    asked = spent.worker_bytes(batch)
+    asked = spent.worker_bytes(batch, needs.num_workers)
     steps = recipe.epochs * -(-images.num_train // recipe.batch_size)
     how = f"{batch} image(s) at a time, {recipe.precision}"
     how += f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
@@ -98,6 +101,17 @@ def _line(recipe: Recipe, images: _Images, spent: Cost, needs: WorkerNeeds, node
     if batch > 1:
         remedy = f"give --accumulate {recipe.accumulate * 2} or more, or --activation-checkpointing"
     return line, f"recipe '{recipe.name}' needs about {asked / GIB:.1f} GiB for each worker, and {of_it}; {remedy}"
+
+
+def _scaled(recipe: Recipe, images: _Images, spent: Cost, checkpoint_every_s: float) -> str:
+    """What a step costs on some numbers of GPUs, in a line."""
+    scale, told = Scale(recipe, spent, images.spec, checkpoint_every_s=checkpoint_every_s), []
+    for number in (1, 8, 64):
+        if number <= recipe.batch_size:
+            step = scale.step(number)
+            sends = f", {step.sent_bytes / 1e6:,.3g} MB sent by each" if number > 1 else ""
+            told.append(f"{number}: {1e3 * step.seconds:,.3g} ms a step, {step.memory_bytes / GIB:.1f} GiB each{sends}")
+    return f"  estimated, not measured, on {GPUS.name}: {'; '.join(told)}; docs/scaling.md has what is assumed"
 
 
 def _memory(asked: float, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> tuple[bool, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import shlex
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from pixelmodels.commandline import parse
-from pixelmodels.recipes.suites import SUITES
+from pixelmodels.data.sources import check_has_files
+from pixelmodels.recipes.suites import SUITES, suite
 from tune_spaces import SPACES
 
 from .files import CLUSTER, LAUNCHER, ROOT, broken, files, job_commands, launcher_commands, pods
@@ -46,6 +48,10 @@ def test_a_job_s_command_is_understood(name: str, program: str, words: list[str]
     options = options_of(program, words)
     assert getattr(options, "suite", "digits") in SUITES
     assert getattr(options, "space", "architectures") in SPACES
+    if hasattr(options, "suite") and options.dataset is None and not getattr(options, "dry_run", False):
+        for recipe in suite(options.suite):
+            path = options.data_path or recipe.dataset.path
+            check_has_files(dataclasses.replace(recipe.dataset, path=path))  # raises where nobody has the images
 
 
 def test_every_kind_of_job_is_shown() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import DOING, KEEPS_TRAINING, Job, make_whole, measure, started_cluster, told_by_mlflow, training_workers
+from benchmarks.faults import DOING, Job, make_whole, measure, started_cluster, told_by_mlflow, training_workers
 from cluster import network, servers
 from cluster.local_cluster import LocalCluster
 from pixelmodels.storage import Storage
@@ -65,7 +65,6 @@ def test_a_run_ends_as_one_without_a_fault(fault: str, cluster: LocalCluster, un
     found = measure(Job(cluster, fault.replace("_", "-")), fault)
     assert found["test_nll_nats"] == undisturbed and found["num_workers"] == 2
     assert (found["repeated"], found["lost"], found["doubled"], found["open"]) == (0, 0, 0, 0)
-    assert fault in KEEPS_TRAINING or found["back_s"] < 600
 
 
 @pytest.mark.faults

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
+import ray
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID as HEAD
 
@@ -26,7 +28,7 @@ def test_a_training_waits_for_the_nodes_that_an_autoscaler_starts(workers: str) 
     with LocalCluster(LocalClusterOptions(workers=0, mlflow=True), with_ray=False) as cluster:
         host = cluster.add_host("head")
         module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-        config = {
+        config = yaml.safe_load(Path(ray.__file__).with_name("autoscaler").joinpath("local", "defaults.yaml").read_text()) | {
             "cluster_name": "from-zero",
             "max_workers": 2,
             "provider": {"type": "external", "module": module, "launch_multiple": True, "head_node_id": HEAD},

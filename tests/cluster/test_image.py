@@ -90,7 +90,7 @@ LEFT = (
     "pixelmodels/__pycache__",
     "pixelmodels.egg-info",
 )
-LEFT_FILES = ("mlflow.db", "mlflow.db-wal", ".env", "bucket.env", "key.pem", "aws_auth_token")
+LEFT_FILES = ("mlflow.db", "mlflow.db-wal", "basic_auth.db", ".env", "bucket.env", "key.pem", "aws_auth_token")
 TAKEN = ("pixelmodels/storage/__init__.py", "pipelines/train_all.py", "tune_spaces/__init__.py", "cluster/serve.yaml", "best.yaml")
 
 

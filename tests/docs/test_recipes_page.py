@@ -1,4 +1,4 @@
-"""`docs/recipes.md` is what its script makes now, and the bytes that the script has stored are those of the models."""
+"""`docs/recipes.md` and `docs/scaling.md` are what their script makes now, and the bytes that it has stored are those of the models."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def script() -> ModuleType:
 
 def test_the_page_is_what_the_script_makes(script: ModuleType) -> None:
     assert (DOCS / "recipes.md").read_text() == script.page(script.stored)
+    assert (DOCS / "scaling.md").read_text() == script.scaling_page(script.stored)
 
 
 def test_every_recipe_is_stored_and_no_other() -> None:

@@ -72,7 +72,7 @@ def test_a_model_far_too_large_for_this_machine_is_estimated() -> None:
     config = GatedPixelCNNConfig(num_layers=4, num_features=16384, kernel_size=5, head_features=1024)
     found = cost(tiny_recipe(model=config, condition_on=()), ImageSpec(3, 64, 64, 256))
     assert found.parameters > 10**10
-    assert found.worker_bytes(1) > found.state_bytes > 2e11
+    assert found.worker_bytes(1) > found.weight_bytes > 2e11
 
 
 def test_what_saves_memory_is_seen_to_save_it() -> None:
@@ -85,7 +85,7 @@ def test_what_saves_memory_is_seen_to_save_it() -> None:
     assert half.image_bytes < 0.75 * plain.image_bytes
     assert again.training_flops == 4 * plain.forward_flops and plain.training_flops == 3 * plain.forward_flops
     rmsprop = cost(dataclasses.replace(recipe, optimizer=OptimizerConfig(name="rmsprop")), SPEC)
-    assert (plain.state_bytes, rmsprop.state_bytes) == (20 * plain.parameters, 16 * plain.parameters)
+    assert (plain.weight_bytes, rmsprop.weight_bytes) == (20 * plain.parameters, 16 * plain.parameters)
 
 
 def test_a_condition_is_counted() -> None:
@@ -96,7 +96,7 @@ def test_a_condition_is_counted() -> None:
 
 def test_hours_are_those_of_operations_or_of_kernels() -> None:
     recipe = tiny_recipe(batch_size=10, accumulate=2)
-    spent = Cost(0, 0, num_kernels=1, parameters=1, forward_flops=1e12, training_flops=3e12, state_bytes=0)
+    spent = Cost(0, 0, num_kernels=1, parameters=1, forward_flops=1e12, training_flops=3e12, weight_bytes=0, buffer_bytes=0)
     assert spent.gpu_hours(3600e3, recipe) == pytest.approx(3e15 / (UTILIZATION * PEAK_FLOPS["float32"]))
     waiting = dataclasses.replace(spent, num_kernels=10**9)
     assert waiting.gpu_hours(3600, recipe) == pytest.approx(360 * 2 * 3 * 10**9 * LAUNCH_S / 3600)
