@@ -166,9 +166,12 @@ class NetworkHost(Host):
 
 def remove(cluster: str) -> None:
     """Remove what there is of a cluster's network, whose hosts are off."""
+    for link in _interfaces():
+        if link.startswith(f"{cluster}v"):  # with its other end; a namespace that goes takes its links along some time later
+            _ip("link", "delete", link)
     for namespace in _namespaces():
         if namespace.startswith(f"{cluster}-"):
-            _ip("netns", "delete", namespace)  # and the links in it, both ends
+            _ip("netns", "delete", namespace)
     if f"{cluster}b" in _interfaces():
         _ip("link", "delete", f"{cluster}b")
 

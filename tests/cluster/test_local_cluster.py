@@ -87,6 +87,13 @@ def reaches(host: Host, address: str, port: int = 8000, timeout_s: float = 1.0) 
     return host.run([sys.executable, "-I", "-S", "-c", script], check=False).returncode == 0
 
 
+def probed(host: Host, node: Host, *token: str) -> dict[int, str]:
+    """What each port of a node that is open to others answers to a host, which presents a token or none."""
+    ports = sorted({port for address, port in node.open_ports() if not address.endswith("127.0.0.1")})
+    answers = host.run([sys.executable, PROBE, node.address, ",".join(map(str, ports)), *token]).stdout
+    return {int(port): answer for port, answer in json.loads(answers).items()}
+
+
 def telling(host: Host, *, name: str = "told") -> Path:
     """Start the program that tells of its end; the file that it makes when it is asked to."""
     started = host.folder / name
@@ -228,16 +235,14 @@ def test_ray_refuses_who_has_no_token_on_every_port(cluster: LocalCluster) -> No
     script = f"import ray; ray.init(log_to_driver=False); ray.get([{actor}.__ray_ready__.remote() for name in 'abc'])"
     cluster.head.run([sys.executable, "-c", script], variables={"RAY_ADDRESS": f"{cluster.head.address}:{cluster.ray.port}"})
     for node in (cluster.head, *cluster.workers):
-        ports = {port for address, port in node.open_ports() if not address.endswith("127.0.0.1")}
-        assert any(10002 <= port <= 19999 for port in ports)
-        words = [sys.executable, PROBE, node.address, ",".join(map(str, sorted(ports)))]
-        without = json.loads(stranger.run(words).stdout)
+        without = probed(stranger, node)
+        assert any(10002 <= port <= 19999 for port in without)
         # For Prometheus, which has no token: figures, and nothing else is there.
         figures = {port for port, answer in without.items() if answer == "200 metrics"}
         assert len(figures) == (3 if node is cluster.head else 1)
         let_in = {port: answer for port, answer in without.items() if port not in figures and answer not in ("401", "UNAUTHENTICATED")}
         assert not let_in, node.run(["ss", "-ltnp"]).stdout
-        knowing = json.loads(cluster.head.run([*words, token]).stdout)
+        knowing = probed(cluster.head, node, token)
         assert not {"401", "403", "UNAUTHENTICATED"} & set(knowing.values()), knowing
     assert not reaches(stranger, cluster.head.address, cluster.ray.dashboard_port)
     assert reaches(cluster.head, "127.0.0.1", cluster.ray.dashboard_port)
