@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.decoding import BadImage, decode, read_header, was_read_otherwise
-from pixelmodels.data.folder_names import arrange, may_be_news
+from pixelmodels.data.folder_names import arrange, reading_of
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.data.source import Listing, Survey
@@ -46,8 +46,8 @@ class Folder:
         """Where the folder is, and all paths, sizes and times; not to be trusted later if a file has just changed."""
         entries, num_hidden = self._entries()
         listing = Listing.of(self.storage.root, entries, ("path", "size", "modified_ns", "is_regular"), num_hidden)
-        if may_be_news((entry.path for entry in entries), self.with_labels, self.own_splits):
-            return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0folder names".encode()).hexdigest())
+        if reading := reading_of((entry.path for entry in entries), self.with_labels, self.own_splits):
+            return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0{reading}".encode()).hexdigest())
         return listing
 
     def survey(self, listing: Listing | None = None) -> Survey:
