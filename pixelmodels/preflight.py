@@ -21,7 +21,7 @@ from typing import Any
 from pixelmodels.data import DatasetConfig, find_prepared
 from pixelmodels.errors import UserError, first_line, without_logins
 from pixelmodels.progress import Say
-from pixelmodels.storage import Storage
+from pixelmodels.storage import Storage, why
 from pixelmodels.tracking.location import check_reachable, sqlite_path
 
 _ANSWER_S = 120.0  # a node that has to start a process first may take this long to answer
@@ -116,8 +116,8 @@ class Preflight:
                 if theirs != mine:
                     remedy = "install requirements.lock there, or give the cluster this checkout: ray job submit --working-dir ."
                     raise UserError(f"node {name} has {what} {theirs}, and this process has {mine}; {remedy}")
-            for what, why in report.failures.items():
-                raise UserError(f"node {name} cannot reach {what} ({why}); see to its network, address and credentials there")
+            for what, reason in report.failures.items():
+                raise UserError(f"node {name} cannot reach {what} ({reason}); see to its network, address and credentials there")
             if late_s > _CLOCK_S:
                 raise UserError(f"the clock of node {name} is {late_s:.0f} s off; set it by a time server (chrony, systemd-timesyncd)")
 
@@ -158,7 +158,7 @@ def look(paths: Iterable[str], storage: Storage, tracking_uri: str) -> Report:
         try:
             storage.exists("a")
         except Exception as error:  # of any kind: it is told
-            failures[f"the storage root '{storage.root}'"] = without_logins(first_line(error))
+            failures[f"the storage root '{storage.root}'"] = without_logins(why(error))
     if tracking_uri and sqlite_path(tracking_uri) is None:
         try:
             check_reachable(tracking_uri)

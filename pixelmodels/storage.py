@@ -28,7 +28,8 @@ from pixelmodels import buckets
 from pixelmodels.errors import UserError, first_line, shown
 
 DEFAULT_STORAGE = "storage"  # a folder in the working directory
-_S3, _GS = "s3://", "gs://"
+_S3, _GS, _FILE = "s3://", "gs://", "file://"
+SCHEMES = (_S3, _GS, _FILE)
 _EMULATOR = "STORAGE_EMULATOR_HOST"  # where Google's own clients look for a stand-in of Google Cloud Storage: http://host:port
 Kind = Literal["local", "s3", "gs"]
 _KINDS = "a local folder, s3://bucket/prefix or gs://bucket/prefix"
@@ -38,7 +39,9 @@ _STALE_S = 24 * 3600  # age at which such a file is taken to be left behind by a
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what an operating system says where no more can be written
-_BUCKET_FULL = ("507", "QuotaExceeded", "StorageFull", "InsufficientStorage", "no space left")  # what servers of buckets say
+_BUCKET_FULL = re.compile(  # what servers of buckets say: a status, a code, and never a part of a key or of a request's name
+    r"HTTP status 507\b|^507 |\(507\)|(ExceptionName: |\()\w*(QuotaExceeded|StorageFull|InsufficientStorage)|no space left", re.MULTILINE
+)
 LONGEST_NAME = 242  # bytes of a name that a user gives and that becomes part of a folder's, of which systems take 255
 
 
@@ -54,9 +57,9 @@ def _telling_full(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        reason = os.strerror(error.errno).lower()
-        remedy = "make room there, or give another --storage, and call again: what was written before is whole"
-        raise StorageFull(f"'{path}' cannot be written: {reason}; {remedy}") from error
+        remedy = "" if error.errno == errno.EROFS else "make room there, or "
+        remedy += "give another --storage, and call again: what was written before is whole"
+        raise StorageFull(f"'{path}' cannot be written: {why(error)}; {remedy}") from error
 
 
 @contextmanager
@@ -65,8 +68,23 @@ def _telling_what(uri: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        reason = f"'{uri}' cannot be written ({first_line(error)}); what was written before is whole, and the same command goes on from it"
-        raise (StorageFull if any(word in str(error) for word in _BUCKET_FULL) else OSError)(reason) from error
+        reason = f"'{uri}' cannot be written ({why(error)}); what was written before is whole, and the same command goes on from it"
+        raise (StorageFull if _BUCKET_FULL.search(_without_name(error)) else OSError)(reason) from error
+
+
+def why(error: BaseException) -> str:
+    """Why a file cannot be read or written, without its name, which whoever tells it has told, and which may be long."""
+    while error.__cause__ is not None:  # what was told in other words already
+        error = error.__cause__
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return first_line(OSError(_without_name(error)))
+
+
+def _without_name(error: BaseException) -> str:
+    """What an error of a bucket says, without the object's name, with which Arrow begins."""
+    text = str(error)
+    return text[max(0, text.rfind("AWS Error ")) :]
 
 
 def fitting(name: str, most_bytes: int = 255) -> str:
@@ -102,8 +120,7 @@ class Storage:
 
     def __init__(self, root: str | os.PathLike[str] = DEFAULT_STORAGE) -> None:
         text = os.fspath(root)
-        if text.startswith("file://"):
-            text = text.removeprefix("file://")
+        text = text.removeprefix(_FILE)
         if not text:
             raise UserError(f"storage root '' is empty; give {_KINDS}, such as {DEFAULT_STORAGE}")
         self.is_local = "://" not in text
@@ -247,10 +264,11 @@ class Storage:
         """Write a whole file unless there is one already; returns whether it was written. Of several that try at once one does."""
         filesystem, full = self.fs_and_path(path)
         if not self.is_local:
-            return self._put_new_s3(full, data) if self.kind == "s3" else self._put_new_gs(full, data)
-        filesystem.create_dir(posixpath.dirname(full), recursive=True)
+            with _telling_what(self.uri(path)):
+                return self._put_new_s3(full, data) if self.kind == "s3" else self._put_new_gs(full, data)
         temporary = Path(f"{posixpath.dirname(full)}/{_temporary()}")
         with _telling_full(full):
+            filesystem.create_dir(posixpath.dirname(full), recursive=True)
             try:
                 temporary.write_bytes(data)
                 os.link(temporary, full)
@@ -345,7 +363,7 @@ class Storage:
             raise
         except (OSError, pa.ArrowException) as error:
             remedy = "give a folder that you may write to" if self.is_local else "check the bucket's name, its region and your credentials"
-            raise UserError(f"storage root '{self.root}' cannot be written ({first_line(error)}); {remedy}, with --storage") from error
+            raise UserError(f"storage root '{self.root}' cannot be written ({why(error)}); {remedy}, with --storage") from error
 
     def _info(self, path: str) -> fs.FileInfo:
         filesystem, full = self.fs_and_path(path)

@@ -10,12 +10,16 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from botocore.exceptions import ClientError
 from pyarrow import fs
 
+from pixelmodels.data.writing import write as write_shard
 from pixelmodels.errors import UserError
-from pixelmodels.storage import Storage, _telling_full, check_length, fitting
+from pixelmodels.evaluation.evaluate import _check_writable
+from pixelmodels.storage import Storage, StorageFull, _telling_full, _telling_what, check_length, fitting
 from tests.gs import google_bucket_server
 from tests.s3 import bucket_server
 
@@ -240,11 +244,91 @@ def test_a_disk_that_is_full_is_told_with_what_was_written_and_the_remedy(tmp_pa
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_full_disk_is_a_mistake_that_whoever_waits_for_an_error_of_the_system_sees_too(code: int) -> None:
-    with pytest.raises(UserError, match=r"^'/a/b' cannot be written: .*; make room there") as told, _telling_full("/a/b"):
+    remedy = "give another --storage" if code == errno.EROFS else "make room there, or give another --storage"
+    with pytest.raises(UserError, match=rf"^'/a/b' cannot be written: [a-z -]+; {remedy}, and call again") as told, _telling_full("/a/b"):
         raise OSError(code, "Error writing bytes to file")
     assert isinstance(told.value, OSError) and str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
     with pytest.raises(PermissionError), _telling_full("/a/b"):
         raise PermissionError(errno.EACCES, "no")
+
+
+ARROW = "When uploading object with key 'x/step-00507/QuotaExceeded (StorageFull)' in bucket 'b': AWS Error "
+
+
+@pytest.mark.parametrize(
+    ("says", "is_full"),
+    [
+        (f"{ARROW}ACCESS_DENIED during PutObject operation: no (Request ID: AB507)", False),
+        (f"{ARROW}UNKNOWN (HTTP status 400) during PutObject operation: Unable to parse ExceptionName: ExpiredToken Message: 507", False),
+        (f"{ARROW}UNKNOWN (HTTP status 507) during PutObject operation: No response body.", True),
+        (f"{ARROW}UNKNOWN (HTTP status 403) during PutObject operation: Unable to parse ExceptionName: QuotaExceeded Message: ", True),
+        (f"{ARROW}UNKNOWN (HTTP status 500) during UploadPart operation: Unable to parse ExceptionName: XMinioStorageFull Message: ", True),
+        ("An error occurred (AccessDenied) when calling the PutObject operation: step-00507", False),
+        ("An error occurred (507) when calling the PutObject operation: Insufficient Storage", True),
+        ("An error occurred (XMinioStorageFull) when calling the PutObject operation: full", True),
+        ("403 POST https://host/upload/storage/v1/b/507/o: no", False),
+        ("507 POST https://host/upload/storage/v1/b/b/o: full", True),
+        (f"{ARROW}INTERNAL_FAILURE during PutObject operation: no space left on device", True),
+    ],
+)
+def test_a_bucket_is_full_by_what_its_server_says_and_never_by_a_name(says: str, is_full: bool) -> None:
+    uri = "s3://b/x/step-00507/QuotaExceeded (StorageFull)"
+    with (
+        pytest.raises(OSError, match=r"^'s3://b/x/step-00507/QuotaExceeded \(StorageFull\)' cannot be written \(") as told,
+        _telling_what(uri),
+    ):
+        raise OSError(says)
+    assert isinstance(told.value, StorageFull) == is_full and "When uploading" not in str(told.value)
+
+
+class Refusing:
+    """A file system, and the client of a bucket, that write nothing."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def refuse(self, *_: object, **__: object) -> NoReturn:
+        raise self.error
+
+    open_output_stream = create_dir = put_object = refuse
+
+
+def refusing(root: str, error: Exception) -> Storage:
+    storage = Storage(root)
+    storage._filesystem = storage._made = Refusing(error)  # type: ignore[assignment]
+    return storage
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [("NO_SUCH_BUCKET", "AWS Error NO_SUCH_BUCKET"), ("UNKNOWN (HTTP status 400) ExceptionName: ExpiredToken", "ExpiredToken")],
+)
+@pytest.mark.parametrize("prefix", ["x", "a/" * 100 + "x"])
+def test_the_reason_is_told_once_however_long_the_name(code: str, told: str, prefix: str) -> None:
+    storage = refusing(
+        f"s3://b/{prefix}", OSError(f"When uploading object with key '{prefix}/runs/a' in bucket 'b': AWS Error {code} during PutObject")
+    )
+    for write in (storage.check_writable, lambda: write_shard(storage, "runs/a", b""), lambda: _check_writable(storage, "evaluations/a")):
+        with pytest.raises(UserError) as error:
+            write()
+        text = str(error.value)
+        assert told in text and text.count("cannot be written") == 1 and "goes on from it" not in text
+
+
+@pytest.mark.parametrize("folder", ["x", "a/" * 100 + "x"])
+def test_a_shard_without_room_has_one_reason_and_one_remedy(folder: str) -> None:
+    with pytest.raises(UserError, match=r" \(0 bytes\) cannot be written \(no space left on device\); make room for it") as told:
+        write_shard(refusing(f"/{folder}", OSError(errno.ENOSPC, "Error")), "a", b"")
+    assert "--storage" not in str(told.value)
+
+
+def test_what_cannot_be_created_is_told_with_its_name() -> None:
+    with pytest.raises(StorageFull, match=r"^'/x/a/once' cannot be written: no space left on device; make room there"):
+        refusing("/x", OSError(errno.ENOSPC, "Cannot create directory")).create("a/once", b"")
+    for code, kind in (("AccessDenied", OSError), ("XMinioStorageFull", StorageFull)):
+        with pytest.raises(kind, match=rf"^'s3://b/x/a/once' cannot be written \(.*{code}.*\); what was written before is whole") as told:
+            refusing("s3://b/x", ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject")).create("a/once", b"")
+        assert isinstance(told.value, StorageFull) == (kind is StorageFull)
 
 
 @pytest.mark.parametrize("name", ["what?", "my%20data", "a#b", "a;b", 'it\'s "quoted"', "Bilder äöü 画像", "two\nlines", " spaces "])

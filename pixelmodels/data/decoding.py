@@ -5,9 +5,9 @@
 - Other metadata (texts, profiles, whatever is broken in them) are left alone, and never make an image unreadable that has its pixels.
 - Transparent pixels (alpha, a transparent palette entry or colour) are laid over white. A colour that a PNG file calls transparent is
   compared as it is stored, in 1, 2, 4, 8 or 16 bits.
-- 16-bit grey is scaled to 8 bits by its high byte's rounding (v * 255 / 65535). Of 16-bit colours, and of 16-bit grey with alpha (which
-  counts as RGB), the high byte is taken. 16-bit TIFF files that call 0 white are read as if it were black. 32-bit float pixels are
-  refused: their range is unknown.
+- 16-bit grey is scaled to 8 bits by its high byte's rounding (v * 255 / 65535), 12-bit grey of TIFF files by v * 255 / 4095. Of 16-bit
+  colours, and of 16-bit grey with alpha (which counts as RGB), the high byte is taken. 16-bit TIFF files that call 0 white are read as if
+  it were black. Floats, and signed or 32-bit integers, are refused: their range is unknown.
 - CMYK, YCbCr, LAB, palettes and 1-bit images are converted to RGB or grey. Grey is the luma 0.299 R + 0.587 G + 0.114 B.
 """
 
@@ -17,12 +17,12 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.errors import UserError, first_line
@@ -31,6 +31,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000"
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GREY = ("1", "L", "LA", "La", *_SIXTEEN_BIT)
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
+_BITS, _SAMPLE_FORMAT = 258, 339  # tags of TIFF: bits of each sample, and what they are
+_TWELVE, _SIGNED = 12, 2  # such bits, and such a format
 _TURNED = (5, 6, 7, 8)  # orientations that exchange rows and columns
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,6 +48,7 @@ _FRAME_BYTES = 12  # of a PNG chunk beside its data: length, kind, checksum
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # of a PNG file: what says what the pixels are
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that may hold an orientation
+_SIZES, _SIZES_BITS = b"\xff\x4f\xff\x51", 42  # where a JPEG 2000 image begins, and where after that are the bits of a sample, less 1
 _DEPTH_AT, _COLOURS_AT = 24, 25  # bytes of a PNG file that tell the bits of a sample, and what samples are
 _BYTE, _PALETTE = 8, 3  # such bits, and such samples
 
@@ -70,7 +73,10 @@ def decode(data: bytes, channels: int, size: tuple[int, int] | None, max_pixels:
             # Let the decoder shrink large photographs by 2, 4 or 8, to no less than twice what is needed.
             factor = max(max(size) / min(image.size), 1e-9)
             image.draft(None, (math.ceil(2 * factor * image.width), math.ceil(2 * factor * image.height)))
-        return fit(_convert(_upright(image, data), channels), size)
+        if _has_no_range(image):
+            raise BadImage("signed or 32-bit integer pixels have no known range")
+        largest = 2**_TWELVE - 1 if image.format == "TIFF" and _bits(image, data) == _TWELVE else 2**16 - 1
+        return fit(_convert(_upright(image, data), channels, largest), size)
 
 
 def decode_mask(data: bytes, max_pixels: int) -> npt.NDArray[np.bool_]:
@@ -81,14 +87,18 @@ def decode_mask(data: bytes, max_pixels: int) -> npt.NDArray[np.bool_]:
     """
     give = "give a mask that is black where pixels are drawn and white where they are known, and nothing else"
     with _refused(), _open(data, max_pixels) as image:
+        is_cut = _bits(image, data) > 8 and image.mode not in _SIXTEEN_BIT  # to the high byte
         upright = _upright(image, data)
         is_opaque = not _may_be_transparent(upright) or upright.convert("RGBA").getchannel("A").getextrema()[0] == 255
-        pixels = np.asarray(upright if upright.mode in ("L", "I", "I;16", "I;16B", "F") else upright.convert("RGB"))
-        is_cut = data.startswith(_PNG) and data[24:25] == b"\x10" and upright.mode not in ("I", "I;16", "I;16B")  # to 8 of 16 bits
+        if is_opaque and image.mode in _SIXTEEN_BIT:  # all bits, where a colour that no pixel has is called transparent, too
+            with _opened(data) as again:
+                again.info.pop("transparency", None)
+                upright = _upright(again, data)
+        pixels = np.asarray(upright if upright.mode in ("L", *_SIXTEEN_BIT) else upright.convert("RGB"))
     if not is_opaque:
         raise UserError(f"a mask with transparent pixels; {give}")
     if is_cut:
-        raise UserError(f"a mask of 16 bits and several channels; {give}")
+        raise UserError(f"a mask of more than 8 bits and several channels; {give}")
     pixels_HWC = pixels.reshape(*pixels.shape[:2], -1)
     known_HW: npt.NDArray[np.bool_] = (pixels_HWC != 0).any(axis=2)
     shades = pixels_HWC[known_HW]
@@ -98,33 +108,39 @@ def decode_mask(data: bytes, max_pixels: int) -> npt.NDArray[np.bool_]:
     return known_HW
 
 
-def bare_png(data: bytes, with_orientation: bool = False) -> bytes:
+def bare_png(data: bytes, others: Iterable[bytes] = ()) -> bytes:
     """A PNG file without what is no pixels: texts and profiles would be unpacked, however long they are, and broken ones hide the image.
 
-    Chunks that may hold an orientation are kept where that is asked for, and come before the pixels.
+    Args: `others` are chunks to keep; they come before the pixels.
     """
-    pixels, others = [], []
-    for kind, start, end in _chunks(data):
-        if kind in _PIXEL_CHUNKS:
-            pixels.append(data[start:end])
-        elif kind == b"eXIf" or (kind in _TEXT_CHUNKS and data.startswith(_ORIENTATION_TEXTS, start + 8)):
-            others.append(data[start:end])
-    return b"".join([_PNG, *pixels[:1], *(others if with_orientation else []), *pixels[1:]])
+    pixels = [data[start:end] for kind, start, end in _chunks(data) if kind in _PIXEL_CHUNKS]
+    return b"".join([_PNG, *pixels[:1], *others, *pixels[1:]])
 
 
 def was_read_otherwise(data: bytes, max_pixels: int) -> bool:
-    """Whether the first version (commit 47ad97b) found other pixels in an image file that is read now, or none."""
+    """Whether the first version (commit 47ad97b) found other pixels in an image file than are read now, or none, or some where none are."""
+    late: set[bytes] = set()
     if data.startswith(_PNG):
-        kinds = set(png_chunks(data))
+        kinds = png_chunks(data)
         if b"tRNS" in kinds and data[_DEPTH_AT] != _BYTE and data[_COLOURS_AT] != _PALETTE:
             return True  # its transparent colour was compared with pixels that were scaled
-        if not kinds - set(_PIXEL_CHUNKS):
+        if not set(kinds) - set(_PIXEL_CHUNKS):
             return False
+        late = set(kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else []) - set(_PIXEL_CHUNKS)
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if data.startswith(_PNG):
+            if late:
                 image.load()  # texts that follow the pixels, too
-            image.getexif()
+            is_turned = Image.Image.getexif(image).get(_ORIENTATION) in _UPRIGHT
+            if image.format == "TIFF":
+                if _has_no_range(image):
+                    stored = np.asarray(image)
+                    return bool(stored.min() >= 0 and stored.max() < 2**16)  # others were refused, as all are now
+                return _bits(image, data) == _TWELVE
+            if is_turned:  # all metadata were written anew then
+                beside = Image.new("L", (1, 1))
+                beside.info = image.info
+                ImageOps.exif_transpose(beside)
     except MemoryError:
         raise
     except Exception:  # it could not be read: by its metadata, or neither can it now
@@ -132,6 +148,25 @@ def was_read_otherwise(data: bytes, max_pixels: int) -> bool:
             return decode(data, 1, None, max_pixels).size > 0
         except BadImage:
             return False
+    return False
+
+
+def was_left_unturned(data: bytes, max_pixels: int) -> bool:
+    """Whether the second version (commit ef95696) lost the orientation of a PNG file, which another chunk hid that is broken."""
+    chunks = _orientation_chunks(data) if data.startswith(_PNG) else []
+    with suppress(BadImage), _refused():
+        if len(chunks) > 1 and not _has_whole_metadata(bare_png(data, chunks)):
+            with _open(data, max_pixels) as image:
+                return _orientation(image) != 1
+    return False
+
+
+def was_put_aside_as_grey(data: bytes, max_pixels: int) -> bool:
+    """Whether the second version could read an image file in colour only: a TIFF file of mode LAB."""
+    with suppress(BadImage):
+        if data.startswith((b"II", b"MM")):
+            with _open(data, max_pixels) as image:
+                return image.mode == "LAB"
     return False
 
 
@@ -214,10 +249,50 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 def _opened(data: bytes) -> ImageFile.ImageFile:
     if data.startswith(_PNG):
-        with suppress(OSError, ValueError):
-            return Image.open(io.BytesIO(bare_png(data, with_orientation=True)), formats=FORMATS)
-        data = bare_png(data)  # what may have held the orientation is broken
+        chunks = _orientation_chunks(data)
+        if chunks and not _has_whole_metadata(bare_png(data, chunks)):
+            chunks = [chunk for chunk in chunks if _has_whole_metadata(bare_png(data, [chunk]))]
+        data = bare_png(data, chunks)
     return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _orientation_chunks(data: bytes) -> list[bytes]:
+    """The chunks of a PNG file that may hold an orientation."""
+    return [
+        data[start:end]
+        for kind, start, end in _chunks(data)
+        if kind == b"eXIf" or (kind in _TEXT_CHUNKS and data.startswith(_ORIENTATION_TEXTS, start + 8))
+    ]
+
+
+def _has_whole_metadata(data: bytes) -> bool:
+    """Whether an image file can be opened, and asked for its orientation."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            Image.Image.getexif(image)
+    except MemoryError:
+        raise
+    except Exception:  # whatever somebody wrote there
+        return False
+    return True
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits of a sample as they are stored, of formats that may have more than 8; `image` is opened, and not loaded yet."""
+    if image.format == "PNG":
+        return data[_DEPTH_AT]
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2", {}).get(_BITS, (1,)))
+    if image.format == "PPM" and isinstance(args := getattr(image, "tile", [])[0].args, tuple):
+        return int(args[1]).bit_length()  # of the largest value
+    if image.format == "JPEG2000":
+        return (data[data.find(_SIZES) + _SIZES_BITS] & 0x7F) + 1
+    return _BYTE
+
+
+def _has_no_range(image: Image.Image) -> bool:
+    """Whether a TIFF file holds integers that may be below 0, or of 32 bits: nobody can tell which of them is white."""
+    return image.format == "TIFF" and (image.mode == "I" or getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -263,20 +338,19 @@ def _may_be_transparent(image: Image.Image) -> bool:
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey; other images as they are."""
+def _eight_bits(image: Image.Image, largest: int = 2**16 - 1) -> Image.Image:
+    """Grey of more than 8 bits, of values to `largest`, as 8-bit grey; other images as they are."""
     if image.mode not in _SIXTEEN_BIT:
         return image
-    stored = np.asarray(image)
-    if stored.min() < 0 or stored.max() > 65535:
-        raise ValueError("32-bit integer pixels have no known range")
-    wide = stored.astype(np.uint32)
-    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    wide = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((wide * 255 + largest // 2) // largest).astype(np.uint8))
 
 
-def _convert(image: Image.Image, channels: int) -> UInt8:
-    """Pixels 0..255 as H,W,C of an image of any mode."""
-    image = _eight_bits(image)
+def _convert(image: Image.Image, channels: int, largest: int) -> UInt8:
+    """Pixels 0..255 as H,W,C of an image of any mode; `largest`: of grey of more than 8 bits."""
+    image = _eight_bits(image, largest)
+    if image.mode == "LAB":
+        image = image.convert("RGB")  # from which there is a way to grey
     if _may_be_transparent(image):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
+
+import pyarrow as pa
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.quantization import UInt8
-from pixelmodels.data.source import Listing, Survey
+from pixelmodels.data.source import Listing, Survey, unreadable
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage
 
@@ -128,6 +131,19 @@ class PackedSource:
                 return name
         missing = f"'{self.storage.uri(names[0])}' is missing"
         raise UserError(f"{missing}; source '{self.name}' needs it, from {self.about}: give their folder with --path")
+
+    def read_bytes(self, file: str) -> bytes:
+        """All bytes of a file; `UserError` where it cannot be read."""
+        with self.reading(file):
+            return self.storage.read_bytes(file)
+
+    @contextmanager
+    def reading(self, file: str) -> Iterator[None]:
+        """Tell in one line which file cannot be read."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(self.storage, file, error) from error
 
     def bad(self, file: str, reason: str) -> UserError:
         """The error for a file that is not what its name says."""

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.quantization import UInt8
-from pixelmodels.storage import FileEntry
+from pixelmodels.errors import UserError
+from pixelmodels.storage import FileEntry, Storage, why
 
 RACY_S = 5  # a change this recent may be followed by another one that a bucket's clock does not tell apart
 _PIECE_BYTES = 16 << 20
@@ -71,6 +72,11 @@ class Source(Protocol):
 
         `channels` and `size` are what will be made of them: a source that decodes files does both, others may ignore them.
         """
+
+
+def unreadable(storage: Storage, file: str, error: BaseException) -> UserError:
+    """The error for a file that is there and cannot be read."""
+    return UserError(f"'{storage.uri(file)}' cannot be read ({why(error)}); see to that, or take it out, and give the same command again")
 
 
 def sha256_of(stream: pa.NativeFile) -> str:

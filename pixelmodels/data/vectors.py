@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pixelmodels.data.shards import decode_vectors
 from pixelmodels.data.source import sha256_of
 from pixelmodels.errors import UserError, first_line
-from pixelmodels.storage import Storage
+from pixelmodels.storage import Storage, why
 
 _ROWS_AT_A_TIME = 4096
 _EVERY_HOST = ", where every host sees it"
@@ -25,6 +25,8 @@ class VectorFile:
     def __init__(self, path: str) -> None:
         self.path = path
         folder, _, self.name = path.rpartition("/")
+        if self.name in ("", ".", "..") or folder.endswith(":/"):
+            raise self._wrong("name no file")
         self.storage = Storage(folder or ("/" if path.startswith("/") else "."))
 
     def digest(self) -> str:
@@ -81,7 +83,7 @@ class VectorFile:
         try:
             yield from self._file().iter_batches(batch_size=_ROWS_AT_A_TIME, columns=["key", "vector"])
         except (OSError, pa.ArrowException) as error:
-            raise self._wrong(f"cannot be read ({first_line(error)})", _EVERY_HOST) from error
+            raise self._wrong(f"cannot be read ({why(error)})", _EVERY_HOST) from error
 
     def _file(self) -> pq.ParquetFile:
         try:
@@ -101,7 +103,7 @@ class VectorFile:
         try:
             return self.storage.open_input(self.name)
         except (OSError, pa.ArrowException) as error:
-            raise self._wrong(f"cannot be read ({first_line(error)})", _EVERY_HOST) from error
+            raise self._wrong(f"cannot be read ({why(error)})", _EVERY_HOST) from error
 
     def _wrong(self, what: str, more: str = "") -> UserError:
         return UserError(f"vectors '{self.path}' {what}; give a Parquet file with columns key (string) and vector (list of floats){more}")

@@ -15,8 +15,8 @@ from pixelmodels.data.shards import IMAGES_PER_DRAW, encode_shard
 from pixelmodels.data.source import Source
 from pixelmodels.data.splits import draw_indices
 from pixelmodels.data.vectors import VectorFile
-from pixelmodels.errors import UserError, first_line
-from pixelmodels.storage import Storage
+from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage, why
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def write(storage: Storage, path: str, data: bytes) -> None:
     try:
         storage.write_bytes(path, data)
     except (OSError, pa.ArrowException) as error:
-        no_file = f"'{storage.uri(path)}' ({len(data):,} bytes) cannot be written ({first_line(error)})"
+        no_file = f"'{storage.uri(path)}' ({len(data):,} bytes) cannot be written ({why(error)})"
         raise UserError(
             f"{no_file}; make room for it, or mend that, and give the same command again; finished data sets are as they were"
         ) from error

@@ -16,7 +16,7 @@ from pixelmodels import ray_cluster
 from pixelmodels.data import Dataset, decode_labels, decode_rows, find_dataset
 from pixelmodels.data.feeds import RESIDENT_BYTES
 from pixelmodels.data.streaming import rows_of
-from pixelmodels.errors import UserError, check_at_least, check_seed, first_line
+from pixelmodels.errors import UserError, check_at_least, check_seed
 from pixelmodels.evaluation.activations import Source, choose_images, first_step, probe_model
 from pixelmodels.evaluation.actors import Actors
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit
@@ -28,7 +28,7 @@ from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.preflight import Preflight
 from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once, without_remarks
 from pixelmodels.runs.loading import REGISTERED, find_model, locate
-from pixelmodels.storage import DEFAULT_STORAGE, Storage, StorageFull, fitting
+from pixelmodels.storage import DEFAULT_STORAGE, Storage, StorageFull, fitting, why
 from pixelmodels.tracking import Tracker
 
 EVALUATIONS = "evaluations"
@@ -128,7 +128,7 @@ def _check_writable(storage: Storage, folder: str) -> None:
         raise
     except (OSError, pa.ArrowException) as error:
         remedy = "give another --storage, or a model whose folders have shorter names"
-        raise UserError(f"'{storage.uri(folder)}' cannot be written ({first_line(error)}); {remedy}") from error
+        raise UserError(f"'{storage.uri(folder)}' cannot be written ({why(error)}); {remedy}") from error
 
 
 def _files_of(table: pa.Table, scores: Scores, dataset: Dataset, options: Evaluate, *, with_context: bool) -> Iterator[tuple[str, bytes]]:

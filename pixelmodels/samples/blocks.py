@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pixelmodels.data.quantization import UInt8
-from pixelmodels.errors import UserError, first_line
+from pixelmodels.errors import UserError
 from pixelmodels.samples.commission import Commission
-from pixelmodels.storage import Storage, StorageFull
+from pixelmodels.storage import Storage, StorageFull, why
 
 SAMPLES = "samples"  # folder below the storage root
 Block = tuple[int, int]  # first image, and the one after the last
@@ -70,7 +70,7 @@ class Blocks:
         except StorageFull:
             raise
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"'{self.uri}' cannot be written ({first_line(error)}); free space there, or give another --storage") from error
+            raise UserError(f"'{self.uri}' cannot be written ({why(error)}); free space there, or give another --storage") from error
 
     def clear(self) -> None:
         """Remove this commission's blocks, and the folder when nothing else is in it."""

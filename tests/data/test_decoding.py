@@ -6,13 +6,23 @@ import tracemalloc
 import zlib
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixelmodels.data.decoding import BadImage, convert_channels, decode, decode_mask, fit, read_header
+from pixelmodels.data.decoding import (
+    BadImage,
+    convert_channels,
+    decode,
+    decode_mask,
+    fit,
+    read_header,
+    was_put_aside_as_grey,
+    was_read_otherwise,
+)
 from pixelmodels.errors import UserError
 
 LIMIT = 10_000
@@ -74,6 +84,46 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
         np.testing.assert_array_equal(decode(data, 1, None, LIMIT)[..., 0], [[0, 1, 128, 255]])
         assert decode(data, 3, None, LIMIT).shape == (1, 4, 3)
         assert read_header(data, LIMIT)[2] == 1
+
+
+def tiff(values: np.ndarray, bits: int, sample_format: int) -> bytes:
+    """A TIFF file of grey samples, which Pillow does not write."""
+    stored = ((values[..., None] >> np.arange(bits)[::-1]) & 1).reshape(len(values), -1).astype(np.uint8)
+    data = values.astype(f"<i{bits // 8}").tobytes() if bits % 8 == 0 else np.packbits(stored, axis=1).tobytes()
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 0, 277: 1, 278: height, 279: len(data), 339: sample_format}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
+
+
+def test_twelve_bits_are_scaled_by_their_largest_value() -> None:
+    data = tiff(np.array([[0, 4095, 2048, 8], [16, 2040, 4094, 1]]), 12, 1)
+    np.testing.assert_array_equal(decode(data, 1, None, LIMIT)[..., 0], [[0, 255, 128, 0], [1, 127, 255, 0]])
+    assert decode(data, 3, None, LIMIT).shape == (2, 4, 3) and read_header(data, LIMIT) == (2, 4, 1)
+    assert was_read_otherwise(data, LIMIT)
+    assert not was_read_otherwise(tiff(np.array([[0, 65535, 257, 1]]), 16, 1), LIMIT)
+
+
+@pytest.mark.parametrize(("bits", "sample_format"), [(8, 2), (16, 2), (32, 1), (32, 2)])
+@pytest.mark.parametrize(("low", "was_read"), [(0, True), (-1, False)])
+def test_signed_and_32_bit_integers_are_refused(bits: int, sample_format: int, low: int, was_read: bool) -> None:
+    data = tiff(np.array([[low, 127, 1, 2]]), bits, sample_format)
+    with pytest.raises(BadImage, match="signed or 32-bit integer pixels have no known range"):
+        decode(data, 1, None, LIMIT)
+    assert was_read_otherwise(data, LIMIT) == (was_read or bits == 8)  # as far as earlier versions found pixels in it
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["LAB", "CMYK", "YCbCr"])
+def test_every_kind_of_colour_becomes_rgb_and_its_luma(mode: str, channels: int) -> None:
+    colours = noise(4, 4, 3)
+    image = Image.frombytes(mode, (4, 4), colours.tobytes()) if mode == "LAB" else Image.fromarray(colours).convert(mode)
+    data = encoded(image, "TIFF")
+    expected = np.asarray(image.convert("RGB"))
+    found = decode(data, channels, None, LIMIT).astype(int)
+    assert np.abs(found - convert_channels(expected, channels)).max() <= 1
+    assert was_put_aside_as_grey(data, LIMIT) == (mode == "LAB") and not was_read_otherwise(data, LIMIT)
 
 
 def test_one_bit_cmyk_and_animations() -> None:
@@ -148,10 +198,11 @@ def test_a_large_jpeg_shrunk_while_decoding_looks_the_same() -> None:
     assert np.abs(found - fit(smooth[..., None], (32, 32))[..., 0]).max() <= 3
 
 
-def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+
+def png_header(width: int, height: int) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
@@ -207,6 +258,34 @@ def test_a_mask_knows_what_is_not_black(mark: int) -> None:
     red = colour * np.array([1, 0, 0], np.uint8)
     np.testing.assert_array_equal(decode_mask(encoded(Image.fromarray(red)), LIMIT), expected)
     assert not decode_mask(encoded(Image.new("L", (3, 2))), LIMIT).any() and decode_mask(encoded(Image.new("1", (3, 2), 1)), LIMIT).all()
+
+
+def wide_png(values: np.ndarray, *before: bytes) -> bytes:
+    """A PNG file of 16 bits, grey or RGB, whose other chunks come before the pixels."""
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2 if values.ndim == 3 else 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(before) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("mark", [1, 0x00FF, 65535])
+def test_a_mask_of_16_bits_is_read_to_the_last_one(mark: int) -> None:
+    grey = np.array([[0, mark, mark, 0]])
+    for data in (
+        wide_png(grey),
+        wide_png(grey, chunk(b"tRNS", struct.pack(">H", 7))),
+        encoded(Image.fromarray(grey.astype(np.uint16)), "TIFF"),
+    ):
+        np.testing.assert_array_equal(decode_mask(data, LIMIT), grey > 0)
+    for value in (0, mark):
+        with pytest.raises(UserError, match="transparent pixels"):
+            decode_mask(wide_png(grey, chunk(b"tRNS", struct.pack(">H", value))), LIMIT)
+    colour = np.repeat(grey[..., None], 3, axis=2)
+    clear = chunk(b"tRNS", struct.pack(">3H", 7, 7, 7))
+    files = [wide_png(colour), wide_png(colour, clear), b"P6 4 1 65535\n" + colour.astype(">u2").tobytes()]
+    files += [imagecodecs.tiff_encode(colour.astype(np.uint16)), imagecodecs.jpeg2k_encode(colour.astype(np.uint16))]
+    for data in files:
+        with pytest.raises(UserError, match="a mask of more than 8 bits and several channels; give a mask that is black"):
+            decode_mask(data, LIMIT)
 
 
 def half_transparent(mode: str, value: int) -> Image.Image:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from pixelmodels.data.decoding import FORMATS, BadImage, decode, read_header, was_read_otherwise
+from pixelmodels.data.decoding import FORMATS, BadImage, decode, read_header, was_left_unturned, was_read_otherwise
 
 LIMIT = 10_000
 HEIGHT, WIDTH = 5, 7
@@ -242,6 +242,51 @@ def test_what_is_odd_beside_the_pixels_of_a_png_changes_nothing(what: str) -> No
         check(data, values.astype(np.uint8))
 
 
+EXIF_SIX = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # turned, as orientation 6 says
+XMP_SIX = b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+BROKEN_TEXTS = ("a long XMP", "an old profile that is none", "a packed old profile that is none", "an XMP whose checksum is wrong")
+
+
+@pytest.mark.parametrize("what", BROKEN_TEXTS)
+@pytest.mark.parametrize("whole", [chunk(b"eXIf", EXIF_SIX), chunk(b"iTXt", XMP_SIX)])
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_a_broken_text_hides_no_orientation(what: str, whole: bytes, comes_first: bool) -> None:
+    broken = ODD_CHUNKS | {
+        "a packed old profile that is none": chunk(b"zTXt", b"Raw profile type exif\0\0nothing"),
+        "an XMP whose checksum is wrong": chunk(b"iTXt", XMP_SIX)[:-1] + b"?",
+    }
+    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3))
+    chunks = [broken[what], whole] if comes_first else [whole, broken[what]]
+    data = png(values, 8, RGB, *chunks)
+    expected = TURNS[5](values.astype(np.uint8))
+    assert read_header(data, LIMIT) == expected.shape
+    np.testing.assert_array_equal(decode(data, 3, None, LIMIT), expected)
+    assert was_read_otherwise(data, LIMIT) == (first_reading(data) is None)
+    for alone in (png(values, 8, RGB, broken[what]), png(values, 8, RGB, whole)):
+        assert not was_left_unturned(alone, LIMIT)
+
+
+@pytest.mark.parametrize("what", BROKEN_TEXTS[:1])
+def test_it_is_known_which_files_were_left_unturned(what: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3))
+    assert was_left_unturned(png(values, 8, RGB, ODD_CHUNKS[what], chunk(b"eXIf", EXIF_SIX)), LIMIT)
+    upright = chunk(b"eXIf", EXIF_SIX.replace(b"\x06", b"\x01"))
+    assert not was_left_unturned(png(values, 8, RGB, ODD_CHUNKS[what], upright), LIMIT)
+    assert not was_left_unturned(png(values, 8, RGB, chunk(b"eXIf", EXIF_SIX), chunk(b"iTXt", XMP_SIX)), LIMIT)
+    assert not was_left_unturned(b"no image", LIMIT)
+
+
+@pytest.mark.parametrize("tag", [0x011A, 0x0128, 0x0131])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_metadata_that_cannot_be_written_anew_change_nothing(tag: int, orientation: int, format: str) -> None:
+    """A number of dots an inch as a text, say: the first version wrote all of them again for an image that it turned."""
+    entries = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack(">HHI4s", tag, 2, 4, b"72\0\0")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + entries + bytes(4)
+    data = encoded(picture("RGB"), format, exif=exif)
+    check(data, TURNS[orientation - 1](plain(data, format)), tolerance=2 if format == "JPEG" else 0)
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("dpi", [{}, {"dpi": (72, 72)}])
 @pytest.mark.parametrize(
@@ -267,6 +312,18 @@ def test_exif_that_is_none_has_no_orientation(format: str, dpi: dict[str, Any], 
 def test_what_is_odd_beside_the_pixels_of_other_files_changes_nothing(format: str, options: dict[str, Any]) -> None:
     data = encoded(picture("RGB"), format, **options)
     check(data, plain(data, format), tolerance=2 if format == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_only_a_png_with_something_behind_its_pixels_is_decoded_to_know_how_it_was_read(
+    is_late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3))
+    text, exif = chunk(b"tEXt", b"a\0b"), chunk(b"eXIf", EXIF_SIX)
+    data = png(values, 8, RGB, exif, after=text) if is_late else png(values, 8, RGB, text, exif)
+    loaded, load = [], PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda image: (loaded.append(1), load(image))[1])
+    assert not was_read_otherwise(data, LIMIT) and bool(loaded) == is_late
 
 
 def test_a_png_that_is_cut_off_or_has_no_pixels_is_none() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pixelmodels.data.folder_names import Arrangement, arrange, in_order, may_be_news
+from pixelmodels.data.folder_names import Arrangement, arrange, in_order, reading_of
 from pixelmodels.errors import UserError
 
 
@@ -21,14 +21,21 @@ def arranged(*paths: str, labels: bool | None = None, own_splits: bool = True) -
         ("training", "val", "testing"),
         ("Training", "Validation", "Testing"),
         ("tRaIn", "vAl", "TESTING"),
+        ("train", "dev", "test"),
+        ("train", "eval", "test"),
+        ("train2017", "val2017", "test2017"),
+        ("training_set", "Dev Set", "test-set"),
+        ("Train set 2012", "VALSET_2012", "test-1999"),
     ],
 )
-def test_splits_in_any_case_and_both_forms(train: str, validation: str, test: str) -> None:
-    paths = [f"{train}/cat/1.png", f"{train}/dog/2.png", f"{validation}/cat/3.png", f"{test}/dog/4.png"]
+@pytest.mark.parametrize("around", ["", "archive/", "archive/data set/", "train/"])
+def test_splits_in_any_case_and_form(train: str, validation: str, test: str, around: str) -> None:
+    paths = [f"{around}{train}/cat/1.png", f"{around}{train}/dog/2.png", f"{around}{validation}/cat/3.png", f"{around}{test}/dog/4.png"]
     found = arranged(*paths)
     assert found.splits == ["train", "train", "validation", "test"]
     assert found.label_names == ("cat", "dog") and found.labels == [0, 1, 0, 1]
-    assert bool(found.news) == (train != "train")  # what is spelled as it always was keeps its fingerprint
+    is_as_ever = (around, train, validation) == ("", "train", "validation")  # what is spelled as it always was keeps its fingerprint
+    assert found.news == ({} if is_as_ever else {"split_folders": sorted(f"{around}{split}" for split in (train, validation, test))})
     two = arranged(*paths[:2], paths[3], labels=False)
     assert two.splits == ["train", "train", "test"] and two.label_names == () and two.labels == [None] * 3
 
@@ -38,14 +45,56 @@ def test_names_that_are_no_splits_alone_are_classes() -> None:
         ["Train/1.png", "Bus/2.png"],
         ["test/1.png", "Val/2.png"],
         ["trains/1.png", "tests/2.png"],
-        ["train set/1.png", "test set/2.png"],
+        ["train/1.png", "contest/2.png"],
+        ["training/1.png", "Train/2.png", "valley/3.png", "TESTS/4.png", "device/5.png"],
     ):
         found = arranged(*paths)
-        assert found.splits == [None, None] and sorted(found.label_names) == sorted(path.split("/")[0] for path in paths)
+        assert found.splits == [None] * len(paths) and sorted(found.label_names) == sorted(path.split("/")[0] for path in paths)
     with pytest.raises(
         UserError, match=r"'pictures' has splits of its own \(test, train\), but 'extra/3.png' is in none; move it .* --splits hash"
     ):
         arranged("Train/1.png", "TEST/2.png", "extra/3.png")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "test_images"),
+        ("test_images", "train_images"),
+        ("testA", "trainA"),
+        ("test", "training_1"),
+        ("seg_test", "seg_train"),
+        ("dev-clean", "train-clean"),
+    ],
+)
+def test_names_that_may_mean_splits_are_told_and_never_mixed(folders: tuple[str, str]) -> None:
+    for around in ("", "archive/"):
+        paths = [f"{around}{folder}/1.png" for folder in folders]
+        for labels in (None, True, False):
+            with pytest.raises(
+                UserError, match=rf"may be splits, .* \({', '.join(sorted(folders))}\); name them train, validation and test"
+            ):
+                arranged(*paths, labels=labels)
+        by_hash = arranged(*paths, own_splits=False)
+        assert by_hash.label_names == () and by_hash.splits == [None, None] and not by_hash.news
+    classes = arranged(*(f"{folder}/1.png" for folder in folders), labels=True, own_splits=False)  # as they are when that is asked for
+    assert classes.label_names == tuple(sorted(folders)) and not classes.news
+
+
+def test_a_split_that_is_not_wanted_is_no_class() -> None:
+    """Beside other folders too, where the remedy for these is to split by hash."""
+    for paths in (["train/1.png", "test/2.png", "more/3.png"], ["Train/cat/1.png", "Train/dog/2.png", "Test/cat/3.png", "extra/cat/4.png"]):
+        with pytest.raises(UserError, match=r"is in none; move it into one, or give --splits hash$"):
+            arranged(*paths)
+        for labels in (None, False):
+            found = arranged(*paths, labels=labels, own_splits=False)
+            assert found == Arrangement([None] * len(paths), [None] * len(paths), (), {})
+        with pytest.raises(UserError, match=rf"'{paths[-1]}' is in none, so its class is in doubt; move it into one, or leave labels out"):
+            arranged(*paths, labels=True, own_splits=False)
+        with pytest.raises(UserError, match=r"is in none; move it into one, or give --splits hash without labels$"):
+            arranged(*paths, labels=True)
+    in_no_class = arranged("train/cat/1.png", "test/dog/2.png", "3.png", labels=True, own_splits=False)
+    assert in_no_class.label_names == ("cat", "dog") and in_no_class.labels == [0, 1, None] and in_no_class.news
 
 
 def test_classes_are_below_splits_that_are_not_wanted() -> None:
@@ -101,11 +150,17 @@ def test_labels_are_there_where_every_image_has_one_of_several() -> None:
 
 
 def test_what_was_noted_is_relied_upon_where_names_mean_what_they_did() -> None:
+    second, third = "folder names", "folder names, set and year"
     for paths in (["a/1.png", "b/2.png"], ["train/a/1.png", "test/b/2.png"], ["1.png"], ["a/7/1.png", "b/8/2.png"]):
         for labels in (True, False):
-            assert may_be_news(paths, labels, True) == (labels and paths[0] == "a/7/1.png")
-    assert not may_be_news(["1.png", "2.png"], None, True)
-    for paths in (["a/1.png"], ["train/1.png", "test/2.png"]):
-        assert may_be_news(paths, None, True)
-    assert may_be_news(["train/1.png", "test/2.png"], True, False) and not may_be_news(["train/1.png", "test/2.png"], False, False)
-    assert may_be_news(["Train/1.png", "test/2.png"], True, True)
+            assert reading_of(paths, labels, True) == (second if labels and paths[0] == "a/7/1.png" else "")
+    assert reading_of(["1.png", "2.png"], None, True) == ""
+    for paths in (["a/1.png"], ["train/1.png", "test/2.png"], ["Train/a/1.png", "testing/b/2.png"]):
+        assert reading_of(paths, None, True) == second
+    assert reading_of(["Train/1.png", "test/2.png"], True, True) == second
+    assert reading_of(["train/1.png", "test/2.png"], True, False) == third
+    assert reading_of(["train/1.png", "test/2.png", "more/3.png"], None, False) == third
+    assert reading_of(["train/1.png", "test/2.png"], False, False) == ""
+    for folders in (("train2017", "val2017"), ("train", "dev"), ("archive/train", "archive/test"), ("train_images", "test_images")):
+        for labels in (None, True, False):
+            assert reading_of([f"{folder}/1.png" for folder in folders], labels, True) == third

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+import errno
+import hashlib
 import importlib
+import json
 import pickle
 import pkgutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 import pixelmodels.data.sources
@@ -16,7 +22,9 @@ from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.sources.folder import Folder
 from pixelmodels.data.sources.photos import Photos
+from pixelmodels.data.vectors import VectorFile
 from pixelmodels.errors import UserError
+from tests.data.test_decoding import chunk, tiff, wide_png
 
 
 def test_every_file_is_in_the_table() -> None:
@@ -92,3 +100,69 @@ def test_a_file_that_a_worker_cannot_see_is_no_bad_image(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(source.storage, "read_bytes", refuse)
     assert isinstance(next(source.load(["secret.png"], 1, (4, 4))), BadImage)
+
+
+@pytest.mark.parametrize(
+    ("channels", "earlier"),
+    [
+        (1, {"left_unturned": ["turned.png"], "put_aside_as_grey": ["lab.tif"], "read_otherwise": ["turned.png", "twelve.tif"]}),
+        (3, {"left_unturned": ["turned.png"], "read_otherwise": ["turned.png", "twelve.tif"]}),
+        (None, {"left_unturned": ["turned.png"], "put_aside_as_grey": ["lab.tif"], "read_otherwise": ["turned.png", "twelve.tif"]}),
+    ],
+)
+def test_what_earlier_versions_read_otherwise_makes_another_data_set(
+    channels: Literal[1, 3] | None, earlier: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixelmodels.data.sources.folder.map_records", lambda function, records: [function(one) for one in records])
+    source = Folder(DatasetConfig(source="folder", path=str(tmp_path), channels=channels))
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+
+    def digest_of(changes: str) -> str:
+        record = source._survey_files({"files": [(file.name, file.stat().st_size) for file in sorted(tmp_path.iterdir())]})
+        return hashlib.sha256((record["digest"] + changes).encode()).hexdigest()
+
+    assert source.survey().digest == digest_of("")  # as ever
+    Image.frombytes("LAB", (2, 2), bytes(12)).save(tmp_path / "lab.tif")
+    (tmp_path / "twelve.tif").write_bytes(tiff(pixels.astype(int), 12, 1))
+    broken = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0none")[:-1] + b"?"  # of its checksum
+    exif = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
+    (tmp_path / "turned.png").write_bytes(wide_png(pixels, broken, exif))
+    survey = source.survey()
+    assert survey.digest == digest_of(json.dumps(earlier, sort_keys=True)) and len(survey.keys) == 4
+
+
+@pytest.mark.parametrize("root", ["/pictures", "s3://bucket/pictures"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, "Error reading bytes from file"), "input/output error"),
+        (OSError(errno.ESTALE, "Failed to open"), "stale file handle"),
+        (OSError("An error occurred (InvalidObjectState) when calling the GetObject operation: no"), "An error .*InvalidObjectState.*no"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(root: str, error: OSError, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Folder(DatasetConfig(source="folder", path=root))
+
+    def fail(key: str) -> bytes:
+        raise error
+
+    monkeypatch.setattr(source.storage, "read_bytes", fail)
+    with pytest.raises(UserError, match=rf"^'{root}/a/1.png' cannot be read \({reason}\); see to that, or take it out") as told:
+        source._survey_files({"files": [("a/1.png", 100)]})
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("vectors", ["..", "../..", ".", "a/..", "a/", "/", "s3://bucket", "gs://bucket"])
+def test_vectors_that_are_no_file_are_told(vectors: str) -> None:
+    with pytest.raises(UserError, match=rf"^vectors '{vectors}' name no file; give a Parquet file with columns key"):
+        VectorFile(vectors)
+
+
+@pytest.mark.parametrize("option", ["path", "vectors"])
+def test_addresses_that_are_not_read_are_told_with_their_option(option: str) -> None:
+    source = "folder" if option == "path" else "digits"
+    with pytest.raises(
+        UserError, match=rf"^--{option} 'https://\*\*\*@h/x.parquet' is not supported; give a local path, s3://\.\.\. or gs"
+    ):
+        open_source(dataclasses.replace(DatasetConfig(source=source), **{option: "https://me:secret@h/x.parquet"}))

@@ -182,7 +182,7 @@ def test_all_may_be_known_or_nothing() -> None:
         (png(Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))), "several shades (1, 2, 3, 4, ...)"),
         (png(Image.fromarray(KNOWN * np.uint16(300) + np.uint16(1))), "several shades (1, 301)"),
         (palette((0, 0, 200), (200, 0, 0)), "several shades"),
-        (wide_rgb(), "16 bits and several channels"),
+        (wide_rgb(), "more than 8 bits and several channels"),
         (encoded(b"\x89PNG\r\n\x1a\n" + HEADER + chunk(b"IDAT", b"not zlib") + chunk(b"IEND", b"")), "cannot be read"),
     ],
 )

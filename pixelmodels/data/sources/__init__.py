@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.source import Source
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, shown
 from pixelmodels.plain import load
+from pixelmodels.storage import SCHEMES
 
 SOURCES = {
     "binarized_mnist": "pixelmodels.data.sources.binarized_mnist:BinarizedMNIST",
@@ -33,7 +34,7 @@ def check_has_files(config: DatasetConfig) -> None:
 
 
 def open_source(config: DatasetConfig) -> Source:
-    """The source that a config names; raises `UserError` for an unknown name, options that it has no use for or a path that is no text."""
+    """The source that a config names; raises `UserError` for an unknown name, or options or paths that will not do."""
     for option, path in (("path", config.path), ("vectors", config.vectors)):
         try:
             str(Path(path).absolute() if path else "").encode()  # also where the working directory is not
@@ -41,6 +42,8 @@ def open_source(config: DatasetConfig) -> Source:
             raise UserError(
                 f"--{option} {os.fsencode(str(error.object))!r} is not UTF-8, so no file below it can be opened; rename it"
             ) from error
+        if "://" in (path or "") and not str(path).startswith(SCHEMES):
+            raise UserError(f"--{option} '{shown(str(path))}' is not supported; give a local path, s3://... or gs://...")
     if config.path is not None and config.source in SHIPPED:
         raise UserError(f"path '{config.path}' has no meaning for source '{config.source}'; give --source folder, or no path")
     source: Source = load(SOURCES, config.source, "dataset source")(config)

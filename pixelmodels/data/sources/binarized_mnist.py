@@ -41,7 +41,7 @@ class BinarizedMNIST(PackedSource):
         return Contents(len(images_NHWC), images_NHWC.shape[1:], None, hashlib.sha256(images_NHWC.tobytes()).hexdigest())
 
     def images(self, part: Part) -> UInt8:
-        bytes_N = np.frombuffer(self.storage.read_bytes(part.images), np.uint8)
+        bytes_N = np.frombuffer(self.read_bytes(part.images), np.uint8)
         values_N = bytes_N[~np.isin(bytes_N, np.frombuffer(b" \r\n\t", np.uint8))] - ord("0")
         if not len(values_N) or values_N.max() > 1:
             raise self.bad(part.images, "it does not hold 0 and 1 with spaces between them")

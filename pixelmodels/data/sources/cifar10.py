@@ -30,7 +30,7 @@ class CIFAR10(PackedSource):
         return [Part(name, "train" if name in _TRAIN else "test", self.find(f"{name}.bin")) for name in (*_TRAIN, "test_batch")]
 
     def look(self, part: Part) -> Contents:
-        data = self.storage.read_bytes(part.images)
+        data = self.read_bytes(part.images)
         if not data or len(data) % RECORD:
             raise self.bad(part.images, f"{len(data)} bytes are no whole number of records of {RECORD}")
         labels_N = np.frombuffer(data, np.uint8)[::RECORD]
@@ -39,11 +39,11 @@ class CIFAR10(PackedSource):
         return Contents(len(labels_N), (*SHAPE[1:], SHAPE[0]), labels_N.tolist(), hashlib.sha256(data).hexdigest())
 
     def label_names(self, used: set[int]) -> tuple[str, ...]:
-        names = tuple(self.storage.read_bytes(self.find(self.names_file)).decode("utf-8", "replace").split())
+        names = tuple(self.read_bytes(self.find(self.names_file)).decode("utf-8", "replace").split())
         if len(names) != NUM_CLASSES:
             raise self.bad(self.names_file, f"{len(names)} names of classes, not {NUM_CLASSES}")
         return names
 
     def images(self, part: Part) -> UInt8:
-        records_N = np.frombuffer(self.storage.read_bytes(part.images), np.uint8).reshape(-1, RECORD)
+        records_N = np.frombuffer(self.read_bytes(part.images), np.uint8).reshape(-1, RECORD)
         return records_N[:, 1:].reshape(-1, *SHAPE).transpose(0, 2, 3, 1)

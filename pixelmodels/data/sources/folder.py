@@ -17,18 +17,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+import pyarrow as pa
+
 from pixelmodels.data.config import DatasetConfig
-from pixelmodels.data.decoding import BadImage, decode, read_header, was_read_otherwise
-from pixelmodels.data.folder_names import arrange, may_be_news
+from pixelmodels.data.decoding import BadImage, decode, read_header, was_left_unturned, was_put_aside_as_grey, was_read_otherwise
+from pixelmodels.data.folder_names import arrange, reading_of
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.quantization import UInt8
-from pixelmodels.data.source import Listing, Survey
-from pixelmodels.errors import UserError, first_line
-from pixelmodels.storage import FileEntry, Storage
+from pixelmodels.data.source import Listing, Survey, unreadable
+from pixelmodels.errors import UserError
+from pixelmodels.storage import FileEntry, Storage, why
 
 FILES_PER_TASK = 256  # part of the digest's definition: changing it changes every folder's fingerprint
 BYTES_PER_PIXEL = 8  # a file with more bytes than this for each pixel of the largest image is not read at all
 READS_AHEAD = 16  # files of a bucket that one task fetches at a time
+# What earlier versions made of a file, by the name that the digest has for it.
+_EARLIER = {"read_otherwise": was_read_otherwise, "left_unturned": was_left_unturned, "put_aside_as_grey": was_put_aside_as_grey}
 
 
 class Folder:
@@ -41,13 +45,14 @@ class Folder:
         self.with_labels = config.labels
         self.own_splits = config.splits == "auto"
         self.max_pixels = config.max_pixels
+        self.channels = config.channels
 
     def listing(self) -> Listing:
         """Where the folder is, and all paths, sizes and times; not to be trusted later if a file has just changed."""
         entries, num_hidden = self._entries()
         listing = Listing.of(self.storage.root, entries, ("path", "size", "modified_ns", "is_regular"), num_hidden)
-        if may_be_news((entry.path for entry in entries), self.with_labels, self.own_splits):
-            return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0folder names".encode()).hexdigest())
+        if reading := reading_of((entry.path for entry in entries), self.with_labels, self.own_splits):
+            return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0{reading}".encode()).hexdigest())
         return listing
 
     def survey(self, listing: Listing | None = None) -> Survey:
@@ -64,8 +69,11 @@ class Folder:
             no_images = f"folder '{self.storage.root}' has no images ({len(skipped)} other files{first})"
             raise UserError(f"{no_images}; give a folder with image files")
         arrangement = arrange(keys, self.with_labels, self.own_splits, self.storage.root)
-        read_otherwise = [path for result in results for path in result["read_otherwise"]]
-        changes = arrangement.news | ({"read_otherwise": read_otherwise} if read_otherwise else {})
+        shape_HWC = next(tuple(result["first"]) for result in results if result["first"])
+        earlier = {name: [path for result in results for path in result["earlier"][name]] for name in _EARLIER}
+        if (self.channels or shape_HWC[2]) != 1:
+            del earlier["put_aside_as_grey"]
+        changes = arrangement.news | {name: paths for name, paths in earlier.items() if paths}
         news = json.dumps(changes, sort_keys=True) if changes else ""
         return Survey(
             digest=hashlib.sha256(("".join(result["digest"] for result in results) + news).encode()).hexdigest(),
@@ -74,7 +82,7 @@ class Folder:
             splits=arrangement.splits,
             labels=arrangement.labels,
             label_names=arrangement.label_names,
-            shape_HWC=next(tuple(result["first"]) for result in results if result["first"]),
+            shape_HWC=shape_HWC,
             skipped=skipped,
             num_hidden=listing.num_hidden,
         )
@@ -99,7 +107,7 @@ class Folder:
                 f"folder '{self.storage.root}' holds a file whose name is not UTF-8 ({getattr(error, 'object', '')!r}); rename it"
             ) from error
         except OSError as error:
-            no_listing = f"folder '{self.storage.root}' cannot be listed ({first_line(error)})"
+            no_listing = f"folder '{self.storage.root}' cannot be listed ({why(error)})"
             raise UserError(f"{no_listing}; check its name and your rights to read it") from error
         seen = [entry for entry in everything if not any(part.startswith(".") for part in entry.path.split("/"))]
         if not seen:
@@ -107,7 +115,8 @@ class Folder:
         return seen, len(everything) - len(seen)
 
     def _survey_files(self, task: Record) -> Record:
-        digest, bad, read_otherwise, first = hashlib.sha256(), [], [], None
+        digest, bad, first = hashlib.sha256(), [], None
+        earlier: dict[str, list[str]] = {name: [] for name in _EARLIER}
         limit = self.max_pixels * BYTES_PER_PIXEL
         reader = self._read([path for path, size in task["files"] if size <= limit])
         for path, size in task["files"]:
@@ -121,11 +130,12 @@ class Folder:
                 digest.update(hashlib.sha256(data).digest())
                 shape_HWC = read_header(data, self.max_pixels)
                 first = first or shape_HWC
-                if was_read_otherwise(data, self.max_pixels):
-                    read_otherwise.append(path)
+                for name, was_so in _EARLIER.items():
+                    if was_so(data, self.max_pixels):
+                        earlier[name].append(path)
             except BadImage as error:
                 bad.append((path, str(error)))
-        return {"digest": digest.hexdigest(), "bad": bad, "read_otherwise": read_otherwise, "first": first}
+        return {"digest": digest.hexdigest(), "bad": bad, "earlier": earlier, "first": first}
 
     def _read(self, keys: Sequence[str]) -> Iterator[bytes | BadImage]:
         """The bytes of each file in order; from a bucket a few files ahead, because each one waits for the network."""
@@ -149,3 +159,5 @@ class Folder:
         except FileNotFoundError as error:
             reason = f"'{self.storage.uri(key)}' was listed, but a worker cannot see it"
             raise UserError(f"{reason}; every host must see --path, or the folder changed: run the same command again") from error
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(self.storage, key, error) from error

@@ -57,13 +57,13 @@ class ImageNetDownsampled(PackedSource):
             if len(labels_N) != shape[0] or not 1 <= labels_N.min() <= labels_N.max() <= NUM_CLASSES:
                 raise self.bad(part.images, f"its labels are not in 1..{NUM_CLASSES}")
             labels = (labels_N.astype(int) - 1).tolist()
-        with self.storage.open_input(part.images) as stream:
+        with self.reading(part.images), self.storage.open_input(part.images) as stream:
             return Contents(shape[0], (sides[0], sides[0], 3), labels, sha256_of(stream))
 
     def label_names(self, used: set[int]) -> tuple[str, ...]:
         if not self.storage.is_file(self.names_file):
             return tuple(map(str, range(1, NUM_CLASSES + 1)))
-        lines = [line.split() for line in self.storage.read_bytes(self.names_file).decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [line.split() for line in self.read_bytes(self.names_file).decode("utf-8", "replace").splitlines() if line.strip()]
         names = {fields[1]: fields[2] for fields in lines if len(fields) == 3}
         if set(names) != set(map(str, range(1, NUM_CLASSES + 1))):
             raise self.bad(self.names_file, f"it does not name the labels 1..{NUM_CLASSES}")
@@ -81,7 +81,12 @@ class ImageNetDownsampled(PackedSource):
     def _array(self, file: str, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]]:
         """An array of an archive: its values as a stream, its shape and its type."""
         try:
-            with self.storage.open_input(file) as raw, zipfile.ZipFile(raw) as archive, archive.open(f"{name}.npy") as stream:
+            with (
+                self.reading(file),
+                self.storage.open_input(file) as raw,
+                zipfile.ZipFile(raw) as archive,
+                archive.open(f"{name}.npy") as stream,
+            ):
                 version = np.lib.format.read_magic(stream)
                 head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, is_fortran, dtype = head(stream)

@@ -48,23 +48,24 @@ class MNIST(PackedSource):
             labels_N = self._idx(part.labels, 1)
             if len(labels_N) != len(images_NHWC):
                 raise self.bad(part.labels, f"{len(labels_N)} labels for the {len(images_NHWC)} images of {part.images}")
-            used = np.unique(labels_N).tolist()
-            if used and used[-1] >= NUM_CLASSES and used != [*range(used[0], used[-1] + 1)]:
-                no_classes = f"'{self.storage.uri(part.labels)}' has labels up to {used[-1]}, but not all of {used[0]}..{used[-1]}"
-                raise UserError(f"{no_classes}: they number no classes; leave them out with --labels False, or get {self.about} again")
             digest.update(labels_N.tobytes())
             labels = labels_N.tolist()
         return Contents(len(images_NHWC), images_NHWC.shape[1:], labels, digest.hexdigest())
 
     def label_names(self, used: set[int]) -> tuple[str, ...]:
-        return tuple(map(str, range(max({NUM_CLASSES - 1, *used}) + 1)))
+        first, last = min(used, default=0), max(used, default=0)
+        if last >= NUM_CLASSES and (gaps := set(range(first, last)) - used):
+            no_classes = f"labels in '{self.storage.root}' go up to {last}, and none is {min(gaps)}: they number no classes"
+            remedy = "or prepare them without labels (pipelines/prepare_data.py --labels False)"
+            raise UserError(f"{no_classes}; get the files again, from {self.about}, {remedy}")
+        return tuple(map(str, range(max(NUM_CLASSES - 1, last) + 1)))
 
     def images(self, part: Part) -> UInt8:
         return self._idx(part.images, 3)[..., None]
 
     def _idx(self, file: str, num_dimensions: int) -> UInt8:
         """A file of unsigned bytes in `num_dimensions` dimensions: magic (0, 0, type, dimensions), sizes, values (all big-endian)."""
-        data = self.storage.read_bytes(file)
+        data = self.read_bytes(file)
         try:
             data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         except (OSError, EOFError, zlib.error) as error:
