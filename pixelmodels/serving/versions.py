@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import torch
 
-from pixelmodels.errors import UserError, shown
+from pixelmodels.errors import MachineTrouble, UserError, one_line
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.runs.loading import find_model
@@ -21,6 +21,7 @@ from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
+from pixelmodels.tracking.client import is_of_mlflow, tracking_failure
 from pixelmodels.tracking.registry import find_version
 from pixelmodels.tracking.versions import CHAMPION, PREVIOUS, best_without_champion, versions_of
 
@@ -200,12 +201,15 @@ class Shelf:
             raise overloaded(f"{key} cannot be loaded while requests keep what was unloaded in memory ({kept})", BUSY_S)
         try:
             loaded = self._load(key)
+        except MachineTrouble as error:
+            raise NotLoaded(str(error)) from error
         except (UserError, FloatingPointError) as error:
             self.refused[key], self._refused_at[key] = str(error), time.monotonic()
             raise UserError(f"{key} is refused: {error}") from error
         except Exception as error:  # such as storage that does not answer, or memory that is short for now
-            logger.exception("%s could not be loaded", key)
-            raise NotLoaded(f"{key} could not be loaded this time ({type(error).__name__}); try again") from error
+            if self._names:  # before anything is held, whoever opens tells it
+                logger.exception("%s could not be loaded", key)
+            raise NotLoaded(f"{key} could not be loaded this time ({one_line(error)}); try again") from error
         self.refused.pop(key, None)
         self._alive.add(loaded)
         return loaded
@@ -226,9 +230,9 @@ class Shelf:
                 except UserError:
                     return held.address if held is not None else self._best_of(self._tracker, address)
         except Exception as error:
-            if not is_of_the_registry(error):
+            if not is_of_mlflow(error):
                 raise
-            raise NotLoaded(f"the registry at '{shown(self._tracker.uri)}' does not answer ({type(error).__name__}); try again") from error
+            raise NotLoaded(str(tracking_failure(self._tracker.uri, error))) from error
         return f"{found.name}/{found.version}"
 
     def _best_of(self, tracker: Tracker, name: str) -> str:
@@ -264,14 +268,6 @@ def is_folder(model: str) -> bool:
     if _REGISTERED.fullmatch(model) is None or model.partition("/")[0] in (".", ".."):
         return True
     return "/" in model and "@" not in model and not re.fullmatch(rf".*/(\d+|{LATEST})", model)
-
-
-def is_of_the_registry(error: Exception) -> bool:
-    """Whether MLflow, its database or the way there failed, and not this program."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return isinstance(error, (MlflowException, SQLAlchemyError, OSError))
 
 
 @torch.no_grad()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import MachineTrouble, UserError
 from pixelmodels.models.files import save_model
 from pixelmodels.serving import serve
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.settings import Settings
-from pixelmodels.serving.versions import Loaded, Shelf
+from pixelmodels.serving.versions import Loaded, NotLoaded, Shelf
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.versions import Version, best_without_champion
@@ -188,6 +190,48 @@ def test_only_what_is_unsound_is_remembered(own: Registry, monkeypatch: pytest.M
     shelf.follow()
     assert shelf.find(None).address == "tiny/3" and shelf.find("2").address == "tiny/2"
     own.point("champion", "1")
+
+
+@pytest.mark.parametrize(
+    "error", [MachineTrouble("nothing can be written"), MlflowException("the bucket is not there"), OSError(5, "input")]
+)
+def test_why_nothing_can_be_loaded_at_the_start_is_one_line(
+    error: Exception, own: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    own.point("champion", "1")
+    own.point("previous", "2")
+    monkeypatch.setattr(registry, "model_folder", fails)
+    with pytest.raises(NotLoaded, match=re.escape(str(error))) as told:
+        serve.check_model(settings_of(own))
+    assert "\n" not in str(told.value) and not caplog.records
+    own.tracker.client.delete_registered_model_alias(NAME, "previous")
+
+
+def test_what_the_machine_lacks_is_remembered_of_no_version(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    shelf = opened(own)
+
+    def fails(*_: object) -> None:
+        raise MachineTrouble("nothing can be written; set XDG_CACHE_HOME")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "model_folder", fails)
+        with pytest.raises(Refused, match="set XDG_CACHE_HOME") as refused:
+            shelf.find("2")
+    assert (refused.value.status, refused.value.code) == (503, "not_loaded")
+    assert shelf.find("2").address == "tiny/2"
+
+
+def test_a_registry_that_refuses_is_told_with_its_address(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise MlflowException("PERMISSION_DENIED: no")
+
+    monkeypatch.setattr("pixelmodels.serving.versions.find_version", refuses)
+    with pytest.raises(UserError, match=r"^the tracking database '.*mlflow.db' cannot be used \(PERMISSION_DENIED: no\); give another"):
+        opened(own)
 
 
 def test_a_mistake_of_the_programs_is_not_the_registrys(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
