@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import math
 import re
 import sys
@@ -88,6 +89,8 @@ def mistake_in(error: BaseException) -> UserError | None:
         found = getattr(found, "cause", None) or found.__cause__
     if isinstance(found, OSError) and found.errno == errno.ENAMETOOLONG:  # whichever option it came from, and whoever met it first
         return UserError(f"a path is longer than its file system takes ({first_line(found)}); give a shorter one")
+    if isinstance(found, PermissionError) and found.filename is not None:
+        return UserError(f"'{found.filename}' may not be read or written ({found.strerror}); change its permissions, or give another place")
     return found if isinstance(found, UserError) else None
 
 
@@ -126,6 +129,8 @@ def said_of(address: str, error: BaseException) -> str:
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
     """Run a pipeline's `main` and leave with its status; a `UserError` is one line and status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8 are printed, too
     try:
         status = main() or 0
     except Exception as error:

@@ -122,6 +122,17 @@ def test_a_path_that_is_too_long_is_the_user_s(path: str, kind: Callable[[Path],
     assert end.value.code == 2 and said.startswith("error: a path is longer than its file system takes") and said.count("\n") == 1
 
 
+def test_what_may_not_be_read_is_told_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise PermissionError(13, "Permission denied", "photos/private")
+
+    with pytest.raises(SystemExit) as end:
+        exit_with(main)
+    said = "'photos/private' may not be read or written (Permission denied); change its permissions, or give another place"
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {said}\n"
+    assert mistake_in(PermissionError("of a socket")) is None
+
+
 @pytest.mark.parametrize("seed", [None, 0, 20261128153000, 2**63, 2**64 - 1])
 def test_whole_numbers_of_64_bits_are_seeds(seed: int | None) -> None:
     check_seed("--seed", seed)
