@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
@@ -58,7 +59,8 @@ class Shelf:
     def __init__(self, settings: Settings, device: torch.device | None = None):
         self.settings, self.device = settings, device or torch.device("cpu")
         self.refused: dict[str, str] = {}  # name/version: why
-        self.why_chosen: dict[str, str] = {}  # of names without a champion: why it is this version
+        self.chosen: dict[str, str] = {}  # of names without a champion: the version that was found best
+        self.why_chosen: dict[str, str] = {}  # and why it is this one
         self._refused_at: dict[str, float] = {}
         self._names: dict[str, Loaded] = {}  # by what requests call it, in full ("digits@champion"); replaced as aliases move
         self._alive: WeakSet[Loaded] = WeakSet()  # in memory: held, or kept by requests
@@ -85,6 +87,14 @@ class Shelf:
                 raise error from None
             logger.warning("%s; serving %s instead", error, found.address)
             self._names[self.default] = found
+
+    def choose(self) -> dict[str, str]:
+        """The version of each name that is served and has no champion; what is found best later changes none of them."""
+        for name in self._served:
+            if name not in self.chosen:
+                with suppress(UserError):  # who asks for it is told
+                    self._resolve(name)
+        return dict(self.chosen)
 
     def address_of(self, asked: str | None) -> str:
         """The full address of what a request asks for; raises `Refused` (404) for a name that is not served."""
@@ -240,8 +250,12 @@ class Shelf:
         versions = versions_of(tracker, name)
         if not versions:
             find_version(tracker, f"models:/{name}/{LATEST}")  # which raises, with the choices
-        chosen, self.why_chosen[name] = best_without_champion(versions)
-        return f"{name}/{chosen.number}"
+        given = self.settings.chosen.get(name)
+        if any(version.number == given for version in versions) and f"{name}/{given}" not in self.refused:
+            return f"{name}/{given}"
+        best, self.why_chosen[name] = best_without_champion(versions)
+        self.chosen[name] = best.number
+        return f"{name}/{best.number}"
 
     def _load(self, key: str) -> Loaded:
         if self._tracker is None:

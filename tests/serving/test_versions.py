@@ -94,7 +94,7 @@ def test_which_version_serves_without_a_champion_is_told(tmp_path: Path) -> None
     for seed, bits in enumerate((2.5, 1.5, 3.5)):
         register(seed, bits)
     settings = Settings(model=NAME, storage=tracker.storage.root)
-    address, why = serve.check_model(settings)
+    address, why, told = serve.check_model(settings)
     assert address == "tiny/2"
     assert why == (
         "'tiny' has no champion: version 2 is served, the best of 3 on 'tiny-1' by its 1.5000 bits/dim of the test images; to have it "
@@ -105,11 +105,35 @@ def test_which_version_serves_without_a_champion_is_told(tmp_path: Path) -> None
     register(3, 0.5)
     shelf.follow()
     assert shelf.find(None).address == "tiny/2"
+    later, unsettled = Shelf(told), Shelf(settings)  # of samplers that start now
+    for one in (later, unsettled):
+        one.open()
+    assert (later.find(None).address, unsettled.find(None).address) == ("tiny/2", "tiny/4")
     tracker.client.set_registered_model_alias(NAME, "champion", "3")
     shelf.follow()
     assert shelf.find(None).address == "tiny/3"
-    assert serve.check_model(settings) == ("tiny/3", "")
-    assert serve.check_model(settings.model_copy(update={"model": f"{NAME}/1"})) == ("tiny/1", "")
+    later.follow()
+    assert later.find(None).address == "tiny/3"
+    assert serve.check_model(settings) == ("tiny/3", "", settings)
+    assert serve.check_model(settings.model_copy(update={"model": f"{NAME}/1"}))[:2] == ("tiny/1", "")
+
+
+def test_further_names_without_a_champion_are_settled_too(own: Registry) -> None:
+    """A version that is gone, or does not pass, is none that was chosen."""
+    own.point("champion", "1")
+    for name in ("further", "third"):
+        own.add(small_model(7), name)
+    given = settings_of(own, others=("further", "third", "absent"))
+    *_, told = serve.check_model(given)
+    assert told == given.model_copy(update={"chosen": {"further": "1", "third": "1"}})
+    own.add(small_model(8), "further")
+    shelf, unsettled = Shelf(told), Shelf(given)
+    assert (shelf.find("further").address, unsettled.find("further").address) == ("further/1", "further/2")
+    shelf = Shelf(told.model_copy(update={"chosen": {"further": "9"}}))
+    assert shelf.find("further").address == "further/2"
+    shelf = Shelf(told)
+    shelf.refused["further/1"] = "its weights are not finite"
+    assert shelf.find("further").address == "further/2"
 
 
 def test_aliases_are_followed_and_versions_stay(own: Registry) -> None:
