@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -217,14 +218,20 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
         made = application(settings, sampler or Sampler, environment)
         return serve.run(made, name=name, route_prefix="/" if name == NAME else f"/{name}")
     except (RuntimeError, RayError) as error:
-        logs = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray/session_latest/logs/serve")
-        raise UserError(f"the service did not start ({reason_of(error)}); see the logs in {logs}") from error
+        raise UserError(f"the service did not start ({reason_of(error)}); see the logs in {log_folder()}") from error
 
 
 def registry_of(settings: Settings) -> dict[str, str]:
     """The variable that has processes with other working directories use the same database of models."""
     uri = tracking_uri(Storage(settings.storage))
     return {} if sqlite_path(uri) is None else {"MLFLOW_TRACKING_URI": uri}
+
+
+def log_folder() -> Path:
+    """Where Ray Serve writes its logs on this machine, now."""
+    names = ("RAY_TMPDIR", "TMPDIR") if sys.platform.startswith("linux") else ("RAY_TMPDIR",)  # that Ray goes by
+    folder = next((os.environ[name] for name in names if name in os.environ), "/tmp")
+    return Path(folder) / "ray" / "session_latest" / "logs" / "serve"
 
 
 def reason_of(error: Exception) -> str:

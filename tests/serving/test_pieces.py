@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
+from ray._common.utils import get_default_ray_temp_dir
 
 from pixelmodels import ray_cluster
 from pixelmodels.errors import UserError
@@ -202,6 +203,15 @@ def test_what_a_replica_says_is_the_reason_that_is_told() -> None:
     error = RuntimeError("Deploying failed:\n  x\n\x1b[36mpixelmodels.serving.versions.NotLoaded: tiny/1 could not be loaded\n\nmore")
     assert serve.reason_of(error) == "tiny/1 could not be loaded"
     assert serve.reason_of(RuntimeError("Deploying\n failed")) == "Deploying failed"
+
+
+def test_the_logs_are_where_ray_was_told_to_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert str(serve.log_folder()) == "/tmp/ray/session_latest/logs/serve"
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, f"/scratch/{name}")
+        assert str(serve.log_folder()) == f"{get_default_ray_temp_dir()}/session_latest/logs/serve"
 
 
 @pytest.mark.parametrize(
