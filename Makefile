@@ -72,10 +72,12 @@ bench: $(STAMP) ## run all benchmarks in full, hours (ARGS=--quick: those that h
 ui: $(STAMP) ## show runs and models in a browser (STORAGE=folder or s3://bucket/prefix)
 	@set -e; uri=$$($(BIN)/python -c 'import sys; from pixelmodels.errors import exit_with; from pixelmodels.storage import Storage; \
 	  from pixelmodels.tracking.location import tracking_uri; exit_with(lambda: print(tracking_uri(Storage(sys.argv[1]))))' "$(STORAGE)"); \
-	case "$$uri" in http:*|https:*) echo "open $$uri in a browser: it is an MLflow server, which shows its runs itself"; exit 0;; esac; \
+	export MLFLOW_BACKEND_STORE_URI="$$uri"; \
+	shown=$$($(BIN)/python -c 'import os; from pixelmodels.errors import shown; print(shown(os.environ["MLFLOW_BACKEND_STORE_URI"]))'); \
+	case "$$uri" in http:*|https:*) echo "open $$shown in a browser: it is an MLflow server, which shows its runs itself"; exit 0;; esac; \
 	echo "MLflow on http://127.0.0.1:5000 (stop with ctrl-c)"; \
-	case "$$uri" in sqlite:*) echo "it shows $$uri";; esac; \
-	$(BIN)/python -m mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$uri" $(ARGS)
+	case "$$uri" in sqlite:*) echo "it shows $$shown";; esac; \
+	$(BIN)/python -m mlflow ui --host 127.0.0.1 --port 5000 $(ARGS)
 
 clean: ## remove caches; keeps .venv, data and runs
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

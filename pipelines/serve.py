@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.train and options.model == DIGITS and not serve.has_model(settings):
         print(f"no model '{DIGITS}' is registered in {settings.storage}: training a small one first, for {EPOCHS} epochs", flush=True)
         train(settings.storage)
-    model, why = serve.check_model(settings)
+    model, why, settings = serve.check_model(settings)
     if why:
         print(why, flush=True)
     port = serve.free_port(options.host, options.port)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import math
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NoReturn
+from urllib.parse import unquote, urlsplit
 
 
 class UserError(Exception):
     """A mistake of the user's: one line that names the value, the choices and the remedy."""
+
+
+class MachineTrouble(UserError):
+    """Something about this machine that its user can mend: no finding about the model or the images that it got in the way of."""
 
 
 LARGEST_SEED = 2**64 - 1
@@ -72,7 +79,7 @@ def first_line(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """The kind of an error and the beginning of what it says, for a message of one line."""
-    return without_logins(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return without_logins(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".removesuffix(": "))
 
 
 def mistake_in(error: BaseException) -> UserError | None:
@@ -82,27 +89,48 @@ def mistake_in(error: BaseException) -> UserError | None:
         found = getattr(found, "cause", None) or found.__cause__
     if isinstance(found, OSError) and found.errno == errno.ENAMETOOLONG:  # whichever option it came from, and whoever met it first
         return UserError(f"a path is longer than its file system takes ({first_line(found)}); give a shorter one")
+    if isinstance(found, PermissionError) and found.filename is not None:
+        return UserError(f"'{found.filename}' may not be read or written ({found.strerror}); change its permissions, or give another place")
     return found if isinstance(found, UserError) else None
 
 
 def shown(address: str) -> str:
     """An address as messages show it: without user name and password, whatever is in them, and without its query, where others have theirs.
 
-    A file's address has none of these, and is shown as it is.
+    They are left out of an address that is mistyped, too: one without its scheme or its host. The address of a local file has none of
+    these, and is shown as it is.
     """
-    if address.startswith(("sqlite", "file:", "/")):
+    if re.match(r"(sqlite|file)(\+\w+)?:///|/(?!/)", address):
         return address
-    address = re.sub(r"://.*@", "://***@", address, flags=re.DOTALL)
-    return re.sub(r"\?.*", "?***", address, flags=re.DOTALL) if "://" in address else address
+    scheme = re.match(r"([A-Za-z][\w+.-]*:/+)?", address)[0]  # type: ignore[index]  # it matches always
+    login, at, place = address.removeprefix(scheme).rpartition("@")
+    if "=" in login.partition("?")[2]:  # an @ in a query, or in a password like one
+        return f"{scheme}***"
+    place, mark, _ = place.partition("?")
+    # What is no port is a password, whose host was forgotten.
+    place = re.sub(r"^(\[[^\]]*\]|[^:/\[]*):(?!\d*(/|$)).*", r"\1:***", place, flags=re.DOTALL)
+    return scheme + ("***@" if at else "") + place + ("?***" if mark else "")
 
 
 def without_logins(text: str) -> str:
     """A text without the user names and passwords of addresses in it."""
-    return re.sub(r"(\w://)[^\s/\"]*@", r"\1***@", text)
+    return re.sub(r"(\w://|(?:\w:/|//)(?=[^\s/\"]*:[^\s/\"]*@))[^\s/\"]*@", r"\1***@", text)
+
+
+def said_of(address: str, error: BaseException) -> str:
+    """The first line of what an error says of an address, or its kind alone where that would tell what is not `shown` of the address."""
+    said, known = without_logins(first_line(error)), shown(address)
+    with suppress(ValueError):  # whose database it is, is no secret
+        parts = urlsplit(address)
+        known += f" {parts.username}" if parts.password else ""
+    hidden = {word for text in (address, unquote(address)) for word in re.findall(r"\w+", text)}.difference(re.findall(r"\w+", known))
+    return type(error).__name__ if any(word in said for word in hidden) else said
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
     """Run a pipeline's `main` and leave with its status; a `UserError` is one line and status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8 are printed, too
     try:
         status = main() or 0
     except Exception as error:

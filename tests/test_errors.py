@@ -9,7 +9,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 from ray.exceptions import RayTaskError
 
-from pixelmodels.errors import UserError, check_seed, exit_with, mistake_in, shown, without_logins
+from pixelmodels.errors import UserError, check_seed, exit_with, mistake_in, said_of, shown, without_logins
 from pixelmodels.storage import Storage
 
 
@@ -28,6 +28,19 @@ from pixelmodels.storage import Storage
         ("databricks", "databricks"),
         ("sqlite:////a/what?/me@home.db", "sqlite:////a/what?/me@home.db"),
         ("/a/folder/me@home", "/a/folder/me@home"),
+        ("file:///a/me@home", "file:///a/me@home"),
+        ("bob:s3cret@host:5000", "***@host:5000"),
+        ("bob:s3cret", "bob:***"),
+        ("//bob:s3cret@host:5000", "***@host:5000"),
+        ("http:/bob:s3cret@host:5000", "http:/***@host:5000"),
+        ("http://bob:s3cret", "http://bob:***"),
+        ("http://bob:s3/cret", "http://bob:***"),
+        ("sqlite://bob:s3cret@host/db", "sqlite://***@host/db"),
+        ("postgresql://host/db?user=bob&password=s3@cret", "postgresql://***"),
+        ("http://host:5000/some@path", "http://***@path"),
+        ("http://[::1]:5000/under", "http://[::1]:5000/under"),
+        ("http://host:/under", "http://host:/under"),
+        ("localhost:5000", "localhost:5000"),
     ],
 )
 def test_an_address_is_shown_without_its_secrets(address: str, expected: str) -> None:
@@ -39,6 +52,22 @@ def test_a_text_loses_the_logins_of_addresses_in_it() -> None:
     assert without_logins(text) == (
         "API request to http://***@host/api failed, 'https://***@host' too; models:/digits@champion and s3://bucket/a@b stay"
     )
+    assert without_logins("of 'http:/bob:s3cret@host' and '//bob:s3cret@host'") == "of 'http:/***@host' and '//***@host'"
+
+
+@pytest.mark.parametrize(
+    ("address", "text", "said"),
+    [
+        ("postgresql://bob:s3%23cret@host/db", 'no password for user "bob" at "host"', 'no password for user "bob" at "host"'),
+        ("postgresql://bob:s3%23cret@host/db", "cannot read host=host password=s3#cret", "OSError"),
+        ("postgresql://host/db?password=s3cret", "cannot read password=s3cret", "OSError"),
+        ("http://t0ken:@host", "no such name as t0ken", "OSError"),
+        ("bob:s3cret@host", "cannot read 'bob:s3cret@host'", "OSError"),
+        ("http://host:5000", "nobody at host:5000", "nobody at host:5000"),
+    ],
+)
+def test_what_an_error_says_of_an_address_is_told_unless_its_secrets_are_in_it(address: str, text: str, said: str) -> None:
+    assert said_of(address, OSError(text)) == said
 
 
 def test_no_command_ends_with_a_login(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +120,17 @@ def test_a_path_that_is_too_long_is_the_user_s(path: str, kind: Callable[[Path],
         exit_with(lambda: kind(Path(path)))  # type: ignore[arg-type, return-value]
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("error: a path is longer than its file system takes") and said.count("\n") == 1
+
+
+def test_what_may_not_be_read_is_told_with_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> int:
+        raise PermissionError(13, "Permission denied", "photos/private")
+
+    with pytest.raises(SystemExit) as end:
+        exit_with(main)
+    said = "'photos/private' may not be read or written (Permission denied); change its permissions, or give another place"
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {said}\n"
+    assert mistake_in(PermissionError("of a socket")) is None
 
 
 @pytest.mark.parametrize("seed", [None, 0, 20261128153000, 2**63, 2**64 - 1])

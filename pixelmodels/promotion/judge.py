@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pixelmodels.data import Dataset
-from pixelmodels.errors import UserError, device_failed, lacks_memory, one_line
+from pixelmodels.errors import MachineTrouble, UserError, device_failed, lacks_memory, one_line
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit
 from pixelmodels.evaluation.nats import ImageNats, compare
 from pixelmodels.evaluation.sample_grids import sample_grid
@@ -99,6 +99,8 @@ class Judge:
             check_images_fit(model, self._dataset)
             check_context_fits(model.context_spec, self._dataset, ("test",), "train it on this one")
             loaded = _Loaded(version, model, recorded_nats(self._tracker, version))
+        except (MachineTrouble, OSError):
+            raise
         except UserError as error:
             return Check(MODEL, False, str(error)), None
         return Check(MODEL, True, f"{version.architecture}, {model.num_parameters:,} parameters"), loaded

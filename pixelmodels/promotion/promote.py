@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pixelmodels.data import find_dataset
-from pixelmodels.errors import UserError, lacks_memory, one_line
+from pixelmodels.errors import MachineTrouble, UserError, lacks_memory, one_line
 from pixelmodels.models.files import load_model
 from pixelmodels.promotion.aliases import Standing, carry_out, standing_of
 from pixelmodels.promotion.candidates import best_of, choose_name
@@ -129,6 +129,8 @@ def _rollback(tracker: Tracker, name: str, aliases: Mapping[str, str]) -> Decisi
         return _other_data(back, champion)
     try:
         load_model(registry.model_folder(tracker, back.uri))
+    except (MachineTrouble, OSError):
+        raise
     except UserError as error:
         return Decision("refused", f"it cannot be champion again: {error}", back, champion, (Check(MODEL, False, str(error)),))
     return Decision("rolled back", f"it is champion again, and {champion} is '{PREVIOUS}' now", back, champion)

@@ -12,6 +12,7 @@ from pixelmodels.runs import checkpoints
 from pixelmodels.runs.result import finished
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
+from pixelmodels.tracking.client import is_of_mlflow, tracking_failure
 
 REGISTERED = "models:/"
 
@@ -45,7 +46,7 @@ def find_model(ref: str, storage: Storage, tracker: Tracker | None = None) -> Pi
     """
     found = locate(ref, storage)
     if found.startswith(REGISTERED):
-        return load_model(registry.model_folder(tracker or Tracker(storage), found))
+        return load_model(_registered(found, tracker or Tracker(storage)))
     place, files = Storage(found), {}
     if place.exists(checkpoints.CHECKPOINT) or checkpoints.is_folder_of_one(place.root):
         try:
@@ -57,6 +58,18 @@ def find_model(ref: str, storage: Storage, tracker: Tracker | None = None) -> Pi
             if name in files or place.exists(name):
                 (Path(local) / name).write_bytes(files[name] if name in files else place.read_bytes(name))
         return load_model(Path(local))
+
+
+def _registered(uri: str, tracker: Tracker) -> Path:
+    """The folder of a registered version; raises `UserError` also where MLflow fails before it tells whether there is one."""
+    try:
+        return registry.model_folder(tracker, uri)
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_of_mlflow(error):
+            raise
+        raise tracking_failure(tracker.uri, error) from error
 
 
 def _places(ref: str, storage: Storage) -> list[Storage]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,27 +37,35 @@ class Output:
             raise UserError(f"--out '{self.folder}/': images of {channels} channels are no PNG files; give a name that ends in .npz")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
+            self._temporary.touch()
+            self._temporary.unlink()
+            there = {name for name in os.listdir(self.folder) if not name.startswith(".")}
         except OSError as error:
             raise UserError(f"{self.option}: '{self.folder}' cannot be written ({error.strerror}); give another place") from error
         if self.name:
             return
-        if others := {name for name in os.listdir(self.folder) if not name.startswith(".")}.difference(_names(commission.n)):
+        names = set(_names(commission.n))
+        if others := there - names or {name for name in there & names if (self.folder / name).is_dir()}:
             what = f"folder '{self.folder}' holds '{min(others)}', which is none of these samples"
             raise UserError(f"{what}; empty it, or give another --out")
 
     def write(self, commission: Commission, images_NCHW: UInt8, model: PixelModel) -> Path:
         """Write it, each file whole or not at all; returns the file or folder, absolute. Raises `UserError`."""
         for name, content in self._files(commission, images_NCHW, model):
-            path, temporary = self.folder / name, self.folder / f".{name}.tmp-{os.getpid()}"
+            path = self.folder / name
             try:
-                temporary.write_bytes(content)
-                temporary.replace(path)
+                self._temporary.write_bytes(content)
+                self._temporary.replace(path)
             except OSError as error:
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._temporary.unlink()
                 raise UserError(f"{self.option} '{path}' cannot be written ({error.strerror}); give another place") from error
         return (self.folder / self.name).resolve()
+
+    @property
+    def _temporary(self) -> Path:
+        """What a file is called until it is whole: however long its own name is."""
+        return self.folder / f".{os.uname().nodename[:64]}-{os.getpid()}.tmp"
 
     def _files(self, commission: Commission, images_NCHW: UInt8, model: PixelModel) -> Iterator[tuple[str, bytes]]:
         if not self.name:

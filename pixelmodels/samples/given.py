@@ -55,8 +55,9 @@ class Files:
 
     def __init__(self, place: str) -> None:
         path, what = Path(place), f"{self.option} '{place}'"
-        if not path.exists():
-            raise UserError(f"{what} not found; give an image file, or a folder of them")
+        if not path.is_file() and not path.is_dir():
+            found = "is neither a file nor a folder" if path.exists() else "not found"
+            raise UserError(f"{what} {found}; give an image file, or a folder of them")
         names = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         if not names:
             raise UserError(f"{what} is a folder without files; give an image file, or a folder of them")

@@ -24,6 +24,8 @@ from pixelmodels.samples.given import FilesToComplete, FilesToGive, HeldOut, Ima
 from pixelmodels.samples.pictures import check_size
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 
+MOST = 100_000_000  # images of one call, which are all in memory
+_FEWER = f"give {MOST} images or fewer, and further ones with another --seed"
 _TWO_WAYS = {
     ("between", "label"): "choose classes",
     ("known", "known_rows"): "say what is known",
@@ -69,6 +71,10 @@ class Sample:
         check_seed("--seed", self.seed)
         if self.num_steps < 2:
             raise UserError(f"--num-steps {self.num_steps} is too few; give 2 (the two ends) or more")
+        if self.n * (1 if self.between is None else self.num_steps) > MOST:
+            raise UserError(f"--n {self.n} is too many{'' if self.between is None else f' for --num-steps {self.num_steps}'}; {_FEWER}")
+        if wrong := [label for label in (*self.label, *(self.between or ())) if not -1 <= label < 1 << 63]:
+            raise UserError(f"label {wrong[0]} is out of range; give the number of a class of the model, from 0")
         outputs_of(self.out, self.gif)
         for names, what in _TWO_WAYS.items():
             given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, ())]

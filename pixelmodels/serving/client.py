@@ -149,20 +149,28 @@ def _encoded(body: dict[str, Any]) -> str:
         if name == "mask":
             plain[name] = _base64(_mask(value))
         elif name == "images":
-            pictures = [_picture(one, f"{name}[{index}]", body.get("scale")) for index, one in enumerate(_several(value))]
+            scale = "levels" if isinstance(value, Images) else body.get("scale")
+            pictures = [_picture(one, f"{name}[{index}]", scale) for index, one in enumerate(_several(value, scale))]
             plain[name] = [_base64(png) for png, _ in pictures]
             scales[name] = _one_of({scale for _, scale in pictures}, f"'{name}'")
         elif name in ("image", "context_image", "small_image"):
             png, scales[name] = _picture(value, name, body.get("scale"))
             plain[name] = _base64(png)
-        else:  # numbers of NumPy and torch, too
-            plain[name] = value.tolist() if hasattr(value, "tolist") else value
+        else:
+            plain[name] = value
     if scales:
         plain["scale"] = _one_of(set(scales.values()), " and ".join(f"'{name}'" for name in scales))
     try:
-        return json.dumps(plain, allow_nan=False)
+        return json.dumps(plain, allow_nan=False, default=_plain)
     except ValueError:
         raise ValueError("a number is not finite (nan or inf); give finite ones") from None
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy and torch, wherever they are in a request."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} given; give numbers, text, or lists of them")
+    return value.tolist()
 
 
 def _one_of(scales: set[str], where: str) -> str:
@@ -172,7 +180,7 @@ def _one_of(scales: set[str], where: str) -> str:
     return next(iter(scales - {"unsure"}), "unsure")
 
 
-def _several(images: Any) -> Any:
+def _several(images: Any, scale: str | None) -> Any:
     if isinstance(images, Images):
         return images.images_NCHW
     if isinstance(images, Iterator):
@@ -181,6 +189,9 @@ def _several(images: Any) -> Any:
         raise ValueError("images: give a list of images, such as [image]")
     if not len(images):
         raise ValueError("images: there are none; give one or more")
+    if scale is None and getattr(images, "ndim", 0) == 3 and len(images) in (1, 3):
+        what = f"images: an array of shape {tuple(images.shape)} may be one image, channels first, or {len(images)} without channels"
+        raise ValueError(f"{what}; wrap one image in a list: [image], or say scale='levels' or 'grey' of several")
     return images
 
 
@@ -189,7 +200,7 @@ def _picture(value: Any, name: str, scale: str | None) -> tuple[bytes | str, str
     if isinstance(value, Images):
         if len(value.images_NCHW) != 1:
             raise ValueError(f"{name}: {len(value.images_NCHW)} images given; give one of them, such as found.images_NCHW[0]")
-        value = value.images_NCHW[0]
+        value, scale = value.images_NCHW[0], "levels"
     if isinstance(value, (bytes, str)):
         return value, scale or "grey"
     if isinstance(value, Image.Image):

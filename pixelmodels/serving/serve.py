@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,9 +96,10 @@ class Serve:
             return Settings(**given)
         except ValidationError as error:
             first = error.errors()[0]
-            field, value, message = str(first["loc"][0]) if first["loc"] else "", first["input"], str(first["msg"])
+            field, value = str(first["loc"][0]) if first["loc"] else "", first["input"]
+            message = str(first["msg"]).removeprefix("Value error, ")
             if not field:  # of two numbers together: the message begins with the field
-                field, _, message = message.removeprefix("Value error, ").partition(": ")
+                field, _, message = message.partition(": ")
                 value = given[field]
             flag = field.removesuffix("_s").replace("_", "-")
             raise UserError(f"--{flag} {value} cannot be used ({message}); see --help") from None
@@ -141,10 +143,11 @@ def has_model(settings: Settings) -> bool:
         raise tracking_failure(tracker.uri, error) from error
 
 
-def check_model(settings: Settings) -> tuple[str, str]:
+def check_model(settings: Settings) -> tuple[str, str, Settings]:
     """Load and check the default model before anything is started; raises `UserError` where it does not serve.
 
-    Returns name/version, and where nobody made one champion a line that tells why it is this version, and how to change that.
+    Returns name/version, and where nobody made one champion a line that tells why it is this version, and how to change that; and the
+    settings with which all samplers take the same version of a name that has no champion, whenever they start.
     """
     shelf = Shelf(settings)
     shelf.open()
@@ -153,7 +156,7 @@ def check_model(settings: Settings) -> tuple[str, str]:
         name, _, version = address.rpartition("/")
         command = f"python pipelines/promote.py --name {quote(name)} --version {version} --storage {quote(settings.storage)}"
         why = f"'{name}' has no champion: version {version} is served, {why}; to have it chosen by tests: {command}"
-    return address, why
+    return address, why, settings.model_copy(update={"chosen": shelf.choose()})
 
 
 def free_port(host: str, port: int) -> int:
@@ -215,7 +218,7 @@ def start(settings: Settings, host: str, port: int, sampler: type[Sampler] | Non
         made = application(settings, sampler or Sampler, environment)
         return serve.run(made, name=name, route_prefix="/" if name == NAME else f"/{name}")
     except (RuntimeError, RayError) as error:
-        raise UserError(f"the service did not start ({reason_of(error)}); see the logs in /tmp/ray/session_latest/logs/serve") from error
+        raise UserError(f"the service did not start ({reason_of(error)}); see the logs in {log_folder()}") from error
 
 
 def registry_of(settings: Settings) -> dict[str, str]:
@@ -224,9 +227,16 @@ def registry_of(settings: Settings) -> dict[str, str]:
     return {} if sqlite_path(uri) is None else {"MLFLOW_TRACKING_URI": uri}
 
 
+def log_folder() -> Path:
+    """Where Ray Serve writes its logs on this machine, now."""
+    names = ("RAY_TMPDIR", "TMPDIR") if sys.platform.startswith("linux") else ("RAY_TMPDIR",)  # that Ray goes by
+    folder = next((os.environ[name] for name in names if name in os.environ), "/tmp")
+    return Path(folder) / "ray" / "session_latest" / "logs" / "serve"
+
+
 def reason_of(error: Exception) -> str:
     """What a replica that did not start says itself, or the end of what Ray says about it."""
-    said = re.findall(r"UserError: (.*)", str(error))
+    said = re.findall(r"pixelmodels\.[\w.]+: (.*)", str(error))  # a `UserError`, or another of its kind
     return said[-1] if said else " ".join(str(error).split())[-600:]
 
 

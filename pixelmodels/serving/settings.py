@@ -22,6 +22,7 @@ class Settings(BaseModel):
     # What is served. A name alone is its champion, or its best version while it has none; a folder is a run or a checkpoint.
     model: Annotated[str, Field(min_length=1)] = "digits"  # registered name, name@alias, name/version, or a folder
     others: tuple[str, ...] = ()  # further registered names that requests may ask for
+    chosen: dict[str, str] = {}  # of names without a champion: the version that serves; unless given the best when a replica first looks
     storage: str = DEFAULT_STORAGE  # storage root whose registry it is, unless MLFLOW_TRACKING_URI names one
     max_models: Annotated[int, Field(ge=1)] = 3  # versions that a replica holds; the least recently used is unloaded
     poll_s: Annotated[float, Field(gt=0)] = 5.0  # seconds between looks at where the aliases point

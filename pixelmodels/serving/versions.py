@@ -7,12 +7,13 @@ import logging
 import re
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
 import torch
 
-from pixelmodels.errors import UserError, shown
+from pixelmodels.errors import MachineTrouble, UserError, one_line
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.runs.loading import find_model
@@ -21,6 +22,7 @@ from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
+from pixelmodels.tracking.client import is_of_mlflow, tracking_failure
 from pixelmodels.tracking.registry import find_version
 from pixelmodels.tracking.versions import CHAMPION, PREVIOUS, best_without_champion, versions_of
 
@@ -57,7 +59,8 @@ class Shelf:
     def __init__(self, settings: Settings, device: torch.device | None = None):
         self.settings, self.device = settings, device or torch.device("cpu")
         self.refused: dict[str, str] = {}  # name/version: why
-        self.why_chosen: dict[str, str] = {}  # of names without a champion: why it is this version
+        self.chosen: dict[str, str] = {}  # of names without a champion: the version that was found best
+        self.why_chosen: dict[str, str] = {}  # and why it is this one
         self._refused_at: dict[str, float] = {}
         self._names: dict[str, Loaded] = {}  # by what requests call it, in full ("digits@champion"); replaced as aliases move
         self._alive: WeakSet[Loaded] = WeakSet()  # in memory: held, or kept by requests
@@ -84,6 +87,14 @@ class Shelf:
                 raise error from None
             logger.warning("%s; serving %s instead", error, found.address)
             self._names[self.default] = found
+
+    def choose(self) -> dict[str, str]:
+        """The version of each name that is served and has no champion; what is found best later changes none of them."""
+        for name in self._served:
+            if name not in self.chosen:
+                with suppress(UserError):  # who asks for it is told
+                    self._resolve(name)
+        return dict(self.chosen)
 
     def address_of(self, asked: str | None) -> str:
         """The full address of what a request asks for; raises `Refused` (404) for a name that is not served."""
@@ -200,12 +211,15 @@ class Shelf:
             raise overloaded(f"{key} cannot be loaded while requests keep what was unloaded in memory ({kept})", BUSY_S)
         try:
             loaded = self._load(key)
+        except MachineTrouble as error:
+            raise NotLoaded(str(error)) from error
         except (UserError, FloatingPointError) as error:
             self.refused[key], self._refused_at[key] = str(error), time.monotonic()
             raise UserError(f"{key} is refused: {error}") from error
         except Exception as error:  # such as storage that does not answer, or memory that is short for now
-            logger.exception("%s could not be loaded", key)
-            raise NotLoaded(f"{key} could not be loaded this time ({type(error).__name__}); try again") from error
+            if self._names:  # before anything is held, whoever opens tells it
+                logger.exception("%s could not be loaded", key)
+            raise NotLoaded(f"{key} could not be loaded this time ({one_line(error)}); try again") from error
         self.refused.pop(key, None)
         self._alive.add(loaded)
         return loaded
@@ -226,9 +240,9 @@ class Shelf:
                 except UserError:
                     return held.address if held is not None else self._best_of(self._tracker, address)
         except Exception as error:
-            if not is_of_the_registry(error):
+            if not is_of_mlflow(error):
                 raise
-            raise NotLoaded(f"the registry at '{shown(self._tracker.uri)}' does not answer ({type(error).__name__}); try again") from error
+            raise NotLoaded(str(tracking_failure(self._tracker.uri, error))) from error
         return f"{found.name}/{found.version}"
 
     def _best_of(self, tracker: Tracker, name: str) -> str:
@@ -236,8 +250,12 @@ class Shelf:
         versions = versions_of(tracker, name)
         if not versions:
             find_version(tracker, f"models:/{name}/{LATEST}")  # which raises, with the choices
-        chosen, self.why_chosen[name] = best_without_champion(versions)
-        return f"{name}/{chosen.number}"
+        given = self.settings.chosen.get(name)
+        if any(version.number == given for version in versions) and f"{name}/{given}" not in self.refused:
+            return f"{name}/{given}"
+        best, self.why_chosen[name] = best_without_champion(versions)
+        self.chosen[name] = best.number
+        return f"{name}/{best.number}"
 
     def _load(self, key: str) -> Loaded:
         if self._tracker is None:
@@ -264,14 +282,6 @@ def is_folder(model: str) -> bool:
     if _REGISTERED.fullmatch(model) is None or model.partition("/")[0] in (".", ".."):
         return True
     return "/" in model and "@" not in model and not re.fullmatch(rf".*/(\d+|{LATEST})", model)
-
-
-def is_of_the_registry(error: Exception) -> bool:
-    """Whether MLflow, its database or the way there failed, and not this program."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return isinstance(error, (MlflowException, SQLAlchemyError, OSError))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pixelmodels.errors import UserError, first_line, shown, without_logins
+from pixelmodels.errors import UserError, said_of, shown
 from pixelmodels.tracking.location import artifact_uri, check_reachable, is_made, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
@@ -140,9 +140,17 @@ def already_exists(error: Exception) -> bool:
     return getattr(error, "error_code", None) == "RESOURCE_ALREADY_EXISTS" or "unique constraint" in text or "duplicate entry" in text
 
 
+def is_of_mlflow(error: Exception) -> bool:
+    """Whether MLflow, its database or the way there failed, and not this program."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, (MlflowException, SQLAlchemyError, OSError))
+
+
 def tracking_failure(uri: str, error: Exception) -> UserError:
     """The one line to tell when MLflow refuses to work at an address."""
-    path, reason = sqlite_path(uri), without_logins(first_line(error))[:300]
+    path, reason = sqlite_path(uri), said_of(uri, error)
     if path is not None:
         return UserError(f"the tracking database '{path}' cannot be used ({reason}); give another storage root, or set MLFLOW_TRACKING_URI")
     remedy = "correct MLFLOW_TRACKING_URI, or unset it for a database of its own"

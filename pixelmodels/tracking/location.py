@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from pixelmodels.errors import UserError, first_line, shown, without_logins
+from pixelmodels.errors import UserError, first_line, said_of, shown
 from pixelmodels.storage import Storage
 
 DATABASE = "mlflow.db"  # file name, in the storage root or (for a bucket) in the working directory
@@ -21,6 +21,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 15.0  # a server that is busy may take some seconds
 _ASKED = "/api/2.0/mlflow/experiments/search"  # what every MLflow server answers
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PLACE = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d+)?")  # of a server: host and port
 _VARIABLES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
@@ -48,12 +49,17 @@ def tracking_address(storage: Storage) -> tuple[str, Login | None]:
     path = sqlite_path(uri)
     if path is not None:
         return uri if "?" in uri else sqlite_uri(path.absolute()), None
-    return _without_login(uri)
+    is_path = uri.startswith("file:") or ":" not in uri.partition("/")[0]
+    if not re.match(r"[A-Za-z][\w+.-]*://", uri) and (not is_path or uri.startswith("//") or "@" in uri.partition("/")[0]):
+        raise UserError(f"MLFLOW_TRACKING_URI '{shown(uri)}' names no scheme; give an address such as http://host:5000")
+    return (uri, None) if uri.startswith("file:///") else _without_login(uri)
 
 
 def _without_login(uri: str) -> tuple[str, Login | None]:
     scheme, separator, rest = uri.partition("://")
     login, at, place = rest.rpartition("@")
+    if _PLACE.fullmatch(rest.partition("/")[0]):  # an @ behind it is of the path
+        login, at, place = "", "", rest
     is_http = scheme.lower() in ("http", "https")
     if separator and at:
         wrong = re.search(r"[^\w.~!$&'()*+,;=:%-]|%(?![0-9a-fA-F]{2})", login)
@@ -69,10 +75,10 @@ def _without_login(uri: str) -> tuple[str, Login | None]:
         is_address = False
     if not is_address:
         raise UserError(f"MLFLOW_TRACKING_URI '{shown(uri)}' names no host, or no port; give an address such as http://host:5000")
-    username, _, password = login.partition(":")
+    username, colon, password = login.partition(":")
     if username and password:
         return f"{scheme}://{place}", Login(unquote(username), unquote(password))
-    return uri, None
+    return uri if colon else f"{scheme}://{place}", None  # nobody sends a user name that stands alone
 
 
 def sqlite_uri(path: Path) -> str:
@@ -128,8 +134,8 @@ def check_reachable(uri: str) -> None:
         _check_server(uri)
     elif urlsplit(uri).scheme in ("", "file"):
         raise UserError(
-            f"MLFLOW_TRACKING_URI '{uri}' is a folder, which MLflow no longer writes; "
-            f"give sqlite:///{uri.removeprefix('file://')}/{DATABASE} or a server"
+            f"MLFLOW_TRACKING_URI '{shown(uri)}' is a folder, which MLflow no longer writes; "
+            f"give sqlite:///{shown(uri).removeprefix('file://')}/{DATABASE} or a server"
         )
     else:
         _check_database(uri)
@@ -175,7 +181,7 @@ def _check_server(uri: str) -> None:
         causes = list(_chain(error))
         proxy = " through its proxy" if any(type(cause).__name__ == "ProxyError" for cause in causes) else ""
         of_network = [cause for cause in causes if isinstance(cause, OSError)]
-        reason = without_logins(first_line([error, *of_network][-1]))[:200]
+        reason = said_of(uri, [error, *of_network][-1])
         raise UserError(f"no MLflow server answers {where}{proxy} ({reason}); start it, or correct MLFLOW_TRACKING_URI") from None
     status = f"{answer.status_code} {answer.reason}".strip()
     try:
@@ -224,5 +230,5 @@ def _check_database(uri: str) -> None:
         engine.connect().close()
         engine.dispose()
     except Exception as error:  # of the driver's own kinds too
-        reason, remedy = without_logins(first_line(error))[:200], "start it, or correct MLFLOW_TRACKING_URI"
+        reason, remedy = said_of(uri, error), "start it, or correct MLFLOW_TRACKING_URI"
         raise UserError(f"MLflow's database at '{shown(uri)}' cannot be used ({reason}); {remedy}") from None

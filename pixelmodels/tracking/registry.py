@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixelmodels.errors import UserError, first_line, unknown
+from pixelmodels.errors import MachineTrouble, UserError, first_line, unknown
 from pixelmodels.models.context import ABSENT
 from pixelmodels.models.files import AVERAGE, DESCRIPTION, WEIGHTS
+from pixelmodels.storage import fitting
 from pixelmodels.tracking.artifacts import download, names_in
 from pixelmodels.tracking.client import already_exists, find, find_all, make
 from pixelmodels.tracking.location import is_server, local_path
@@ -102,15 +103,15 @@ def model_folder(tracker: Tracker, uri: str) -> Path:
     """Local folder with `model.json` and `model.safetensors` of `models:/name/3`, `models:/name/latest` or `models:/name@alias`.
 
     A model in a bucket or behind a server is fetched once for each user of this machine: a version never changes.
-    Raises `UserError` for a name, version or alias that does not exist, with those that do, and for files that are gone; what a store
-    raises that cannot be reached goes through.
+    Raises `UserError` for a name, version or alias that does not exist, with those that do, and for files that are gone; `MachineTrouble`
+    where none can be kept here; what a store raises that cannot be reached goes through.
     """
     version = find_version(tracker, uri)
     location = tracker.client.get_model_version_download_uri(version.name, version.version)
     inside = f"artifacts/{MODEL_ARTIFACT}"
     local = local_path(location)
     if local is None:
-        found = _fetch(tracker, f"{location.rstrip('/')}/{inside}", f"{version.name}-{version.version}")
+        found = _fetch(tracker, f"{location.rstrip('/')}/{inside}", fitting(f"{version.name}-{version.version}", 255 - 17))
     else:
         found = local / inside if (local / inside / DESCRIPTION).is_file() else None
     if found is None:
@@ -180,22 +181,23 @@ def _requirements() -> list[str]:
 
 def _fetch(tracker: Tracker, folder_uri: str, name: str) -> Path | None:
     """Download a model's folder into this user's cache, unless it is there; None when its files are gone from where they were."""
+    place = hashlib.sha256(folder_uri.encode()).hexdigest()[:16]
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelmodels" / "models"
+        target = root / f"{name}-{place}"
+        if (target / DESCRIPTION).is_file():
+            return target
         root.mkdir(parents=True, exist_ok=True)
+        fetching = tempfile.TemporaryDirectory(dir=root, prefix=".fetching-")
     except (OSError, RuntimeError) as error:
         remedy = "set XDG_CACHE_HOME to a folder that can be written"
-        raise UserError(
+        raise MachineTrouble(
             f"models of a server are kept on this machine, where nothing can be written ({first_line(error)}); {remedy}"
         ) from error
-    place = hashlib.sha256(folder_uri.encode()).hexdigest()[:16]
-    target = root / f"{name}-{place}"
-    if (target / DESCRIPTION).is_file():
-        return target
-    names = names_in(tracker.uri, folder_uri)
-    if DESCRIPTION not in names or names.isdisjoint(WEIGHT_FILES):
-        return None
-    with tempfile.TemporaryDirectory(dir=root, prefix=".fetching-") as folder:
+    with fetching as folder:
+        names = names_in(tracker.uri, folder_uri)
+        if DESCRIPTION not in names or names.isdisjoint(WEIGHT_FILES):
+            return None
         got = download(tracker.uri, folder_uri, "", Path(folder) / "model")
         try:
             got.rename(target)

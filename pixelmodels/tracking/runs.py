@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, shown
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import location, source
 from pixelmodels.tracking.client import find, find_all, make, make_client, tracking_failure
@@ -60,7 +60,7 @@ class Tracker:
         self._logged: dict[str, dict[str, set[int]]] = {}  # steps of each metric of the runs that this process logs to
 
     def __repr__(self) -> str:
-        return f"Tracker({self.uri!r}, experiment={self.experiment!r})"
+        return f"Tracker({shown(self.uri)!r}, experiment={self.experiment!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None, "_logged": {}}

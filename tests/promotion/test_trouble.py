@@ -107,6 +107,23 @@ def test_a_version_to_go_back_to_is_not_blamed_either(
         tracker.client.delete_registered_model_alias(NAME, alias)
 
 
+@pytest.mark.parametrize("rollback", [False, True])
+def test_a_cache_that_cannot_be_written_is_no_fault_of_a_version(
+    rollback: bool, tracker: Tracker, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"cache {rollback}"
+    first, second = (registered(tracker, data, name, trained(data, 1, seed=seed), f"{name} {seed}") for seed in range(2))
+    for alias, number in (("champion", first), ("previous", second)):
+        tracker.client.set_registered_model_alias(name, alias, number)
+    before = state_of(tracker, name)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(registry, "local_path", lambda _: None)  # as of a server, whose models are fetched
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME to a folder that can be written"):
+        decide(tracker, name, None if rollback else second, **FEW, rollback=rollback)
+    assert state_of(tracker, name) == before, "nothing is written down"
+
+
 def test_files_that_are_gone_or_damaged_are_a_versions_own(tracker: Tracker, data: Dataset) -> None:
     name = "files"
     champion, *numbers = (registered(tracker, data, name, trained(data, 1, seed=seed), f"seed {seed}") for seed in range(4))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from pixelmodels.samples import sample as sample_run
 from pixelmodels.samples.blocks import Block
 from pixelmodels.samples.commission import Commission
 from pixelmodels.samples.drawing import PackedModel, draw_requests
+from pixelmodels.samples.files import Output
 from pixelmodels.samples.pictures import MAX_FRAMES, UInt8, film, gif_bytes, picture
 from pixelmodels.sampling import Engine, Request, reference_sample, sample
 from pixelmodels.storage import Storage
@@ -213,6 +217,28 @@ def test_a_single_block_for_a_gpu_that_only_the_cluster_has_is_drawn_there(
         (["--n", "0"], "--n 0 is too few; give 1 or more"),
         (["--batch-size", "0"], "--batch-size 0 is too few"),
         (["--seed", "-1"], "--seed -1 is no seed"),
+        (
+            ["--n", "10000000000000", "--out", "x.npz"],
+            "--n 10000000000000 is too many; give 100000000 images or fewer, and further",
+        ),
+        (["--n", "100000000000000000000"], "--n 100000000000000000000 is too many; give"),
+        (["--between", "0", "1", "--n", "9", "--num-steps", "10000000000000"], "--n 9 is too many for --num-steps 10000000000000; give"),
+        (
+            ["--label", "99999999999999999999"],
+            "label 99999999999999999999 is out of range; give the number of a class of the model, from 0",
+        ),
+        (["--label", "1", "-99999999999999999999"], "label -99999999999999999999 is out of range"),
+        (["--between", "0", "99999999999999999999"], "label 99999999999999999999 is out of range"),
+        (["--batch-size", "100000000000000000000", "--out", "/proc/no/x.npz"], "cannot be written"),
+        (["--known-rows", "100000000000000000000", "--complete", "PICTURE"], "is out of range"),
+        (["--samples-each", "100000000000000000000", "--given", "PICTURE"], "is more than --n 64"),
+        (
+            ["--complete", "/dev/null", "--known-rows", "1"],
+            "--complete '/dev/null' is neither a file nor a folder; give an image file, or a",
+        ),
+        (["--given", "PIPE"], "--given 'PIPE' is neither a file nor a folder; give"),
+        (["--complete", "WHITE", "--known", "/dev/null"], "--known '/dev/null' not found"),
+        (["--out", "taken/"], r"folder 'taken' holds '0001\.png', which is none of these samples"),
         (["--n", "20000000"], "20000000 images are too many for one picture; give a --n for 11184810 or fewer"),
         (["--out", "drawn.jpg"], r"drawn\.jpg.*\.png.*\.npz"),
         (["--out", "s3://bucket/drawn.png"], "is no local file"),
@@ -255,10 +281,37 @@ def test_mistakes_are_told_in_one_line(
     Image.fromarray(np.full((3, 2), 255, np.uint8)).save("WHITE", "PNG")
     Image.fromarray(np.array([[255, 255], [255, 0], [0, 0]], np.uint8)[..., None].repeat(2, 2), "LA").save("CLEAR", "PNG")
     Image.fromarray(np.array([[1, 0], [0, 2], [0, 0]], np.uint8)).save("SHADES", "PNG")
+    os.mkfifo("PIPE")
+    Path("taken/0001.png").mkdir(parents=True)
     with pytest.raises(UserError, match=message) as error:
         main([str(folder), "--storage", storage.root, *arguments])
     assert "\n" not in str(error.value)
     assert not Path("samples.png").exists()
+
+
+@pytest.mark.parametrize("length", [244, 255])
+def test_a_name_that_is_as_long_as_it_may_be_is_written(length: int, folder: Path, storage: Storage, tmp_path: Path) -> None:
+    out, gif = (tmp_path / "drawn" / ("a" * (length - 4) + end) for end in (".npz", ".gif"))
+    assert main([str(folder), "--storage", storage.root, "--n", "2", "--out", str(out), "--gif", str(gif)]) == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == [gif.name, out.name]
+    assert len(np.load(out)["images_NCHW"]) == 2
+
+
+def test_an_output_that_cannot_be_written_after_all_is_told(folder: Path, storage: Storage, tmp_path: Path) -> None:
+    """And what it was called meanwhile is removed, or is not there."""
+    output = Output(tmp_path / "gone", "drawn.npz")
+    with pytest.raises(UserError, match=r"--out '.*gone/drawn.npz' cannot be written \(No such file or directory\); give another place"):
+        output.write(Commission(np.arange(1), np.zeros(1, np.int64)), np.zeros((1, 1, 3, 2), np.uint8), load_model(folder))
+
+
+def test_names_that_are_not_utf_8_are_written_and_told(folder: Path, storage: Storage, tmp_path: Path) -> None:
+    program = "from pipelines.sample import main; from pixelmodels.errors import exit_with; exit_with(main)"
+    out = os.fsencode(tmp_path) + b"/caf\xe9.npz"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", program, str(folder), "--storage", storage.root, "--n", "2", "--out", out]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (0, os.fsencode(tmp_path) + b"/caf\\udce9.npz", b"")
+    assert os.path.exists(out)
 
 
 def test_options_without_a_table_are_told(folder: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,26 @@ def test_what_samples_returned_goes_in_again_as_the_same_levels(spec: ImageSpec)
     assert np.array_equal(got(planes, spec, scale="levels"), levels_NCHW)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(6, 1), (6, 3), (1, 5), (3, 5), (1, 1), (3, 3)])
+def test_what_samples_returned_goes_in_again_whatever_its_size(channels: int, height: int, width: int) -> None:
+    spec = ImageSpec(channels, height, width, 7)
+    levels_NCHW = np.random.default_rng(0).integers(0, 7, (3, *spec.shape)).astype(np.uint8)
+    assert np.array_equal(got(Images(levels_NCHW, "tiny/1", 1), spec), levels_NCHW)
+    assert np.array_equal(got([Images(levels_NCHW[[i]], "tiny/1", 1) for i in range(3)], spec), levels_NCHW)
+    asked = CompletionRequest.model_validate_json(_encoded({"image": Images(levels_NCHW[:1], "tiny/1", 1), "known_rows": 1}))
+    assert np.array_equal(image_of(asked.image, "image", spec, 1000, asked.scale), levels_NCHW[0])
+
+
+@pytest.mark.parametrize("spec", [RGB7, GREY7, ImageSpec(3, 6, 5, 256)], ids=str)
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_one_image_is_not_taken_for_as_many_as_it_has_channels(kind: Callable[[np.ndarray], Any], spec: ImageSpec) -> None:
+    image_CHW = drawn(spec)[0]
+    with pytest.raises(ValueError, match=r"^images: an array of shape \([13], 6, 5\) may be one image, .*; wrap one image in a list"):
+        _encoded({"images": kind(image_CHW)})
+    assert np.array_equal(got([kind(image_CHW)], spec)[0], image_CHW)
+
+
 @pytest.mark.parametrize("spec", [GREY7, GREY2, RGB7, GREY256], ids=str)
 def test_grey_values_are_those_of_a_picture(spec: ImageSpec) -> None:
     levels_NCHW = drawn(spec)
@@ -83,14 +103,14 @@ def test_a_png_of_the_service_is_grey_however_dark() -> None:
 
 def test_what_could_be_either_is_refused_until_it_is_said() -> None:
     """Levels without their channel; a picture is known by one value that is no level, one image by another one."""
-    levels = drawn(GREY7)[:, 0]
+    levels = list(drawn(GREY7)[:, 0])
     with pytest.raises(Refused, match=r"no value is above 6.* say which: scale 'grey' or 'levels'"):
         got(levels, GREY7)
     assert not got(levels, GREY7, scale="grey").any()
-    assert np.array_equal(got(levels, GREY7, scale="levels")[:, 0], levels)
+    assert np.array_equal(got(levels, GREY7, scale="levels")[:, 0], np.stack(levels))
     bright = np.full((6, 5), 200, np.uint8)
     assert np.array_equal(got([levels[0], bright], GREY7)[:, 0, 0, 0], [0, 5])
-    assert not got(np.zeros((1, 6, 5), np.uint8), GREY7).any()  # black on either scale
+    assert not got(np.zeros((2, 6, 5), np.uint8), GREY7).any()  # black on either scale
     assert np.array_equal(got([np.full((6, 5), 3, np.uint8)], GREY256)[0, 0, 0, 0], 3)
     with pytest.raises(Refused, match=r"a level of 200 given; this takes 0\.\.6"):
         got([bright], GREY7, scale="levels")
@@ -177,7 +197,11 @@ def test_masks_are_booleans_or_two_numbers() -> None:
 def test_numbers_of_any_library_are_numbers() -> None:
     body = {"n": np.int64(4), "label": torch.tensor(2), "vector": np.array([0.5, -1.0]), "seed": None, "temperature": np.float32(0.5)}
     assert json.loads(_encoded(body)) == {"n": 4, "label": 2, "vector": [0.5, -1.0], "temperature": 0.5}
-    for vector in ([float("nan")], np.array([np.inf]), torch.tensor([-np.inf])):
+    lists = {"vector": [np.float32(0.5), torch.tensor(-1)], "label": [np.int64(2), np.bool_(True)]}
+    assert json.loads(_encoded(lists)) == {"vector": [0.5, -1], "label": [2, True]}
+    with pytest.raises(TypeError, match="set given; give numbers, text, or lists of them"):
+        _encoded({"vector": {0.5}})
+    for vector in ([float("nan")], [np.float32("nan")], np.array([np.inf]), torch.tensor([-np.inf])):
         with pytest.raises(ValueError, match="not finite"):
             _encoded({"vector": vector})
 

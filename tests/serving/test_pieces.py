@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
+from ray._common.utils import get_default_ray_temp_dir
 
 from pixelmodels import ray_cluster
 from pixelmodels.errors import UserError
@@ -199,14 +200,25 @@ def test_a_sampler_that_was_given_a_gpu_draws_on_no_cpu(monkeypatch: pytest.Monk
 def test_what_a_replica_says_is_the_reason_that_is_told() -> None:
     error = RuntimeError("Deploying failed: Traceback (most recent call last):\n  x\npixelmodels.errors.UserError: no GPU; mend it\n\nmore")
     assert serve.reason_of(error) == "no GPU; mend it"
+    error = RuntimeError("Deploying failed:\n  x\n\x1b[36mpixelmodels.serving.versions.NotLoaded: tiny/1 could not be loaded\n\nmore")
+    assert serve.reason_of(error) == "tiny/1 could not be loaded"
     assert serve.reason_of(RuntimeError("Deploying\n failed")) == "Deploying failed"
+
+
+def test_the_logs_are_where_ray_was_told_to_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert str(serve.log_folder()) == "/tmp/ray/session_latest/logs/serve"
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, f"/scratch/{name}")
+        assert str(serve.log_folder()) == f"{get_default_ray_temp_dir()}/session_latest/logs/serve"
 
 
 @pytest.mark.parametrize(
     "origin", ["lab.example", "https://lab.example/", "https://lab.example/app", "ftp://a", "https://*.example", "null", ""]
 )
 def test_what_is_no_origin_is_named(origin: str) -> None:
-    with pytest.raises(UserError, match=f"--cors-origins .*'{re.escape(origin)}' is no origin; give one such as"):
+    with pytest.raises(UserError, match=rf"--cors-origins .* cannot be used \('{re.escape(origin)}' is no origin; give one such as"):
         serve.Serve(cors_origins=("*", origin)).settings()
     assert serve.Serve(cors_origins=("https://lab.example:8443", "http://[::1]:3000", "*")).settings().cors_origins[0].endswith("8443")
 

@@ -156,7 +156,7 @@ def test_what_a_model_is_conditioned_on_reaches_the_engine(service: Service) -> 
         found = service.client.samples(3, seed=5, model=FULL, guidance=0.5, **given)
         wanted = drawn(service, f"{FULL}/1", n=3, seed=5, guidance=0.5, context=context)
         assert found.model == f"{FULL}/1" and np.array_equal(found.images_NCHW, wanted), names
-        (score,) = service.client.scores(dequantize(found.images_NCHW[:1, 0], SPEC.levels), model=FULL, **given)
+        (score,) = service.client.scores(list(dequantize(found.images_NCHW[:1, 0], SPEC.levels)), model=FULL, **given)
         with torch.no_grad():
             nats_B = -service.registry.models[f"{FULL}/1"].log_prob(torch.from_numpy(found.images_NCHW[:1]).long(), context)
         assert score["nats"] == pytest.approx(nats_B.item(), rel=1e-9), names

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import MachineTrouble, UserError
 from pixelmodels.models.files import save_model
 from pixelmodels.serving import serve
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.settings import Settings
-from pixelmodels.serving.versions import Loaded, Shelf
+from pixelmodels.serving.versions import Loaded, NotLoaded, Shelf
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.versions import Version, best_without_champion
@@ -92,7 +94,7 @@ def test_which_version_serves_without_a_champion_is_told(tmp_path: Path) -> None
     for seed, bits in enumerate((2.5, 1.5, 3.5)):
         register(seed, bits)
     settings = Settings(model=NAME, storage=tracker.storage.root)
-    address, why = serve.check_model(settings)
+    address, why, told = serve.check_model(settings)
     assert address == "tiny/2"
     assert why == (
         "'tiny' has no champion: version 2 is served, the best of 3 on 'tiny-1' by its 1.5000 bits/dim of the test images; to have it "
@@ -103,11 +105,35 @@ def test_which_version_serves_without_a_champion_is_told(tmp_path: Path) -> None
     register(3, 0.5)
     shelf.follow()
     assert shelf.find(None).address == "tiny/2"
+    later, unsettled = Shelf(told), Shelf(settings)  # of samplers that start now
+    for one in (later, unsettled):
+        one.open()
+    assert (later.find(None).address, unsettled.find(None).address) == ("tiny/2", "tiny/4")
     tracker.client.set_registered_model_alias(NAME, "champion", "3")
     shelf.follow()
     assert shelf.find(None).address == "tiny/3"
-    assert serve.check_model(settings) == ("tiny/3", "")
-    assert serve.check_model(settings.model_copy(update={"model": f"{NAME}/1"})) == ("tiny/1", "")
+    later.follow()
+    assert later.find(None).address == "tiny/3"
+    assert serve.check_model(settings) == ("tiny/3", "", settings)
+    assert serve.check_model(settings.model_copy(update={"model": f"{NAME}/1"}))[:2] == ("tiny/1", "")
+
+
+def test_further_names_without_a_champion_are_settled_too(own: Registry) -> None:
+    """A version that is gone, or does not pass, is none that was chosen."""
+    own.point("champion", "1")
+    for name in ("further", "third"):
+        own.add(small_model(7), name)
+    given = settings_of(own, others=("further", "third", "absent"))
+    *_, told = serve.check_model(given)
+    assert told == given.model_copy(update={"chosen": {"further": "1", "third": "1"}})
+    own.add(small_model(8), "further")
+    shelf, unsettled = Shelf(told), Shelf(given)
+    assert (shelf.find("further").address, unsettled.find("further").address) == ("further/1", "further/2")
+    shelf = Shelf(told.model_copy(update={"chosen": {"further": "9"}}))
+    assert shelf.find("further").address == "further/2"
+    shelf = Shelf(told)
+    shelf.refused["further/1"] = "its weights are not finite"
+    assert shelf.find("further").address == "further/2"
 
 
 def test_aliases_are_followed_and_versions_stay(own: Registry) -> None:
@@ -188,6 +214,48 @@ def test_only_what_is_unsound_is_remembered(own: Registry, monkeypatch: pytest.M
     shelf.follow()
     assert shelf.find(None).address == "tiny/3" and shelf.find("2").address == "tiny/2"
     own.point("champion", "1")
+
+
+@pytest.mark.parametrize(
+    "error", [MachineTrouble("nothing can be written"), MlflowException("the bucket is not there"), OSError(5, "input")]
+)
+def test_why_nothing_can_be_loaded_at_the_start_is_one_line(
+    error: Exception, own: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    own.point("champion", "1")
+    own.point("previous", "2")
+    monkeypatch.setattr(registry, "model_folder", fails)
+    with pytest.raises(NotLoaded, match=re.escape(str(error))) as told:
+        serve.check_model(settings_of(own))
+    assert "\n" not in str(told.value) and not caplog.records
+    own.tracker.client.delete_registered_model_alias(NAME, "previous")
+
+
+def test_what_the_machine_lacks_is_remembered_of_no_version(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    shelf = opened(own)
+
+    def fails(*_: object) -> None:
+        raise MachineTrouble("nothing can be written; set XDG_CACHE_HOME")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "model_folder", fails)
+        with pytest.raises(Refused, match="set XDG_CACHE_HOME") as refused:
+            shelf.find("2")
+    assert (refused.value.status, refused.value.code) == (503, "not_loaded")
+    assert shelf.find("2").address == "tiny/2"
+
+
+def test_a_registry_that_refuses_is_told_with_its_address(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise MlflowException("PERMISSION_DENIED: no")
+
+    monkeypatch.setattr("pixelmodels.serving.versions.find_version", refuses)
+    with pytest.raises(UserError, match=r"^the tracking database '.*mlflow.db' cannot be used \(PERMISSION_DENIED: no\); give another"):
+        opened(own)
 
 
 def test_a_mistake_of_the_programs_is_not_the_registrys(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

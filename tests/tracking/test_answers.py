@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -153,6 +154,10 @@ def test_a_server_that_takes_calls_and_says_nothing_is_told(tmp_path: Path, monk
         assert "(timed out); start it" in told(lambda: client(tmp_path))
 
 
+def no_ray(**_: object) -> NoReturn:
+    raise UserError("no Ray")
+
+
 COMMANDS: dict[str, Callable[[list[str]], object]] = {
     "sample": lambda storage: sample.main(["models:/digits/1", *storage]),
     "evaluate": lambda storage: evaluate.main(["models:/digits/1", "--dataset", "tiny", *storage]),
@@ -171,7 +176,9 @@ def test_every_command_names_the_address_and_no_password(
     storage = ["--storage", str(tmp_path / "root")]
     for uri, says in (
         (f"http://bob:s3cret@{nobody}", f"no MLflow server answers at 'http://{nobody}' ("),
-        (f"http://s3cret@{nobody}", f"no MLflow server answers at 'http://***@{nobody}' ("),
+        (f"http://s3cret@{nobody}", f"no MLflow server answers at 'http://{nobody}' ("),
+        (f"http://s3cret:@{nobody}", f"no MLflow server answers at 'http://***@{nobody}' ("),
+        (f"bob:s3cret@{nobody}", f"MLFLOW_TRACKING_URI '***@{nobody}' names no scheme; give an address such as http://host:5000"),
         (f"http://bob:s3#cret@{nobody}", "has a '#' in its user name or password; write it as %23, or give MLFLOW_TRACKING_USERNAME"),
         (f"postgresql://bob:s3cret@{nobody}/db", f"MLflow's database at 'postgresql://***@{nobody}/db' cannot be used ("),
     ):
@@ -213,12 +220,33 @@ def test_a_login_reaches_the_server_and_nothing_else(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_presents_the_login(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pixelmodels.evaluation.evaluate.find_dataset", lambda *_: None)
+    monkeypatch.setattr("pixelmodels.ray_cluster.connect", no_ray)  # which a training comes to then
     with answering() as (port, asked):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:s3cret@127.0.0.1:{port}")
-        with pytest.raises(Exception, match=r"(?s).") as error:  # there is no such model, and other things are not there either
-            COMMANDS[command](["--storage", str(tmp_path / "root")])
-    assert "s3cret" not in str(error.value)
+        told(lambda: COMMANDS[command](["--storage", str(tmp_path / "root")]), "s3cret")  # there is no such model
     assert asked and {login for _, login in asked} == {"Basic Ym9iOnMzY3JldA=="}
+
+
+class Probed(Answering):
+    """Answers whether it is there, and refuses all else."""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith(location._ASKED):
+            self.status, self.body = 403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}'
+        super().do_GET()
+
+    do_POST = do_GET
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_server_that_refuses_a_later_call_is_told(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelmodels.evaluation.evaluate.find_dataset", lambda *_: None)
+    with answering(handler=Probed) as (port, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:s3cret@127.0.0.1:{port}")
+        message = told(lambda: COMMANDS[command](["--storage", str(tmp_path / "root")]), "s3cret")
+    assert "PERMISSION_DENIED" in message or "403" in message
+    if command in ("sample", "evaluate", "serve", "load"):
+        assert message.startswith(f"MLflow at 'http://127.0.0.1:{port}' cannot be used (PERMISSION_DENIED: Permission denied); correct")
 
 
 class Forwarding(Answering):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import mlflow.models
 import mlflow.pyfunc
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import MachineTrouble, UserError
 from pixelmodels.models import Context
 from pixelmodels.models.files import load_model
 from pixelmodels.sampling import sample
@@ -99,6 +100,45 @@ def test_wrong_addresses_are_told_with_the_choices(uri: str, message: str, track
     tracker.client.set_registered_model_alias("named", "champion", "1")
     with pytest.raises(UserError, match=message):
         registry.model_folder(tracker, uri)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Models are fetched, as those of a server are; the folder that they are kept in."""
+    monkeypatch.setattr(registry, "local_path", lambda _: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pixelmodels" / "models"
+
+
+@pytest.mark.parametrize("num_letters", [200, 237, 242])
+def test_a_model_of_a_long_name_is_fetched(num_letters: int, tracker: Tracker, run_id: str, elsewhere: Path, tmp_path: Path) -> None:
+    name = "d" * num_letters
+    model, folder = model_files(tmp_path / "model")
+    registry.register(tracker, run_id, folder, name)
+    fetched = registry.model_folder(tracker, f"models:/{name}/1")
+    assert fetched.parent == elsewhere and len(fetched.name) <= 255
+    assert all(torch.equal(weight, model.state_dict()[key]) for key, weight in load_model(fetched).state_dict().items())
+
+
+@pytest.mark.parametrize("place", ["tempfile.TemporaryDirectory", "pathlib.Path.mkdir"])
+def test_a_cache_that_cannot_be_written_is_trouble_of_this_machine(
+    place: str, tracker: Tracker, run_id: str, elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds already is taken from it."""
+
+    def denied(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    versions = []
+    for seed in (1, 2):
+        _, folder = model_files(tmp_path / f"model {seed}", seed=seed)
+        versions.append(registry.register(tracker, run_id, folder, "read only"))
+    there = registry.model_folder(tracker, f"models:/read only/{versions[0]}")
+    assert there.is_relative_to(elsewhere)
+    monkeypatch.setattr(place, denied)
+    assert registry.model_folder(tracker, f"models:/read only/{versions[0]}") == there
+    with pytest.raises(MachineTrouble, match=r"nothing can be written \(\[Errno 13\] Permission denied\); set XDG_CACHE_HOME to a folder"):
+        registry.model_folder(tracker, f"models:/read only/{versions[1]}")
 
 
 def test_a_folder_without_a_model_is_told(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
