@@ -1,0 +1,48 @@
+"""A sweep on hosts of their own, one of which dies and comes back: no trial is lost, and the host is used again."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.faults import started_cluster, training_workers
+from cluster import network, servers
+from cluster.hosts import wait_until
+from cluster.local_cluster import LocalCluster
+
+pytestmark = pytest.mark.faults
+
+TRIALS = 6
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """A head and two workers, a bucket and an MLflow server."""
+    for reason in (network.lacks(), servers.lacks_bucket()):
+        if reason is not None:
+            pytest.skip(f"no hosts with an S3 server: {reason}")
+    with started_cluster() as cluster:
+        yield cluster
+
+
+def test_the_trials_of_a_host_that_dies_go_on_elsewhere_and_it_is_used_when_it_is_back(cluster: LocalCluster) -> None:
+    assert cluster.bucket is not None
+    log = cluster.head.folder / "sweep.log"
+    command = f"pipelines/tune.py --space optimizer --start-from pixelcnn --num-samples {TRIALS} --epochs 4 --no-asha"
+    there = {"RAY_ADDRESS": f"{cluster.head.address}:{cluster.ray.port}"}
+    words = [sys.executable, *command.split(), "--storage", f"{cluster.bucket.storage}/sweep", "--checkpoint-every-s", "2"]
+    cluster.head.spawn(words, log, variables=there)
+
+    def trains_on(host: object) -> bool:
+        return any(one is host for one, _ in training_workers(cluster))
+
+    assert wait_until(lambda: any(trains_on(host) for host in cluster.workers), 200.0), log.read_text()
+    victim = next(host for host in cluster.workers if trains_on(host))
+    victim.kill()
+    victim.bring_back()
+    assert wait_until(lambda: trains_on(victim), 300.0), log.read_text()
+    assert wait_until(lambda: re.search(r"^\d+ .* in \d+|^error:", log.read_text(), re.MULTILINE) is not None, 600.0), log.read_text()
+    assert re.search(rf"^{TRIALS} finished in ", log.read_text(), re.MULTILINE), log.read_text()
