@@ -107,7 +107,7 @@ def _png(text: str, field: str, spec: ImageSpec, max_bytes: int) -> bytes:
     width, height = struct.unpack(">II", data[16:24])
     if (height, width) != (spec.height, spec.width):
         raise invalid(f"an image of {height} x {width} (rows x columns) given; this takes {spec.height} x {spec.width}", field)
-    return bare_png(data, with_orientation=False)
+    return bare_png(data)
 
 
 def _decoded(text: str, field: str, max_bytes: int) -> bytes:

@@ -3,7 +3,7 @@
 A step of a recipe has the same images whatever the number of workers, so each of them has fewer the more there are:
 
 - **Work**: operations of a worker's images over what its device reaches, or the time that all kernels of its passes take to start, if
-  that is longer; each pass is at least as long as its kernels. Weights, gradients, moments and average are read, and written but for
+  that is longer (a CPU does one after the other: their sum). Weights, gradients, moments and average are read, and written but for
   the gradients, at the speed of the memory.
 - **Exchange**: gradients (float32) are averaged in a ring: each of W workers sends 2 (W - 1) / W of their bytes, in 2 (W - 1) messages for
   each bucket (Patarasuk and Yuan, JPDC 2009). Buckets are those of torch's `DistributedDataParallel`: a first of 1 MiB, then of 25 MiB,
@@ -41,6 +41,7 @@ class Machine:
     message_s: float  # seconds that a message takes at least
     storage_bytes_per_s: float  # that one worker can write
     devices: int = 1  # of one machine
+    starts_ahead: bool = True  # whether kernels are started while earlier ones run, as a GPU's are
 
 
 GPUS = Machine(
@@ -91,7 +92,8 @@ class Scale:
         part = batch_of_a_part(recipe, num_workers)
         images = math.ceil(recipe.batch_size / num_workers)
         passes = spent.training_flops / spent.forward_flops  # forward, and what a backward pass costs in these
-        part_s = max(part * spent.training_flops / machine.flops_per_s[recipe.precision], passes * spent.num_kernels * machine.kernel_s)
+        both = (part * spent.training_flops / machine.flops_per_s[recipe.precision], passes * spent.num_kernels * machine.kernel_s)
+        part_s = max(both) if machine.starts_ahead else sum(both)
         moved = 2 * spent.weight_bytes - spent.gradient_bytes
         work_s = part_s * math.ceil(images / part) + moved / machine.memory_bytes_per_s
         exchange_s = self._exchange_s(num_workers, backward_s=part_s * (passes - 1) / passes)

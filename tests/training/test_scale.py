@@ -37,6 +37,8 @@ def test_work_is_shared_out_until_kernels_take_longer() -> None:
     assert [found.step(number).work_s for number in (1, 2, 64)] == pytest.approx([64 * 3e-3, 32 * 3e-3, 3e-3])
     waiting = scale(num_kernels=10**6)
     assert [waiting.step(number).work_s for number in (1, 64)] == pytest.approx([3.0, 3.0])
+    by_hand = scale(num_kernels=10**6, machine=dataclasses.replace(MACHINE, starts_ahead=False))
+    assert by_hand.step(1).work_s == pytest.approx(64 * 3e-3 + 3.0)
     parts = dataclasses.replace(waiting, recipe=tiny_recipe(batch_size=64, accumulate=4))
     assert parts.step(1).work_s == pytest.approx(12.0)  # each part starts its kernels
     half = scale(training_flops=3e9)
