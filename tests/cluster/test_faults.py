@@ -56,6 +56,9 @@ def test_a_run_shrinks_when_a_host_dies_and_grows_when_it_is_back(cluster: Local
     result = job.end()
     assert result.num_workers == 2 and result.epochs == 30
     assert told_by_mlflow(job) == {"lost": 0, "doubled": 0, "open": 0}
+    steady = Job(cluster, "steady", epochs=30)
+    steady.submit()
+    assert abs(steady.end().test_bits_per_dim - result.test_bits_per_dim) <= 0.005
 
 
 @pytest.mark.faults

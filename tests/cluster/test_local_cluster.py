@@ -335,6 +335,17 @@ def test_ray_notices_hosts_that_are_killed_cut_off_and_back(cluster: LocalCluste
     assert wait_until(lambda: not ids(first), 60.0)
 
 
+def test_ray_notices_a_host_that_is_killed_and_back(hosts_possible: None) -> None:
+    """The least of the faults, for who does not run the others."""
+    with LocalCluster(LocalClusterOptions(workers=1, cpus=1), variables=IMPATIENT) as cluster:
+        (worker,) = cluster.workers
+        assert set(cluster.alive().values()) == {cluster.head.address, worker.address}
+        worker.kill()
+        assert wait_until(lambda: set(cluster.alive().values()) == {cluster.head.address}, 120.0)
+        worker.bring_back()
+        assert wait_until(lambda: set(cluster.alive().values()) == {cluster.head.address, worker.address}, 120.0)
+
+
 @pytest.mark.faults
 def test_raylets_on_loopback_are_noticed_dead_and_leave_nothing() -> None:
     with LocalCluster(LocalClusterOptions(workers=1, loopback=True), variables=IMPATIENT) as cluster:
