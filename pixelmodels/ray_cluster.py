@@ -13,12 +13,12 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pixelmodels.errors import UserError, check_at_least, first_line
-from pixelmodels.internals import has_autoscaler, shorten_cluster_messages
+from pixelmodels.internals import draining_nodes, has_autoscaler, shorten_cluster_messages
 
 _STDERR = 2
 _REMARK = b"has constructor arguments in the object store and max_restarts > 0"
@@ -260,13 +260,13 @@ def places(needs: WorkerNeeds, nodes: list[dict[str, float]], spare_cpus: int = 
 
 
 def _fit(needs: dict[str, float], node: dict[str, float]) -> int:
-    # Not `//`: ten times 0.1 is a whole.
-    return max(0, min(int(node.get(kind, 0.0) / amount + 1e-6) for kind, amount in needs.items()))
+    # Not `//`: ten times 0.1 is a whole, and memory may be boundless.
+    return max(0, int(min(node.get(kind, 0.0) / amount for kind, amount in needs.items()) + 1e-6))
 
 
 def has_memory(needs: WorkerNeeds, worker_bytes: float, nodes: list[dict[str, float]]) -> bool:
     """Whether the nodes' main memory holds all workers of one model that need so much each, where their CPUs are."""
-    return sum(min(_fit(needs.per_worker, node), int(node.get("memory", 0.0) // worker_bytes)) for node in nodes) >= needs.num_workers
+    return sum(_fit({**needs.per_worker, "memory": worker_bytes}, node) for node in nodes) >= needs.num_workers
 
 
 def threads_per_worker(needs: WorkerNeeds, num_runs: int) -> int:
@@ -327,6 +327,7 @@ def nodes_to_come(nodes: Sequence[dict[str, float]], kinds: Sequence[tuple[dict[
 def asking_for(needs: WorkerNeeds, num_runs: int) -> Iterator[None]:
     """Have an autoscaler start, while the context is open, all the workers that runs may have; what they begin with it sees itself.
 
+    Leave it before Ray is shut down: machines that nobody takes back what was asked for stay up.
     Where several programs ask one autoscaler for more than they need to begin, it heeds the last.
     """
     if needs.most == needs.num_workers or not has_autoscaler():
@@ -339,11 +340,13 @@ def asking_for(needs: WorkerNeeds, num_runs: int) -> Iterator[None]:
     try:
         yield
     finally:
-        request_resources(bundles=[])
+        with suppress(Exception):  # of any kind: a cluster that no longer answers asks for no machines either
+            request_resources(bundles=[])
 
 
 def alive_nodes() -> list[dict[str, float]]:
-    """Resources of each node that the cluster has now."""
+    """Resources of each node that the cluster has now, those left out that are about to go."""
     import ray
 
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    going = draining_nodes()
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going]
