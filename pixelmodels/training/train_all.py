@@ -81,8 +81,8 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         say(place)
     ray_cluster.connect()
     configs = [recipe.dataset for recipe in recipes] if chosen is None else []
-    preflight = Preflight(storage, tracker.uri, unprepared(configs, storage))
-    preflight.check()
+    preflight = Preflight(storage, tracker, needs, unprepared(configs, storage))
+    asked = preflight.check()
     at_once = min(runs_at_once(needs), len(recipes))
     say_what_it_waits_for(options.name, needs, say)
     plans = _plans(options, recipes, chosen, tracker, say)
@@ -103,7 +103,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     try:
         rows = baselines_of(datasets)
         plans = [dataclasses.replace(plan, num_threads=threads_per_worker(needs, at_once)) for plan in plans]
-        with preflight.watching(say), asking_for(needs, at_once):
+        with preflight.watching(say, asked):
             _train(plans, at_once, parent, options, outcome, say)
         _compare([*rows, *map(_row, outcome.results)], f"{options.name} on {names}", options, tracker, parent, outcome, say, untold)
         _catch_up(plans, outcome, options, parent, untold)
@@ -146,10 +146,11 @@ def _train(plans: Sequence[RunPlan], at_once: int, parent: str, options: TrainAl
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="run")
     futures: list[Future[tuple[RunResult, bool]]] = [pool.submit(train_one, plan, options, progress, parent) for plan in plans]
     try:
-        pending = set(futures)
-        while pending:
-            _, pending = wait_for(pending, timeout=_POLL_S)
-            progress.drain()
+        with asking_for(options.needs, at_once):
+            pending = set(futures)
+            while pending:
+                _, pending = wait_for(pending, timeout=_POLL_S)
+                progress.drain()
     except BaseException:
         progress.close()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -55,7 +55,7 @@ class TrialPlans:
 def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> None:
     """The function that Ray Tune runs for each trial; why it fails is written down, for the driver, before it is raised.
 
-    Args: `verdicts`, the actor that says whether trials go on.
+    Not where another process has taken the sweep over, whose trial it is then. Args: `verdicts`, the actor that says whether trials go on.
     """
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -66,6 +66,7 @@ def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> No
     try:
         run_group(train_trial, given, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
     except Exception as error:
+        plan.check_held()
         plan.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": reason(error)}).encode())
         raise
 
