@@ -28,12 +28,15 @@ _ATTEMPTS = 100  # recipes drawn in a row that are too large, or tried already, 
 class SweepSearch(Searcher):
     """Optuna's TPE over a sweep's space, told of the trials of earlier calls; those that had not ended come first."""
 
-    def __init__(self, sweep: Sweep, seed: int, say: Callable[[int, int, bool], object]) -> None:
-        """`seed`, of what is drawn; `say(number, epoch, goes_on)`, told to the trials after each of their epochs."""
+    def __init__(self, sweep: Sweep, seed: int, say: Callable[[int, int, bool], object], give_back: Callable[[int], object]) -> None:
+        """`seed`, of what is drawn; `say(number, epoch, goes_on)`, told to the trials after each of their epochs.
+
+        `give_back(number)` frees what the workers of a trial held whose process died.
+        """
         super().__init__(METRIC, "min")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self.sweep, self._say = sweep, say
+        self.sweep, self._say, self._give_back = sweep, say, give_back
         self.error: Exception | None = None  # the first one of the sweep's own, after which it does not go on
         self._asked: dict[str, tuple[optuna.Trial, TrialRecord]] = {}  # trials of this call, by Ray Tune's id
         self._waiting = deque(trial for trial in sweep.trials.values() if not trial.has_ended)
@@ -115,6 +118,8 @@ class SweepSearch(Searcher):
         asked, trial = self._asked[trial_id]
         if trial.number not in self.sweep.running:
             return  # it had ended when Ray Tune ran into an error, such as one of ours
+        if error:
+            self._give_back(trial.number)
         with self._noting():
             self.sweep.end(trial.number, has_failed=error)
         if error and not trial.has_ended:

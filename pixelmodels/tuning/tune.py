@@ -39,7 +39,7 @@ from pixelmodels.tuning.record import TRIAL_RUNS, Head, Records
 from pixelmodels.tuning.report import counts, publish
 from pixelmodels.tuning.space import Defaults, SearchSpace, load_space
 from pixelmodels.tuning.sweep import Sweep, count_parameters
-from pixelmodels.tuning.trial import NUMBER, TrialPlans, Verdicts, run_trial
+from pixelmodels.tuning.trial import NUMBER, TrialPlans, Verdicts, give_back, run_trial
 
 _MOST_WAITING = 100_000  # workers of all trials that ask at a time whether to go on
 # Read by Ray Tune; what the user has set is kept.
@@ -207,7 +207,7 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
     # A trial whose process dies is asked for again, at most so often as dead workers are replaced.
     num_asked = num_left * (1 + options.max_failures)
     function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans, verdicts=verdicts), {"CPU": 0, "memory": 1})
-    search = SweepSearch(sweep, options.sampler_seed, verdicts.say.remote)
+    search = SweepSearch(sweep, options.sampler_seed, verdicts.say.remote, partial(give_back, verdicts))
     tuner = tune.Tuner(
         function,
         tune_config=tune.TuneConfig(

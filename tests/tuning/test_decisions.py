@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import ray
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -31,7 +33,7 @@ from pixelmodels.tuning.record import Head, Records
 from pixelmodels.tuning.search import SweepSearch
 from pixelmodels.tuning.space import Ask, Defaults
 from pixelmodels.tuning.sweep import Sweep
-from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans, run_trial
+from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans, Verdicts, give_back, run_trial
 from pixelmodels.tuning.tune import _begin
 from tests.training.tiny_run import TinyDataset, tiny_recipe
 
@@ -84,7 +86,10 @@ class Driver:
         defaults = Defaults([tiny_recipe()])
         self.sweep = Sweep(space or TinySpace(), defaults, settings, plans, self.tracker, "parent", said.append, asked.num_samples)
         self.told: dict[tuple[int, int], bool] = {}  # by trial and epoch: whether it was told to go on
-        self.search = SweepSearch(self.sweep, asked.seed, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}))
+        self.given_back: list[int] = []  # numbers of trials that Ray Tune told to have failed
+        self.search = SweepSearch(
+            self.sweep, asked.seed, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}), self.given_back.append
+        )
 
     def begin(self, trial_id: str) -> int | None:
         """The number of the trial that is next; none where there is none."""
@@ -319,7 +324,21 @@ def test_a_trial_whose_process_died_is_asked_for_again_in_the_same_call(storage:
     driver.end("d", dies=True)  # once too often
     assert driver.search.suggest("e") == Searcher.FINISHED
     assert [(trial.state, trial.deaths) for trial in driver.sweep.trials.values()] == [("finished", 1), ("failed", 2)]
+    assert driver.given_back == [0, 1, 1]
     assert [trial.state for trial in driver.search.study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_what_a_trial_s_workers_held_is_given_back_where_its_process_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts, removed = Verdicts(), list[str]()
+    asyncio.run(verdicts.hold(0, "group"))
+    actor = SimpleNamespace(held=SimpleNamespace(remote=verdicts.held))
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: asyncio.run(answer))
+    monkeypatch.setattr(ray.util, "remove_placement_group", removed.append)
+    for number in (0, 1):  # the workers of the second never began
+        give_back(actor, number)
+    assert removed == ["group"]
+    monkeypatch.setattr(ray.util, "remove_placement_group", lambda _: 1 / 0)
+    give_back(actor, 0)
 
 
 def test_a_sweep_that_another_process_has_taken_over_is_left_to_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
