@@ -67,14 +67,20 @@ def has_autoscaler() -> bool:
 
 
 def free_resources() -> list[dict[str, float]]:
-    """What is free on each node that lives: Ray's public function tells the sum over all of them only."""
-    state = private("ray._private.state", "state", "to see which node has room")
-    return [dict(free) for free in state.available_resources_per_node().values()]
+    """What is free on each node that lives and stays: Ray's public function tells the sum over all of them only."""
+    state, going = private("ray._private.state", "state", "to see which node has room"), draining_nodes()
+    return [dict(free) for node, free in state.available_resources_per_node().items() if node not in going]
 
 
 def draining_nodes() -> set[str]:
     """The ids of nodes that are about to go: taken away by their cloud, or given back. Ray's public function waits for all workers."""
     return set(private("ray._private.state", "state", "to see which node is about to go").get_draining_nodes())
+
+
+def did_not_start(error: BaseException) -> bool:
+    """Whether Ray Train gave up starting a group of workers: no room for it in time, or a worker that died before its work."""
+    kinds = private("ray.train.v2._internal.execution.failure_handling.default", "RETRYABLE_CONTROLLER_ERRORS", "to see why none began")
+    return isinstance(getattr(error, "controller_failure", None), kinds)
 
 
 def shorten_cluster_messages() -> None:

@@ -13,12 +13,12 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pixelmodels.errors import UserError, check_at_least, first_line
-from pixelmodels.internals import has_autoscaler, shorten_cluster_messages
+from pixelmodels.internals import draining_nodes, has_autoscaler, shorten_cluster_messages
 
 _STDERR = 2
 _REMARK = b"has constructor arguments in the object store and max_restarts > 0"
@@ -218,14 +218,15 @@ class WorkerNeeds:
         return {"CPU": float(self.cpus_per_worker), **({"GPU": self.gpus} if self.use_gpu else {})}
 
 
-def runs_at_once(needs: WorkerNeeds, spare_cpus: int = SPARE_CPUS) -> int:
+def runs_at_once(needs: WorkerNeeds, spare_cpus: int = SPARE_CPUS, wanted: int = 1) -> int:
     """How many models the cluster can have workers of at a time, at least 1, with `spare_cpus` (0 or 1) left to Ray Data.
 
     Where a model may have more workers or fewer, as many as have room for all that they may have: the first ones take what there is.
 
+    Args: `wanted`, as many as are had where an autoscaler does not tell how many it has room for.
     Raises `UserError` when it can never have what one of them asks for, naming both numbers.
     """
-    return room(needs, cluster_nodes(needs), spare_cpus)
+    return room(needs, cluster_nodes(needs, wanted), spare_cpus)
 
 
 def room(needs: WorkerNeeds, nodes: list[dict[str, float]], spare_cpus: int = SPARE_CPUS) -> int:
@@ -260,13 +261,13 @@ def places(needs: WorkerNeeds, nodes: list[dict[str, float]], spare_cpus: int = 
 
 
 def _fit(needs: dict[str, float], node: dict[str, float]) -> int:
-    # Not `//`: ten times 0.1 is a whole.
-    return max(0, min(int(node.get(kind, 0.0) / amount + 1e-6) for kind, amount in needs.items()))
+    # Not `//`: ten times 0.1 is a whole, and memory may be boundless.
+    return max(0, int(min(node.get(kind, 0.0) / amount for kind, amount in needs.items()) + 1e-6))
 
 
 def has_memory(needs: WorkerNeeds, worker_bytes: float, nodes: list[dict[str, float]]) -> bool:
     """Whether the nodes' main memory holds all workers of one model that need so much each, where their CPUs are."""
-    return sum(min(_fit(needs.per_worker, node), int(node.get("memory", 0.0) // worker_bytes)) for node in nodes) >= needs.num_workers
+    return sum(_fit({**needs.per_worker, "memory": worker_bytes}, node) for node in nodes) >= needs.num_workers
 
 
 def threads_per_worker(needs: WorkerNeeds, num_runs: int) -> int:
@@ -274,20 +275,20 @@ def threads_per_worker(needs: WorkerNeeds, num_runs: int) -> int:
 
     At least what it reserves; more where CPUs would idle otherwise (the spare one, while Ray Data has nothing to do).
     """
-    cpus = sum(node.get("CPU", 0.0) for node in cluster_nodes(needs))
+    cpus = sum(node.get("CPU", 0.0) for node in cluster_nodes(needs, num_runs))
     return max(needs.cpus_per_worker, int(cpus // (num_runs * needs.most)))
 
 
-def cluster_nodes(needs: WorkerNeeds) -> list[dict[str, float]]:
+def cluster_nodes(needs: WorkerNeeds, num_runs: int = 1) -> list[dict[str, float]]:
     """Resources of each node that the cluster has, or that its autoscaler may add.
 
-    Of an autoscaler that tells nobody what it may add, as KubeRay's, a node for each worker of one model is taken for granted.
+    Of an autoscaler that tells nobody what it may add, as KubeRay's, a node for each worker of so many models is taken for granted.
     """
     nodes = alive_nodes()
     if not has_autoscaler():
         return nodes
     each = {**needs.per_worker, "CPU": float(needs.cpus_per_worker + SPARE_CPUS)}
-    return [*nodes, *nodes_to_come(nodes, node_kinds() or [(each, needs.most)])]
+    return [*nodes, *nodes_to_come(nodes, node_kinds() or [(each, num_runs * needs.most)])]
 
 
 def node_kinds(path: Path = LAUNCHED) -> list[tuple[dict[str, float], int]]:
@@ -327,6 +328,7 @@ def nodes_to_come(nodes: Sequence[dict[str, float]], kinds: Sequence[tuple[dict[
 def asking_for(needs: WorkerNeeds, num_runs: int) -> Iterator[None]:
     """Have an autoscaler start, while the context is open, all the workers that runs may have; what they begin with it sees itself.
 
+    Leave it before Ray is shut down: machines that nobody takes back what was asked for stay up.
     Where several programs ask one autoscaler for more than they need to begin, it heeds the last.
     """
     if needs.most == needs.num_workers or not has_autoscaler():
@@ -334,16 +336,18 @@ def asking_for(needs: WorkerNeeds, num_runs: int) -> Iterator[None]:
         return
     from ray.autoscaler.sdk import request_resources
 
-    most = min(num_runs * needs.most, places(needs, cluster_nodes(needs)))
+    most = min(num_runs * needs.most, places(needs, cluster_nodes(needs, num_runs)))
     request_resources(bundles=[needs.per_worker] * most)
     try:
         yield
     finally:
-        request_resources(bundles=[])
+        with suppress(Exception):  # of any kind: a cluster that no longer answers asks for no machines either
+            request_resources(bundles=[])
 
 
 def alive_nodes() -> list[dict[str, float]]:
-    """Resources of each node that the cluster has now."""
+    """Resources of each node that the cluster has now, those left out that are about to go."""
     import ray
 
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    going = draining_nodes()
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going]

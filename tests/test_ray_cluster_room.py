@@ -7,12 +7,25 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 
-from pixelmodels import ray_cluster
+from pixelmodels import internals, ray_cluster
 from pixelmodels.errors import UserError
-from pixelmodels.ray_cluster import WorkerNeeds, cluster_nodes, node_kinds, nodes_to_come, num_cores, places, room
+from pixelmodels.ray_cluster import (
+    WorkerNeeds,
+    asking_for,
+    cluster_nodes,
+    has_memory,
+    node_kinds,
+    nodes_to_come,
+    num_cores,
+    places,
+    room,
+    runs_at_once,
+)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +158,7 @@ def test_nodes_count_that_are_not_there_only_where_an_autoscaler_adds_them(monke
     monkeypatch.setattr(ray_cluster, "node_kinds", list)  # of one that does not tell: what is asked for, and a CPU for Ray Data
     assert cluster_nodes(needs) == [head, *[{"CPU": 5.0, "GPU": 0.5, "memory": math.inf}] * 3]
     assert places(needs, cluster_nodes(needs)) == 3
+    assert [runs_at_once(needs, wanted=wanted) for wanted in (1, 4)] == [1, 4]  # of as many models as somebody wants at a time
 
 
 def test_a_range_takes_what_there_is() -> None:
@@ -155,3 +169,45 @@ def test_a_range_takes_what_there_is() -> None:
         room(needs, [{"CPU": 2.0}])
     assert [places(needs, [{"CPU": cpus}]) for cpus in (0.0, 1.0, 2.0, 5.0)] == [0, 0, 1, 4]
     assert places(needs, [{"CPU": 2.0}, {"CPU": 1.0}]) == 2 and places(needs, [], 0) == 0
+
+
+@pytest.mark.parametrize(("memory", "has"), [(math.inf, True), (4e9, True), (2e9, False)])
+def test_memory_that_is_not_told_is_boundless(memory: float, has: bool) -> None:
+    nodes = [{"CPU": 0.0, "memory": 8e9}, {"CPU": 8.0, "memory": memory}]
+    assert has_memory(WorkerNeeds(2), 2e9, nodes) is has
+
+
+def test_a_node_that_is_about_to_go_gives_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"NodeID": node, "Alive": node != "c", "Resources": {"CPU": 2.0}} for node in "abc"]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    state = SimpleNamespace(
+        available_resources_per_node=lambda: {"a": {"CPU": 1.0}, "b": {"CPU": 2.0}}, get_draining_nodes=lambda: {"b": 0}
+    )
+    monkeypatch.setattr(internals, "private", lambda *_: state)
+    assert ray_cluster.alive_nodes() == [{"CPU": 2.0}] and internals.free_resources() == [{"CPU": 1.0}]
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bundles were asked of an autoscaler, call by call; it no longer answers where the list ends with -1."""
+    asked: list[int] = []
+
+    def request(bundles: list[dict[str, float]]) -> None:
+        if asked[-1:] == [-1]:
+            raise RuntimeError("Ray is not initialized yet")
+        asked.append(len(bundles))
+
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", request)
+    monkeypatch.setattr(ray_cluster, "has_autoscaler", lambda: True)
+    monkeypatch.setattr(ray_cluster, "alive_nodes", lambda: [{"CPU": 9.0}])
+    monkeypatch.setattr(ray_cluster, "node_kinds", lambda: [({"CPU": 9.0}, 1)])
+    return asked
+
+
+def test_what_was_asked_of_an_autoscaler_is_taken_back(requests: list[int]) -> None:
+    with pytest.raises(KeyboardInterrupt), asking_for(WorkerNeeds.asked("1..3"), 2):
+        raise KeyboardInterrupt
+    assert requests == [6, 0]
+    with pytest.raises(KeyboardInterrupt), asking_for(WorkerNeeds.asked("1..3"), 2):  # and is what is told
+        requests.append(-1)
+        raise KeyboardInterrupt

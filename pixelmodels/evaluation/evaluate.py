@@ -96,8 +96,9 @@ def evaluate(options: Evaluate) -> Evaluation:
     folder = f"{EVALUATIONS}/{fitting(f'{name}-{dataset.name}', 255 - len(ending))}{ending}"
     _check_writable(storage, folder)
     ray_cluster.connect()
-    Preflight(storage, tracker.uri if place.startswith(REGISTERED) else "").check()
-    room = runs_at_once(WorkerNeeds(options.num_workers or 1, use_gpu=options.use_gpu))
+    needs = WorkerNeeds(options.num_workers or 1, use_gpu=options.use_gpu)
+    Preflight(storage, tracker if place.startswith(REGISTERED) else None, needs).check()
+    room = runs_at_once(needs)
     with_context = not options.without_context
     actors = Actors(place, tracker, options.num_workers or room, options.batch_size, options.use_gpu, with_context)
     with without_remarks():

@@ -74,7 +74,14 @@ def _values(path: str, storage: Storage) -> dict[str, Any]:
     try:
         values = yaml.load(_text(path, storage).removeprefix("\ufeff"), _Loader)
         _count(values)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # a tag that does not fit: any of these
         raise UserError(
             f"recipe file '{path}' is no YAML ({' '.join(str(error).split())}); give one such as a sweep's best.yaml"
         ) from error

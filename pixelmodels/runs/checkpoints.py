@@ -107,6 +107,12 @@ def steps(storage: Storage, run_folder: str) -> list[int]:
     return sorted(int(name) for name in storage.list(f"{run_folder}/{CHECKPOINTS}") if name.isdigit())
 
 
+def newest(storage: Storage, run_folder: str) -> int:
+    """The newest step whose checkpoint was written to its end; 0 where there is none."""
+    written = (step for step in reversed(steps(storage, run_folder)) if storage.is_file(f"{folder_of(run_folder, step)}/{CHECKPOINT}"))
+    return next(written, 0)
+
+
 def prune(storage: Storage, run_folder: str, keep: set[int]) -> None:
     """Remove the checkpoints of all steps but `keep`, whatever a killed run has left of them."""
     for step in steps(storage, run_folder):

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ RUNNING = "running.json"  # in the run's folder: who trains in it, and a count t
 BEAT_S = 10.0  # seconds between counts
 WATCH_S = 35.0  # seconds for which the count of a process that may have died is watched
 _LOOK_EVERY_S = 0.5
+
+
+class Lost(UserError):
+    """A folder that this process held is another's now, whose files it leaves alone; the message says whose, in one line."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ def holding(storage: Storage, folder: str, name: str, say: Say, *, remedy: str =
     finally:
         ended.set()
         beating.join()
-        if hold.lost_to(storage) is None:
-            storage.delete(path)
+        with suppress(OSError):  # what was done is done; who comes next takes this process for dead
+            if hold.lost_to(storage) is None:
+                storage.delete(path)
 
 
 def _wait_until_free(storage: Storage, path: str, name: str, say: Say, remedy: str) -> dict[str, Any] | None:

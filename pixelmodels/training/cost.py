@@ -84,16 +84,20 @@ def cost(recipe: Recipe, spec: ImageSpec, context: ContextSpec = ContextSpec(), 
         flops = active_flops_per_image(model)
         buffers = {storage_address(buffer.untyped_storage()): buffer.untyped_storage().nbytes() for buffer in model.buffers()}
         found = activations or _activations(model, recipe)
-    copies = 3 + NUM_MOMENTS[recipe.optimizer.name]  # weights, gradients, running average, moments
     passes = 4 if recipe.activation_checkpointing else 3
     return Cost(
         **dataclasses.asdict(found),
         parameters=model.num_parameters,
         forward_flops=flops,
         training_flops=passes * flops,
-        weight_bytes=copies * _BYTES * model.num_parameters,
+        weight_bytes=weight_bytes(recipe, model.num_parameters),
         buffer_bytes=2 * sum(buffers.values()),
     )
+
+
+def weight_bytes(recipe: Recipe, num_parameters: int) -> int:
+    """Bytes of weights, gradients, running average and moments: what each worker has to hold whatever its batch."""
+    return (3 + NUM_MOMENTS[recipe.optimizer.name]) * _BYTES * num_parameters
 
 
 def batch_of_a_part(recipe: Recipe, num_workers: int) -> int:

@@ -19,7 +19,7 @@ from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.recipes.suites import published
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
-from pixelmodels.training.cost import Cost, batch_of_a_part, cost
+from pixelmodels.training.cost import Cost, batch_of_a_part, cost, weight_bytes
 from pixelmodels.training.options import TrainAll, check_images
 from pixelmodels.training.scale import GPUS, Scale
 
@@ -61,6 +61,17 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
         lacking += [lack] if lack else []
     if lacking:
         raise UserError(lacking[0])
+
+
+def check_weights_fit(recipe: Recipe, num_parameters: int, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> None:
+    """Raise `UserError` where no node holds even the weights of a model: what can be known at once, however long an estimate takes."""
+    asked = weight_bytes(recipe, num_parameters)
+    has, of_it = _memory(asked, needs, nodes)
+    if not has:
+        raise UserError(
+            f"recipe '{recipe.name}' needs {asked / GIB:.1f} GiB for each worker's weights, gradients and moments alone, and {of_it}; "
+            "give it fewer features or layers, or use larger machines"
+        )
 
 
 def _images(options: TrainAll, recipe: Recipe, storage: Storage) -> _Images:

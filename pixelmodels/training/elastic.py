@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from pixelmodels.internals import draining_nodes, free_resources
 from pixelmodels.progress import Say
@@ -45,33 +46,65 @@ class Departure:
     def _watch(self) -> None:
         seen, look_at = 0, time.monotonic() + self._settle_s
         while not self._ended.wait(_POLL_S):
-            if draining_nodes() & set(self._nodes):
+            try:
+                is_going = bool(draining_nodes() & set(self._nodes))
+                if len(self._nodes) < self._needs.most and time.monotonic() >= look_at:
+                    seen = seen + 1 if _free_places(self._needs) else 0
+            except Exception:  # of any kind: the cluster does not answer for now
+                continue
+            if is_going:
                 self._why = TAKEN_AWAY
                 return
-            if len(self._nodes) < self._needs.most and time.monotonic() >= look_at:
-                seen = seen + 1 if _free_places(self._needs) else 0
             if seen == _SEEN:
                 self._why = MORE_ROOM
                 return
 
 
-def workers_now(needs: WorkerNeeds) -> int:
-    """How many workers to start: as many as there is room for; the fewest where there is none yet, and Ray waits for it."""
-    if needs.most == needs.num_workers:
-        return needs.num_workers
-    found = [-1]
-    for _ in range(10):
-        found.append(min(needs.most, _free_places(needs)))
-        if found[-1] == found[-2] >= needs.num_workers:
-            break
-        time.sleep(_POLL_S / 2)
-    return max(needs.num_workers, found[-1])
+@dataclass
+class Claims:
+    """The places that runs of this process are about to take: two that look at one moment do not count on the same ones."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    begun: dict[object, tuple[int, float]] = field(default_factory=dict)  # by run: how many, and when
+
+    @contextmanager
+    def workers_now(self, needs: WorkerNeeds) -> Iterator[int]:
+        """How many workers to start: as many as there is room for; the fewest where there is none yet, and Ray waits for it.
+
+        They are spoken for while the context is open, until Ray itself has had the time to show that they are taken.
+        """
+        run, found = object(), [-1]
+        for _ in range(10 if needs.most > needs.num_workers else 0):
+            with self.lock:
+                found.append(min(needs.most, _free_places(needs) - self._spoken_for()))
+                if found[-1] == found[-2] >= needs.num_workers:
+                    self.begun[run] = found[-1], time.monotonic()
+                    break
+            time.sleep(_POLL_S / 2)
+        try:
+            yield max(needs.num_workers, found[-1])
+        finally:
+            with self.lock:
+                self.begun.pop(run, None)
+
+    def _spoken_for(self) -> int:
+        return sum(count for count, since in self.begun.values() if time.monotonic() - since < SETTLE_S)
+
+
+CLAIMS = Claims()
+
+
+@dataclass
+class Wanted:
+    """What a run waits for, or has."""
+
+    num_workers: int = 0
 
 
 @contextmanager
-def saying_what_it_waits_for(name: str, needs: WorkerNeeds, num_workers: int, say: Say) -> Iterator[None]:
+def saying_what_it_waits_for(name: str, needs: WorkerNeeds, say: Say) -> Iterator[Wanted]:
     """Say, while the context is open, when the cluster as it is has no room for a run's workers, and when it has again."""
-    ended = threading.Event()
+    ended, wanted = threading.Event(), Wanted()
 
     def watch() -> None:
         lacking, seen = False, 0
@@ -80,7 +113,7 @@ def saying_what_it_waits_for(name: str, needs: WorkerNeeds, num_workers: int, sa
                 nodes = alive_nodes()
             except Exception:  # of any kind: the cluster does not answer, or ends
                 continue
-            have = places(needs, nodes, 0)
+            have, num_workers = places(needs, nodes, 0), wanted.num_workers
             seen = seen + 1 if (have < num_workers) != lacking else 0
             if seen == _SEEN:
                 lacking, seen = not lacking, 0
@@ -89,10 +122,23 @@ def saying_what_it_waits_for(name: str, needs: WorkerNeeds, num_workers: int, sa
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     try:
-        yield
+        yield wanted
     finally:
         ended.set()
         watching.join()
+
+
+def say_who_has_the_room(name: str, needs: WorkerNeeds, num_workers: int, say: Say) -> bool:
+    """Say so where the cluster as it is has room for a run's workers, and other work holds it; returns whether that was said."""
+    try:
+        have, free = places(needs, alive_nodes(), 0), places(needs, free_resources(), 0)
+    except Exception:  # of any kind: the cluster does not answer
+        return False
+    if have < num_workers:
+        return False  # which is told as a lack
+    asked = f"{num_workers} worker(s) of {needs.each}"
+    say(f"{name}: waits for {asked}; the cluster has room for {have}, and other work holds all but {free}; it goes on as soon as that ends")
+    return True
 
 
 def say_what_it_waits_for(name: str, needs: WorkerNeeds, say: Say) -> None:

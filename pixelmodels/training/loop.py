@@ -219,6 +219,7 @@ class Loop:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if self.workers.is_first:
+            self.plan.check_held()
             self._track(metrics, position.epoch)
         self._save()
         self.say(

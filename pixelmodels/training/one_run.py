@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 
 from pixelmodels.errors import UserError, first_line
 from pixelmodels.progress import Progress, duration
-from pixelmodels.runs.lock import RUNNING, holding
+from pixelmodels.runs.lock import RUNNING, Lost, holding
 from pixelmodels.runs.result import RESULT, RunResult, finished
 from pixelmodels.training.finish import bring, close_run, lacks, tested
 from pixelmodels.training.options import TrainAll
 from pixelmodels.training.outbox import attempt
 from pixelmodels.training.plan import RunPlan
-from pixelmodels.training.trainer import RunFailed, fit, ray_files, reason
+from pixelmodels.training.trainer import fit, ray_files, reason
 
 
 def train_one(plan: RunPlan, options: TrainAll, progress: Progress, parent: str) -> tuple[RunResult, bool]:
@@ -28,7 +29,8 @@ def train_one(plan: RunPlan, options: TrainAll, progress: Progress, parent: str)
                 _clear(plan)
             before = finished(plan.storage, plan.folder)
             result = before or _fit(plan, options, progress, parent)
-            plan.storage.delete(ray_files(plan))  # nothing goes on from them
+            with suppress(OSError):
+                plan.storage.delete(ray_files(plan))  # nothing goes on from them
             result, _ = catch_up(plan, result, options, parent)
     except Exception as error:
         progress.drain()
@@ -70,7 +72,10 @@ def catch_up(plan: RunPlan, result: RunResult, options: TrainAll, parent: str) -
 
 
 def _fit(plan: RunPlan, options: TrainAll, progress: Progress, parent: str) -> RunResult:
-    """Train one plan on the cluster, in an MLflow run of its own."""
+    """Train one plan on the cluster, in an MLflow run of its own.
+
+    Where that fails the run is closed, but not where another process has taken it over, which goes on with the run in MLflow too.
+    """
     tracker, runs = plan.tracker, []
     if tracker is not None:
         why = attempt(tracker, lambda: runs.append(_start(plan, options, parent, fresh=options.fresh)))
@@ -85,10 +90,23 @@ def _fit(plan: RunPlan, options: TrainAll, progress: Progress, parent: str) -> R
             max_failures=options.max_failures,
             say=progress.show,
         )
-    except RunFailed:
-        if tracker is not None and run_id is not None:
+    except Exception as error:
+        if tracker is not None and run_id is not None and not _is_lost(plan, error):
             attempt(tracker, lambda: tracker.finish(run_id, "FAILED"))
         raise
+
+
+def _is_lost(plan: RunPlan, error: Exception) -> bool:
+    """Whether another process has taken the run over, as far as the storage can tell."""
+    if isinstance(error, Lost):
+        return True
+    try:
+        plan.check_held()
+    except Lost:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _start(plan: RunPlan, options: TrainAll, parent: str, *, fresh: bool = False) -> str:

@@ -86,7 +86,7 @@ class TrainAll:
         if self.dataset is not None:
             return find_dataset(storage, self.dataset)
         ref = prepared_of(self.recipe_file, storage) if self.recipe_file and self.data_path is None else None
-        if ref is not None and "/" in ref:
+        if ref is not None and ("/" in ref or "\0" in ref or not ref.strip(".")):
             raise UserError(f"recipe file '{self.recipe_file}' names the prepared data set '{ref}'; give a name, or name-fingerprint")
         return find_dataset(storage, ref) if ref is not None and storage.is_file(f"{DATASETS}/{ref}/{MANIFEST}") else None
 

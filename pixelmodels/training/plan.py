@@ -10,7 +10,7 @@ from pixelmodels.data import Dataset
 from pixelmodels.models import PixelModel, build
 from pixelmodels.recipes.context import context_spec
 from pixelmodels.recipes.recipe import Recipe
-from pixelmodels.runs.lock import Hold
+from pixelmodels.runs.lock import Hold, Lost
 from pixelmodels.runs.result import RUNS, run_folder
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
@@ -44,10 +44,10 @@ class RunPlan:
         return run_folder(self.recipe.name, self.run_key, self.place)
 
     def check_held(self) -> None:
-        """Raise `Hopeless` where another process has taken the run over: what is written from here on would spoil its checkpoints."""
+        """Raise `Lost` where another process has taken the run over: what is written from here on would spoil its files."""
         other = self.hold.lost_to(self.storage) if self.hold is not None else None
         if other is not None:
-            raise Hopeless(f"{other} trains it now: this one was not seen for some time, and was taken for dead; follow that one")
+            raise Lost(f"{other} trains it now: this one was not seen for some time, and was taken for dead; follow that one")
 
 
 def build_model(plan: RunPlan) -> PixelModel:

@@ -22,7 +22,7 @@ from pixelmodels.evaluation.baselines import baselines_of
 from pixelmodels.evaluation.leaderboard import LeaderboardRow, leaderboard_files, print_leaderboard
 from pixelmodels.preflight import Preflight, unprepared
 from pixelmodels.progress import Progress, Say, duration
-from pixelmodels.ray_cluster import asking_for, runs_at_once, threads_per_worker
+from pixelmodels.ray_cluster import asking_for, cluster_nodes, runs_at_once, threads_per_worker
 from pixelmodels.recipes.recipe import Recipe, run_key
 from pixelmodels.recipes.suites import ablations_of
 from pixelmodels.runs.result import RUNS, RunResult
@@ -32,6 +32,7 @@ from pixelmodels.tracking.client import tracking_failure
 from pixelmodels.tracking.location import told_place
 from pixelmodels.tracking.runs import Status
 from pixelmodels.tracking.versions import CHAMPION, best_on, condition_tag, versions_of
+from pixelmodels.training.dry_run import check_weights_fit
 from pixelmodels.training.elastic import say_what_it_waits_for
 from pixelmodels.training.one_run import catch_up, train_one
 from pixelmodels.training.options import TrainAll, check_images
@@ -81,9 +82,9 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         say(place)
     ray_cluster.connect()
     configs = [recipe.dataset for recipe in recipes] if chosen is None else []
-    preflight = Preflight(storage, tracker.uri, unprepared(configs, storage))
-    preflight.check()
-    at_once = min(runs_at_once(needs), len(recipes))
+    preflight = Preflight(storage, tracker, needs, unprepared(configs, storage))
+    asked = preflight.check()
+    at_once = min(runs_at_once(needs, wanted=len(recipes)), len(recipes))
     say_what_it_waits_for(options.name, needs, say)
     plans = _plans(options, recipes, chosen, tracker, say)
     datasets = [plan.dataset for plan in plans]
@@ -103,7 +104,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     try:
         rows = baselines_of(datasets)
         plans = [dataclasses.replace(plan, num_threads=threads_per_worker(needs, at_once)) for plan in plans]
-        with preflight.watching(say), asking_for(needs, at_once):
+        with preflight.watching(say, asked):
             _train(plans, at_once, parent, options, outcome, say)
         _compare([*rows, *map(_row, outcome.results)], f"{options.name} on {names}", options, tracker, parent, outcome, say, untold)
         _catch_up(plans, outcome, options, parent, untold)
@@ -120,7 +121,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
 
 
 def _plans(options: TrainAll, recipes: Sequence[Recipe], chosen: Dataset | None, tracker: Tracker, say: Say) -> list[RunPlan]:
-    """A plan for each recipe on its prepared data, or on the chosen data set; a recipe that does not fit them is told here."""
+    """A plan for each recipe on its prepared data, or on the chosen data set; one that cannot be trained on them, or here, is told."""
     if chosen is not None:
         recipes = [dataclasses.replace(recipe, dataset=config_of(chosen)) for recipe in recipes]
     storage = tracker.storage
@@ -128,12 +129,12 @@ def _plans(options: TrainAll, recipes: Sequence[Recipe], chosen: Dataset | None,
     prepared = {config: prepare(config, storage, say=say) if chosen is None else chosen for config in configs}
     for dataset in prepared.values():
         check_images(options, dataset)
-    plans = []
+    plans, nodes = [], cluster_nodes(options.needs, len(recipes))
     for recipe in recipes:
         dataset = prepared[recipe.dataset]
         key = run_key(recipe, dataset.fingerprint)
         plan = RunPlan(recipe, dataset, storage, key, tracker, registered_name=dataset.name, checkpoint_every_s=options.checkpoint_every_s)
-        build_model(plan)
+        check_weights_fit(recipe, build_model(plan).num_parameters, options.needs, nodes)
         plans.append(plan)
     return plans
 
@@ -146,10 +147,11 @@ def _train(plans: Sequence[RunPlan], at_once: int, parent: str, options: TrainAl
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="run")
     futures: list[Future[tuple[RunResult, bool]]] = [pool.submit(train_one, plan, options, progress, parent) for plan in plans]
     try:
-        pending = set(futures)
-        while pending:
-            _, pending = wait_for(pending, timeout=_POLL_S)
-            progress.drain()
+        with asking_for(options.needs, at_once):
+            pending = set(futures)
+            while pending:
+                _, pending = wait_for(pending, timeout=_POLL_S)
+                progress.drain()
     except BaseException:
         progress.close()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import torch
 
 from pixelmodels.errors import UserError, first_line, lacks_memory
+from pixelmodels.internals import did_not_start
 from pixelmodels.progress import Say, sayer
 from pixelmodels.ray_cluster import WorkerNeeds
 from pixelmodels.runs import checkpoints
+from pixelmodels.runs.lock import Lost
 from pixelmodels.runs.result import FAILURE, RunResult, finished
-from pixelmodels.training.elastic import SETTLE_S, Departure, saying_what_it_waits_for, workers_now
+from pixelmodels.training.elastic import CLAIMS, SETTLE_S, Departure, Wanted, say_who_has_the_room, saying_what_it_waits_for
 from pixelmodels.training.loop import Left, train
 from pixelmodels.training.plan import Hopeless, RunPlan
 from pixelmodels.training.workers import OPTIONS, Workers
@@ -29,6 +31,10 @@ class RunFailed(Exception):
     """A run that ended without a result; the message is the reason in one line."""
 
 
+class NotStarted(Exception):
+    """Workers that did not begin: there was no room for so many in time, or one died before it had anything to do."""
+
+
 def fit(
     plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures: int = 2, say: Say = print, settle_s: float = SETTLE_S
 ) -> RunResult:
@@ -36,27 +42,45 @@ def fit(
 
     Args: `max_failures`, how often in a row workers that die before they have saved anything are replaced; `say` prints a line;
     `settle_s`, seconds that workers train before they make way for more of them.
-    What another try would only repeat (a mistake of the user's, a likelihood that is no number) is not tried again.
-    Raises `RunFailed` with the reason.
+    What another try would only repeat (a mistake of the user's, a likelihood that is no number) is not tried again. Workers that
+    find no room in time are no failure: how many there may be is looked at again.
+    Raises `RunFailed` with the reason, and `Lost` where another process has taken the run over.
     """
+    config = {"plan": plan, "progress": progress_actor, "needs": needs, "settle_s": settle_s}
+    with saying_what_it_waits_for(plan.recipe.name, needs, say) as wanted:
+        return _fit(plan, needs, config, wanted, max_failures, say)
+
+
+def _fit(plan: RunPlan, needs: WorkerNeeds, config: dict[str, Any], wanted: Wanted, max_failures: int, say: Say) -> RunResult:
     import ray
 
-    name, failures, before = plan.recipe.name, 0, None
+    name, failures, had = plan.recipe.name, 0, 0
+    has_waited, is_told = False, False
     while True:
-        num_workers, step = workers_now(needs), _newest(plan)
-        if before is not None and num_workers != before:
-            say(f"{name}: {'grows' if num_workers > before else 'shrinks'} from {before} to {num_workers} worker(s) at step {step}")
-        before = num_workers
-        config = {"plan": plan, "progress": progress_actor, "needs": needs, "settle_s": settle_s}
+        step = _newest(plan)
         try:
-            with saying_what_it_waits_for(name, needs, num_workers, say):
-                left = run_group(run_worker, config, dataclasses.replace(needs, num_workers=num_workers))
+            with CLAIMS.workers_now(needs) as num_workers:
+                if had and num_workers not in (had, wanted.num_workers):
+                    say(f"{name}: {'grows' if num_workers > had else 'shrinks'} from {had} to {num_workers} worker(s) at step {step}")
+                wanted.num_workers = num_workers
+                waits = has_waited and needs.most == needs.num_workers  # a number that is fixed is not looked for again
+                left = run_group(run_worker, config, dataclasses.replace(needs, num_workers=num_workers), waits=waits)
+        except NotStarted:
+            plan.check_held()
+            if not ray.is_initialized():
+                raise RunFailed("its workers did not start") from None
+            has_waited, is_told = True, is_told or say_who_has_the_room(name, needs, num_workers, say)
+            continue
         except RunFailed as error:
-            failures = failures + 1 if _newest(plan) == step else 1
+            plan.check_held()
+            newest = _newest(plan)
+            failures = failures + 1 if newest == step else 1
             if failures > max_failures or failure_of(plan) is not None or not ray.is_initialized():
                 raise
-            say(f"{name}: {error}; goes on from {f'step {newest}' if (newest := _newest(plan)) else 'its beginning'}")
+            say(f"{name}: {error}; goes on from {f'step {newest}' if newest else 'its beginning'}")
+            had, has_waited, is_told = num_workers, False, False
             continue
+        had, has_waited, is_told = num_workers, False, False
         result = finished(plan.storage, plan.folder)
         if result is not None:
             return result
@@ -67,7 +91,7 @@ def fit(
 
 def _newest(plan: RunPlan) -> int:
     """The step of a run's newest checkpoint; 0 where there is none."""
-    return max(checkpoints.steps(plan.storage, plan.folder), default=0)
+    return checkpoints.newest(plan.storage, plan.folder)
 
 
 def run_group(
@@ -76,17 +100,20 @@ def run_group(
     needs: WorkerNeeds,
     *,
     max_failures: int = 0,
+    waits: bool = True,
     callbacks: Sequence[Any] = (),
 ) -> str | None:
     """Run `worker(config)` in each of a run's workers on the cluster, and wait for their end; returns what the first one returned.
 
     Args: `config`, whose entry "plan" is the run's plan; `needs`, of which it gets the smaller number of workers; `max_failures`, how
-    often Ray Train itself replaces them; `callbacks`, of Ray Train. Raises `RunFailed` as `fit` does.
+    often Ray Train itself replaces them; `waits`, whether it waits for room as long as that takes; `callbacks`, of Ray Train.
+    Raises `RunFailed` and `Lost` as `fit` does, and `NotStarted` where it does not wait.
     """
     import ray.train
     import ray.train.torch
 
     plan: RunPlan = config["plan"]
+    plan.check_held()
     plan.storage.delete(f"{plan.folder}/{FAILURE}")
 
     trainer = ray.train.torch.TorchTrainer(
@@ -98,7 +125,7 @@ def run_group(
         run_config=ray.train.RunConfig(
             name=_ray_name(plan),
             **plan.storage.for_ray(RAY_FILES),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=-1 if waits else 0),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             callbacks=list(callbacks),
         ),
@@ -106,6 +133,8 @@ def run_group(
     try:
         returned = trainer.fit().return_value
     except Exception as error:  # of any kind: Ray wraps what happened in a worker, whatever it was
+        if did_not_start(error):
+            raise NotStarted from error
         raise RunFailed(failure_of(plan) or reason(error)) from error
     failure = failure_of(plan)
     if failure is not None:
@@ -148,7 +177,8 @@ def guarded(plan: RunPlan, work: Callable[[RunPlan, torch.device], T]) -> T | No
     """Do a worker's work on its device, unless the run is known to be hopeless.
 
     A hopeless failure is written down before it is raised: the workers that Ray then starts anew return at once. (To return from
-    here instead would leave the others waiting for this worker, where it alone has failed.)
+    here instead would leave the others waiting for this worker, where it alone has failed.) Not where another process has taken the run
+    over, whose workers would return then.
     """
     import ray.train.torch
 
@@ -158,7 +188,8 @@ def guarded(plan: RunPlan, work: Callable[[RunPlan, torch.device], T]) -> T | No
         return work(plan, ray.train.torch.get_device())
     except Exception as error:
         lack = "out of memory: give a smaller batch_size, --accumulate, or --activation-checkpointing" if lacks_memory(error) else None
-        if lack is not None or isinstance(error, (UserError, Hopeless)):
+        if lack is not None or (isinstance(error, (UserError, Hopeless)) and not isinstance(error, Lost)):
+            plan.check_held()
             plan.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": lack or str(error)}).encode())
         raise
 

@@ -28,15 +28,20 @@ _ATTEMPTS = 100  # recipes drawn in a row that are too large, or tried already, 
 class SweepSearch(Searcher):
     """Optuna's TPE over a sweep's space, told of the trials of earlier calls; those that had not ended come first."""
 
-    def __init__(self, sweep: Sweep, seed: int, say: Callable[[int, int, bool], object]) -> None:
-        """`seed`, of what is drawn; `say(number, epoch, goes_on)`, told to the trials after each of their epochs."""
+    def __init__(self, sweep: Sweep, seed: int, say: Callable[[int, int, bool], object], give_back: Callable[[int], object]) -> None:
+        """`seed`, of what is drawn; `say(number, epoch, goes_on)`, told to the trials after each of their epochs.
+
+        `give_back(number)` frees what the workers of a trial held whose process died.
+        """
         super().__init__(METRIC, "min")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self.sweep, self._say = sweep, say
+        self.sweep, self._say, self._give_back = sweep, say, give_back
         self.error: Exception | None = None  # the first one of the sweep's own, after which it does not go on
         self._asked: dict[str, tuple[optuna.Trial, TrialRecord]] = {}  # trials of this call, by Ray Tune's id
         self._waiting = deque(trial for trial in sweep.trials.values() if not trial.has_ended)
+        self._left = sweep.num_samples - sum(trial.has_ended for trial in sweep.trials.values())  # trials that are yet to be asked for
+        self._again: deque[tuple[optuna.Trial, TrialRecord]] = deque()  # trials of this call whose processes died
         seed += 1000 * len(sweep.trials)  # with the same seed the first draws would be those of the trials on record again
         self._random = optuna.samplers.RandomSampler(seed)
         self._guided = optuna.samplers.TPESampler(
@@ -66,9 +71,13 @@ class SweepSearch(Searcher):
         )
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's number; `FINISHED` when time is up or there is nothing left to try."""
+        """The next trial's number; `FINISHED` when time is up or there is nothing left to try, None while one that runs may yet die."""
         if time.monotonic() >= self.sweep.ends_at:
             return Searcher.FINISHED
+        if self._again:
+            return self._begin(trial_id, *self._again.popleft())
+        if self._left <= 0:
+            return None if self.sweep.running else Searcher.FINISHED
         for attempt in range(_ATTEMPTS):
             self.study.sampler = self._guided if attempt < _GUIDED else self._random
             asked = self.study.ask()  # what is waiting comes first, in its order
@@ -76,14 +85,21 @@ class SweepSearch(Searcher):
             drawn = self.sweep.draw(ask)
             trial = self._waiting.popleft() if self._waiting else drawn
             if trial is not None:
-                self._asked[trial_id] = asked, trial
-                with self._noting():
-                    self.sweep.begin(trial)
-                return {NUMBER: trial.number}
+                self._left -= 1
+                return self._begin(trial_id, asked, trial)
             # Optuna takes a trial that was pruned at once for a bad one, and leaves a failed one out of account.
             self.study.tell(asked, state=TrialState.FAIL if self.sweep.is_tried(ask.values) else TrialState.PRUNED)
         self.sweep.say(f"nothing new found in {_ATTEMPTS} draws: all were tried already, have too many parameters or cannot be built")
+        if self.sweep.running:
+            self._left = 0
+            return None
         return Searcher.FINISHED
+
+    def _begin(self, trial_id: str, asked: optuna.Trial, trial: TrialRecord) -> dict[str, int]:
+        self._asked[trial_id] = asked, trial
+        with self._noting():
+            self.sweep.begin(trial)
+        return {NUMBER: trial.number}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """One epoch's report: decide whether the trial goes on, tell it, and write the epoch down.
@@ -98,17 +114,22 @@ class SweepSearch(Searcher):
                 self.sweep.progress(number, epoch, result, goes_on=goes_on)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The end of a trial (or of the time): complete, stopped early with what it had reached, or failed."""
+        """The end of a trial (or of the time): complete, stopped early, failed, or to be asked for again where its process died."""
         asked, trial = self._asked[trial_id]
         if trial.number not in self.sweep.running:
             return  # it had ended when Ray Tune ran into an error, such as one of ours
+        if error:
+            self._give_back(trial.number)
+        with self._noting():
+            self.sweep.end(trial.number, has_failed=error)
+        if error and not trial.has_ended:
+            self._again.append((asked, trial))
+            return
         for epoch, best in trial.best_by_epoch.items():
             asked.report(best, epoch)
         is_whole = trial.epochs >= self.sweep.epochs
         state = TrialState.FAIL if error or not trial.curve else TrialState.COMPLETE if is_whole else TrialState.PRUNED
         self.study.tell(asked, trial.best_bits_per_dim if state == TrialState.COMPLETE else None, state)
-        with self._noting():
-            self.sweep.end(trial.number, has_failed=error)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:

@@ -155,12 +155,13 @@ class Sweep:
         return TrialRecord(number, ask.values, plain, architecture, parameters, is_default, too_large=too_large)
 
     def begin(self, trial: TrialRecord) -> None:
-        """Write a trial down, and open its MLflow run."""
+        """Write a trial down, and open its MLflow run; raises `Lost` as all do that write to the sweep's files."""
+        self.plans.template.check_held()
         self.trials[trial.number] = trial
         self.records.write(trial)  # before MLflow: whoever goes on then has the same values for the same run
         self.tell(partial(self._open, trial))
         self.running.add(trial.number)
-        how = "goes on" if trial.curve else "begins"
+        how = "goes on" if trial.curve or trial.deaths else "begins"
         self.say(f"{title(trial)} {how}: {'the default recipe, ' if trial.is_default else ''}{values_of(trial)}")
 
     def goes_on(self, number: int, epoch: int, best_bits_per_dim: float) -> bool:
@@ -180,6 +181,7 @@ class Sweep:
 
     def progress(self, number: int, epoch: int, metrics: Mapping[str, Any], *, goes_on: bool) -> None:
         """One epoch's report, after which the trial goes on or not; those that are known are not told again."""
+        self.plans.template.check_held()
         trial = self.trials[number]
         kept = {name: float(metrics[name]) for name in metrics if name.partition("/")[0] in ("train", "val") or name in _METRICS}
         if trial.mlflow_run_id is not None:
@@ -193,7 +195,8 @@ class Sweep:
         self.say(f"{title(trial)}: epoch {epoch}/{self.epochs}  val {trial.curve[epoch]:z.4f} bits/dim")
 
     def end(self, number: int, *, has_failed: bool = False) -> None:
-        """The end of a trial, or that it is left for the next call: as often as dead workers are replaced, where its process died."""
+        """The end of a trial, or that it goes on later: as often as dead workers are replaced, where its process died."""
+        self.plans.template.check_held()
         trial = self.trials[number]
         plan = self.plans.plan(trial)
         reason = failure_of(plan) if has_failed else None
@@ -214,8 +217,10 @@ class Sweep:
             "stopped": f"stopped after {trial.epochs} of {self.epochs} epochs, {best}",
             "failed": f"failed: {trial.reason}",
             "unfinished": f"left after {trial.epochs} of {self.epochs} epochs; the same command goes on with it",
+            "died": f"lost its process after {trial.epochs} of {self.epochs} epochs; it goes on in another",
         }
-        self.say(f"{title(trial)} {told[trial.state]}")
+        goes_on_here = has_died and not trial.has_ended and time.monotonic() < self.ends_at
+        self.say(f"{title(trial)} {told['died' if goes_on_here else trial.state]}")
 
     def tidy(self) -> None:
         """Close and clear away what a killed call had ended but not told."""

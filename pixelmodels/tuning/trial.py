@@ -29,6 +29,7 @@ from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.trainer import guarded, ray_files, reason, report, run_group, wrap
 from pixelmodels.tuning.record import Records, TrialRecord
 
+_ANSWER_S = 30.0
 NUMBER = "number"  # entry of a Tune config: which trial of the sweep
 POLL_S = "0.2"  # seconds between looks of Ray Train's controller at a trial's workers, which wait for it after each epoch
 EPOCH, METRIC, LATEST = "epoch", "val/best_bits_per_dim", "val/bits_per_dim"  # of a report; the best so far is what trials are compared by
@@ -55,7 +56,7 @@ class TrialPlans:
 def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> None:
     """The function that Ray Tune runs for each trial; why it fails is written down, for the driver, before it is raised.
 
-    Args: `verdicts`, the actor that says whether trials go on.
+    Not where another process has taken the sweep over, whose trial it is then. Args: `verdicts`, the actor that says whether trials go on.
     """
     from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -66,15 +67,17 @@ def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> No
     try:
         run_group(train_trial, given, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
     except Exception as error:
+        plan.check_held()
         plan.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": reason(error)}).encode())
         raise
 
 
 class Verdicts:
-    """What was decided of each trial after each epoch; an actor of the driver's."""
+    """What was decided of each trial after each epoch, and where its workers are; an actor of the driver's."""
 
     def __init__(self) -> None:
         self._found: defaultdict[tuple[int, int], asyncio.Future[bool]] = defaultdict(asyncio.Future)
+        self._groups: dict[int, Any] = {}
 
     async def say(self, number: int, epoch: int, goes_on: bool) -> None:
         """Decide; what was decided before stays."""
@@ -84,6 +87,24 @@ class Verdicts:
     async def ask(self, number: int, epoch: int) -> bool:
         """Whether the trial goes on; waits until that is decided."""
         return await self._found[number, epoch]
+
+    async def hold(self, number: int, group: Any) -> None:
+        """Note the placement group that a trial's workers are in."""
+        self._groups[number] = group
+
+    async def held(self, number: int) -> Any:
+        """The last placement group that a trial's workers were in; None where they never began."""
+        return self._groups.get(number)
+
+
+def give_back(verdicts: Any, number: int) -> None:
+    """Give back what a trial's workers held, where its process died: Ray Train's own watchman needs Ray's dashboard for that."""
+    import ray
+
+    with suppress(Exception):  # of any kind: where the cluster does not answer, there is nobody to give it back to
+        group = ray.get(verdicts.held.remote(number), timeout=_ANSWER_S)
+        if group is not None:
+            ray.util.remove_placement_group(group)
 
 
 class _Stopped(Exception):
@@ -102,6 +123,7 @@ def train_trial(config: dict[str, Any]) -> None:
 
     def work(plan: RunPlan, device: torch.device) -> None:
         loop: Loop | None = None
+        config["verdicts"].hold.remote(config["number"], ray.util.get_current_placement_group())
 
         def tell(metrics: dict[str, float]) -> None:
             assert loop is not None

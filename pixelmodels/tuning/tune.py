@@ -24,9 +24,10 @@ from pixelmodels.progress import Say, beside_the_driver, duration
 from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once, threads_per_worker
 from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.recipes.suites import suite
-from pixelmodels.runs.lock import holding
+from pixelmodels.runs.lock import Lost, holding
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.client import tracking_failure
 from pixelmodels.tracking.location import told_place
 from pixelmodels.tracking.runs import Status
 from pixelmodels.training.elastic import say_what_it_waits_for
@@ -38,7 +39,7 @@ from pixelmodels.tuning.record import TRIAL_RUNS, Head, Records
 from pixelmodels.tuning.report import counts, publish
 from pixelmodels.tuning.space import Defaults, SearchSpace, load_space
 from pixelmodels.tuning.sweep import Sweep, count_parameters
-from pixelmodels.tuning.trial import NUMBER, TrialPlans, Verdicts, run_trial
+from pixelmodels.tuning.trial import NUMBER, TrialPlans, Verdicts, give_back, run_trial
 
 _MOST_WAITING = 100_000  # workers of all trials that ask at a time whether to go on
 # Read by Ray Tune; what the user has set is kept.
@@ -74,9 +75,10 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
     if (place := told_place(storage, tracker.uri)) is not None:
         say(place)
     ray_cluster.connect()
-    preflight = Preflight(storage, tracker.uri, unprepared([defaults.first.dataset] if chosen is None else [], storage))
-    preflight.check()
-    at_once = min(runs_at_once(needs), options.max_concurrent or options.num_samples, options.num_samples)
+    preflight = Preflight(storage, tracker, needs, unprepared([defaults.first.dataset] if chosen is None else [], storage))
+    asked = preflight.check()
+    most = options.max_concurrent or options.num_samples
+    at_once = min(runs_at_once(needs, wanted=options.max_concurrent or 1), most, options.num_samples)
     say_what_it_waits_for(f"sweep of {options.space}", needs, say)
     dataset = chosen if chosen is not None else prepare(defaults.first.dataset, storage, say=say)
     config = config_of(dataset) if chosen is not None else defaults.first.dataset
@@ -102,17 +104,22 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
         )
         plans = TrialPlans(records, template, needs, options.max_failures)
         ends_at = started + 60 * options.max_minutes if options.max_minutes is not None else float("inf")
-        status: Status = "KILLED"
+        status: Status | None = "KILLED"
         try:
             sweep = Sweep(space, defaults, settings, plans, tracker, head.mlflow_run_id, say, options.num_samples, ends_at)
             sweep.tidy()
-            with preflight.watching(say):
+            with preflight.watching(say, asked):
                 _search(sweep, at_once, options, head)
+            template.check_held()
             sweep.tidy()
             summary, best_file = publish(sweep)
             status = "FINISHED"
+        except Lost:
+            status = None  # whoever has the sweep now goes on with its run in MLflow, too
+            raise
         finally:
-            attempt(tracker, partial(tracker.finish, head.mlflow_run_id, status))  # what went wrong first is what is told
+            if status is not None:
+                attempt(tracker, partial(tracker.finish, head.mlflow_run_id, status))  # what went wrong first is what is told
     say(f"{counts(summary)} in {duration(time.monotonic() - started)}")
     return best_file
 
@@ -155,11 +162,16 @@ def _begin(records: Records, settings: dict[str, Any], options: Tune, tracker: T
         check_same(records.name, head.settings, settings)
     if head is not None:
         _remove_ray_files(records, head)  # of a call that was killed; trials go on from checkpoints of their own
-    if head is None or options.fresh:
+    is_new = head is None or options.fresh
+    tags = {"suite": options.suite, "space": options.space, "sweep": records.name}
+    known = head.mlflow_run_id if head is not None and not is_new else None
+    try:
+        run_id = tracker.start_parent(f"tune {records.name}", dataclasses.asdict(options), tags, known)
+    except Exception as error:  # of any kind: nothing has begun, and nothing is forgotten
+        raise tracking_failure(tracker.uri, error) from error
+    if is_new:
         records.clear()  # also what a call left that was killed while it forgot a sweep
         head = None
-    tags = {"suite": options.suite, "space": options.space, "sweep": records.name}
-    run_id = tracker.start_parent(f"tune {records.name}", dataclasses.asdict(options), tags, head.mlflow_run_id if head else None)
     if head is None or head.mlflow_run_id != run_id:
         head = Head(head.id if head else secrets.token_hex(4), settings, run_id)
         records.write(head)
@@ -193,13 +205,15 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
     each = f"{sweep.plans.needs.workers} of {sweep.plans.needs.each}"
     sweep.say(f"sweep {sweep.records.name}: {num_left} trial(s) of up to {sweep.epochs} epochs{before}, {at_once} at a time with {each}")
     # The trial's own process only waits for its workers, which reserve what they need themselves; Ray Tune wants it to ask for something.
+    # A trial whose process dies is asked for again, at most so often as dead workers are replaced.
+    num_asked = num_left * (1 + options.max_failures)
     function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans, verdicts=verdicts), {"CPU": 0, "memory": 1})
-    search = SweepSearch(sweep, options.sampler_seed, verdicts.say.remote)
+    search = SweepSearch(sweep, options.sampler_seed, verdicts.say.remote, partial(give_back, verdicts))
     tuner = tune.Tuner(
         function,
         tune_config=tune.TuneConfig(
             search_alg=search,
-            num_samples=num_left,
+            num_samples=num_asked,
             max_concurrent_trials=at_once,
             time_budget_s=None if options.max_minutes is None else max(0.0, sweep.ends_at - time.monotonic()),
             trial_name_creator=_trial_name,

@@ -11,6 +11,7 @@ from pixelmodels.recipes.files import read_recipe, recipe_text
 from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.recipes.suites import suite
 from pixelmodels.storage import Storage
+from pixelmodels.training.options import TrainAll
 
 TEXT = recipe_text(suite("digits")[0])
 RATE = f"learning_rate: {suite('digits')[0].optimizer.learning_rate}"
@@ -59,6 +60,14 @@ LAUGHS = "a0: &a0 [1, 2]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         ("", "holds NoneType, not the fields of a recipe"),
         (LAUGHS, "more than 10000 values"),
         ("a: &a [*a]\n", "is no YAML"),
+        ("epochs: !!map [a]", "is no YAML"),
+        ("epochs: !!set [a]", "is no YAML"),
+        ("epochs: !!omap {a: 1}", "is no YAML"),
+        ("epochs: !!bool x", "is no YAML"),
+        ("epochs: !!int x", "is no YAML"),
+        ("epochs: !!float x", "is no YAML"),
+        ("epochs: !!binary é", "is no YAML"),
+        ("epochs: !!timestamp foo", "is no YAML"),
         ("a: " + "[" * 5000 + "]" * 5000, "is no YAML"),
     ],
 )
@@ -67,3 +76,13 @@ def test_what_makes_no_sense_is_told_in_one_line(text: str, message: str, tmp_pa
     with pytest.raises(UserError) as told:
         read(text, tmp_path)
     assert message in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("prepared", ["..", ".", "''", "../datasets", "/etc", "[../a]", '"a\\0b"'])
+def test_a_prepared_data_set_that_cannot_be_one_is_told(prepared: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{TEXT}prepared: {prepared}\n")
+    with pytest.raises(UserError, match=r"names the prepared data set '.*'; give a name, or name-fingerprint"):
+        TrainAll(recipe_file=str(path)).chosen_dataset(Storage(tmp_path))
+    path.write_text(f"{TEXT}prepared: none-{'a' * 300}\n")
+    assert TrainAll(recipe_file=str(path)).chosen_dataset(Storage(tmp_path)) is None

@@ -18,10 +18,9 @@ import pytest
 from pixelmodels.errors import UserError
 from pixelmodels.runs import checkpoints
 from pixelmodels.runs import lock as running
-from pixelmodels.runs.lock import RUNNING, holding
+from pixelmodels.runs.lock import RUNNING, Lost, holding
 from pixelmodels.storage import Storage
 from pixelmodels.training.loop import train
-from pixelmodels.training.plan import Hopeless
 from tests.gs import google_bucket_server
 from tests.s3 import bucket_server
 from tests.training.tiny_run import tiny_plan
@@ -177,7 +176,7 @@ def test_who_is_taken_for_dead_and_is_not_neither_goes_on_nor_ends_the_other(sto
         while beats.is_alive():  # one beat may fall between the other's first look and its write
             storage.write_bytes(hold.path, json.dumps(other).encode())
             beats.join(0.1)
-        with pytest.raises(Hopeless, match="process 17 on host 'another-host' trains it now"):
+        with pytest.raises(Lost, match="process 17 on host 'another-host' trains it now"):
             train(plan, say=lambda _: None)
         assert checkpoints.latest(storage, plan.folder, print) is None
     assert json.loads(storage.read_bytes(hold.path)) == other
@@ -189,3 +188,14 @@ def test_a_claim_of_a_process_that_died_before_it_went_on_is_no_end(storage: Sto
     with holding(storage, FOLDER, "tiny", lambda _: None):
         assert json.loads(storage.read_bytes(f"{FOLDER}/{RUNNING}"))["process"] == os.getpid()
     assert storage.list(FOLDER) == []
+
+
+@pytest.mark.parametrize("fails", ["read_bytes", "delete"])
+def test_a_storage_that_does_not_answer_at_the_end_does_not_undo_what_was_done(
+    fails: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("timed out")
+
+    with holding(storage, FOLDER, "tiny", lambda _: None):
+        monkeypatch.setattr(Storage, fails, refuse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pixelmodels.ray_cluster import WorkerNeeds, has_memory
 from pixelmodels.recipes.suites import suite
 from pixelmodels.storage import Storage
 from pixelmodels.training import dry_run as module
-from pixelmodels.training.dry_run import dry_run
+from pixelmodels.training.dry_run import check_weights_fit, dry_run
 from pixelmodels.training.options import TrainAll, check_images
 from pixelmodels.training.train_all import train_all
 from tests.data.test_packed_sources import write_cifar10
@@ -110,3 +111,16 @@ def test_flags_change_recipes() -> None:
     changed = TrainAll(suite="mnist_fixed", accumulate=3, activation_checkpointing=True, precision="bfloat16").recipes()
     assert [(one.accumulate, one.activation_checkpointing, one.precision) for one in changed] == [(3, True, "bfloat16")] * len(plain)
     assert TrainAll(suite="mnist_fixed").recipes() == plain
+
+
+@pytest.mark.parametrize(("nodes", "fits"), [([1.9], False), ([1.9, 2.1], True), ([math.inf], True)])
+def test_weights_that_fit_no_node_are_told_before_anything_is_trained(nodes: list[float], fits: bool) -> None:
+    """100 million numbers: weights, gradients, two moments and the average are 2 GB."""
+    recipe, there = suite("digits")[0], [{"CPU": 4.0, "memory": 1e9 * size} for size in nodes]
+    if fits:
+        check_weights_fit(recipe, 10**8, WorkerNeeds(1), there)
+    else:
+        with pytest.raises(
+            UserError, match=r"recipe 'pixelcnn' needs 1.9 GiB .* the largest node has 1.8 GiB: no room for 1; give it fewer"
+        ):
+            check_weights_fit(recipe, 10**8, WorkerNeeds(1), there)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines import promote as pipeline
+from pixelmodels import ray_cluster
 from pixelmodels.promotion.options import Promote
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.location import told_place
 from pixelmodels.tracking.versions import CHAMPION, Version, best_on
+from pixelmodels.training import train_all as module
 from pixelmodels.training.options import TrainAll
-from pixelmodels.training.train_all import _say_best_of
+from pixelmodels.training.train_all import Outcome, _say_best_of
 from tests.training.tiny_run import TinyDataset, tiny_plan, tiny_recipe
 
 DATASET = "tiny-0123456789"
@@ -92,6 +95,26 @@ def test_the_database_is_told_where_it_is_not_in_the_storage_root(tmp_path: Path
     for named in ("sqlite:///mine.db", "http://host:5000"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
         assert told_place(bucket, Tracker(bucket).uri) is None
+
+
+def test_what_was_asked_of_an_autoscaler_is_taken_back_before_ray_ends(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At ctrl-c, or the SIGTERM of a job that is stopped: afterwards nobody could, and the machines would stay."""
+    import ray
+
+    done: list[str] = []
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: done.append(f"asked for {len(bundles)}"))
+    monkeypatch.setattr(ray_cluster, "has_autoscaler", lambda: True)
+    monkeypatch.setattr(ray_cluster, "cluster_nodes", lambda *_: [{"CPU": 9.0}])
+    monkeypatch.setattr(ray, "shutdown", lambda: done.append("Ray ends"))
+    monkeypatch.setattr(module, "Progress", lambda say: SimpleNamespace(close=lambda: None, drain=interrupt))
+    monkeypatch.setattr(module, "train_one", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        module._train([tiny_plan(storage)], 1, "parent", TrainAll(num_workers="1..3"), Outcome("", ""), print)
+    assert done == ["asked for 3", "asked for 0", "Ray ends"]
 
 
 def test_options_make_one_recipe_of_another() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +14,12 @@ import torch
 
 from pixelmodels.errors import UserError
 from pixelmodels.ray_cluster import WorkerNeeds
+from pixelmodels.runs import checkpoints
+from pixelmodels.runs.lock import RUNNING, Hold, Lost
 from pixelmodels.runs.result import FAILURE
 from pixelmodels.storage import Storage
 from pixelmodels.training import trainer
-from pixelmodels.training.plan import Hopeless
+from pixelmodels.training.plan import Hopeless, RunPlan
 from tests.training.tiny_run import tiny_plan
 
 
@@ -82,6 +86,69 @@ class Group:
             return SimpleNamespace(return_value=self.work())
         except Exception:
             return SimpleNamespace(return_value=self.work())
+
+
+def held_by_another(plan: RunPlan) -> RunPlan:
+    """A plan whose folder another process has taken over, which has a failure of its own there."""
+    hold = Hold(f"{plan.folder}/{RUNNING}", "mine")
+    plan.storage.write_bytes(hold.path, json.dumps({"host": "there", "process": 17, "id": "theirs"}).encode())
+    return dataclasses.replace(plan, hold=hold)
+
+
+@pytest.mark.parametrize("error", [Lost("process 17 trains it now"), UserError("a shard is damaged"), MemoryError()])
+def test_who_has_lost_a_run_writes_nothing_down(error: Exception, storage: Storage, tries: list[BaseException]) -> None:
+    plan = held_by_another(tiny_plan(storage))
+    tries.append(error)
+    with pytest.raises(Lost, match="process 17"):
+        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
+    assert storage.list(plan.folder) == [RUNNING]
+
+
+def test_who_has_lost_a_run_neither_tries_again_nor_clears_away(
+    storage: Storage, tries: list[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(storage)
+    asked: list[int] = []
+
+    class Losing:
+        """A group that fails when its run is another's already."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            asked.append(1)
+
+        def fit(self) -> None:
+            held_by_another(plan)
+            storage.write_bytes(f"{plan.folder}/{FAILURE}", b'{"reason": "of the other"}')
+            raise RuntimeError("connection closed by peer")
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Losing)
+    plan = dataclasses.replace(plan, hold=Hold(f"{plan.folder}/{RUNNING}", "mine"))
+    for _ in range(2):  # of which the second has lost it before it begins
+        with pytest.raises(Lost, match="process 17 on host 'there' trains it now"):
+            trainer.fit(plan, WorkerNeeds(1), None, say=lambda _: None)
+    assert asked == [1] and trainer.failure_of(plan) == "of the other"
+
+
+def test_a_checkpoint_counts_as_progress_when_it_is_whole(
+    storage: Storage, tries: list[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, lines = tiny_plan(storage), list[str]()
+    steps = iter([100, 105, 110, 115])  # a whole one, and others that are begun only
+
+    class Dying:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def fit(self) -> None:
+            folder = checkpoints.folder_of(plan.folder, step := next(steps))
+            storage.write_bytes(f"{folder}/{checkpoints.CHECKPOINT if step == 100 else 'model.json'}", b"{}")
+            raise RuntimeError("a worker died")
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Dying)
+    with pytest.raises(trainer.RunFailed):
+        trainer.fit(plan, WorkerNeeds(1), None, max_failures=2, say=lines.append)
+    assert lines == ["tiny: a worker died; goes on from step 100"] * 2
+    assert checkpoints.newest(storage, plan.folder) == 100
 
 
 def test_the_next_call_tries_a_hopeless_run_again(storage: Storage, tries: list[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import ray
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from pixelmodels.errors import UserError
 from pixelmodels.ray_cluster import WorkerNeeds
 from pixelmodels.recipes.recipe import Recipe
+from pixelmodels.runs.lock import Hold, Lost
 from pixelmodels.runs.result import FAILURE
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
@@ -25,11 +29,12 @@ from pixelmodels.tuning import report
 from pixelmodels.tuning import sweep as sweep_module
 from pixelmodels.tuning.options import Tune
 from pixelmodels.tuning.parameters import importance_png, importances, parallel_coordinates_png
-from pixelmodels.tuning.record import Records
+from pixelmodels.tuning.record import Head, Records
 from pixelmodels.tuning.search import SweepSearch
 from pixelmodels.tuning.space import Ask, Defaults
 from pixelmodels.tuning.sweep import Sweep
-from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans, run_trial
+from pixelmodels.tuning.trial import EPOCH, LATEST, METRIC, NUMBER, TrialPlans, Verdicts, give_back, run_trial
+from pixelmodels.tuning.tune import _begin
 from tests.training.tiny_run import TinyDataset, tiny_recipe
 
 
@@ -39,8 +44,6 @@ class TinySpace:
     architectures: ClassVar[tuple[str, ...]] = ("pixelcnn",)
 
     def recipe(self, ask: Ask, defaults: Defaults, images: ImageSpec) -> Recipe:
-        import dataclasses
-
         model = defaults.first.model
         model = dataclasses.replace(model, num_features=ask.count("num_features", 4), num_layers=ask.choice("num_layers", 1, (1, 2)))
         return dataclasses.replace(defaults.first, model=model)
@@ -83,12 +86,15 @@ class Driver:
         defaults = Defaults([tiny_recipe()])
         self.sweep = Sweep(space or TinySpace(), defaults, settings, plans, self.tracker, "parent", said.append, asked.num_samples)
         self.told: dict[tuple[int, int], bool] = {}  # by trial and epoch: whether it was told to go on
-        self.search = SweepSearch(self.sweep, asked.seed, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}))
+        self.given_back: list[int] = []  # numbers of trials that Ray Tune told to have failed
+        self.search = SweepSearch(
+            self.sweep, asked.seed, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}), self.given_back.append
+        )
 
     def begin(self, trial_id: str) -> int | None:
         """The number of the trial that is next; none where there is none."""
         config = self.search.suggest(trial_id)
-        return None if config == Searcher.FINISHED else config[NUMBER]
+        return None if config in (None, Searcher.FINISHED) else config[NUMBER]
 
     def report(self, trial_id: str, epoch: int, best: float, latest: float | None = None) -> bool:
         """One epoch's scores; returns whether the trial is told to go on."""
@@ -298,6 +304,82 @@ def test_a_trial_whose_process_died_goes_on_as_often_as_workers_are_replaced(sto
         states.append((driver.sweep.records.trial(0).state, driver.sweep.records.trial(0).deaths))
     assert states == [("unfinished", 1), ("failed", 2)]  # its workers are replaced once
     assert driver.sweep.trials[0].reason == "its process died, out of memory or with its machine"
+
+
+def test_a_trial_whose_process_died_is_asked_for_again_in_the_same_call(storage: Storage) -> None:
+    lines: list[str] = []
+    driver = Driver(storage, asha=False, lines=lines, num_samples=2)
+    driver.begin("a")
+    driver.report("a", 1, 2.0)
+    driver.begin("b")
+    assert driver.search.suggest("early") is None  # all are asked for, and each of them may yet die
+    driver.end("a", dies=True)
+    assert lines[-1] == "trial 0 (pixelcnn) lost its process after 1 of 9 epochs; it goes on in another"
+    assert driver.begin("c") == 0 and lines[-1].startswith("trial 0 (pixelcnn) goes on")
+    for epoch, score in enumerate(curve(2.0), 1):
+        assert driver.report("c", epoch, score) is (epoch < 9)
+    driver.end("c")
+    driver.end("b", dies=True)
+    assert driver.begin("d") == 1
+    driver.end("d", dies=True)  # once too often
+    assert driver.search.suggest("e") == Searcher.FINISHED
+    assert [(trial.state, trial.deaths) for trial in driver.sweep.trials.values()] == [("finished", 1), ("failed", 2)]
+    assert driver.given_back == [0, 1, 1]
+    assert [trial.state for trial in driver.search.study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_what_a_trial_s_workers_held_is_given_back_where_its_process_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts, removed = Verdicts(), list[str]()
+    asyncio.run(verdicts.hold(0, "group"))
+    actor = SimpleNamespace(held=SimpleNamespace(remote=verdicts.held))
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: asyncio.run(answer))
+    monkeypatch.setattr(ray.util, "remove_placement_group", removed.append)
+    for number in (0, 1):  # the workers of the second never began
+        give_back(actor, number)
+    assert removed == ["group"]
+    monkeypatch.setattr(ray.util, "remove_placement_group", lambda _: 1 / 0)
+    give_back(actor, 0)
+
+
+def test_a_sweep_that_another_process_has_taken_over_is_left_to_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(storage, asha=False)
+    driver.begin("a")
+    hold = Hold("sweeps/mine/running.json", "mine")
+    driver.sweep.plans = dataclasses.replace(driver.sweep.plans, template=dataclasses.replace(driver.sweep.plans.template, hold=hold))
+    storage.write_bytes(hold.path, json.dumps({"host": "there", "process": 17, "id": "theirs"}).encode())
+    before = storage.read_bytes("sweeps/mine/trials/000.json")
+    driver.tracker.finish = lambda *_: pytest.fail("its run is another's")  # type: ignore[method-assign]
+    monkeypatch.setattr("pixelmodels.tuning.trial.run_group", lambda *_, **__: (_ for _ in ()).throw(RunFailed("a worker died")))
+    monkeypatch.setattr("ray.tune.integration.ray_train.TuneReportCallback", lambda: None)  # it wants a Tune session
+    for write in (
+        lambda: run_trial({NUMBER: 0}, driver.sweep.plans, None),
+        lambda: driver.report("a", 1, 2.0),
+        lambda: driver.end("a", dies=True),
+        lambda: driver.begin("b"),
+        driver.sweep.leave,
+    ):
+        with pytest.raises(Lost, match="process 17 on host 'there' trains it now"):
+            write()
+    assert isinstance(driver.search.error, Lost)
+    assert storage.read_bytes("sweeps/mine/trials/000.json") == before and storage.list("sweeps/mine/trials") == ["000.json"]
+    assert storage.list("sweeps/mine/runs") == []
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_sweep_is_not_forgotten_where_mlflow_cannot_be_told(fresh: bool, storage: Storage) -> None:
+    records, settings = Records(storage, "mine"), {"seed": 0}
+    head = Head("id", settings, "run")
+    records.write(head)
+    tracker = Silent(storage)
+
+    def refuse(*given: Any) -> str:
+        assert given[-1] == (None if fresh else "run")
+        raise ConnectionError("no answer")
+
+    tracker.start_parent = refuse  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"cannot be used \(no answer\)"):
+        _begin(records, settings, Tune(fresh=fresh), tracker)
+    assert records.head() == head
 
 
 def test_a_trial_that_is_stopped_stays_so_where_the_driver_is_killed_before_its_end(storage: Storage) -> None:
