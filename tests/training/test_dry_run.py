@@ -120,7 +120,5 @@ def test_weights_that_fit_no_node_are_told_before_anything_is_trained(nodes: lis
     if fits:
         check_weights_fit(recipe, 10**8, WorkerNeeds(1), there)
     else:
-        with pytest.raises(
-            UserError, match=r"^recipe 'pixelcnn' needs 1.9 GiB .* node has 1.8 GiB: no room for 1; give it"
-        ):
+        with pytest.raises(UserError, match=r"^recipe 'pixelcnn' needs 1.9 GiB .* node has 1.8 GiB: no room for 1; give it"):
             check_weights_fit(recipe, 10**8, WorkerNeeds(1), there)
