@@ -199,7 +199,7 @@ def config_that_can_be_changed(patch, _):
     patch.setattr(PixelCNN, "config_class", dataclass(type("Config", (), {"__annotations__": {"num_layers": int}, "num_layers": 1})))
 
 
-@caught_by(registry.test_config_is_a_frozen_dataclass_of_its_own, "'gated_pixelcnn' == 'pixelcnn'", name="pixelcnn")
+@caught_by(registry.test_config_is_a_frozen_dataclass_of_its_own, "'pixelcnn' == 'gated_pixelcnn'", name="gated_pixelcnn")
 def config_that_two_share(patch, _):
     patch.setattr(GatedPixelCNN, "config_class", PixelCNNConfig)
 
