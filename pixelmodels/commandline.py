@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import io
 import re
+import sys
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import tyro
 
@@ -31,10 +32,10 @@ def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
 
     Raises `UserError` for what does not parse, and for numbers that are none or are infinite.
     """
-    said = _Terminal()
+    said, words = _Terminal(), _placed(kind, sys.argv[1:] if argv is None else argv)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            options = tyro.cli(kind, args=argv)
+            options = tyro.cli(kind, args=words)
     except SystemExit as end:
         if not end.code:
             print(said.getvalue(), end="")
@@ -42,6 +43,17 @@ def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
         raise UserError(_one_line(said.getvalue())) from None
     _check_finite(options)
     return options
+
+
+def _placed(kind: type[Options], argv: Sequence[str]) -> list[str]:
+    """The words of a command line, with what has no flag first: some give it one, as the same option has it in other commands."""
+    words, hints = list(argv), get_type_hints(kind, include_extras=True)
+    for name in (name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())):
+        for at, word in enumerate(words):
+            flag, has_value, value = word.partition("=")
+            if flag == f"--{name}" and (has_value or at + 1 < len(words)):
+                return [value, *words[:at], *words[at + 1 :]] if has_value else [words[at + 1], *words[:at], *words[at + 2 :]]
+    return words
 
 
 def _check_finite(options: object, prefix: str = "--") -> None:

@@ -71,3 +71,21 @@ def test_numbers_that_are_none_are_told_with_their_flag(arguments: list[str], fl
     with pytest.raises(UserError, match=f"^{flag} is no finite number; give one$"):
         parse(Numbers, arguments)
     assert parse(Numbers, ["--learning-rate", "1e-3"]).learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    "words", [["--model", "runs/a", "--n", "3"], ["--n", "3", "--model", "runs/a"], ["--model=runs/a", "--n", "3"], ["--n=3", "runs/a"]]
+)
+def test_what_has_no_flag_may_be_given_one(words: list[str]) -> None:
+    """`--model` is a flag of the service, and has none where a model is what a command is about."""
+    from pixelmodels.samples.sample import Sample
+
+    options = parse(Sample, words)
+    assert (options.model, options.n) == ("runs/a", 3)
+
+
+def test_a_flag_without_a_value_takes_none_from_another() -> None:
+    from pixelmodels.samples.sample import Sample
+
+    with pytest.raises(UserError):
+        parse(Sample, ["--n", "3", "--model"])
