@@ -22,10 +22,12 @@ Say = Callable[[str], None]
 def beside_the_driver() -> dict[str, Any]:
     """Options of an actor that serves this process: on its machine, without a CPU of its own, and started again where it dies."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    here = ray.get_runtime_context().get_node_id()
+    # Each node has a resource of its own name. Ray starts an actor that needs nothing anywhere, whatever node it is said to prefer.
+    names = (name for node in ray.nodes() if node["NodeID"] == here for name in node["Resources"] if name.startswith("node:"))
+    address = next(name for name in names if name != "node:__internal_head__")
+    return {"num_cpus": 0, "max_restarts": -1, "resources": {address: 0.001}}
 
 
 class Lines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pixelmodels.progress import Progress, duration, sayer
+from pixelmodels.progress import Progress, beside_the_driver, duration, sayer
 
 
 def test_lines_come_in_order_and_once(ray_cluster: None) -> None:
@@ -29,6 +29,15 @@ def test_lines_that_were_lost_with_their_machine_stop_nothing(ray_cluster: None)
     progress = Progress(print)
     ray.kill(progress.actor)
     progress.drain()
+
+
+def test_what_serves_the_driver_needs_the_drivers_own_node(ray_cluster: None) -> None:
+    """One that needs nothing is started anywhere."""
+    import ray
+
+    (here,) = ray.nodes()
+    ((name, amount),) = beside_the_driver()["resources"].items()
+    assert name == f"node:{here['NodeManagerAddress']}" and name in here["Resources"] and 0 < amount < 0.1
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(41.7, "42 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")])

@@ -33,7 +33,7 @@ MAX_RETRIES = 3  # of a block whose worker died
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawnCommission:
     """What is drawn, in blocks of how many images, and by whom."""
 
     model: PixelModel

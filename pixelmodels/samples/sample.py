@@ -18,7 +18,7 @@ from pixelmodels.errors import UserError, check_at_least, check_seed
 from pixelmodels.models import Context, ContextBlend, PixelModel
 from pixelmodels.progress import Say, duration
 from pixelmodels.samples.commission import Commission
-from pixelmodels.samples.drawing import Drawing
+from pixelmodels.samples.drawing import DrawnCommission
 from pixelmodels.samples.files import PICTURE, outputs_of
 from pixelmodels.samples.given import FilesToComplete, FilesToGive, HeldOut, Images, absent_kinds, known_pixels, num_known_later, shares
 from pixelmodels.samples.pictures import check_size
@@ -110,7 +110,7 @@ def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say 
     for output in outputs:
         output.check(commission, model)
     started = time.monotonic()
-    drawing = Drawing(model, commission, options.batch_size, options.num_workers, options.use_gpu)
+    drawing = DrawnCommission(model, commission, options.batch_size, options.num_workers, options.use_gpu)
     images_NCHW, finish = drawing.images(storage, say)
     say(f"{commission.n:,} images of {options.model} in {duration(time.monotonic() - started)}")
     paths = [output.write(commission, images_NCHW, model) for output in outputs]

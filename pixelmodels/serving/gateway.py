@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from pixelmodels.serving.deadlines import GRACE_S, left_s, time_allowed
 from pixelmodels.serving.refusals import DEADLINE, LOST, Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
 from pixelmodels.serving.schemas import ModelInfo, Models, SampleRequest, ScoreRequest
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 # What gRPC says of a call whose process ended.
 GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 NO_ANSWER = (RayError, RayServeException, grpc.RpcError, RuntimeError, TimeoutError)  # of a sampler asked about itself
-GRACE_S = 2.0  # beyond a request's deadline, which its sampler keeps; then the sampler is taken to be gone
 CONTROL_S = 5.0  # for an answer about the service itself
 ATTEMPTS = 2  # that a request is given to samplers which die
 READY_S = 1.0  # for which the answer whether samplers are ready is kept: anybody may ask
@@ -54,14 +54,14 @@ class Gateway:
         num_parts = min(self.settings.replicas, asked.n // self.settings.slots)
         if num_parts < 2 or self.num_ongoing:
             return await self._draw(asked)
-        timeout_s = self._timeout(asked.timeout_s)
+        timeout_s = time_allowed(self.settings, asked.timeout_s)
         deadline = time.monotonic() + timeout_s
         with self._ongoing():  # from now on, as its parts begin a moment later
             try:
                 return await self._draw_in_parts(_shared_out(asked, num_parts), deadline)
             except Refused as refused:
                 if refused.status == 429:  # a sampler is gone, or not idle after all: one may still take the whole
-                    return await self._draw(asked.model_copy(update={"timeout_s": _left_s(deadline)}), is_begun=True)
+                    return await self._draw(asked.model_copy(update={"timeout_s": left_s(deadline)}), is_begun=True)
                 raise too_late(timeout_s) if refused.code == DEADLINE else refused from None
 
     async def _draw_in_parts(self, parts: list[SampleRequest], deadline: float) -> Drawn:
@@ -69,7 +69,7 @@ class Gateway:
         drawn = await self._draw_all(parts)
         others = [index for index, part in enumerate(drawn) if part.model != drawn[0].model]
         if others:  # the alias moved between them
-            same = {"model": drawn[0].model, "timeout_s": _left_s(deadline)}
+            same = {"model": drawn[0].model, "timeout_s": left_s(deadline)}
             again = await self._draw_all([parts[index].model_copy(update=same) for index in others])
             for index, part in zip(others, again, strict=True):
                 drawn[index] = part
@@ -120,13 +120,13 @@ class Gateway:
 
         Args: `ask`, of the seconds that are left. The deadline is kept whether the client reads or not.
         """
-        timeout_s = self._timeout(asked_s)
+        timeout_s = time_allowed(self.settings, asked_s)
         deadline, end = time.monotonic() + timeout_s, asyncio.get_running_loop().time() + timeout_s + GRACE_S
         for attempt in range(ATTEMPTS):
             self.num_retries += attempt > 0
             has_begun = False
             try:
-                parts = aiter(ask(_left_s(deadline)))
+                parts = aiter(ask(left_s(deadline)))
                 while True:
                     async with asyncio.timeout_at(end):
                         part = await anext(parts)
@@ -195,12 +195,6 @@ class Gateway:
                 task.cancel()
             return False
 
-    def _timeout(self, asked_s: float | None) -> float:
-        timeout_s = self.settings.timeout_s if asked_s is None else asked_s
-        if timeout_s > self.settings.max_timeout_s:
-            raise Refused(422, "invalid", f"{timeout_s:g} s asked for; at most {self.settings.max_timeout_s:g}", "timeout_s")
-        return timeout_s
-
     def _check_n(self, n: int, field: str) -> None:
         if n > self.settings.max_n:
             raise Refused(422, "invalid", f"{n} images given or asked for; at most {self.settings.max_n}", field)
@@ -231,10 +225,6 @@ class Gateway:
 
 def _draining() -> Refused:
     return Refused(503, "draining", "the service is ending", None, 10.0)
-
-
-def _left_s(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
 
 
 def _shared_out(asked: SampleRequest, num_parts: int) -> list[SampleRequest]:

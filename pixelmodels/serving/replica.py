@@ -29,7 +29,7 @@ from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
 from pixelmodels.serving.requests import check_map, check_rows, engine_request, images_of
 from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
-from pixelmodels.serving.versions import Loaded, Shelf
+from pixelmodels.serving.shelf import Loaded, Shelf
 from pixelmodels.serving.work import Progress
 
 logger = logging.getLogger(__name__)

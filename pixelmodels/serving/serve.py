@@ -21,7 +21,7 @@ from pixelmodels import internals, ray_cluster
 from pixelmodels.errors import UserError
 from pixelmodels.serving import keys
 from pixelmodels.serving.settings import DEFAULT_MAX_N, Settings
-from pixelmodels.serving.versions import Shelf, is_folder
+from pixelmodels.serving.shelf import Shelf, is_folder
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.client import tracking_failure

@@ -22,7 +22,7 @@ from pixelmodels.serving import keys, replica, serve
 from pixelmodels.serving.client import Client, ServiceError
 from pixelmodels.serving.ray_serve import METRIC, ImagesPolicy
 from pixelmodels.serving.settings import Settings
-from pixelmodels.serving.versions import is_folder
+from pixelmodels.serving.shelf import is_folder
 
 CONFIGURATION = Path(__file__).parents[2] / "cluster" / "serve.yaml"
 
@@ -200,7 +200,7 @@ def test_a_sampler_that_was_given_a_gpu_draws_on_no_cpu(monkeypatch: pytest.Monk
 def test_what_a_replica_says_is_the_reason_that_is_told() -> None:
     error = RuntimeError("Deploying failed: Traceback (most recent call last):\n  x\npixelmodels.errors.UserError: no GPU; mend it\n\nmore")
     assert serve.reason_of(error) == "no GPU; mend it"
-    error = RuntimeError("Deploying failed:\n  x\n\x1b[36mpixelmodels.serving.versions.NotLoaded: tiny/1 could not be loaded\n\nmore")
+    error = RuntimeError("Deploying failed:\n  x\n\x1b[36mpixelmodels.serving.shelf.NotLoaded: tiny/1 could not be loaded\n\nmore")
     assert serve.reason_of(error) == "tiny/1 could not be loaded"
     assert serve.reason_of(RuntimeError("Deploying\n failed")) == "Deploying failed"
 

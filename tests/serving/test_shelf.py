@@ -14,7 +14,7 @@ from pixelmodels.models.files import save_model
 from pixelmodels.serving import serve
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.settings import Settings
-from pixelmodels.serving.versions import Loaded, NotLoaded, Shelf
+from pixelmodels.serving.shelf import Loaded, NotLoaded, Shelf
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.versions import Version, best_without_champion
@@ -186,7 +186,7 @@ def test_what_is_served_stays_when_its_alias_is_removed_or_the_registry_fails(ow
     def fails(*_: object) -> None:
         raise ConnectionError("no registry")
 
-    monkeypatch.setattr("pixelmodels.serving.versions.find_version", fails)
+    monkeypatch.setattr("pixelmodels.serving.shelf.find_version", fails)
     shelf.follow()
     assert shelf.find(None).address == "tiny/2"
     with pytest.raises(Refused) as refused:
@@ -253,7 +253,7 @@ def test_a_registry_that_refuses_is_told_with_its_address(own: Registry, monkeyp
     def refuses(*_: object) -> None:
         raise MlflowException("PERMISSION_DENIED: no")
 
-    monkeypatch.setattr("pixelmodels.serving.versions.find_version", refuses)
+    monkeypatch.setattr("pixelmodels.serving.shelf.find_version", refuses)
     with pytest.raises(UserError, match=r"^the tracking database '.*mlflow.db' cannot be used \(PERMISSION_DENIED: no\); give another"):
         opened(own)
 
@@ -265,7 +265,7 @@ def test_a_mistake_of_the_programs_is_not_the_registrys(own: Registry, monkeypat
     def wrong(*_: object) -> None:
         raise KeyError("tiny")
 
-    monkeypatch.setattr("pixelmodels.serving.versions.find_version", wrong)
+    monkeypatch.setattr("pixelmodels.serving.shelf.find_version", wrong)
     with pytest.raises(KeyError):
         shelf.find("2")
     shelf.follow()
