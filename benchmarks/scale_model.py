@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
                 for host in cluster.workers if is_slow else ():
                     host.slow_down(1000 * options.megabits)
                 try:
-                    speed = trained(cluster, told, "scale-model", f"{words} --checkpoint-every-s 0")
+                    speed = trained(cluster, told, f"{net}-{batch}-{words[-1]}-{is_slow}", f"{words} --checkpoint-every-s 0")
                 finally:
                     for host in cluster.workers if is_slow else ():
                         host.bring_back()
