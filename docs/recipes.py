@@ -43,7 +43,7 @@ _BF16, _TF32 = (PEAK_FLOPS[precision] / 1e12 for precision in ("bfloat16", "floa
 _SCALING = f"""# How training scales
 
 What a step costs on 1, 8 and 64 GPUs, by the model of `pixelmodels/training/scale.py`. **No row is measured: nobody has run this on such
-machines yet.** On CPUs the same model is compared with what is measured (at the end). Made by `docs/recipes.py`;
+machines yet.** A script compares the same model with CPUs (at the end). Made by `docs/recipes.py`;
 `pipelines/train_all.py --suite cifar10 --dry-run` says the same of recipes as one has changed them.
 
 What is assumed of the machines, {GPUS.devices} GPUs ({GPUS.name}) in each:
@@ -78,9 +78,9 @@ memory.
 
 ## What is measured
 
-`python -m benchmarks.scale_model` (Linux, root) finds a machine's speed with one small net and one worker, and predicts from it
-steps of that net and of a larger one, with one worker and with two on two hosts, with the network as it is and slowed down.
-`benchmarks/results/` has what came of it.
+Of GPUs nothing. `python -m benchmarks.scale_model` (Linux, root) finds a machine's speed with one small net and one worker, and predicts
+from it steps of that net and of a larger one, with one worker and with two on two hosts, with the network as it is and slowed down. Its
+figures are not there yet. What two workers and two hosts bring on two cores is: `benchmarks/results/scaling-*.json`.
 """
 
 
