@@ -15,7 +15,7 @@ from pathlib import Path
 from pixelmodels.recipes.papers import Published, PublishedData
 from pixelmodels.recipes.suites import PUBLISHED, published
 from pixelmodels.training.cost import GPU, HEADROOM, LAUNCH_S, PEAK_FLOPS, UTILIZATION, Activations, Cost, batch_of_a_part, cost
-from pixelmodels.training.scale import GPUS, Scale
+from pixelmodels.training.scale import GPUS, NUMBERS, Scale
 
 HERE = Path(__file__).parent
 GIB, MIB = 1 << 30, 1 << 20
@@ -38,7 +38,6 @@ those of a suite; `--dry-run` says first what they cost on the cluster at hand. 
   (networks that go row by row or diagonal by diagonal, and small ones).
 """
 
-NUMBERS = (1, 8, 64)  # of GPUs
 _BF16, _TF32 = (PEAK_FLOPS[precision] / 1e12 for precision in ("bfloat16", "float32"))
 _SCALING = f"""# How training scales
 

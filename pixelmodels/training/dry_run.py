@@ -21,7 +21,7 @@ from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.training.cost import Cost, batch_of_a_part, cost, weight_bytes
 from pixelmodels.training.options import TrainAll, check_images
-from pixelmodels.training.scale import GPUS, Scale
+from pixelmodels.training.scale import GPUS, NUMBERS, Scale
 
 GIB = 1 << 30
 
@@ -117,7 +117,7 @@ def _line(recipe: Recipe, images: _Images, spent: Cost, needs: WorkerNeeds, node
 def _scaled(recipe: Recipe, images: _Images, spent: Cost, checkpoint_every_s: float) -> str:
     """What a step costs on some numbers of GPUs, in a line."""
     scale, told = Scale(recipe, spent, images.spec, checkpoint_every_s=checkpoint_every_s), []
-    for number in (1, 8, 64):
+    for number in NUMBERS:
         if number <= recipe.batch_size:
             step = scale.step(number)
             sends = f", {step.sent_bytes / 1e6:,.3g} MB sent by each" if number > 1 else ""

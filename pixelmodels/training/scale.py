@@ -25,6 +25,7 @@ from pixelmodels.shapes import ImageSpec
 from pixelmodels.training.cost import GPU, LAUNCH_S, PEAK_FLOPS, UTILIZATION, Cost, batch_of_a_part
 
 MIB = 1 << 20
+NUMBERS = (1, 8, 64)  # of workers that pages and commands tell of
 FIRST_BUCKET, BUCKET = MIB, 25 * MIB  # bytes at most, of torch's wrapper
 
 

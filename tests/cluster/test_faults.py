@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import DOING, EPOCHS, OTHER_EPOCHS, Job, make_whole, measure, started_cluster, told_by_mlflow, training_workers
-from cluster import network, servers
+from benchmarks.faults import DOING, EPOCHS, OTHER_EPOCHS, Job, make_whole, measure, told_by_mlflow, training_workers
 from cluster.local_cluster import LocalCluster
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """A head, two workers, a bucket and an MLflow server, each a host of its own."""
-    for reason in (network.lacks(), servers.lacks_bucket()):
-        if reason is not None:
-            pytest.skip(f"no hosts with an S3 server: {reason}")
-    with started_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")

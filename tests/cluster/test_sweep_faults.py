@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.faults import started_cluster, training_workers
-from cluster import network, servers
+from benchmarks.faults import training_workers
 from cluster.hosts import wait_until
 from cluster.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.faults
 
 TRIALS = 6
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    """A head and two workers, a bucket and an MLflow server."""
-    for reason in (network.lacks(), servers.lacks_bucket()):
-        if reason is not None:
-            pytest.skip(f"no hosts with an S3 server: {reason}")
-    with started_cluster() as cluster:
-        yield cluster
 
 
 def test_the_trials_of_a_host_that_dies_go_on_elsewhere_and_it_is_used_when_it_is_back(cluster: LocalCluster) -> None:
