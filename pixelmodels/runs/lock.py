@@ -34,6 +34,7 @@ class Hold:
 
     path: str  # of the file that says who holds it
     id: str  # the holder's
+    after: str | None = None  # identity of the process whose place was taken, because it had ended, or was taken to have
 
     def lost_to(self, storage: Storage) -> str | None:
         """Who else holds the folder, in words; None where nobody else does.
@@ -60,7 +61,7 @@ def holding(storage: Storage, folder: str, name: str, say: Say, *, remedy: str =
         if dead is not None and dead == before and not is_gone(dead.get("identity")):
             storage.delete(_claim(path, dead))
         before = dead
-    hold, ended = Hold(path, str(mine["id"])), threading.Event()
+    hold, ended = Hold(path, str(mine["id"]), after=dead.get("identity") if dead is not None else None), threading.Event()
     beating = threading.Thread(target=_keep_beating, args=(storage, hold, mine, ended), name=f"running {name}", daemon=True)
     beating.start()
     try:

@@ -214,6 +214,12 @@ class Tracker:
         """Close a run, with how it ended."""
         self.client.set_terminated(run_id, status=status)
 
+    def close_runs_of(self, identity: str) -> None:
+        """Close as `KILLED` what a process left `RUNNING` of which somebody else knows that it is gone, on whatever machine it was."""
+        condition = f"attributes.status = 'RUNNING' AND tags.`{source.IDENTITY_TAG}` = '{identity}'"
+        for run in find_all(partial(self.client.search_runs, [self.experiment_id], condition)):
+            self.finish(run.info.run_id, "KILLED")
+
     def commit_of(self, run_id: str) -> str | None:
         """The commit of the code that a run was started from; None where that is not known."""
         commit: str | None = self.client.get_run(run_id).data.tags.get(source.COMMIT_TAG)

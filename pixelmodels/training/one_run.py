@@ -25,6 +25,9 @@ def train_one(plan: RunPlan, options: TrainAll, progress: Progress, parent: str)
     try:
         with holding(plan.storage, plan.folder, name, progress.show) as hold:
             plan = dataclasses.replace(plan, hold=hold)
+            tracker, gone = plan.tracker, hold.after
+            if tracker is not None and gone is not None:  # its call's run, too: a machine that is gone cannot close it
+                attempt(tracker, lambda: tracker.close_runs_of(gone))
             if options.fresh:
                 _clear(plan)
             before = finished(plan.storage, plan.folder)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from pixelmodels.runs import lock
 from pixelmodels.runs.lock import RUNNING, Lost
 from pixelmodels.runs.result import RESULT, RunResult
 from pixelmodels.storage import Storage
+from pixelmodels.tracking import Tracker, source
 from pixelmodels.training import one_run
 from pixelmodels.training.one_run import train_one
 from pixelmodels.training.options import TrainAll
@@ -61,6 +63,29 @@ def test_the_run_in_mlflow_is_closed_unless_another_process_goes_on_with_it(
     with pytest.raises(type(error)):
         train_one(plan, TrainAll(), progress, "")  # type: ignore[arg-type]
     assert closed == statuses and storage.exists(f"{plan.folder}/{RUNNING}") is is_lost
+
+
+def test_what_a_machine_that_is_gone_left_open_in_mlflow_is_closed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but who takes its run over can tell that it is gone. Runs of other machines stay open, and what has ended stays as it is."""
+    monkeypatch.setattr(lock, "WATCH_S", 0.3)
+    tracker = Tracker(storage)
+    plan = RunPlan(tiny_recipe(), TinyDataset(), storage, "0123456789", tracker)  # type: ignore[arg-type]
+    gone, other = "17@there/boot/pid:[1]@5", "17@elsewhere/boot/pid:[1]@5"
+    left = {
+        name: tracker.start_parent(name, {}, {source.IDENTITY_TAG: identity}) for name, identity in (("a", gone), ("b", gone), ("c", other))
+    }
+    tracker.finish(left["b"])
+    held = {"host": "there", "process": 17, "identity": gone, "id": "x", "count": 3}
+    storage.write_bytes(f"{plan.folder}/{RUNNING}", json.dumps(held).encode())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RunFailed("no room")
+
+    monkeypatch.setattr(one_run, "_fit", refuse)
+    with pytest.raises(RunFailed):
+        train_one(plan, TrainAll(), SimpleNamespace(show=lambda _: None, drain=lambda: None), "")  # type: ignore[arg-type]
+    statuses = {name: tracker.client.get_run(run_id).info.status for name, run_id in left.items()}
+    assert statuses == {"a": "KILLED", "b": "FINISHED", "c": "RUNNING"}
 
 
 def test_a_storage_that_does_not_clear_away_does_not_undo_a_finished_run(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
