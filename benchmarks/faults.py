@@ -13,14 +13,16 @@ of an epoch:
     helpers_killed    the processes that bring the run's lines to the terminal are killed
     driver_killed     the job's own process is killed, and the same command is submitted again
     head_restarted    the head is killed and started again, its nodes join it, and the same command is submitted again
-    node_taken_away   the cluster is told that a node will be taken away in 60 s (a spot notice), and then it is
+    node_taken_away   a node's cloud tells it that it will be taken away in 60 s (a spot notice), and then it is
     mlflow_away       the MLflow server is cut off for a minute
+    service_node_killed   a host with one of two samplers is killed while clients ask the service (a cluster of its own)
 
 `back_s` is from the fault to the first line of an epoch that was trained after it; `repeated` counts runs that went on from an older
 checkpoint than the newest one that was whole when the fault came; `lost` and `doubled` count epochs that MLflow has not, or twice,
 `open` MLflow runs of its own that were left open; `same_bits` is whether the test's nats are those of a run without a fault to the last
-bit (the number of workers is two at both ends). The last thing printed is one JSON object; it is written to `benchmarks/results/` with
-the date after each fault.
+bit (the number of workers is two at both ends). Of the service `lost` counts
+requests that got neither their images nor a reason. The last thing printed is one JSON object; it is written to `benchmarks/results/`
+with the date after each fault.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.service_faults import service_node_killed, started_service
 from cluster import network, servers
 from cluster.hosts import Host, wait_until
 from cluster.local_cluster import LocalCluster, LocalClusterOptions
@@ -53,8 +56,10 @@ from pixelmodels.runs import checkpoints
 from pixelmodels.runs.result import RUNS, RunResult, finished
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
+from pixelmodels.tracking.source import git_state
 
 RESULTS = Path(__file__).parent / "results"
+SERVICE = "service_node_killed"
 # How often each fault is measured, and the seconds within which the median has to train again.
 FAULTS = {
     "worker_killed": (5, 60),
@@ -65,11 +70,29 @@ FAULTS = {
     "head_restarted": (2, 180),
     "node_taken_away": (2, 60),
     "mlflow_away": (2, 0),
+    SERVICE: (2, 120),
 }
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 EPOCHS = {"mlflow_away": 60}  # of the training: it has to outlast the fault
 OTHER_EPOCHS = 16
 FAULT_AFTER = 4  # epochs that are whole when the fault comes
+# What tells a machine of Amazon's about itself: a token for who asks for one, and a notice once a file has it.
+CLOUD = """
+import http.server, os, sys
+class Cloud(http.server.BaseHTTPRequestHandler):
+    def do_PUT(self):
+        self.answer(200, b"token")
+    def do_GET(self):
+        known = self.headers["X-aws-ec2-metadata-token"] == "token" and self.path == "/latest/meta-data/spot/instance-action"
+        there = known and os.path.exists(sys.argv[2])
+        self.answer(200, open(sys.argv[2], "rb").read()) if there else self.answer(404, b"")
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Cloud).serve_forever()
+"""
 _PATIENCE_S = 600.0
 _EPOCH = re.compile(r"\bepoch (\d+)/\d+  train")
 _GOING_ON = re.compile(r"going on from step (\d+)")
@@ -242,14 +265,15 @@ def head_restarted(job: Job) -> None:
 
 
 def node_taken_away(job: Job) -> None:
-    """Tell the cluster that a node will be taken away in 60 s, and take it away then."""
+    """Have its cloud tell a node that it will be taken away in 60 s (`cluster/notice.py` hears it there), and take it away then."""
     cluster, host = job.cluster, _training_node(job.cluster)
-    (node,) = [node for node, address in cluster.alive().items() if address == host.address]
-    since = len(job.lines)
-    words = ["drain-node", "--address", f"{cluster.head.address}:{cluster.ray.port}", "--node-id", node]
-    why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "60"]
-    cluster.head.run([*RAY, *words, *why])
+    since, notice, port = len(job.lines), host.folder / f"notice-{len(job.lines)}-{job.name}", host.free_port(8169)
+    host.spawn([sys.executable, "-c", CLOUD, str(port), str(notice)], host.folder / "cloud.log")
+    hears = [sys.executable, "cluster/notice.py", f"{cluster.head.address}:{cluster.ray.port}"]
+    host.spawn([*hears, "--metadata", f"http://127.0.0.1:{port}"], host.folder / "notice.log")
     told = time.monotonic()
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60)
+    notice.write_text(json.dumps({"action": "terminate", "time": f"{at:%Y-%m-%dT%H:%M:%SZ}"}))
     job.wait_for(_GOING_ON, since)  # what follows the checkpoint
     job.watch(told + 60 - time.monotonic())
     host.kill()
@@ -357,31 +381,46 @@ def main(argv: list[str] | None = None) -> int:
     report = json.loads(path.read_text()) if path.exists() and not options.fresh else {}
     report.setdefault("machine", {"cores": num_cores(), "processor": platform.machine(), "python": platform.python_version()})
     measured: dict[str, list[dict[str, Any]]] = report.setdefault("measured", {})
-    wanted = {name: options.times or FAULTS[name][0] for name in options.only or FAULTS}
-    with started_cluster() as cluster:
-        for name, times in wanted.items():
-            epochs = EPOCHS.get(name, OTHER_EPOCHS)
-            undisturbed = f"undisturbed, {epochs} epochs"
-            while len(measured.setdefault(name, [])) < times:
-                if undisturbed not in report:
-                    job, began = Job(cluster, f"undisturbed-{epochs}", epochs=epochs), time.monotonic()
-                    job.submit()
-                    result = job.end()
-                    seconds = round(time.monotonic() - began, 1)
-                    report[undisturbed] = {"test_nll_nats": result.test_nll_nats, "seconds": seconds, **told_by_mlflow(job)}
-                    print(f"{undisturbed}: {report[undisturbed]}", flush=True)
-                job = Job(cluster, f"{name.replace('_', '-')}-{len(measured[name])}-{os.getpid()}", epochs=epochs)
-                found = measure(job, name)
-                found["same_bits"] = found["test_nll_nats"] == report[undisturbed]["test_nll_nats"]
-                measured[name].append(found)
-                print(f"{name}: {found}", flush=True)
-                report["summary"] = summary(measured)
-                path.write_text(json.dumps(report, indent=1) + "\n")
+    times = {name: options.times or FAULTS[name][0] for name in options.only or FAULTS}
+
+    def keep(name: str, found: dict[str, Any]) -> None:
+        measured.setdefault(name, []).append({**found, "commit": git_state()[0]})
+        print(f"{name}: {found}", flush=True)
+        report["summary"] = summary(measured)
+        path.write_text(json.dumps(report, indent=1) + "\n")
+
+    def left(name: str) -> range:
+        return range(len(measured.get(name, [])), times.get(name, 0))
+
+    if any(left(name) for name in DOING):
+        with started_cluster() as cluster:
+            for name in times:
+                for number in left(name):
+                    epochs = EPOCHS.get(name, OTHER_EPOCHS)
+                    expected = report.setdefault(f"undisturbed, {epochs} epochs", {}) or undisturbed(cluster, epochs)
+                    report[f"undisturbed, {epochs} epochs"] = expected
+                    found = measure(Job(cluster, f"{name.replace('_', '-')}-{number}-{os.getpid()}", epochs=epochs), name)
+                    keep(name, {**found, "same_bits": found["test_nll_nats"] == expected["test_nll_nats"]})
+                    make_whole(cluster)
+    if left(SERVICE):
+        with started_service() as cluster:
+            for _ in left(SERVICE):
+                keep(SERVICE, service_node_killed(cluster))
                 make_whole(cluster)
     report["summary"] = summary(measured)
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report["summary"]))
     return 0 if all(one["kept"] for one in report["summary"].values()) else 1
+
+
+def undisturbed(cluster: LocalCluster, epochs: int) -> dict[str, Any]:
+    """A training that nothing happens to."""
+    job, began = Job(cluster, f"undisturbed-{epochs}", epochs=epochs), time.monotonic()
+    job.submit()
+    result = job.end()
+    found = {"test_nll_nats": result.test_nll_nats, "seconds": round(time.monotonic() - began, 1), **told_by_mlflow(job)}
+    print(f"undisturbed, {epochs} epochs: {found}", flush=True)
+    return found
 
 
 def summary(measured: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -392,8 +431,12 @@ def summary(measured: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, An
             continue
         _, within_s = FAULTS[name]
         back = [one["back_s"] for one in times]
-        sums = {what: sum(one[what] for one in times) for what in ("repeated", "lost", "doubled", "open")}
-        kept = (not within_s or statistics.median(back) <= within_s) and not any(sums.values()) and all(one["same_bits"] for one in times)
+        sums = {what: sum(one.get(what, 0) for one in times) for what in ("repeated", "lost", "doubled", "open")}
+        kept = (
+            (not within_s or statistics.median(back) <= within_s)
+            and not any(sums.values())
+            and all(one.get("same_bits", True) for one in times)
+        )
         times_s = {"back_s": statistics.median(back), "worst_s": max(back), "within_s": within_s}
         found[name] = {"times": len(times), **times_s, **sums, "kept": kept}
     return found

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale_model         # about 30 minutes, on a machine of two cores where nothing else runs
 
-A head and two workers of `cluster/local_cluster.py` (Linux, root), one thread each. Known to the model are
+A head and two workers of `cluster/local_cluster.py` (Linux, root); each of the two trains on one core of its own. Known to the model are
 
 - the speed of a worker with a small net (the digits' gated PixelCNN, steps of 64 and of 16 images: operations a second and seconds a
   kernel), once alone and once while another worker does the same beside it: two cores at work are slower than twice one, as they share
@@ -22,6 +22,7 @@ import dataclasses
 import datetime
 import json
 import math
+import os
 import platform
 import statistics
 import sys
@@ -61,6 +62,14 @@ for size in (1, 1 << 21):
     if sys.argv[2] == "0":
         print("seconds", best, flush=True)
 """
+# An actor that stays holds the head's CPU.
+HOLDING = """
+import os, ray
+ray.init(log_to_driver=False)
+place = {f"node:{os.environ['HEAD']}": 0.001}
+actor = ray.remote(type("Holder", (), {})).options(name="holder", num_cpus=1, resources=place, lifetime="detached").remote()
+ray.get(actor.__ray_ready__.remote())
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +103,9 @@ class Run:
         try:
             with ThreadPoolExecutor(self.at_once) as pool:
                 words = f"--num-workers {self.num_workers} --checkpoint-every-s 0"
-                speeds = list(pool.map(lambda number: trained(cluster, told, f"number-{number}", words), range(self.at_once)))
+                speeds = list(
+                    pool.map(lambda number: trained(cluster, told, f"{told.recipe}-{told.batch_size}-{number}", words), range(self.at_once))
+                )
         finally:
             for host in slowed:
                 host.bring_back()
@@ -119,6 +130,15 @@ def num_kernels(spent: Cost) -> float:
     return spent.num_kernels * spent.training_flops / spent.forward_flops
 
 
+def put_apart(cluster: LocalCluster) -> None:
+    """Bind each worker's host to a core of its own, and leave the head nothing to train with."""
+    for core, host in zip(sorted(os.sched_getaffinity(0)), cluster.workers, strict=False):
+        for pid in host.pids():
+            os.sched_setaffinity(pid, {core})  # what it starts later, too
+    variables = {"RAY_ADDRESS": f"{cluster.head.address}:{cluster.ray.port}", "HEAD": cluster.head.address}
+    cluster.head.run([sys.executable, "-c", HOLDING], variables=variables, timeout_s=200.0)
+
+
 def speed_of_network(first: Host, second: Host) -> tuple[float, float]:
     """Seconds of a message, and bytes a second, between two hosts."""
     log, address = first.folder / "sums.log", f"{first.address}:{first.free_port(29400)}"
@@ -139,6 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     costs = {name: cost(recipe, DIGITS) for name, recipe in recipes.items()}
     seconds: dict[str, list[float]] = {name: [] for name in RUNS}
     with LocalCluster(LocalClusterOptions(workers=2, cpus=1, mlflow=True)) as cluster:
+        put_apart(cluster)
         message_s, bytes_per_s = speed_of_network(*cluster.workers)
         for number in range(options.rounds):
             for name, run in RUNS.items():

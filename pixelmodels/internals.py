@@ -77,10 +77,10 @@ def draining_nodes() -> set[str]:
     return set(private("ray._private.state", "state", "to see which node is about to go").get_draining_nodes())
 
 
-def did_not_start(error: BaseException) -> bool:
-    """Whether Ray Train gave up starting a group of workers: no room for it in time, or a worker that died before its work."""
-    kinds = private("ray.train.v2._internal.execution.failure_handling.default", "RETRYABLE_CONTROLLER_ERRORS", "to see why none began")
-    return isinstance(getattr(error, "controller_failure", None), kinds)
+def found_no_room(error: BaseException) -> bool:
+    """Whether Ray Train gave up waiting for room for a group of workers."""
+    kind = private("ray.train.v2._internal.exceptions", "WorkerGroupStartupTimeoutError", "to see why no worker began")
+    return isinstance(getattr(error, "controller_failure", None), kind)
 
 
 def shorten_cluster_messages() -> None:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 import threading
 import time
 import uuid
@@ -30,6 +31,7 @@ from pixelmodels.tracking.location import sqlite_path
 _ANSWER_S = 120.0  # a node that has to start a process first may take this long to answer
 _CLOCK_S = 60.0  # clocks that are further apart put metrics into a wrong order, and buckets refuse what is signed by them
 _PACKAGES = ("ray", "torch", "pyarrow", "numpy", "mlflow")  # what differs in these fails late, or counts otherwise
+_DRIVER_S = 20.0  # that a GPU's driver has to answer
 _JOIN_S = 5.0  # seconds between looks for nodes that have joined
 
 
@@ -41,6 +43,7 @@ class Report:
     missing: tuple[str, ...]  # files that it does not see
     failures: dict[str, str]  # what it cannot reach, and why
     clock_s: float  # since 1970
+    gpu_bytes: int | None = None  # memory of its smallest GPU; None where it has none, or nobody tells
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,23 @@ class Preflight:
     needs: WorkerNeeds | None = None  # what an autoscaler may add nodes for; None: it adds none
     sources: tuple[str, ...] = ()  # local folders or files with the images that nodes prepare
 
-    def check(self) -> set[str]:
+    def check(self) -> dict[str, int | None]:
         """Ask every node; raises `UserError` that names the first one that cannot, what it lacks, and the remedy.
 
-        Returns the ids of the nodes that were asked: those that join from then on are the business of `watching`.
+        Returns the memory of each one's smallest GPU, where that is known, by the ids of the nodes that there are: those that join from
+        then on are the business of `watching`.
         """
         nodes = node_names()
         to_come = 0 if self.needs is None else len(cluster_nodes(self.needs))
         lack = self._database_lack(max(len(nodes), to_come))
         if lack is not None:
             raise UserError(lack)
-        if len(nodes) > 1:
-            for lacks in self._lacks(nodes, self.sources).values():
-                raise UserError(lacks)
-        return set(nodes)
+        if len(nodes) == 1:
+            return dict.fromkeys(nodes, gpu_bytes() if self.needs is not None and self.needs.use_gpu else None)
+        lacks, memory = self._lacks(nodes, self.sources)
+        for line in lacks.values():
+            raise UserError(line)
+        return memory
 
     @contextmanager
     def watching(self, say: Say, asked: Collection[str]) -> Iterator[None]:
@@ -82,7 +88,7 @@ class Preflight:
                     joined = {node: name for node, name in node_names().items() if node not in known}
                     if not joined:
                         continue
-                    lacks = self._lacks(joined)
+                    lacks, _ = self._lacks(joined)
                     known.update(joined)
                     fit = [name for node, name in joined.items() if node not in lacks]
                     if fit:
@@ -114,8 +120,11 @@ class Preflight:
             f"start a server ({command}) and set MLFLOW_TRACKING_URI to it"
         )
 
-    def _lacks(self, nodes: dict[str, str], sources: tuple[str, ...] = ()) -> dict[str, str]:
-        """Of some nodes, by id with what they are called, those that cannot do their part: all that each lacks, in a line."""
+    def _lacks(self, nodes: dict[str, str], sources: tuple[str, ...] = ()) -> tuple[dict[str, str], dict[str, int | None]]:
+        """Of some nodes, by id with what they are called, those that cannot do their part: all that each lacks, in a line.
+
+        And the memory of each one's smallest GPU.
+        """
         told: dict[str, str] = {}
         probe = f".seen-by-every-node-{uuid.uuid4().hex[:8]}"
         if self.storage.is_local:
@@ -133,7 +142,8 @@ class Preflight:
             for path in probes:
                 path.unlink(missing_ok=True)
         lacks = {node: [report] if isinstance(report, str) else _lacks_of(*report, told) for node, report in reports.items()}
-        return {node: f"node {nodes[node]} {'; and it '.join(found)}" for node, found in lacks.items() if found}
+        memory = {node: None if isinstance(report, str) else report[0].gpu_bytes for node, report in reports.items()}
+        return {node: f"node {nodes[node]} {'; and it '.join(found)}" for node, found in lacks.items() if found}, memory
 
 
 def _lacks_of(report: Report, late_s: float, told: dict[str, str]) -> list[str]:
@@ -195,7 +205,23 @@ def look(paths: Iterable[str], storage: Storage, tracker: Tracker | None) -> Rep
         except Exception as error:  # of any kind: it is told
             failures["MLflow"] = without_logins(first_line(error))
     # Not `Path.exists`: of what is below a folder that may not be entered it raises an error.
-    return Report(versions(), tuple(path for path in paths if not os.path.exists(path)), failures, time.time())
+    missing = tuple(path for path in paths if not os.path.exists(path))
+    return Report(versions(), missing, failures, time.time(), gpu_bytes())
+
+
+def gpu_bytes() -> int | None:
+    """The memory of this machine's smallest GPU, as its driver's own program tells it; None where there is none, or it does not tell."""
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=_DRIVER_S,
+            check=True,
+        )
+        return min(int(line) for line in told.stdout.split()) << 20  # of MiB
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def _reports(nodes: Iterable[str], paths: list[str], storage: Storage, tracker: Tracker | None) -> dict[str, tuple[Report, float] | str]:

@@ -51,7 +51,7 @@ def other(late_s: float = 0.0, **changes: object) -> Answer:
 def test_nodes_that_agree_pass_and_nothing_is_left_behind(storage: Storage, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_bytes("here", b"")
     answering(monkeypatch, other(59.0))
-    assert Preflight(storage, tracker).check() == Preflight(storage).check() == {"1", "2"}
+    assert set(Preflight(storage, tracker).check()) == set(Preflight(storage).check()) == {"1", "2"}
     assert storage.list() == ["here"]
 
 
@@ -113,7 +113,7 @@ def test_a_database_file_is_for_one_node(storage: Storage, monkeypatch: pytest.M
     ):
         Preflight(storage, file).check()
     monkeypatch.setattr(preflight, "node_names", lambda: {"1": "'a'"})
-    assert Preflight(storage, file).check() == {"1"}
+    assert Preflight(storage, file).check() == {"1": None}
     counted: list[WorkerNeeds] = []
     monkeypatch.setattr(
         preflight, "cluster_nodes", lambda needs: counted.append(needs) or [{}] * 3
@@ -176,6 +176,33 @@ def test_this_machine_answers_for_itself(tmp_path: Path, ray_cluster: None, monk
     report, late_s = answer
     assert report.missing == (lacking,) and report.versions == versions() and late_s == 0.0
     assert "no MLflow server answers" in report.failures["MLflow"]
+
+
+@pytest.mark.parametrize(
+    ("prints", "found"),
+    [
+        ("echo 24576; echo 16384", 16384 << 20),
+        ("echo 81559", 81559 << 20),
+        ("echo '[N/A]'", None),
+        ("echo 'NVIDIA-SMI has failed'; exit 9", None),
+        ("true", None),
+        (None, None),
+    ],
+)
+def test_the_memory_of_gpus_is_what_their_driver_says(
+    prints: str | None, found: int | None, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of the driver's name stands for it."""
+    if prints is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{prints}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin" if prints is not None else str(tmp_path / "nothing"))
+    assert look([], storage, None).gpu_bytes == found
+    storage.write_bytes("here", b"")
+    answering(monkeypatch, other(gpu_bytes=5))
+    assert Preflight(storage).check() == {"1": found, "2": 5}
+    monkeypatch.setattr(preflight, "node_names", lambda: {"1": NODES["1"]})
+    assert Preflight(storage, needs=WorkerNeeds.asked("1", 1, True, None)).check() == {"1": found}
 
 
 class Joining:

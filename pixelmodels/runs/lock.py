@@ -37,12 +37,14 @@ class Hold:
     after: str | None = None  # identity of the process whose place was taken, because it had ended, or was taken to have
 
     def lost_to(self, storage: Storage) -> str | None:
-        """Who else holds the folder, in words; None where nobody else does.
+        """What became of the folder, in words, where another process has taken it; None where this one holds it.
 
-        A process that was suspended, or cut off from the storage, is taken for dead and does not know it.
+        A process that was suspended, or cut off from the storage, is taken for dead and does not know it. Who took it may have ended.
         """
         now = _holder(storage, self.path)
-        return None if now is None or now.get("id") in (None, self.id) else _who(now)
+        if now is None:
+            return "another process had it meanwhile, and is done with it"
+        return None if now.get("id") in (None, self.id) else f"{_who(now)} trains it now"
 
 
 @contextmanager
@@ -56,11 +58,13 @@ def holding(storage: Storage, folder: str, name: str, say: Say, *, remedy: str =
     path = f"{folder}/{RUNNING}"
     mine = {"host": socket.gethostname(), "process": os.getpid(), "identity": process_identity(), "id": uuid.uuid4().hex}
     before: dict[str, Any] | None = None
+    since = time.monotonic()
     while not _take(storage, path, mine, dead := _wait_until_free(storage, path, name, say, remedy)):
         # Another process was quicker: look at that one. Where it has still not gone on after `WATCH_S`, it died, too.
-        if dead is not None and dead == before and not is_gone(dead.get("identity")):
+        if dead != before:
+            before, since = dead, time.monotonic()
+        elif dead is not None and time.monotonic() - since >= WATCH_S:
             storage.delete(_claim(path, dead))
-        before = dead
     hold, ended = Hold(path, str(mine["id"]), after=dead.get("identity") if dead is not None else None), threading.Event()
     beating = threading.Thread(target=_keep_beating, args=(storage, hold, mine, ended), name=f"running {name}", daemon=True)
     beating.start()

@@ -63,10 +63,15 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
         raise UserError(lacking[0])
 
 
-def check_weights_fit(recipe: Recipe, num_parameters: int, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> None:
-    """Raise `UserError` where no node holds even the weights of a model: what can be known at once, however long an estimate takes."""
+def check_weights_fit(
+    recipe: Recipe, num_parameters: int, needs: WorkerNeeds, nodes: list[dict[str, float]], gpu_bytes: int | None = None
+) -> None:
+    """Raise `UserError` where no node holds even the weights of a model: what can be known at once, however long an estimate takes.
+
+    Args: `gpu_bytes`, memory of the largest GPU among the nodes, where that is known.
+    """
     asked = weight_bytes(recipe, num_parameters)
-    has, of_it = _memory(asked, needs, nodes)
+    has, of_it = _memory(asked, needs, nodes, gpu_bytes)
     if not has:
         raise UserError(
             f"recipe '{recipe.name}' needs {asked / GIB:.1f} GiB for each worker's weights, gradients and moments alone, and {of_it}; "
@@ -125,12 +130,14 @@ def _scaled(recipe: Recipe, images: _Images, spent: Cost, checkpoint_every_s: fl
     return f"  estimated, not measured, on {GPUS.name}: {'; '.join(told)}; docs/scaling.md has what is assumed"
 
 
-def _memory(asked: float, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> tuple[bool, str]:
+def _memory(asked: float, needs: WorkerNeeds, nodes: list[dict[str, float]], gpu_bytes: int | None = None) -> tuple[bool, str]:
     """Whether a worker's memory is there, as far as is known, and of how much."""
     if needs.use_gpu:
-        if not torch.cuda.is_available():
+        if gpu_bytes is None and torch.cuda.is_available():
+            gpu_bytes = torch.cuda.get_device_properties(0).total_memory
+        if gpu_bytes is None:
             return True, "the GPUs' memory is not known here"
-        have = float(torch.cuda.get_device_properties(0).total_memory) * needs.gpus
+        have = float(gpu_bytes) * needs.gpus
         share = "a GPU" if needs.gpus == 1 else f"{needs.gpus:g} of a GPU"
         return asked <= have, f"{share} has {have / GIB:.1f} GiB" + ("" if asked <= have else ": no room")
     largest = max((node.get("memory", 0.0) for node in nodes), default=0.0)

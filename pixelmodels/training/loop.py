@@ -143,7 +143,7 @@ class Loop:
             position.train_images += step_images
             if self.after_step is not None:
                 self.after_step(position.step)
-            if position.step >= self._next_look and position.epoch_step < self.steps_per_epoch:
+            if position.step >= self._next_look:
                 started = self._look(step_nats, started)
         self._collect(step_nats, started)
 
@@ -243,10 +243,14 @@ class Loop:
     # ---- looking at the clock, together
 
     def _look(self, step_nats: list[torch.Tensor], started: float) -> float:
-        """Save or report where the first worker's clock says so; returns when the training clock goes on from."""
+        """Save or report where the first worker's clock says so; returns when the training clock goes on from.
+
+        After an epoch's last step that comes by itself, and only who has to leave does not wait for what follows it.
+        """
         now, plan, position = time.monotonic(), self.plan, self.position
-        save_due = plan.checkpoint_every_s > 0 and now - self._saved >= plan.checkpoint_every_s
-        report_due = not plan.report_epochs and now - self._reported >= plan.report_every_s
+        goes_on = position.epoch_step < self.steps_per_epoch
+        save_due = goes_on and plan.checkpoint_every_s > 0 and now - self._saved >= plan.checkpoint_every_s
+        report_due = goes_on and not plan.report_epochs and now - self._reported >= plan.report_every_s
         steps = max(1, int(_LOOK_EVERY_S / max(1e-4, self._seconds_per_step())))
         if 0 < plan.checkpoint_every_s < _LOOK_EVERY_S:
             steps = 1

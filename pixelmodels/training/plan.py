@@ -45,9 +45,9 @@ class RunPlan:
 
     def check_held(self) -> None:
         """Raise `Lost` where another process has taken the run over: what is written from here on would spoil its files."""
-        other = self.hold.lost_to(self.storage) if self.hold is not None else None
-        if other is not None:
-            raise Lost(f"{other} trains it now: this one was not seen for some time, and was taken for dead; follow that one")
+        why = self.hold.lost_to(self.storage) if self.hold is not None else None
+        if why is not None:
+            raise Lost(f"{why}: this one was not seen for some time, and was taken for dead; follow that one, or give the command again")
 
 
 def build_model(plan: RunPlan) -> PixelModel:

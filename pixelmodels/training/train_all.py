@@ -86,7 +86,8 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     asked = preflight.check()
     at_once = min(runs_at_once(needs, wanted=len(recipes)), len(recipes))
     say_what_it_waits_for(options.name, needs, say)
-    plans = _plans(options, recipes, chosen, tracker, say)
+    largest_gpu = max((memory for memory in asked.values() if memory is not None), default=None)
+    plans = _plans(options, recipes, chosen, tracker, say, largest_gpu)
     datasets = [plan.dataset for plan in plans]
     names = ", ".join(dict.fromkeys(f"{dataset.name}-{dataset.fingerprint}" for dataset in datasets))
     say(f"training {', '.join(one.name for one in recipes)} on {names}, {at_once} at a time with {needs.workers} each")
@@ -120,7 +121,9 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     return outcome
 
 
-def _plans(options: TrainAll, recipes: Sequence[Recipe], chosen: Dataset | None, tracker: Tracker, say: Say) -> list[RunPlan]:
+def _plans(
+    options: TrainAll, recipes: Sequence[Recipe], chosen: Dataset | None, tracker: Tracker, say: Say, gpu_bytes: int | None
+) -> list[RunPlan]:
     """A plan for each recipe on its prepared data, or on the chosen data set; one that cannot be trained on them, or here, is told."""
     if chosen is not None:
         recipes = [dataclasses.replace(recipe, dataset=config_of(chosen)) for recipe in recipes]
@@ -134,7 +137,7 @@ def _plans(options: TrainAll, recipes: Sequence[Recipe], chosen: Dataset | None,
         dataset = prepared[recipe.dataset]
         key = run_key(recipe, dataset.fingerprint)
         plan = RunPlan(recipe, dataset, storage, key, tracker, registered_name=dataset.name, checkpoint_every_s=options.checkpoint_every_s)
-        check_weights_fit(recipe, build_model(plan).num_parameters, options.needs, nodes)
+        check_weights_fit(recipe, build_model(plan).num_parameters, options.needs, nodes, gpu_bytes)
         plans.append(plan)
     return plans
 

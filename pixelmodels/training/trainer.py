@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from pixelmodels.errors import UserError, first_line, lacks_memory
-from pixelmodels.internals import did_not_start
+from pixelmodels.internals import found_no_room
 from pixelmodels.progress import Say, sayer
 from pixelmodels.ray_cluster import WorkerNeeds
 from pixelmodels.runs import checkpoints
@@ -31,8 +31,8 @@ class RunFailed(Exception):
     """A run that ended without a result; the message is the reason in one line."""
 
 
-class NotStarted(Exception):
-    """Workers that did not begin: there was no room for so many in time, or one died before it had anything to do."""
+class NoRoom(Exception):
+    """Workers that did not begin, because there was no room for so many in time."""
 
 
 def fit(
@@ -55,7 +55,7 @@ def _fit(plan: RunPlan, needs: WorkerNeeds, config: dict[str, Any], wanted: Want
     import ray
 
     name, failures, had = plan.recipe.name, 0, 0
-    has_waited, is_told = False, False
+    is_told = False
     while True:
         step = _newest(plan)
         try:
@@ -63,13 +63,12 @@ def _fit(plan: RunPlan, needs: WorkerNeeds, config: dict[str, Any], wanted: Want
                 if had and num_workers not in (had, wanted.num_workers):
                     say(f"{name}: {'grows' if num_workers > had else 'shrinks'} from {had} to {num_workers} worker(s) at step {step}")
                 wanted.num_workers = num_workers
-                waits = has_waited and needs.most == needs.num_workers  # a number that is fixed is not looked for again
-                left = run_group(run_worker, config, dataclasses.replace(needs, num_workers=num_workers), waits=waits)
-        except NotStarted:
+                left = run_group(run_worker, config, dataclasses.replace(needs, num_workers=num_workers))
+        except NoRoom:
             plan.check_held()
             if not ray.is_initialized():
                 raise RunFailed("its workers did not start") from None
-            has_waited, is_told = True, is_told or say_who_has_the_room(name, needs, num_workers, say)
+            is_told = is_told or say_who_has_the_room(name, needs, num_workers, say)
             continue
         except RunFailed as error:
             plan.check_held()
@@ -78,9 +77,9 @@ def _fit(plan: RunPlan, needs: WorkerNeeds, config: dict[str, Any], wanted: Want
             if failures > max_failures or failure_of(plan) is not None or not ray.is_initialized():
                 raise
             say(f"{name}: {error}; goes on from {f'step {newest}' if newest else 'its beginning'}")
-            had, has_waited, is_told = num_workers, False, False
+            had, is_told = num_workers, False
             continue
-        had, has_waited, is_told = num_workers, False, False
+        had, is_told = num_workers, False
         result = finished(plan.storage, plan.folder)
         if result is not None:
             return result
@@ -100,14 +99,13 @@ def run_group(
     needs: WorkerNeeds,
     *,
     max_failures: int = 0,
-    waits: bool = True,
     callbacks: Sequence[Any] = (),
 ) -> str | None:
     """Run `worker(config)` in each of a run's workers on the cluster, and wait for their end; returns what the first one returned.
 
     Args: `config`, whose entry "plan" is the run's plan; `needs`, of which it gets the smaller number of workers; `max_failures`, how
-    often Ray Train itself replaces them; `waits`, whether it waits for room as long as that takes; `callbacks`, of Ray Train.
-    Raises `RunFailed` and `Lost` as `fit` does, and `NotStarted` where it does not wait.
+    often Ray Train itself replaces them; `callbacks`, of Ray Train.
+    Raises `RunFailed` and `Lost` as `fit` does, and `NoRoom` where they find no room in time.
     """
     import ray.train
     import ray.train.torch
@@ -125,7 +123,7 @@ def run_group(
         run_config=ray.train.RunConfig(
             name=_ray_name(plan),
             **plan.storage.for_ray(RAY_FILES),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=-1 if waits else 0),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             callbacks=list(callbacks),
         ),
@@ -133,8 +131,8 @@ def run_group(
     try:
         returned = trainer.fit().return_value
     except Exception as error:  # of any kind: Ray wraps what happened in a worker, whatever it was
-        if did_not_start(error):
-            raise NotStarted from error
+        if found_no_room(error):
+            raise NoRoom from error
         raise RunFailed(failure_of(plan) or reason(error)) from error
     failure = failure_of(plan)
     if failure is not None:
@@ -197,6 +195,8 @@ def guarded(plan: RunPlan, work: Callable[[RunPlan, torch.device], T]) -> T | No
 def reason(error: BaseException) -> str:
     """Why a run failed, in one line: the first failed worker's own error, or that it died."""
     failures = getattr(error, "worker_failures", None) or {}
+    if (early := getattr(error, "controller_failure", None)) is not None:
+        return f"workers could not begin ({first_line(early)})"
     inner = next(iter(failures.values()), error)
     if isinstance(inner, UserError | RunFailed):
         return " ".join(str(inner).split())

@@ -28,15 +28,22 @@ _ATTEMPTS = 100  # recipes drawn in a row that are too large, or tried already, 
 class SweepSearch(Searcher):
     """Optuna's TPE over a sweep's space, told of the trials of earlier calls; those that had not ended come first."""
 
-    def __init__(self, sweep: Sweep, seed: int, say: Callable[[int, int, bool], object], give_back: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        seed: int,
+        say: Callable[[int, int, bool], object],
+        give_back: Callable[[int], object],
+        at_once: Callable[[], int],
+    ) -> None:
         """`seed`, of what is drawn; `say(number, epoch, goes_on)`, told to the trials after each of their epochs.
 
-        `give_back(number)` frees what the workers of a trial held whose process died.
+        `give_back(number)` frees what the workers of a trial held whose process died; `at_once()`, how many trials may run now.
         """
         super().__init__(METRIC, "min")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self.sweep, self._say, self._give_back = sweep, say, give_back
+        self.sweep, self._say, self._give_back, self._at_once = sweep, say, give_back, at_once
         self.error: Exception | None = None  # the first one of the sweep's own, after which it does not go on
         self._asked: dict[str, tuple[optuna.Trial, TrialRecord]] = {}  # trials of this call, by Ray Tune's id
         self._waiting = deque(trial for trial in sweep.trials.values() if not trial.has_ended)
@@ -71,9 +78,14 @@ class SweepSearch(Searcher):
         )
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's number; `FINISHED` when time is up or there is nothing left to try, None while one that runs may yet die."""
+        """The next trial's number; `FINISHED` when time is up or there is nothing left to try.
+
+        None while there is no room for another one, or one that runs may yet die.
+        """
         if time.monotonic() >= self.sweep.ends_at:
             return Searcher.FINISHED
+        if len(self.sweep.running) >= self._at_once():
+            return None
         if self._again:
             return self._begin(trial_id, *self._again.popleft())
         if self._left <= 0:

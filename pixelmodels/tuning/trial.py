@@ -26,7 +26,7 @@ from pixelmodels.runs.checkpoints import CHECKPOINTS
 from pixelmodels.runs.result import FAILURE
 from pixelmodels.training.loop import Loop
 from pixelmodels.training.plan import RunPlan
-from pixelmodels.training.trainer import guarded, ray_files, reason, report, run_group, wrap
+from pixelmodels.training.trainer import NoRoom, guarded, ray_files, reason, report, run_group, wrap
 from pixelmodels.tuning.record import Records, TrialRecord
 
 _ANSWER_S = 30.0
@@ -65,7 +65,10 @@ def run_trial(config: Mapping[str, Any], plans: TrialPlans, verdicts: Any) -> No
     plan = plans.plan(plans.records.trial(number))
     given = {"plan": plan, "number": number, "verdicts": verdicts}
     try:
-        run_group(train_trial, given, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
+        while True:
+            with suppress(NoRoom):  # there was some when the trial began: a machine that died comes back, or another trial ends
+                run_group(train_trial, given, plans.needs, max_failures=plans.max_failures, callbacks=[TuneReportCallback()])
+                return
     except Exception as error:
         plan.check_held()
         plan.storage.write_bytes(f"{plan.folder}/{FAILURE}", json.dumps({"reason": reason(error)}).encode())

@@ -41,6 +41,7 @@ from pixelmodels.tuning.space import Defaults, SearchSpace, load_space
 from pixelmodels.tuning.sweep import Sweep, count_parameters
 from pixelmodels.tuning.trial import NUMBER, TrialPlans, Verdicts, give_back, run_trial
 
+_LOOK_EVERY_S = 2.0  # seconds between looks at how many trials there is room for
 _MOST_WAITING = 100_000  # workers of all trials that ask at a time whether to go on
 # Read by Ray Tune; what the user has set is kept.
 _TUNE = {
@@ -77,8 +78,7 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
     ray_cluster.connect()
     preflight = Preflight(storage, tracker, needs, unprepared([defaults.first.dataset] if chosen is None else [], storage))
     asked = preflight.check()
-    most = options.max_concurrent or options.num_samples
-    at_once = min(runs_at_once(needs, wanted=options.max_concurrent or 1), most, options.num_samples)
+    at_once = AtOnce(needs, options.max_concurrent, options.num_samples, say)
     say_what_it_waits_for(f"sweep of {options.space}", needs, say)
     dataset = chosen if chosen is not None else prepare(defaults.first.dataset, storage, say=say)
     config = config_of(dataset) if chosen is not None else defaults.first.dataset
@@ -98,7 +98,7 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
             run_key=head.id,
             checkpoint_every_s=options.checkpoint_every_s,
             report_epochs=True,
-            num_threads=threads_per_worker(needs, at_once),
+            num_threads=threads_per_worker(needs, at_once()),
             place=f"{records.folder}/{TRIAL_RUNS}",
             hold=hold,
         )
@@ -185,7 +185,32 @@ def _remove_ray_files(records: Records, head: Head) -> None:
             records.storage.delete(f"{RAY_FILES}/{name}")
 
 
-def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
+class AtOnce:
+    """How many trials of a sweep may run at a time: as many as the cluster has room for, looked at again as nodes come and go.
+
+    Args: `most`, at most so many, where that is told; `num_samples`, all of them; `say` prints a line where it changes.
+    Raises `UserError` where the cluster can never have one.
+    """
+
+    def __init__(self, needs: WorkerNeeds, most: int | None, num_samples: int, say: Say) -> None:
+        self._needs, self._wanted, self._most, self._say = needs, most or 1, min(most or num_samples, num_samples), say
+        self._now, self._looked = self._look(), time.monotonic()
+
+    def __call__(self) -> int:
+        """How many by now."""
+        if time.monotonic() - self._looked >= _LOOK_EVERY_S:
+            with suppress(Exception):  # of any kind: what is left is too little for one (which waits then), or the cluster does not answer
+                before, self._now = self._now, self._look()
+                if self._now != before:
+                    self._say(f"the cluster has room for {self._now} trial(s) at a time now, and had for {before}")
+            self._looked = time.monotonic()
+        return self._now
+
+    def _look(self) -> int:
+        return min(runs_at_once(self._needs, wanted=self._wanted), self._most)
+
+
+def _search(sweep: Sweep, at_once: AtOnce, options: Tune, head: Head) -> None:
     """Run what is left of the trials."""
     num_left = options.num_samples - sum(trial.has_ended for trial in sweep.trials.values())
     if num_left <= 0:
@@ -203,18 +228,18 @@ def _search(sweep: Sweep, at_once: int, options: Tune, head: Head) -> None:
     verdicts = ray.remote(max_concurrency=_MOST_WAITING)(Verdicts).options(**beside_the_driver()).remote()  # ends with this process
     before = f", {len(sweep.trials)} on record" if sweep.trials else ""
     each = f"{sweep.plans.needs.workers} of {sweep.plans.needs.each}"
-    sweep.say(f"sweep {sweep.records.name}: {num_left} trial(s) of up to {sweep.epochs} epochs{before}, {at_once} at a time with {each}")
+    sweep.say(f"sweep {sweep.records.name}: {num_left} trial(s) of up to {sweep.epochs} epochs{before}, {at_once()} at a time with {each}")
     # The trial's own process only waits for its workers, which reserve what they need themselves; Ray Tune wants it to ask for something.
     # A trial whose process dies is asked for again, at most so often as dead workers are replaced.
     num_asked = num_left * (1 + options.max_failures)
     function = tune.with_resources(functools.partial(run_trial, plans=sweep.plans, verdicts=verdicts), {"CPU": 0, "memory": 1})
-    search = SweepSearch(sweep, options.sampler_seed, verdicts.say.remote, partial(give_back, verdicts))
+    search = SweepSearch(sweep, options.sampler_seed, verdicts.say.remote, partial(give_back, verdicts), at_once)
     tuner = tune.Tuner(
         function,
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=num_asked,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=options.num_samples,  # the search has the number that counts: Ray Tune knows only of one that stays
             time_budget_s=None if options.max_minutes is None else max(0.0, sweep.ends_at - time.monotonic()),
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,14 @@ def test_a_run_ends_as_one_without_a_fault(fault: str, cluster: LocalCluster, un
 
 @pytest.mark.faults
 def test_no_secret_is_left_behind(cluster: LocalCluster, undisturbed: float) -> None:
-    """After a training on all of its nodes: in logs, in the bucket, and in what MLflow tells."""
+    """After a training on all of its nodes, and one whose MLflow login stands in the address: in logs, bucket, and what MLflow has."""
     assert cluster.bucket is not None and cluster.mlflow is not None
+    user, password = (cluster.variables[f"MLFLOW_TRACKING_{name}"] for name in ("USERNAME", "PASSWORD"))
+    uri = cluster.mlflow.uri.replace("://", f"://{user}:{password}@")
+    there = {"RAY_ADDRESS": f"{cluster.head.address}:{cluster.ray.port}", "MLFLOW_TRACKING_URI": uri}
+    only = ["env", "-u", "MLFLOW_TRACKING_USERNAME", "-u", "MLFLOW_TRACKING_PASSWORD"]
+    done = cluster.head.run([*only, sys.executable, *Job(cluster, "login", epochs=1).command[1:]], variables=there, timeout_s=300.0)
+    (cluster.head.folder / "login.log").write_text(done.stdout + done.stderr)
     names = ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")
     secrets = {name: cluster.variables[name].encode() for name in names}
     secrets["token"] = Path(cluster.variables["RAY_AUTH_TOKEN_PATH"]).read_bytes().strip()
@@ -77,6 +84,11 @@ def test_no_secret_is_left_behind(cluster: LocalCluster, undisturbed: float) -> 
                 assert not found_in(path.read_bytes()), path
                 looked_at += 1
     assert looked_at > 50
+    artifacts = cluster.host_of(cluster.mlflow).folder / "artifacts"
+    kept = [path for path in artifacts.rglob("*") if path.is_file()]
+    assert kept
+    for path in kept:
+        assert not found_in(path.read_bytes()), path
     root = Storage(cluster.bucket.storage)
     entries = list(root.files())
     assert any(entry.path.endswith("result.json") for entry in entries)

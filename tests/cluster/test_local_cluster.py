@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.service_faults import IMPATIENT
 from cluster import network, servers
 from cluster.hosts import ROOT, Host, LoopbackHost, processes, wait_until
 from cluster.local_cluster import LocalCluster, LocalClusterOptions, remove_leftovers
@@ -22,8 +24,6 @@ from pixelmodels.storage import Storage
 from pixelmodels.tracking.location import check_reachable
 
 PROBE = str(Path(__file__).with_name("probe.py"))
-# Ray gives a node up that does not answer within 5 s three times; a machine that is busy answers late.
-IMPATIENT = {"RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3"}
 # A program that tells of its end, where it is asked to end.
 TELLING = """
 import pathlib, signal, sys, time
@@ -266,6 +266,8 @@ def test_the_bucket_serves_a_storage_root(cluster: LocalCluster, monkeypatch: py
     assert {(entry.path, entry.size) for entry in root.files()} == {("folder/large", len(data)), ("folder/deeper/small", 5)}
     root.delete("folder")
     assert not root.exists("folder/large") and list(root.files()) == []
+    answers = probed(cluster.hosts[-1], cluster.host_of(cluster.bucket))
+    assert sorted(answers.values()) == ["403", "UNIMPLEMENTED"]  # S3, and its own gRPC, which has none of Ray's calls
     cluster.host_of(cluster.bucket).kill()
     cluster.host_of(cluster.bucket).bring_back()
     root.write_bytes("again", b"")
@@ -307,6 +309,41 @@ def test_a_job_finds_all_that_the_cluster_has(cluster: LocalCluster) -> None:
     told = "\n".join(cluster.told())
     assert cluster.bucket.endpoint in told and cluster.mlflow.uri in told and f"export RAY_ADDRESS={cluster.ray.dashboard}" in told
     assert "job submit -- python pipelines/train_all.py --storage s3://pixelmodels --num-workers 2" in told
+
+
+@pytest.mark.faults
+def test_a_checkout_travels_with_a_job(cluster: LocalCluster) -> None:
+    """As `ray job submit --working-dir .` sends it: every node runs its code, not what is installed, and keys stay at home."""
+    checkout = cluster.folder / "checkout"
+    for name in ("pixelmodels", "pipelines", "tune_spaces"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".rayignore", ".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / "pixelmodels" / "travelled.py").write_text("FAR = 'indeed'\n")
+    (checkout / "my_auth_token").write_text("secret")
+    (checkout / "storage").mkdir()
+    (checkout / "storage" / "large").write_bytes(bytes(1 << 20))
+    script = """
+import os, ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+ray.init(log_to_driver=False)
+def seen():
+    from pixelmodels import preflight, travelled
+    return ray.util.get_node_ip_address(), travelled.FAR, sorted(os.listdir()), preflight.versions()["pixelmodels' code"]
+nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+far = ray.remote(num_cpus=0)(seen)
+for found in [seen(), *ray.get([far.options(scheduling_strategy=On(node, soft=False)).remote() for node in nodes])]:
+    print("seen", *found, flush=True)
+"""
+    (checkout / "look.py").write_text(script)
+    words = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", ".", "--", "python", "look.py"]
+    done = cluster.head.run(words, variables={"RAY_ADDRESS": cluster.ray.dashboard}, timeout_s=200.0, folder=checkout)
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines() if line.startswith("seen ")]
+    assert {line[1] for line in lines} == {node.address for node in (cluster.head, *cluster.workers)} and len(lines) == 4
+    told = {line[2] for line in lines}
+    assert len(told) == 1 and told.pop().startswith(
+        "indeed ['.gitignore', '.rayignore', 'look.py', 'pipelines', 'pixelmodels', 'pyproject.toml', 'tune_spaces'] "
+    )
 
 
 @pytest.mark.faults

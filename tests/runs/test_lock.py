@@ -182,8 +182,25 @@ def test_who_is_taken_for_dead_and_is_not_neither_goes_on_nor_ends_the_other(sto
     assert json.loads(storage.read_bytes(hold.path)) == other
 
 
-def test_a_claim_of_a_process_that_died_before_it_went_on_is_no_end(storage: Storage) -> None:
-    leave(storage, "another-host", 17)
+def test_who_wakes_after_another_has_finished_the_run_leaves_its_checkpoints(storage: Storage) -> None:
+    plan = tiny_plan(storage)
+    with holding(storage, plan.folder, "tiny", lambda _: None) as hold:
+        plan = dataclasses.replace(plan, hold=hold)
+        (beats,) = [thread for thread in threading.enumerate() if thread.name == "running tiny"]
+        while beats.is_alive():  # one beat may fall between its look and what the other does
+            storage.delete(hold.path)  # as the other's end does
+            beats.join(0.1)
+        assert not storage.exists(hold.path)
+        with pytest.raises(Lost, match="another process had it meanwhile, and is done with it"):
+            train(plan, say=lambda _: None)
+        assert checkpoints.latest(storage, plan.folder, print) is None
+    assert not storage.exists(hold.path)
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+def test_a_claim_of_a_process_that_died_before_it_went_on_is_no_end(is_here: bool, storage: Storage) -> None:
+    number, identity = ended_process() if is_here else (17, None)
+    leave(storage, "another-host", number, identity)
     assert storage.create(f"{FOLDER}/{RUNNING}.after-x", b"{}")
     with holding(storage, FOLDER, "tiny", lambda _: None):
         assert json.loads(storage.read_bytes(f"{FOLDER}/{RUNNING}"))["process"] == os.getpid()

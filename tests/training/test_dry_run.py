@@ -122,3 +122,12 @@ def test_weights_that_fit_no_node_are_told_before_anything_is_trained(nodes: lis
     else:
         with pytest.raises(UserError, match=r"^recipe 'pixelcnn' needs 1.9 GiB .* node has 1.8 GiB: no room for 1; give it"):
             check_weights_fit(recipe, 10**8, WorkerNeeds(1), there)
+
+
+def test_weights_that_fit_no_gpu_of_the_cluster_are_told_by_who_has_none() -> None:
+    recipe, there = suite("digits")[0], [{"CPU": 4.0, "memory": 1e12}]
+    needs = WorkerNeeds(1, use_gpu=True)
+    check_weights_fit(recipe, 10**8, needs, there)  # nobody knows
+    check_weights_fit(recipe, 10**8, needs, there, gpu_bytes=3 << 30)
+    with pytest.raises(UserError, match=r"needs 1.9 GiB .* and a GPU has 1.0 GiB: no room; give it fewer features"):
+        check_weights_fit(recipe, 10**8, needs, there, gpu_bytes=1 << 30)

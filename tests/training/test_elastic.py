@@ -115,8 +115,23 @@ def test_a_range_whose_workers_find_no_room_looks_again(free: dict[str, float], 
 
 def test_a_fixed_number_is_waited_for_once_it_is_told(free: dict[str, float], storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     free["CPU"] = 1.0
-    asked, lines = run(storage, WorkerNeeds(2), monkeypatch, timed_out)
-    assert asked == [(2, 0), (2, -1)] and len(lines) == 1 and "other work holds all but 1" in lines[0]
+    asked, lines = run(storage, WorkerNeeds(2), monkeypatch, timed_out, timed_out)
+    assert asked == [(2, 0)] * 3 and len(lines) == 1 and "other work holds all but 1" in lines[0]
+
+
+@pytest.mark.parametrize("needs", [WorkerNeeds(2), RANGE])
+def test_workers_that_die_as_they_begin_are_replaced_so_often_as_is_told(
+    needs: WorkerNeeds, free: dict[str, float], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+
+    died = ray.train.ControllerError(WorkerGroupStartupFailedError("a worker died: SIGILL\nand more"))
+    trainers, lines = Trainers(died, died, died), list[str]()
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", trainers)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with pytest.raises(trainer.RunFailed, match=r"^workers could not begin \(a worker died: SIGILL\)$"):
+        fit(tiny_plan(storage), needs, None, max_failures=2, say=lines.append)
+    assert lines == ["tiny: workers could not begin (a worker died: SIGILL); goes on from its beginning"] * 2
 
 
 def test_growth_is_said_by_what_there_was(free: dict[str, float], storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

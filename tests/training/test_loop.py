@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from pixelmodels.runs import checkpoints
 from pixelmodels.runs.loading import find_model
 from pixelmodels.runs.result import RESULT, finished
 from pixelmodels.storage import Storage
-from pixelmodels.training.loop import Loop, train
+from pixelmodels.training.loop import Left, Loop, train
 from pixelmodels.training.plan import Hopeless, build_model
 from pixelmodels.training.workers import Workers
 from tests.gs import google_bucket_server
@@ -134,6 +135,34 @@ def test_a_run_in_a_bucket_that_was_stopped_ends_as_one_in_a_folder(
         assert_same(final_weights(plan), final_weights(tiny_plan(storage)))
         assert finished(plan.storage, plan.folder) == found
         assert found.test_nll_nats == expected.test_nll_nats
+
+
+@pytest.mark.parametrize("batch_size", [64, 5])
+def test_who_has_to_leave_does_so_before_an_epoch_is_validated(batch_size: int, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one step an epoch, too: what is saved then goes on as if nothing had happened, and no step is done again."""
+    plan = tiny_plan(storage, dataclasses.replace(tiny_recipe(epochs=3), batch_size=batch_size))
+    steps_per_epoch = -(-SIZES["train"] // batch_size)
+    validated: list[int] = []
+    score = Loop._score
+
+    def scored(self: Loop, split: str) -> Any:
+        validated.append(self.position.step)
+        return score(self, split)
+
+    monkeypatch.setattr(Loop, "_score", scored)
+    monkeypatch.setattr("pixelmodels.training.loop._LOOK_EVERY_S", 0.0)
+    loop = Loop(plan, CPU, say=lambda _: None)
+    loop.leave = lambda: "taken away" if loop.position.step == steps_per_epoch else None
+    with pytest.raises(Left) as left:
+        loop.run()
+    assert left.value.why == "taken away" and not validated and last_checkpoint(plan).step == steps_per_epoch
+    done: list[int] = []
+    train(plan, say=lambda _: None, after_step=done.append)
+    assert done == list(range(steps_per_epoch + 1, 3 * steps_per_epoch + 1))
+    assert validated[:3] == [steps_per_epoch, 2 * steps_per_epoch, 3 * steps_per_epoch]
+    other = dataclasses.replace(plan, run_key="another")
+    train(other, say=lambda _: None)
+    assert_same(final_weights(plan), final_weights(other))
 
 
 def test_best_and_last_checkpoints_are_kept_and_no_others_but_one(storage: Storage) -> None:

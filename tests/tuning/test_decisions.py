@@ -25,7 +25,7 @@ from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.runs import PARENT_TAG
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.trainer import RunFailed
-from pixelmodels.tuning import report
+from pixelmodels.tuning import report, tune
 from pixelmodels.tuning import sweep as sweep_module
 from pixelmodels.tuning.options import Tune
 from pixelmodels.tuning.parameters import importance_png, importances, parallel_coordinates_png
@@ -87,9 +87,12 @@ class Driver:
         self.sweep = Sweep(space or TinySpace(), defaults, settings, plans, self.tracker, "parent", said.append, asked.num_samples)
         self.told: dict[tuple[int, int], bool] = {}  # by trial and epoch: whether it was told to go on
         self.given_back: list[int] = []  # numbers of trials that Ray Tune told to have failed
-        self.search = SweepSearch(
-            self.sweep, asked.seed, lambda number, epoch, goes_on: self.told.update({(number, epoch): goes_on}), self.given_back.append
-        )
+        self.at_once = 9  # trials that there is room for
+
+        def say(number: int, epoch: int, goes_on: bool) -> None:
+            self.told[number, epoch] = goes_on
+
+        self.search = SweepSearch(self.sweep, asked.seed, say, self.given_back.append, lambda: self.at_once)
 
     def begin(self, trial_id: str) -> int | None:
         """The number of the trial that is next; none where there is none."""
@@ -207,6 +210,42 @@ def test_no_trial_begins_when_time_is_up(storage: Storage) -> None:
     assert driver.begin("b") is None
     driver.end("a")
     assert driver.sweep.trials[0].state == "unfinished"
+
+
+def test_as_many_trials_run_as_there_is_room_for_by_now(storage: Storage) -> None:
+    driver = Driver(storage)
+    driver.at_once = 2
+    assert [driver.begin(name) for name in "abc"] == [0, 1, None]
+    driver.at_once = 3  # a node came late
+    assert [driver.begin(name) for name in "cd"] == [2, None]
+    driver.at_once = 1  # two are gone
+    driver.end("a", dies=True)
+    assert driver.begin("d") is None
+    driver.at_once = 3
+    assert driver.begin("d") == 0  # which goes on
+
+
+def test_the_cluster_is_asked_again_how_many_trials_it_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, lines = [3], list[str]()
+
+    def look(needs: WorkerNeeds, *, wanted: int) -> int:
+        if not found[0]:
+            raise UserError("the cluster can never give so many")
+        return found[0]
+
+    monkeypatch.setattr(tune, "runs_at_once", look)
+    monkeypatch.setattr(tune, "_LOOK_EVERY_S", 0.0)
+    at_once = tune.AtOnce(WorkerNeeds(1), None, 6, lines.append)
+    assert at_once() == 3 and not lines
+    found[0] = 9
+    assert at_once() == 6 and lines == ["the cluster has room for 6 trial(s) at a time now, and had for 3"]
+    found[0] = 0
+    assert at_once() == 6 and len(lines) == 1  # who runs is told by what they wait for
+    found[0] = 9
+    assert tune.AtOnce(WorkerNeeds(1), 2, 6, lines.append)() == 2
+    monkeypatch.setattr(tune, "_LOOK_EVERY_S", 1e9)
+    found[0] = 1
+    assert at_once() == 6
 
 
 def test_a_trained_trial_stays_finished_whatever_mlflow_says(storage: Storage) -> None:
