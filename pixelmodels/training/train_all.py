@@ -122,7 +122,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
 
 
 def _plans(
-    options: TrainAll, recipes: Sequence[Recipe], chosen: Dataset | None, tracker: Tracker, say: Say, gpu_bytes: int | None
+    options: TrainAll, recipes: Sequence[Recipe], chosen: Dataset | None, tracker: Tracker, say: Say, gpu_bytes: int | None = None
 ) -> list[RunPlan]:
     """A plan for each recipe on its prepared data, or on the chosen data set; one that cannot be trained on them, or here, is told."""
     if chosen is not None:
