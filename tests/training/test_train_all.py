@@ -112,7 +112,7 @@ def test_a_data_set_is_told_through_the_callers_own_voice(storage: Storage, monk
     monkeypatch.setattr(module, "runs_at_once", lambda *_, wanted: 1)
     monkeypatch.setattr(module, "say_what_it_waits_for", lambda *_: None)
     monkeypatch.setattr(module, "cluster_nodes", lambda *_: [])
-    monkeypatch.setattr(module.Preflight, "check", lambda _: None)
+    monkeypatch.setattr(module.Preflight, "check", lambda _: {"1": None})
     monkeypatch.setattr(module, "Tracker", lambda storage: type("Fake", (), {"check": lambda self: None, "uri": "", "storage": storage})())
     monkeypatch.setattr(module.ray_cluster, "connect", lambda: None)
     lines: list[str] = []
