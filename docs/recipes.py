@@ -53,7 +53,8 @@ What is assumed of the machines, {GPUS.devices} GPUs ({GPUS.name}) in each:
 - gradients go at {GPUS.link_bytes_per_s / 1e9:.0f} GB/s each way to a GPU of the same machine, and at
   {GPUS.network_bytes_per_s / 1e9:.0f} GB/s to another machine (100 Gbit/s); a message takes {GPUS.message_s * 1e6:.0f} microseconds;
 - a checkpoint is written at {GPUS.storage_bytes_per_s / 1e6:.0f} MB/s every two minutes, and all wait for it;
-- images are read beside the work, and come as fast as they are wanted.
+- images are read beside the work, and come as fast as they are wanted: **MB/s read** is what all GPUs together want of the
+  storage, decoded (shards are smaller); one connection to a bucket gives some 50 to 100.
 
 The batch is the recipe's, whatever the number of GPUs; there is no figure for more GPUs than a step has images.
 **Worth** is what each GPU does of what one alone does in a second; **up to** is the largest power of two of GPUs
@@ -89,7 +90,7 @@ def scaling_page(find: Find) -> str:
     for name in PUBLISHED:
         suite = published(name)
         assert suite is not None
-        cells = " | ".join(f"{number}: ms a step | GiB | MB sent | worth" if number > 1 else "1 GPU: ms a step | GiB" for number in NUMBERS)
+        cells = " | ".join(f"{number}: ms a step | GiB | MB/s read | MB sent | worth" if number > 1 else "1 GPU: ms a step | GiB | MB/s read" for number in NUMBERS)
         head = f"| model | batch | {cells} | up to |"
         lines = [f"## {name}", "", head, "|" + "---|" * (head.count("|") - 1)]
         lines += [scaling_row(entry, suite.data, find(name, entry, suite.data)) for entry in suite.entries]
@@ -103,10 +104,10 @@ def scaling_row(entry: Published, data: PublishedData, spent: Cost) -> str:
     cells = [f"`{entry.recipe.name}`", f"{entry.recipe.batch_size}"]
     for number in NUMBERS:
         if number > entry.recipe.batch_size:
-            cells += ["-"] * 4
+            cells += ["-"] * 5
             continue
         step = scale.step(number)
-        cells += [f"{1e3 * step.seconds:.3g}", f"{step.memory_bytes / GIB:.1f}"]
+        cells += [f"{1e3 * step.seconds:.3g}", f"{step.memory_bytes / GIB:.1f}", f"{step.read_bytes_per_s / 1e6:.3g}"]
         cells += [f"{step.sent_bytes / 1e6:.3g}", f"{scale.efficiency(number):.0%}"] if number > 1 else []
     return f"| {' | '.join([*cells, str(scale.most_workers())])} |"
 

@@ -126,7 +126,8 @@ def _scaled(recipe: Recipe, images: _Images, spent: Cost, checkpoint_every_s: fl
         if number <= recipe.batch_size:
             step = scale.step(number)
             sends = f", {step.sent_bytes / 1e6:,.3g} MB sent by each" if number > 1 else ""
-            told.append(f"{number}: {1e3 * step.seconds:,.3g} ms a step, {step.memory_bytes / GIB:.1f} GiB each{sends}")
+            reads = f"{step.read_bytes_per_s / 1e6:,.3g} MB/s read"
+            told.append(f"{number}: {1e3 * step.seconds:,.3g} ms a step, {step.memory_bytes / GIB:.1f} GiB each, {reads}{sends}")
     return f"  estimated, not measured, on {GPUS.name}: {'; '.join(told)}; docs/scaling.md has what is assumed"
 
 

@@ -9,7 +9,7 @@ A step of a recipe has the same images whatever the number of workers, so each o
   each bucket (Patarasuk and Yuan, JPDC 2009). Buckets are those of torch's `DistributedDataParallel`: a first of 1 MiB, then of 25 MiB,
   in the order in which the backward pass of a step's last part comes by. So all but the last travel beside that pass.
 - **Saving**: the first worker writes a checkpoint now and then, and the others wait for it.
-- **Reading** of images is told in bytes; it goes on beside the work.
+- **Reading** of images goes on beside the work, and is told in bytes a second that are wanted.
 
 `docs/scaling.md` has what comes of it for published recipes, and `benchmarks/scale_model.py` compares it with what is measured.
 """
@@ -68,13 +68,18 @@ class Step:
     exchange_s: float  # until gradients are averaged, as far as the backward pass does not hide it
     saving_s: float  # of checkpoints, spread over all steps
     sent_bytes: float  # to other workers; as many come
-    read_bytes: float  # of images
+    read_bytes: float  # of images, on average
     memory_bytes: float
 
     @property
     def seconds(self) -> float:
         """A step's time."""
         return self.work_s + self.exchange_s + self.saving_s
+
+    @property
+    def read_bytes_per_s(self) -> float:
+        """Bytes of images a second that all workers together want of the storage, once decoded."""
+        return self.num_workers * self.read_bytes / self.seconds
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Scale:
             exchange_s,
             saving_s=(work_s + exchange_s) * share / (1 - share),
             sent_bytes=_ring(num_workers) * spent.gradient_bytes,
-            read_bytes=float(images * math.prod(self.spec.shape)),
+            read_bytes=recipe.batch_size / num_workers * math.prod(self.spec.shape),
             memory_bytes=spent.worker_bytes(part, num_workers),
         )
 

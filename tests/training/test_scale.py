@@ -80,6 +80,12 @@ def test_all_wait_while_one_saves() -> None:
     assert scale(parameters=10**9).step(1).saving_s == 0.0
 
 
+def test_all_workers_together_want_the_images_of_a_step_in_its_time() -> None:
+    for number in (1, 3, 64):
+        step = scale(parameters=10**6).step(number)
+        assert step.read_bytes_per_s * step.seconds == pytest.approx(64 * math.prod(SPEC.shape))
+
+
 def test_memory_has_buckets_only_where_there_is_somebody_to_tell() -> None:
     one, two = (scale(parameters=10**6).step(number).memory_bytes for number in (1, 2))
     assert one == pytest.approx(28e6 + 1.3 * 64 * 2**20) and two == pytest.approx(32e6 + 1.3 * 32 * 2**20)
