@@ -90,7 +90,8 @@ def scaling_page(find: Find) -> str:
     for name in PUBLISHED:
         suite = published(name)
         assert suite is not None
-        cells = " | ".join(f"{number}: ms a step | GiB | MB/s read | MB sent | worth" if number > 1 else "1 GPU: ms a step | GiB | MB/s read" for number in NUMBERS)
+        more = {number: " | MB sent | worth" if number > 1 else "" for number in NUMBERS}
+        cells = " | ".join(f"{number} GPU{'s' * (number > 1)}: ms a step | GiB | MB/s read{end}" for number, end in more.items())
         head = f"| model | batch | {cells} | up to |"
         lines = [f"## {name}", "", head, "|" + "---|" * (head.count("|") - 1)]
         lines += [scaling_row(entry, suite.data, find(name, entry, suite.data)) for entry in suite.entries]
