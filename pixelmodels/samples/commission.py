@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelmodels.models import Context, ContextBlend, PixelModel
+from pixelmodels.models import Context, ContextBlend, ContextSpec, PixelModel
+from pixelmodels.models.class_names import class_name
 from pixelmodels.sampling import Request
 from pixelmodels.sampling.request import checked
 
@@ -37,6 +38,20 @@ class Commission:
     def n(self) -> int:
         """Images."""
         return len(self.noise_N)
+
+    def class_names(self, spec: ContextSpec) -> list[str]:
+        """The name of each image's class, empty where it has none, or the model does not know it; of a blend only at its two ends."""
+        if isinstance(self.context, ContextBlend):
+            share_N = self.context.share_B.numpy()[self.row_N]
+            first, second = (self._names(end.label_B, spec) for end in (self.context.first, self.context.second))
+            ends = zip(share_N, first, second, strict=True)
+            return [start if share == 0 else end if share == 1 else "" for share, start, end in ends]
+        return self._names(None if self.context is None else self.context.label_B, spec)
+
+    def _names(self, label_B: Tensor | None, spec: ContextSpec) -> list[str]:
+        if label_B is None:
+            return [""] * self.n
+        return [class_name(int(label), spec) or "" for label in label_B.numpy()[self.row_N]]
 
     @property
     def original_N(self) -> Int64:
@@ -72,7 +87,7 @@ class Commission:
         for request in self.requests(0, self.n):
             checked(model, request)
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+    def arrays(self, spec: ContextSpec) -> dict[str, npt.NDArray[np.generic]]:
         """What each image was given, by name: a row for each image, its kinds as `Context` names them."""
         found: dict[str, npt.NDArray[np.generic]] = {}
         if isinstance(self.context, Context):
@@ -80,6 +95,8 @@ class Commission:
             given = {"label_N": context.label_B, "vector_NV": context.vector_BV}
             given |= {"given_image_NCHW": context.image_BCHW, "given_small_NCHW": context.small_BCHW}
             found = {name: _plain(value)[self.row_N] for name, value in given.items() if value is not None}
+            if context.label_B is not None and spec.class_names:
+                found["label_name_N"] = np.array(self.class_names(spec))
         if self.originals_MCHW is not None:
             found["originals_NCHW"] = _plain(self.originals_MCHW)[self.original_N]
         if self.known_HW is not None:
