@@ -68,11 +68,11 @@ def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes
     return context if len(context) else None
 
 
-def class_of(context: Context | None, spec: ContextSpec) -> tuple[int | None, str | None]:
-    """The class that all images of a request are given, as it is told: its number and its name, None where there is none to tell."""
-    if context is None or context.label_B is None:
+def class_of(asked: SampleRequest | ScoreRequest, spec: ContextSpec) -> tuple[int | None, str | None]:
+    """The class that a request (which fits the model) asks for, as it is told: its number and its name, None where there is none."""
+    if asked.label is None:
         return None, None
-    label = int(context.label_B[0])
+    label = label_of(asked.label, spec)
     return label, class_name(label, spec)
 
 
