@@ -58,7 +58,7 @@ def prepare(
 ) -> Dataset:
     """Make the data set of a config, or find it: the same input and options give the same fingerprint, and nothing is done twice.
 
-    Args: `say` is given one line that tells what was done; `connect` is called when there is something to do, after which Ray
+    Args: `say` is given one line that tells what was done, after others about what is odd in the source, where it is looked at; `connect` is called when there is something to do, after which Ray
     must be running (such as `ray_cluster.connect`). Raises `UserError` when the source is missing, has no images, has too many bad
     files or changes while it is read.
     """
@@ -68,18 +68,22 @@ def prepare(
     dataset, is_new = _find(config, storage, source, listing), False
     if dataset is None:
         connect()
-        dataset, is_new = _prepare(config, storage, source, listing)
+        dataset, is_new = _prepare(config, storage, source, listing, say)
     told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
     say(f"data set {dataset.summary()} ({told})")
     return dataset
 
 
-def _prepare(config: DatasetConfig, storage: Storage, source: Source, listing: Listing | None) -> tuple[Dataset, bool]:
+def _prepare(
+    config: DatasetConfig, storage: Storage, source: Source, listing: Listing | None, say: Callable[[str], None]
+) -> tuple[Dataset, bool]:
     """Survey, then write what is not there yet; also tells whether anything was written."""
     if config.path is not None and _lies_in(storage, Storage(config.path)):
         raise UserError(f"storage root '{storage.root}' lies in the folder of images '{config.path}'; give another --storage")
     storage.check_writable()
     survey = source.survey(listing)
+    for remark in survey.remarks:
+        say(remark)
     _check_bad_share(config, survey, survey.skipped)
     plan = _plan(config, storage, source, survey)
     folder = plan.writer.folder

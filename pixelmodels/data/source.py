@@ -52,6 +52,7 @@ class Survey:
     levels: int = 256  # values of the pixels that `load` gives
     skipped: dict[str, str] = field(default_factory=dict)  # why each input that is put aside is no image, by key
     num_hidden: int = 0  # files left out because their name starts with a dot
+    remarks: tuple[str, ...] = ()  # sentences about what whoever made it may not have meant
 
 
 class Source(Protocol):

@@ -85,6 +85,7 @@ class Folder:
             shape_HWC=shape_HWC,
             skipped=skipped,
             num_hidden=listing.num_hidden,
+            remarks=arrangement.remarks,
         )
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8 | BadImage]:
