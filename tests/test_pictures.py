@@ -80,7 +80,7 @@ def images(n: int, channels: int = 1, side: int = 4) -> np.ndarray:
         (["a", "b", "a", "b"], 2, "columns"),
         (["", "a", "b", "", "a", "b"], 3, "columns"),
         (["a", "a", "b", "b"], 2, "rows"),
-        (["a", "", "", "", "", "b"], 2, "rows"),  # the two ends of a way
+        (["a", "a", "", "", "b", "b"], 2, "rows"),  # the two ends of a way
         (["", "a", "a", "", "b", "b"], 3, "rows"),
         (["a", "b", "b", "a"], 2, "each"),
         (["a", "b", "c"], 2, "each"),

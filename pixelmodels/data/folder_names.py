@@ -163,9 +163,8 @@ def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool)
     deeper = {folder for folders in above for folder in folders[1:]}
     known = {top for top in tops if own_splits and top.casefold() in _SECOND_NAMES}
     in_two = any(len(folders) - (folders[0] in known) > 1 for folders in above if folders)
-    if (with_labels is not False and in_two) or (
-        own_splits and known and {_WORDS[top.casefold()] for top in known} == {"validation", "test"}
-    ):
+    no_train = {_WORDS[top.casefold()] for top in known} == {"validation", "test"}
+    if (with_labels is not False and in_two) or no_train:
         return "folder names, set and year, around classes"
     if (own_splits or with_labels is not False) and any(_BEGINS.match(name) or _ENDS.search(name) for name in tops - known | deeper):
         return "folder names, set and year"

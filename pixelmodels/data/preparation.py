@@ -58,9 +58,9 @@ def prepare(
 ) -> Dataset:
     """Make the data set of a config, or find it: the same input and options give the same fingerprint, and nothing is done twice.
 
-    Args: `say` is given one line that tells what was done, after others about what is odd in the source, where it is looked at; `connect` is called when there is something to do, after which Ray
-    must be running (such as `ray_cluster.connect`). Raises `UserError` when the source is missing, has no images, has too many bad
-    files or changes while it is read.
+    Args: `say` is given one line that tells what was done, after others on what is odd about a source that is looked at; `connect` is
+    called when there is something to do, after which Ray must be running (such as `ray_cluster.connect`). Raises `UserError` when the
+    source is missing, has no images, has too many bad files or changes while it is read.
     """
     started = time.monotonic()
     source = open_source(config)

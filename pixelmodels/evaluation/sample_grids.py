@@ -22,8 +22,9 @@ SAMPLES_A_ROW = 4  # beside a held-out image
 def sample_grid(dataset: Dataset, model: PixelModel, num_samples: int, *, seed: int) -> np.ndarray:
     """Samples as a picture (H, W, 3), uint8; the same seed each time, so that pictures compare.
 
-    A model of classes has a column for each, with the class's name above where the model knows it. One that is conditioned on vectors or images has a row for each of some test images:
-    what is given of it (where that is an image), the image itself, and samples that were given the same.
+    A model of classes has a column for each, with the class's name above where the model knows it. One that is conditioned on vectors or
+    images has a row for each of some test images: what is given of it (where that is an image), the image itself, and samples that were
+    given the same; the name of its class, if it has one, is beside it.
     """
     if not _needs_images(model.context_spec):
         context = sample_context(dataset, model, num_samples)

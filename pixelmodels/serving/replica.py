@@ -180,9 +180,8 @@ class Sampler:
         if not np.isfinite(nats_N).all():
             return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
         bits_N = [float(bits_per_dim(nats, model.spec.num_subpixels)) for nats in nats_N]
-        return Scored(
-            loaded.address, nats_N.tolist(), bits_N, nats_NHW / np.log(2) if asked.map else None, *class_of(asked, model.context_spec)
-        )
+        map_bits_NHW = nats_NHW / np.log(2) if asked.map else None
+        return Scored(loaded.address, nats_N.tolist(), bits_N, map_bits_NHW, *class_of(asked, model.context_spec))
 
     async def _loaded(self, asked: str | None) -> Loaded:
         """The version that is asked for; others, also those held under another name, are not kept waiting while it is loaded."""

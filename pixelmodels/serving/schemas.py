@@ -52,8 +52,8 @@ class _Request(BaseModel):
     label: Annotated[
         Class | None,
         Field(
-            description="a class: its number, from 0, or (as text) its name as `class_names` of `/v1/models` has it, in any case of letters "
-            "where that fits one only; a text of digits is a number where no class is called that"
+            description="a class: its number, from 0, or (as text) its name, as `class_names` of `/v1/models` has it or in another case of "
+            "letters that fits one class only; a text of digits is a number where no class is called that"
         ),
     ] = None
     vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR, fail_fast=True)] = None

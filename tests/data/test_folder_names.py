@@ -197,9 +197,7 @@ def test_what_was_noted_is_relied_upon_where_names_mean_what_they_did() -> None:
 def test_folders_around_classes_are_looked_through(paths: list[str], around: list[str], labels: bool | None) -> None:
     found = arranged(*paths, labels=labels)
     assert found.label_names == ("cat", "dog") and None not in found.labels
-    assert [found.label_names[label or 0] in path.split("/") for label, path in zip(found.labels, paths, strict=True)] == [True] * len(
-        paths
-    )
+    assert all(found.label_names[label or 0] in path.split("/") for label, path in zip(found.labels, paths, strict=True))
     assert found.news["around_classes"] == around
     assert found.remarks[0] == f"classes are looked for inside {', '.join(around)}: 'cat', 'dog'"
     assert "around_classes" not in arranged(*paths, labels=False).news

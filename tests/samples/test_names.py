@@ -108,13 +108,13 @@ def test_pictures_have_a_name_for_each_column(folder: Path, storage: Storage, ca
 def test_test_images_have_the_names_of_their_own_classes(
     storage: Storage, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = named_model(("left", "right"), SPEC)
+    model = named_model(TinyDataset().label_names, SPEC)
     save_model(tmp_path / "tiny", model)
     monkeypatch.setattr(sample_run, "find_dataset", lambda *_: TinyDataset())
     command = [tmp_path / "tiny", "--storage", storage.root, "--dataset", "tiny", "--n", 4, "--samples-each", 2]
     path, _ = run(capsys, *command, "--known-rows", 2, "--out", tmp_path / "known.npz")
     found, test = np.load(path), TinyDataset().some("test", 2)
-    names = [("left", "right")[label] for label in test.labels_N]  # type: ignore[union-attr]
+    names = [TinyDataset().label_names[label] for label in test.labels_N]  # type: ignore[union-attr]
     assert found["label_name_N"].tolist() == [name for name in names for _ in range(2)]
     path, _ = run(capsys, *command, "--out", tmp_path / "of_class.png")
     shown = np.asarray(Image.open(path))
@@ -124,12 +124,12 @@ def test_test_images_have_the_names_of_their_own_classes(
 
 
 def test_pictures_of_a_training_name_the_columns() -> None:
-    named, unnamed = named_model(("left", "right"), SPEC), named_model(("left", "right"), SPEC)
+    named, unnamed = named_model(TinyDataset().label_names, SPEC), named_model(TinyDataset().label_names, SPEC)
     unnamed.context_spec = ContextSpec(num_classes=2)
     with_names, without = (sample_grid(TinyDataset(), model, 6, seed=1) for model in (named, unnamed))  # type: ignore[arg-type]
     x_NCHW = sample(named, 6, seed=1, context=Context(label_B=torch.tensor([0, 1] * 3))).numpy()
     assert np.array_equal(without, grid(x_NCHW, SPEC.levels, columns=2))
-    assert np.array_equal(with_names, grid(x_NCHW, SPEC.levels, columns=2, captions=["left", "right"] * 3))
+    assert np.array_equal(with_names, grid(x_NCHW, SPEC.levels, columns=2, captions=[*TinyDataset().label_names] * 3))
     assert not np.array_equal(with_names, without)
 
 
