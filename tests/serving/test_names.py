@@ -96,6 +96,7 @@ def client(sampler: Sampler) -> Iterator[Client]:
     """Of the application over real HTTP."""
     server = uvicorn.Server(uvicorn.Config(app_of(sampler), host="127.0.0.1", port=0, log_level="error", lifespan="off"))
     listening = server.config.bind_socket()
+    listening.listen()  # who connects before the thread serves waits
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     yield Client(f"http://127.0.0.1:{listening.getsockname()[1]}")
