@@ -35,10 +35,9 @@ class PixelModelPyfunc(PythonModel):
         model.predict(table without column image, params={"n": 4})    -> 4 images for each row, one row's after the other's
 
     What the images are conditioned on comes in a table's columns label, vector, context_image (such as a grey one) and small_image
-    (sub-sampled); `label` of `params`, or `label_name`, if given, is the class of all images instead. The column may have names of classes as
-    text, too (what a text means: `models.class_names`). Each is optional, as a column and in each row
-    (-1 for a label, or null): the model does without. Columns that the model is not conditioned on are left alone. Images are integers
-    in `[0, levels)`.
+    (sub-sampled); `label` of `params` (or `label_name`), if given, is the class of all images instead. The column may hold names of classes
+    as text, too; `models.class_names` says what a text means. Each is optional, as a column and in each row (-1 for a label, or null): the
+    model does without. Columns that the model is not conditioned on are left alone. Images are integers in `[0, levels)`.
     """
 
     _model: PixelModel
