@@ -11,7 +11,7 @@ from pixelmodels.captions import can_write
 from pixelmodels.data import Dataset
 from pixelmodels.evaluation.batches import to_tensors
 from pixelmodels.models import Context, ContextSpec, PixelModel
-from pixelmodels.models.class_names import class_name, told
+from pixelmodels.models.class_names import names_of, told
 from pixelmodels.models.context_images import factor_between
 from pixelmodels.pictures import grid
 from pixelmodels.sampling import sample
@@ -31,7 +31,9 @@ def sample_grid(dataset: Dataset, model: PixelModel, num_samples: int, *, seed: 
         images_NCHW = sample(model, num_samples, seed=seed, context=context).cpu().numpy()
         num_classes = model.context_spec.num_classes
         columns = num_classes if 0 < num_classes <= num_samples else None
-        return grid(images_NCHW, dataset.spec.levels, columns=columns, captions=_names(context, model.context_spec))
+        return grid(
+            images_NCHW, dataset.spec.levels, columns=columns, captions=written(names_of(context, model.context_spec), model.context_spec)
+        )
     columns = min(SAMPLES_A_ROW, num_samples)
     x_NCHW, context = _held_out(dataset, model, num_samples // columns)
     repeated = torch.arange(len(x_NCHW), device=x_NCHW.device).repeat_interleave(columns)
@@ -39,7 +41,7 @@ def sample_grid(dataset: Dataset, model: PixelModel, num_samples: int, *, seed: 
     parts = [x_NCHW[:, None], drawn_NCHW.to(x_NCHW).unflatten(0, (len(x_NCHW), columns))]
     given = [enlarged(image, dataset.spec.shape)[:, None] for image in (context.image_BCHW, context.small_BCHW) if image is not None]
     rows = torch.cat([*given, *parts], 1)
-    names = [name for name in _names(context, model.context_spec) for _ in range(rows.shape[1])]
+    names = [name for name in written(names_of(context, model.context_spec), model.context_spec) for _ in range(rows.shape[1])]
     return grid(rows.flatten(0, 1).cpu().numpy().astype(np.uint8), dataset.spec.levels, columns=rows.shape[1], captions=names)
 
 
@@ -48,12 +50,6 @@ def written(names: Sequence[str], spec: ContextSpec) -> list[str]:
     label_of_name = {told(name): label for label, name in enumerate(spec.class_names)}
     as_drawn = {name: name if can_write(name) else f"class {label_of_name[name]}" for name in {*names} - {""}}
     return [as_drawn.get(name, "") for name in names]
-
-
-def _names(context: Context | None, spec: ContextSpec) -> list[str]:
-    """What is written beside the image of each row of a context: its class's name, where it has one."""
-    labels = [] if context is None or context.label_B is None else context.label_B.tolist()
-    return written([class_name(label, spec) or "" for label in labels], spec)
 
 
 def sample_context(dataset: Dataset, model: PixelModel, num_samples: int) -> Context | None:

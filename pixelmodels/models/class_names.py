@@ -14,7 +14,7 @@ import re
 import unicodedata
 
 from pixelmodels.errors import UserError, listed
-from pixelmodels.models.context import ABSENT, ContextSpec
+from pixelmodels.models.context import ABSENT, Context, ContextSpec
 
 MOST_TOLD = 12  # names in a message
 _ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # categories of what breaks lines, and of bytes of a file's name that are no text
@@ -44,6 +44,12 @@ def label_of(asked: str | int, spec: ContextSpec, least: int = 0) -> int:
 def class_name(label: int, spec: ContextSpec) -> str | None:
     """The name of a class as it is told; None where there is no such class, or the model was trained before names were kept."""
     return told(spec.class_names[label]) if 0 <= label < len(spec.class_names) else None
+
+
+def names_of(context: Context | None, spec: ContextSpec) -> list[str]:
+    """The name of the class of each row of a context, empty where it has none; nothing where there are no labels."""
+    labels = [] if context is None or context.label_B is None else context.label_B.tolist()
+    return [class_name(label, spec) or "" for label in labels]
 
 
 def told(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pixelmodels.models import Context, ContextBlend, ContextSpec, PixelModel
-from pixelmodels.models.class_names import class_name
+from pixelmodels.models.class_names import names_of, told
 from pixelmodels.sampling import Request
 from pixelmodels.sampling.request import checked
 
@@ -42,16 +42,12 @@ class Commission:
     def class_names(self, spec: ContextSpec) -> list[str]:
         """The name of each image's class, empty where it has none, or the model does not know it; of a blend only at its two ends."""
         if isinstance(self.context, ContextBlend):
-            share_N = self.context.share_B.numpy()[self.row_N]
-            first, second = (self._names(end.label_B, spec) for end in (self.context.first, self.context.second))
-            ends = zip(share_N, first, second, strict=True)
-            return [start if share == 0 else end if share == 1 else "" for share, start, end in ends]
-        return self._names(None if self.context is None else self.context.label_B, spec)
-
-    def _names(self, label_B: Tensor | None, spec: ContextSpec) -> list[str]:
-        if label_B is None:
-            return [""] * self.n
-        return [class_name(int(label), spec) or "" for label in label_B.numpy()[self.row_N]]
+            ends = zip(names_of(self.context.first, spec), names_of(self.context.second, spec), strict=True)
+            shares = self.context.share_B.tolist()
+            names = [start if share == 0 else end if share == 1 else "" for share, (start, end) in zip(shares, ends, strict=True)]
+        else:
+            names = names_of(self.context, spec)
+        return [names[row] for row in self.row_N] if names else [""] * self.n
 
     @property
     def original_N(self) -> Int64:
@@ -88,7 +84,7 @@ class Commission:
             checked(model, request)
 
     def arrays(self, spec: ContextSpec) -> dict[str, npt.NDArray[np.generic]]:
-        """What each image was given, by name: a row for each image, its kinds as `Context` names them."""
+        """What each image was given, by name: a row for each image, its kinds as `Context` names them; and the names of the labels."""
         found: dict[str, npt.NDArray[np.generic]] = {}
         if isinstance(self.context, Context):
             context = self.context
@@ -96,7 +92,7 @@ class Commission:
             given |= {"given_image_NCHW": context.image_BCHW, "given_small_NCHW": context.small_BCHW}
             found = {name: _plain(value)[self.row_N] for name, value in given.items() if value is not None}
             if context.label_B is not None and spec.class_names:
-                found["label_name_N"] = np.array(self.class_names(spec))
+                found["class_names"] = np.array([told(name) for name in spec.class_names])
         if self.originals_MCHW is not None:
             found["originals_NCHW"] = _plain(self.originals_MCHW)[self.original_N]
         if self.known_HW is not None:

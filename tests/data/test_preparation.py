@@ -311,7 +311,7 @@ def test_labels_come_by_themselves_and_a_set_without_them_stays(pictures: Path, 
 
 
 def test_a_folder_as_it_comes_out_of_an_archive(tmp_path: Path, storage: Storage) -> None:
-    """A folder around all, what macOS and Windows leave in folders, an empty folder, names of any letters, classes that are spelled alike."""
+    """A folder around all, what macOS and Windows leave in folders, an empty one, names of any letters, classes that are spelled alike."""
     folder, names = tmp_path / "unpacked", ("Cat", "cat", "hot dog", "\u9ce5", "caf\udce9")
     for label, name in enumerate(names):
         for place in range(8):
