@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 SIZE = 13  # pixels of the letters
 LINE = 18  # rows of pixels of a line of them
 MARGIN = 3  # pixels on either side of a name
-LONGEST = 220  # pixels of a name; of a longer one the beginning is shown
-LEAST_CELL = 48  # columns of pixels for an image that has a name of its own above it
+LONGEST = 220  # pixels of a name; of a longer one both ends are shown
+LEAST_CELL = 72  # columns of pixels for an image that has a name of its own above it
 INK = 255
 UInt8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -54,42 +54,35 @@ def with_captions(picture_HWC: UInt8, captions: Sequence[str], columns: int, cel
     """
     place = place_of(captions, columns)
     if place == "all":
-        name = _drawn(next(filter(None, captions)), LONGEST)
-        width = max(picture_HWC.shape[1], name.shape[1] + 2 * MARGIN)
-        wide = _padded(picture_HWC, (picture_HWC.shape[0], width), background)
-        return np.concatenate([_strip([name], [MARGIN], (LINE, width), background), wide])
+        name_HW = _drawn(next(filter(None, captions)), LONGEST)
+        missing = max(0, name_HW.shape[1] + 2 * MARGIN - picture_HWC.shape[1])
+        wide_HWC = np.pad(picture_HWC, ((LINE, 0), (0, missing), (0, 0)), constant_values=background)
+        _ink(wide_HWC[:, MARGIN:], name_HW)
+        return wide_HWC
     rows = [captions[i : i + columns] for i in range(0, len(captions), columns)]
     if place == "rows":
         names = [_drawn(next(filter(None, row), ""), LONGEST) for row in rows]
-        strip_HWC = np.full((picture_HWC.shape[0], max(name.shape[1] for name in names) + 2 * MARGIN, 3), background, np.uint8)
+        left = max(name_HW.shape[1] for name_HW in names) + 2 * MARGIN
+        wide_HWC = np.pad(picture_HWC, ((0, 0), (left, 0), (0, 0)), constant_values=background)
         for row, name_HW in enumerate(names):
-            top = row * cell[0] + (cell[0] - LINE + 1) // 2
-            _ink(strip_HWC[top:, MARGIN:], name_HW)
-        return np.concatenate([strip_HWC, picture_HWC], axis=1)
+            _ink(wide_HWC[row * cell[0] + (cell[0] - LINE + 1) // 2 :, MARGIN:], name_HW)
+        return wide_HWC
     if place == "columns":
         rows = [[next(filter(None, captions[i::columns]), "") for i in range(columns)]]
-    parts: list[UInt8] = []
     room = cell[1] - MARGIN
+    is_upwards = place == "columns" and max(_drawn(name, LONGEST).shape[1] for name in rows[0]) > room
+    parts: list[UInt8] = []
     for row, texts in enumerate(rows):
-        names = [_drawn(text, LONGEST) for text in texts]
-        if place == "columns" and max(name.shape[1] for name in names) > room:  # upwards, as there is no room
-            names = [np.rot90(name) for name in names]
-        else:
-            names = [_drawn(text, room) for text in texts]
-        height = max(LINE, max(name.shape[0] for name in names) + (2 * MARGIN if names[0].shape[0] != LINE else 0))
-        lefts = [column * cell[1] + max(0, (cell[1] - name.shape[1] + 1) // 2) for column, name in enumerate(names)]
-        band = slice(row * cell[0], None if row == len(rows) - 1 else (row + 1) * cell[0])
-        parts += [_strip(names, lefts, (height, picture_HWC.shape[1]), background), picture_HWC[band]]
+        names = [np.rot90(_drawn(text, LONGEST)) if is_upwards else _drawn(text, room) for text in texts]
+        height = max(name_HW.shape[0] for name_HW in names) + (2 * MARGIN if is_upwards else 0)
+        strip_HWC = np.full((height, *picture_HWC.shape[1:]), background, np.uint8)
+        for column, name_HW in enumerate(names):
+            top = height - MARGIN - name_HW.shape[0] if is_upwards else 0
+            left = column * cell[1] + max(0, (cell[1] - name_HW.shape[1] + 1) // 2)
+            _ink(strip_HWC[top:, left:], name_HW)
+        below = slice(row * cell[0], None if row == len(rows) - 1 else (row + 1) * cell[0])
+        parts += [strip_HWC, picture_HWC[below]]
     return np.concatenate(parts)
-
-
-def _strip(names: Sequence[Mask], lefts: Sequence[int], size: tuple[int, int], background: int) -> UInt8:
-    """Names beside one another, those at the bottom that are not as high as the strip."""
-    strip_HWC = np.full((*size, 3), background, np.uint8)
-    for name_HW, left in zip(names, lefts, strict=True):
-        above = 0 if name_HW.shape[0] == size[0] else size[0] - MARGIN - name_HW.shape[0]
-        _ink(strip_HWC[max(0, above) :, left:], name_HW)
-    return strip_HWC
 
 
 def _ink(place_HWC: UInt8, name_HW: Mask) -> None:
@@ -98,18 +91,14 @@ def _ink(place_HWC: UInt8, name_HW: Mask) -> None:
     inside_HWC[name_HW[: inside_HWC.shape[0], : inside_HWC.shape[1]]] = INK
 
 
-def _padded(picture_HWC: UInt8, size: tuple[int, int], background: int) -> UInt8:
-    rows, columns = (wanted - has for wanted, has in zip(size, picture_HWC.shape[:2], strict=True))
-    return np.pad(picture_HWC, ((0, rows), (0, columns), (0, 0)), constant_values=background)
-
-
 @lru_cache(1024)
 def _drawn(name: str, most: int) -> Mask:
-    """A name in one line (LINE, W), at most so many pixels wide: where there is ink."""
+    """A name in one line (LINE, W), at most so many pixels wide, else without its middle, as ends often tell names apart: where is ink."""
     font, text = _font(), name
-    while text and font.getlength(text if text == name else text + "…") > most:
-        text = (text[:-1]).rstrip()
-    text = text if text == name else text + "…" if text else ""
+    if font.getlength(name) > most:
+        kept = range(min(len(name), most) - 1, 0, -1)
+        cuts = (f"{name[: num - num // 2].rstrip()}…{name[len(name) - num // 2 :].lstrip()}" for num in kept)
+        text = next((cut for cut in cuts if font.getlength(cut) <= most), "")
     image = Image.new("1", (max(1, min(most, round(font.getlength(text)) + 1)), LINE))
     ImageDraw.Draw(image).text((0, 1), text, fill=1, font=font)
     return np.asarray(image)

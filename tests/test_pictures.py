@@ -138,6 +138,14 @@ def test_long_names_are_written_upwards_and_cut() -> None:
     assert beside.shape[1] <= 2 * cell + 16 + LONGEST + 2 * MARGIN
 
 
+def test_names_that_differ_at_their_end_stay_apart() -> None:
+    names = [f"n{i:08d}" for i in range(60)]
+    for most in (LEAST_CELL, 50):
+        inked = {captioning._drawn(name, most).tobytes() for name in names}
+        assert len(inked) == len(names) and all(captioning._drawn(name, most).shape[1] <= most for name in names)
+    assert captioning._drawn("W" * 500, 3).shape[1] <= 3  # no room for a letter
+
+
 def test_small_images_are_enlarged_by_whole_numbers_for_their_names() -> None:
     x_NCHW = images(128 * 4, side=4)
     plain, named = grid(x_NCHW, 256, columns=128), grid(x_NCHW, 256, columns=128, captions=["a", "b"] * 256)
