@@ -162,11 +162,12 @@ def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool)
     tops = {folders[0] for folders in above if folders}
     deeper = {folder for folders in above for folder in folders[1:]}
     known = {top for top in tops if own_splits and top.casefold() in _SECOND_NAMES}
+    alike, alike_deeper = (any(_BEGINS.match(name) or _ENDS.search(name) for name in some) for some in (tops - known, deeper))
     in_two = any(len(folders) - (folders[0] in known) > 1 for folders in above if folders)
     no_train = {_WORDS[top.casefold()] for top in known} == {"validation", "test"}
-    if (with_labels is not False and in_two) or no_train:
+    if (with_labels is not False and (in_two or alike_deeper)) or no_train:
         return "folder names, set and year, around classes"
-    if (own_splits or with_labels is not False) and any(_BEGINS.match(name) or _ENDS.search(name) for name in tops - known | deeper):
+    if (own_splits or with_labels is not False) and (alike or alike_deeper):
         return "folder names, set and year"
     if with_labels is None and tops:
         return "folder names"

@@ -157,10 +157,15 @@ def test_what_was_noted_is_relied_upon_where_names_mean_what_they_did() -> None:
         for labels in (True, False):
             assert reading_of(paths, labels, True) == (fourth if labels and paths[0] == "a/7/1.png" else "")
     assert reading_of(["train/7/1.png", "test/8/2.png"], True, True) == second
-    for paths in (["archive/a/1.png"], ["train/images/a/1.png", "test/images/a/2.png"], ["a/deep/1.png", "b/2.png"]):
+    for paths, without in (
+        (["archive/a/1.png"], ""),
+        (["train/images/a/1.png", "test/images/a/2.png"], ""),
+        (["a/deep/1.png", "b/2.png"], ""),
+        (["train/train_images/1.png", "test/test_images/2.png"], third),
+    ):
         for labels in (None, True):
             assert reading_of(paths, labels, True) == fourth
-        assert reading_of(paths, False, True) == ""
+        assert reading_of(paths, False, True) == without
     for labels in (None, True, False):
         assert reading_of(["test/1.png", "val/2.png"], labels, True) == fourth
         assert reading_of(["test/1.png", "val/2.png", "train/3.png"], labels, True) == ("" if labels is not None else second)
