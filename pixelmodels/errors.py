@@ -8,7 +8,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
@@ -51,6 +51,12 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), have, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     return UserError(f"{kind} '{value}' unknown; have {', '.join(have) or 'none'}{hint}")
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in quotes, and how many more there are than `most`."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def lacks_memory(error: BaseException) -> bool:

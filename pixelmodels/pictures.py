@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pixelmodels.captions import least_cell, place_of, with_captions
 from pixelmodels.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,10 +22,18 @@ if TYPE_CHECKING:
 GAP = 1  # pixels of an image (before it is enlarged) between neighbours and around the edge
 BACKGROUND = 96  # grey of the gaps: neither of the two ends, so that black and white images keep their borders
 TARGET_SIDE = 512  # pixels; small pictures are enlarged until their longer side is near this
+LARGEST_SIDE = 4096  # pixels; small images are enlarged further for names beside them, up to a picture of this side
 MAX_SCALE = 16  # an 8x8 image alone is not blown up beyond 128x128
 
 
-def grid(images_NCHW: npt.NDArray[np.uint8], levels: int, *, columns: int | None = None, scale: int | None = None) -> npt.NDArray[np.uint8]:
+def grid(
+    images_NCHW: npt.NDArray[np.uint8],
+    levels: int,
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    captions: Sequence[str] | None = None,
+) -> npt.NDArray[np.uint8]:
     """Lay images out row by row in one RGB picture, a thin gap between them.
 
     Args:
@@ -32,6 +41,7 @@ def grid(images_NCHW: npt.NDArray[np.uint8], levels: int, *, columns: int | None
         levels: values that one sub-pixel can take; they are spread evenly over 0..255.
         columns: images a row; `None` makes the picture as square as it can be.
         scale: whole number by which each pixel is enlarged; `None` chooses one for the screen.
+        captions: a name for each image, empty where it has none; names are left out where there is no room for them.
 
     Returns:
         Picture (H, W, 3), uint8. Raises `UserError` when there is no image or the values do not fit `levels`.
@@ -43,6 +53,7 @@ def grid(images_NCHW: npt.NDArray[np.uint8], levels: int, *, columns: int | None
     if int(images_NCHW.max()) >= levels:
         raise UserError(f"pixel value {int(images_NCHW.max())} is outside [0, {levels}); give the levels of these images")
     if images_NCHW.shape[1] not in (1, 3):
+        captions = [caption for caption in captions or () for _ in range(images_NCHW.shape[1])]
         images_NCHW = images_NCHW.reshape(-1, 1, *images_NCHW.shape[2:])
     num_images, _, height, width = images_NCHW.shape
     if columns is None:
@@ -54,9 +65,17 @@ def grid(images_NCHW: npt.NDArray[np.uint8], levels: int, *, columns: int | None
         top = (index // columns) * (height + GAP) + GAP
         left = (index % columns) * (width + GAP) + GAP
         picture_HWC[top : top + height, left : left + width] = image_HWC  # grey is broadcast over the three channels
+    size, step = picture_HWC.shape[:2], (height + GAP, width + GAP)
+    least = least_cell(place_of(captions or (), columns))
     if scale is None:
-        scale = min(MAX_SCALE, max(1, TARGET_SIDE // max(picture_HWC.shape[:2])))
-    return picture_HWC.repeat(scale, axis=0).repeat(scale, axis=1)
+        scale = min(MAX_SCALE, max(1, TARGET_SIDE // max(size)))
+        roomy = max(scale, *(math.ceil(needed / has) for needed, has in zip(least, step, strict=True)))
+        scale = roomy if roomy * max(size) <= LARGEST_SIDE else scale
+    picture_HWC = picture_HWC.repeat(scale, axis=0).repeat(scale, axis=1)
+    cell = step[0] * scale, step[1] * scale
+    if not captions or not any(captions) or any(has < needed for has, needed in zip(cell, least, strict=True)):
+        return picture_HWC
+    return with_captions(picture_HWC, captions, columns, cell, BACKGROUND)
 
 
 def to_bytes(images: npt.NDArray[np.uint8], levels: int) -> npt.NDArray[np.uint8]:

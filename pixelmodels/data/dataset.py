@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pixelmodels.data.config import SPLITS, DatasetConfig
 from pixelmodels.data.rows import Rows
 from pixelmodels.data.shards import columns_of, decode_labels, decode_shard
-from pixelmodels.errors import UserError, first_line, unknown
+from pixelmodels.errors import UserError, first_line, listed, unknown
 from pixelmodels.plain import from_plain
 from pixelmodels.storage import Storage
 
@@ -224,7 +224,7 @@ class Dataset:
         counts = ", ".join(f"{split} {self.num_images(split):,}" for split in SPLITS)
         shape = f"{spec.height}x{spec.width}, {'RGB' if spec.channels == 3 else 'grey'}, {spec.levels} levels"
         parts = [f"{self.name}-{self.fingerprint}: {shape}; {counts}"]
-        parts += [f"{self.num_classes} classes"] if self.num_classes else []
+        parts += [f"{self.num_classes} classes ({listed(self.label_names)})"] if self.num_classes else []
         parts += [f"vectors of {self.vector_size}"] if self.vector_size else []
         if self.num_skipped:
             skipped = self.skipped()

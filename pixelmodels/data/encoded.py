@@ -30,6 +30,7 @@ class Arrangement:
     labels: dict[str, int | None]  # by group: index into `label_names`
     label_names: tuple[str, ...]  # empty: no labels
     news: dict[str, Any]  # part of the fingerprint where it is not empty
+    remarks: tuple[str, ...] = ()  # sentences about what whoever made the source may not have meant
 
 
 class Digest(Protocol):

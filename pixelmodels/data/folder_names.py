@@ -3,26 +3,30 @@
 - **Splits.** Where the top folders are `train` (or `training`) and one or both of `validation` (`valid`, `val`, `dev`, `eval`) and `test`
   (`testing`), in any case of letters, these are the splits, and an image elsewhere is an error. `set` and a year may follow
   (`Train set`, `test_set`, `val2017`). Folders around all images are looked through where there are splits in them (`archive/train`).
-  Names that may mean splits, and are none of these (`train_images` beside `test_images`), are an error, too; otherwise there are none.
-- **Classes.** A class is the first folder, below the split's where there is one: the folder of a split is no class, wanted or not. Names
+  Names that may mean splits, and are none of these (`train_images` beside `test_images`), or `test` beside `val` and nothing else, are an
+  error, too; otherwise there are none.
+- **Classes.** A class is the first folder, below the split's where there is one: the folder of a split is no class, wanted or not. A folder
+  that all images (of a split) lie in is looked through where there are two classes or more further in (`archive/cat`, `train/images/cat`).
+  A class is its name as it is spelled: `Cat` and `cat` are two, and that is said. A folder without images is none. Names
   that are all numbers (digits 0..9, with `-` in front or a decimal point) are in the order of the numbers, so that label 10 of folders
   `0` to `11` is folder `10`; equal ones, such as `1` and `01`, are two classes in the order of their text. All other names are in the
   order of their text, by code point. A data set's manifest has the names in the order of the labels, whatever order that was when it
   was made.
 - **Whether there are labels**, unless that is asked for: where every image lies in a folder of a class, there are two classes or more, and
-  no folder of splits, or of what may be some, leaves that in doubt.
+  no folder of splits, or of what may be some, leaves that in doubt. Where it is only a few images that lie in none, that is said.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from pixelmodels.data.encoded import Arrangement
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, listed
 
 _WORDS = {
     **dict.fromkeys(("training", "train"), "train"),
@@ -53,7 +57,7 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
     split_of = {top: _split_of(top) for top in tops}
     found = set(filter(None, split_of.values()))
     has_splits = "train" in found and len(found) > 1
-    alike = [] if has_splits else _alike(split_of)
+    alike = [] if has_splits else sorted(split_of) if len(found) > 1 and None not in split_of.values() else _alike(split_of)
     strays = {path: top for path, top in zip(paths, tops, strict=True) if has_splits and not split_of[top]}
     has_own = f"folder '{root}' has splits of its own ({', '.join(sorted(found))})"
     if own_splits and strays:
@@ -63,15 +67,24 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
         remedy = "name them train, validation and test, or give --splits hash (and --labels True where they are classes)"
         raise UserError(f"folder '{root}' has folders that may be splits, and nothing says which ({', '.join(alike)}); {remedy}")
     below = [path.partition("/")[2] if split_of[top] else path for path, top in zip(inner, tops, strict=True)] if has_splits else paths
+    below, around_classes, in_doubt = _looked_through(below, [split_of[top] if has_splits else None for top in tops])
     classes = [_top(path) or None for path in below]
     names = in_order({name for name in classes if name is not None})
     beside = [path for path, top in strays.items() if top]
     if with_labels and beside:
         raise UserError(f"{has_own}, and '{beside[0]}' is in none, so its class is in doubt; move it into one, or leave labels out")
+    if with_labels and in_doubt:
+        remedy = "put the folders of the classes into these, or leave labels out"
+        raise UserError(f"{has_own}, and in them {', '.join(in_doubt)}, which may be splits, too, and no classes; {remedy}")
     if with_labels and not names:
         no_labels = f"folder '{root}' has no sub-folders to take labels from"
         raise UserError(f"{no_labels}; leave labels out, or sort the files into sub-folders")
-    if with_labels is False or (with_labels is None and (len(names) < 2 or None in classes or beside or alike)):
+    in_none = [path for path, name in zip(paths, classes, strict=True) if name is None]
+    remarks: list[str] = []
+    if with_labels is None and 0 < len(in_none) < len(paths) and len(names) > 1 and not beside and not alike and not in_doubt:
+        many = f"some images are in no folder of a class, such as '{in_none[0]}'"
+        remarks.append(f"no labels are taken: {many}; move or remove them, or give --labels True, with which they have none")
+    if with_labels is False or (with_labels is None and (len(names) < 2 or in_none or beside or alike or in_doubt)):
         names = ()
     index = {name: i for i, name in enumerate(names)}
     news: dict[str, Any] = {}
@@ -80,9 +93,48 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
         news["split_folders"] = sorted(folders)
     if list(names) != sorted(names):
         news["label_names"] = list(names)
+    if names and around_classes:
+        news["around_classes"] = around_classes
+        remarks.append(f"classes are looked for inside {', '.join(around_classes)}: {listed(names)}")
     splits = [split_of[top] if has_splits and own_splits else None for top in tops]
     labels = [index.get(name) if name is not None else None for name in classes]
-    return Arrangement(dict(zip(groups, splits, strict=True)), dict(zip(groups, labels, strict=True)), names, news)
+    remarks += _oddities(names, labels, splits)
+    return Arrangement(dict(zip(groups, splits, strict=True)), dict(zip(groups, labels, strict=True)), names, news, tuple(remarks))
+
+
+def _looked_through(below: Sequence[str], splits: Sequence[str | None]) -> tuple[Sequence[str], list[str], list[str]]:
+    """Paths without the folders that all of a split lie in, where there are two classes or more further in; else the paths as they are.
+
+    Also these folders' paths, and names that may be those of splits again, so that they are no classes: of `train/train_images/1.png` and
+    `test/test_images/2.png`.
+    """
+    inner, walked, in_doubt = list(below), [""] * len(below), list[str]()
+    while all(firsts := [_top(path) for path in inner]):
+        of_split: dict[str | None, set[str]] = {}
+        for split, first in zip(splits, firsts, strict=True):
+            of_split.setdefault(split, set()).add(first)
+        is_shared = all(len(names) == 1 for names in of_split.values())
+        alike = _alike(set(firsts)) if is_shared else []
+        if len(set(firsts)) > 1 and not alike:
+            return inner, sorted({folder for folder in walked if folder}), []
+        in_doubt = in_doubt or alike
+        walked = [f"{folder}{first}/" for folder, first in zip(walked, firsts, strict=True)]
+        inner = [path.partition("/")[2] for path in inner]
+    return below, [], in_doubt
+
+
+def _oddities(names: Sequence[str], labels: Sequence[int | None], splits: Sequence[str | None]) -> list[str]:
+    """Sentences about classes that are spelled alike, and about those that there are no training images of."""
+    remarks, spelled = [], dict[str, list[str]]()
+    for name in names:
+        spelled.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    if twice := [listed(several) for several in spelled.values() if len(several) > 1]:
+        alike = f"{twice[0]}{f', and {len(twice) - 1} more such' if len(twice) > 1 else ''}"
+        remarks.append(f"classes whose names differ in the case of letters, or in how these are composed, are several: {alike}")
+    trained = {label for label, split in zip(labels, splits, strict=True) if split in (None, "train")}
+    if names and (unseen := [name for label, name in enumerate(names) if label not in trained]):
+        remarks.append(f"no training image is of the class{'es' if len(unseen) > 1 else ''} {listed(unseen)}")
+    return remarks
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -96,13 +148,18 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool) -> str:
     """What is noted of files with these paths beside the files: empty where the first version made the same data set of them.
 
-    Another text where it may have made another, and again another where the second one may have: what they noted says nothing then.
+    Another text where it may have made another, and others where the second one may have, or the third: what they noted says nothing then.
     """
     above = [folder.split("/") for folder in {posixpath.dirname(path) for path in paths} if folder]
     tops = {folders[0] for folders in above if folders}
     deeper = {folder for folders in above for folder in folders[1:]}
     known = {top for top in tops if own_splits and top.casefold() in _SECOND_NAMES}
-    if (own_splits or with_labels is not False) and any(_BEGINS.match(name) or _ENDS.search(name) for name in tops - known | deeper):
+    alike, alike_deeper = (any(_BEGINS.match(name) or _ENDS.search(name) for name in some) for some in (tops - known, deeper))
+    in_two = any(len(folders) - (folders[0] in known) > 1 for folders in above if folders)
+    no_train = {_WORDS[top.casefold()] for top in known} == {"validation", "test"}
+    if (with_labels is not False and (in_two or alike_deeper)) or no_train:
+        return "folder names, set and year, around classes"
+    if (own_splits or with_labels is not False) and (alike or alike_deeper):
         return "folder names, set and year"
     if with_labels is None and tops:
         return "folder names"

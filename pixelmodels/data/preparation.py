@@ -94,9 +94,10 @@ def prepare(
 ) -> Dataset:
     """Make the data set of a config, or find it: the same input and options give the same fingerprint, and nothing is done twice.
 
-    Args: `say` is given one line that tells what was done, and one before it where the work of a killed run is gone on from; `connect` is
-    called when there is something to do (such as `ray_cluster.join`): where Ray is running then, its workers do it, else processes of
-    this machine. Raises `UserError` when the source is missing, has no images, has too many bad files or changes while it is read.
+    Args: `say` is given one line that tells what was done, and others before it: on what is odd about a source, and where the work of a
+    killed run is gone on from; `connect` is called when there is something to do (such as `ray_cluster.join`): where Ray is running then,
+    its workers do it, else processes of this machine. Raises `UserError` when the source is missing, has no images, has too many bad files
+    or changes while it is read.
     """
     started = time.monotonic()
     source = open_source(config)
@@ -194,6 +195,8 @@ def _decode(
         first = f", the first is '{rejected[0].key}': {rejected[0].reason}; all in {_report(storage, folder, rejected)}" if rejected else ""
         raise UserError(f"folder '{config.path}' has no images ({len(rejected)} other files{first}); give a folder with image files")
     arrangement = source.arrange(dict(sorted(decoded.examples.items(), key=lambda example: example[1])))
+    for remark in arrangement.remarks:
+        say(remark)
     news = arrangement.news | source.news(decoded.noted, form.channels)
     text = "".join(decoded.digests) + (json.dumps(news, sort_keys=True) if news else "")
     groups_N, groups = decoded.columns["group"], list(decoded.examples)

@@ -10,7 +10,7 @@ import torch
 from pixelmodels.data import Dataset
 from pixelmodels.data.dataset import check_labels
 from pixelmodels.data.rows import Rows
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, listed
 from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.models.context_images import check_makeable, context_of
 
@@ -48,15 +48,10 @@ def _differing(ours: Sequence[str], theirs: Sequence[str]) -> str:
     """How the names of a model's classes differ from those of a data set, in brackets; nothing where none does."""
     moved = next((i for i, (mine, other) in enumerate(zip(ours, theirs, strict=False)) if mine != other), None)
     alone = {"model": [name for name in ours if name not in theirs], "data set": [name for name in theirs if name not in ours]}
-    parts = [f"only the {who} knows {_listed(names)}" for who, names in alone.items() if names]
+    parts = [f"only the {who} knows {listed(names)}" for who, names in alone.items() if names]
     if moved is not None and not parts:
         parts = [f"label {moved} is '{ours[moved]}' to the model and '{theirs[moved]}' there"]
     return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[torch.Tensor, Context | None]:

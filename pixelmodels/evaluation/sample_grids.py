@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from pixelmodels.captions import can_write
 from pixelmodels.data import Dataset
 from pixelmodels.evaluation.batches import to_tensors
 from pixelmodels.models import Context, ContextSpec, PixelModel
+from pixelmodels.models.class_names import names_of, told
 from pixelmodels.models.context_images import factor_between
 from pixelmodels.pictures import grid
 from pixelmodels.sampling import sample
@@ -20,14 +22,18 @@ SAMPLES_A_ROW = 4  # beside a held-out image
 def sample_grid(dataset: Dataset, model: PixelModel, num_samples: int, *, seed: int) -> np.ndarray:
     """Samples as a picture (H, W, 3), uint8; the same seed each time, so that pictures compare.
 
-    A model of classes has a column for each. One that is conditioned on vectors or images has a row for each of some test images:
-    what is given of it (where that is an image), the image itself, and samples that were given the same.
+    A model of classes has a column for each, with the class's name above where the model knows it. One that is conditioned on vectors or
+    images has a row for each of some test images: what is given of it (where that is an image), the image itself, and samples that were
+    given the same; the name of its class, if it has one, is beside it.
     """
     if not _needs_images(model.context_spec):
         context = sample_context(dataset, model, num_samples)
         images_NCHW = sample(model, num_samples, seed=seed, context=context).cpu().numpy()
         num_classes = model.context_spec.num_classes
-        return grid(images_NCHW, dataset.spec.levels, columns=num_classes if 0 < num_classes <= num_samples else None)
+        columns = num_classes if 0 < num_classes <= num_samples else None
+        return grid(
+            images_NCHW, dataset.spec.levels, columns=columns, captions=written(names_of(context, model.context_spec), model.context_spec)
+        )
     columns = min(SAMPLES_A_ROW, num_samples)
     x_NCHW, context = _held_out(dataset, model, num_samples // columns)
     repeated = torch.arange(len(x_NCHW), device=x_NCHW.device).repeat_interleave(columns)
@@ -35,7 +41,15 @@ def sample_grid(dataset: Dataset, model: PixelModel, num_samples: int, *, seed: 
     parts = [x_NCHW[:, None], drawn_NCHW.to(x_NCHW).unflatten(0, (len(x_NCHW), columns))]
     given = [enlarged(image, dataset.spec.shape)[:, None] for image in (context.image_BCHW, context.small_BCHW) if image is not None]
     rows = torch.cat([*given, *parts], 1)
-    return grid(rows.flatten(0, 1).cpu().numpy().astype(np.uint8), dataset.spec.levels, columns=rows.shape[1])
+    names = [name for name in written(names_of(context, model.context_spec), model.context_spec) for _ in range(rows.shape[1])]
+    return grid(rows.flatten(0, 1).cpu().numpy().astype(np.uint8), dataset.spec.levels, columns=rows.shape[1], captions=names)
+
+
+def written(names: Sequence[str], spec: ContextSpec) -> list[str]:
+    """Names of classes as pictures have them: one for which there are no letters is told by its number."""
+    label_of_name = {told(name): label for label, name in enumerate(spec.class_names)}
+    as_drawn = {name: name if can_write(name) else f"class {label_of_name[name]}" for name in {*names} - {""}}
+    return [as_drawn.get(name, "") for name in names]
 
 
 def sample_context(dataset: Dataset, model: PixelModel, num_samples: int) -> Context | None:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pixelmodels.models import Context, ContextBlend, PixelModel
+from pixelmodels.models import Context, ContextBlend, ContextSpec, PixelModel
+from pixelmodels.models.class_names import names_of, told
 from pixelmodels.sampling import Request
 from pixelmodels.sampling.request import checked
 
@@ -37,6 +38,16 @@ class Commission:
     def n(self) -> int:
         """Images."""
         return len(self.noise_N)
+
+    def class_names(self, spec: ContextSpec) -> list[str]:
+        """The name of each image's class, empty where it has none, or the model does not know it; of a blend only at its two ends."""
+        if isinstance(self.context, ContextBlend):
+            ends = zip(names_of(self.context.first, spec), names_of(self.context.second, spec), strict=True)
+            shares = self.context.share_B.tolist()
+            names = [start if share == 0 else end if share == 1 else "" for share, (start, end) in zip(shares, ends, strict=True)]
+        else:
+            names = names_of(self.context, spec)
+        return [names[row] for row in self.row_N] if names else [""] * self.n
 
     @property
     def original_N(self) -> Int64:
@@ -72,14 +83,16 @@ class Commission:
         for request in self.requests(0, self.n):
             checked(model, request)
 
-    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """What each image was given, by name: a row for each image, its kinds as `Context` names them."""
+    def arrays(self, spec: ContextSpec) -> dict[str, npt.NDArray[np.generic]]:
+        """What each image was given, by name: a row for each image, its kinds as `Context` names them; and the names of the labels."""
         found: dict[str, npt.NDArray[np.generic]] = {}
         if isinstance(self.context, Context):
             context = self.context
             given = {"label_N": context.label_B, "vector_NV": context.vector_BV}
             given |= {"given_image_NCHW": context.image_BCHW, "given_small_NCHW": context.small_BCHW}
             found = {name: _plain(value)[self.row_N] for name, value in given.items() if value is not None}
+            if context.label_B is not None and spec.class_names:
+                found["class_names"] = np.array([told(name) for name in spec.class_names])
         if self.originals_MCHW is not None:
             found["originals_NCHW"] = _plain(self.originals_MCHW)[self.original_N]
         if self.known_HW is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,10 @@ from pixelmodels.models import PixelModel
 from pixelmodels.pictures import png_bytes
 from pixelmodels.samples.commission import Commission
 from pixelmodels.samples.pictures import film, gif_bytes, picture
+from pixelmodels.storage import fitting
 
 PICTURE, ARRAYS, FILM = ".png", ".npz", ".gif"
+LONGEST_CLASS = 80  # bytes of a class's name in the name of a file
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Output:
     """A file that samples are written to, or a folder of them."""
 
     folder: Path
-    name: str  # of the file, whose end says its format; empty: a file for each sample, named by its number
+    name: str  # of the file, whose end says its format; empty: a file for each sample, named by its number and its class
     option: str = "--out"  # what asks for it on the command line
 
     def check(self, commission: Commission, model: PixelModel) -> None:
@@ -44,7 +48,7 @@ class Output:
             raise UserError(f"{self.option}: '{self.folder}' cannot be written ({error.strerror}); give another place") from error
         if self.name:
             return
-        names = set(_names(commission.n))
+        names = set(_names(commission, model))
         if others := there - names or {name for name in there & names if (self.folder / name).is_dir()}:
             what = f"folder '{self.folder}' holds '{min(others)}', which is none of these samples"
             raise UserError(f"{what}; empty it, or give another --out")
@@ -69,7 +73,7 @@ class Output:
 
     def _files(self, commission: Commission, images_NCHW: UInt8, model: PixelModel) -> Iterator[tuple[str, bytes]]:
         if not self.name:
-            for name, image_CHW in zip(_names(commission.n), dequantize(images_NCHW, model.spec.levels), strict=True):
+            for name, image_CHW in zip(_names(commission, model), dequantize(images_NCHW, model.spec.levels), strict=True):
                 yield name, png_bytes(image_CHW.transpose(1, 2, 0))
         elif self.name.endswith(FILM):
             yield self.name, gif_bytes(film(commission, images_NCHW, model))
@@ -77,7 +81,7 @@ class Output:
             yield self.name, png_bytes(picture(commission, images_NCHW, model))
         else:
             stream = io.BytesIO()
-            np.savez_compressed(stream, images_NCHW=images_NCHW, **commission.arrays())  # type: ignore[arg-type]
+            np.savez_compressed(stream, images_NCHW=images_NCHW, **commission.arrays(model.context_spec))  # type: ignore[arg-type]
             yield self.name, stream.getvalue()
 
 
@@ -99,7 +103,14 @@ def outputs_of(out: str, gif: Path | None) -> list[Output]:
     return [*films, Output(path.parent, path.name)]
 
 
-def _names(n: int) -> list[str]:
-    """File names of single images, which sort by number."""
-    digits = max(4, len(str(n - 1)))
-    return [f"{i:0{digits}d}.png" for i in range(n)]
+def _names(commission: Commission, model: PixelModel) -> list[str]:
+    """File names of single images, which sort by number; the class's name follows where it is known, such as 0007-cat.png."""
+    digits = max(4, len(str(commission.n - 1)))
+    return [f"{i:0{digits}d}{_ending(name)}.png" for i, name in enumerate(commission.class_names(model.context_spec))]
+
+
+@lru_cache
+def _ending(class_name: str) -> str:
+    """What of a class's name a file's name has, wherever the file goes: letters of any script, digits, and not too many."""
+    plain = re.sub(r"[^\w.+]+", "_", class_name).strip("._")
+    return f"-{fitting(plain, LONGEST_CLASS)}" if plain else ""

@@ -17,6 +17,7 @@ from pixelmodels.data.decoding import BadImage, decode, decode_mask
 from pixelmodels.errors import UserError
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit, to_tensors
 from pixelmodels.models import Context, ContextSpec, PixelModel
+from pixelmodels.models.class_names import classes_of
 from pixelmodels.models.context_images import check_makeable, context_of, grey
 from pixelmodels.shapes import ImageSpec
 
@@ -107,7 +108,7 @@ def absent_kinds(spec: ContextSpec, context: Context | None) -> list[str]:
     """What a model is conditioned on and a context does not give, in words."""
     context = context or Context()
     kinds = (
-        ("a class", spec.num_classes, context.label_B),
+        (f"a class ({classes_of(spec)})" if spec.class_names else "a class", spec.num_classes, context.label_B),
         ("a vector", spec.vector_size, context.vector_BV),
         ("an image", spec.image, context.image_BCHW),
         ("a small image", spec.small, context.small_BCHW),

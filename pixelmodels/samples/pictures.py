@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.errors import UserError
-from pixelmodels.evaluation.sample_grids import enlarged
+from pixelmodels.evaluation.sample_grids import enlarged, written
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.pictures import BACKGROUND, grid, to_bytes
 from pixelmodels.samples.commission import Commission
@@ -37,11 +37,14 @@ def check_size(n: int, model: PixelModel) -> None:
 def picture(commission: Commission, images_NCHW: UInt8, model: PixelModel, drawn_HW: Mask | None = None) -> UInt8:
     """All images as one picture (H, W, 3): in a row each what was given, the original (if any), and its samples; or samples only.
 
+    The names of the samples' classes are written beside them where the model knows any.
+
     Args: `drawn_HW`, pixels that are drawn so far; the others are the grey of the gaps, as unknown pixels of given images are.
     """
     samples_N3HW = _colours(images_NCHW, model.spec.levels, drawn_HW)
+    names = written(commission.class_names(model.context_spec), model.context_spec)
     if commission.samples_each is None:
-        return grid(samples_N3HW, 256, columns=commission.columns)
+        return grid(samples_N3HW, 256, columns=commission.columns, captions=names)
     given: list[UInt8] = []
     if isinstance(commission.context, Context):
         first_M, spec = torch.from_numpy(commission.row_N[:: commission.samples_each]), model.context_spec
@@ -55,7 +58,9 @@ def picture(commission: Commission, images_NCHW: UInt8, model: PixelModel, drawn
         given += [_colours(x_MCHW, model.spec.levels, mask) for mask in shown]
     samples = samples_N3HW.reshape(-1, commission.samples_each, *samples_N3HW.shape[1:])
     rows = np.concatenate([*(image_M3HW[:, None] for image_M3HW in given), samples], axis=1)
-    return grid(rows.reshape(-1, *rows.shape[2:]), 256, columns=rows.shape[1])
+    captions = np.array(names, dtype=object).reshape(samples.shape[:2])
+    captions = np.pad(captions, ((0, 0), (len(given), 0)), constant_values="")
+    return grid(rows.reshape(-1, *rows.shape[2:]), 256, columns=rows.shape[1], captions=captions.ravel().tolist())
 
 
 def _colours(images_NCHW: UInt8, levels: int, shown_HW: Mask | None) -> UInt8:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,8 @@ from torch import Tensor
 from pixelmodels.data import find_dataset
 from pixelmodels.errors import UserError, check_at_least, check_seed
 from pixelmodels.models import Context, ContextBlend, PixelModel
+from pixelmodels.models.class_names import MOST_TOLD, class_name, label_of
+from pixelmodels.models.context import ABSENT
 from pixelmodels.progress import Say, duration
 from pixelmodels.samples.commission import Commission
 from pixelmodels.samples.drawing import DrawnCommission
@@ -49,8 +52,10 @@ class Sample:
     out: str = "samples.png"  # a name that ends in .png: one picture; in .npz: levels, N C H W, with what was given; in /: single PNGs
     gif: Path | None = None  # also an animation of the picture being drawn row by row: a name that ends in .gif
     seed: int = 0  # of the noise
-    label: tuple[int, ...] = ()  # classes in turn, of a model of classes; without any it does without a class
-    between: tuple[int, int] | None = None  # two classes: rows of the picture go from one to the other with the noise held fixed
+    # Classes in turn, of a model of classes; without any it does without a class. Each is the class's name, or its number from 0 where no
+    # class is called that; letters may be of another case where one class only fits.
+    label: tuple[str | int, ...] = ()
+    between: tuple[str | int, str | int] | None = None  # two classes: rows of the picture go from one to the other, the noise held fixed
     num_steps: int = 9  # rows of that picture
     guidance: float = 0.0  # how far to go beyond the model towards what it is conditioned on; 0: the model itself
     temperature: float = 1.0  # below 1: likelier levels more often; 1: the model itself
@@ -73,8 +78,6 @@ class Sample:
             raise UserError(f"--num-steps {self.num_steps} is too few; give 2 (the two ends) or more")
         if self.n * (1 if self.between is None else self.num_steps) > MOST:
             raise UserError(f"--n {self.n} is too many{'' if self.between is None else f' for --num-steps {self.num_steps}'}; {_FEWER}")
-        if wrong := [label for label in (*self.label, *(self.between or ())) if not -1 <= label < 1 << 63]:
-            raise UserError(f"label {wrong[0]} is out of range; give the number of a class of the model, from 0")
         outputs_of(self.out, self.gif)
         for names, what in _TWO_WAYS.items():
             given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) not in (None, ())]
@@ -123,16 +126,20 @@ def commission_of(options: Sample, model: PixelModel, storage: Storage, say: Say
     shared: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "guidance", "temperature", "top_p")}
     numbers_N = np.arange(options.n)
     if options.between is not None:
-        first, second = (Context(label_B=torch.tensor([label] * options.num_steps)) for label in options.between)
+        ends = _labels(options.between, model)
+        _tell_classes("from {} to {}", ends, model, say)
+        first, second = (Context(label_B=torch.tensor([label] * options.num_steps)) for label in ends)
         _tell_absent(model, first, say)
         blend = ContextBlend(first, second, torch.linspace(0, 1, options.num_steps, dtype=torch.float64))
         rows_N = np.arange(options.num_steps).repeat(options.n)
         return Commission(np.tile(numbers_N, options.num_steps), rows_N, context=blend, columns=options.n, **shared)
     if options.dataset is not None or options.given is not None or options.complete is not None:
         return replace(_of_given(options, model, storage, say), **shared)
-    context = Context(label_B=torch.tensor(options.label)) if options.label else None
+    labels = _labels(options.label, model)
+    context = Context(label_B=torch.tensor(labels)) if labels else None
     _tell_absent(model, context, say)
     if context is not None:
+        _tell_classes("classes in turn: {}", labels, model, say)
         return Commission(numbers_N, numbers_N % len(options.label), context=context, columns=_columns(options, model), **shared)
     return Commission(numbers_N, np.zeros_like(numbers_N), **shared)
 
@@ -156,12 +163,27 @@ def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) ->
         say(_told_of(known_HW, model))
     rows_N = np.arange(used).repeat(each)
     if options.label:  # of files, which have none of their own: a row of the context for each pair of image and class
-        classes = len(options.label)
+        labels, classes = _labels(options.label, model), len(options.label)
+        _tell_classes("classes in turn: {}", labels, model, say)
         pairs, rows_N = np.unique(rows_N * classes + np.arange(len(rows_N)) % classes, return_inverse=True)
         rows = (context or Context()).rows(torch.from_numpy(pairs // classes))
-        context = replace(rows, label_B=torch.tensor(options.label)[torch.from_numpy(pairs % classes)])
+        context = replace(rows, label_B=torch.tensor(labels)[torch.from_numpy(pairs % classes)])
     _tell_absent(model, context, say)
     return Commission(np.arange(len(rows_N)), rows_N, context=context, originals_MCHW=x_MCHW, samples_each=each, known_HW=known_HW)
+
+
+def _labels(asked: Sequence[str | int], model: PixelModel) -> list[int]:
+    """The labels of classes that are asked for; raises `UserError` where the model has none like one of them."""
+    return [label_of(one, model.context_spec, ABSENT) for one in asked]
+
+
+def _tell_classes(text: str, labels: Sequence[int], model: PixelModel, say: Say) -> None:
+    """Say which classes they are, where the model knows their names: each with its number."""
+    spec = model.context_spec
+    if spec.class_names:
+        names = [f"'{class_name(label, spec)}' ({label})" if label != ABSENT else "no class" for label in labels]
+        shown = names[:MOST_TOLD] + [f"{len(names) - MOST_TOLD} more"] * (len(names) > MOST_TOLD)
+        say(text.format(*names) if text.count("{}") > 1 else text.format(", ".join(shown)))
 
 
 def _tell_absent(model: PixelModel, context: Context | None, say: Say) -> None:

@@ -35,6 +35,8 @@ class Images:
     images_NCHW: UInt8  # levels of the model, which are grey values 0..255 for a model of 256 levels only
     model: str  # name/version that drew them
     seed: int  # the same again gives the same images
+    label: int | None = None  # the number of their class, where one was asked for
+    label_name: str | None = None  # its name, where the model knows it
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Client:
     def samples(self, n: int = 1, **options: Any) -> Images:
         """Draw images.
 
-        Options: seed, first, label, vector, context_image, small_image, scale, temperature, top_p, guidance, model, timeout_s.
+        Options: seed, first, label (the number of a class, or its name), vector, context_image, small_image, scale, temperature, top_p,
+        guidance, model, timeout_s.
         """
         return self._images("/v1/samples", {"n": n, **options})
 
@@ -104,7 +107,7 @@ class Client:
                 raise ConnectionError("the stream ended before it was done")
 
     def models(self) -> dict[str, Any]:
-        """What is served: `default`, `loaded`, `available`, `refused`."""
+        """What is served: `default`, `loaded` (each with its `class_names`), `available`, `refused`."""
         models: dict[str, Any] = self._json("GET", "/v1/models")
         return models
 
@@ -118,7 +121,9 @@ class Client:
 
     def _images(self, path: str, body: dict[str, Any]) -> Images:
         with self._sent("POST", path, {**body, "format": "npz"}) as response, np.load(io.BytesIO(response.read())) as arrays:
-            return Images(arrays["images_NCHW"], unquote(response.headers["X-Model"]), int(response.headers["X-Seed"]))
+            told, label, name = response.headers, response.headers["X-Label"], response.headers["X-Label-Name"]
+            label, name = None if label is None else int(label), None if name is None else unquote(name)
+            return Images(arrays["images_NCHW"], unquote(told["X-Model"]), int(told["X-Seed"]), label, name)
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         with self._sent(method, path, body) as response:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import pixelmodels
+from pixelmodels.captions import can_write
 from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.guard import App, Guard
@@ -67,7 +68,7 @@ def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
             allow_origins=gateway.settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
-            expose_headers=["Retry-After", "X-Model", "X-Seed"],
+            expose_headers=["Retry-After", "X-Label", "X-Label-Name", "X-Model", "X-Seed"],
         )
     app.add_middleware(_Timed, metrics=metrics)  # the outer one
     _answer_errors(app)
@@ -128,14 +129,19 @@ async def _answer(gateway: Gateway, asked: SampleRequest) -> Response:
 
 def _encoded(drawn: Drawn, asked: SampleRequest) -> Response:
     headers = {"X-Model": quote(drawn.model, safe="/ "), "X-Seed": str(asked.seed)}
+    headers |= {} if drawn.label is None else {"X-Label": str(drawn.label)}
+    headers |= {} if drawn.label_name is None else {"X-Label-Name": quote(drawn.label_name, safe="")}
     if asked.format == "grid":
-        return Response(png_bytes(grid(drawn.images_NCHW, drawn.levels)), media_type="image/png", headers=headers)
+        name = drawn.label_name or ""
+        captions = [name if can_write(name) else f"class {drawn.label}"] * len(drawn.images_NCHW)
+        return Response(png_bytes(grid(drawn.images_NCHW, drawn.levels, captions=captions)), media_type="image/png", headers=headers)
     if asked.format == "npz":
         stream = io.BytesIO()
         np.savez_compressed(stream, images_NCHW=drawn.images_NCHW)
         return Response(stream.getvalue(), media_type="application/x-npz", headers=headers)
     images = [base64_png(image_CHW, drawn.levels) for image_CHW in drawn.images_NCHW]
-    body = {"model": drawn.model, "seed": asked.seed, "first": asked.first, "images": images}
+    told = {"label": drawn.label, "label_name": drawn.label_name}
+    body = {"model": drawn.model, "seed": asked.seed, "first": asked.first, **told, "images": images}
     return Response(json.dumps(body), media_type="application/json", headers=headers)
 
 
@@ -143,13 +149,14 @@ def _encoded_scores(scored: Scored) -> Response:
     maps = [None] * len(scored.nats_N) if scored.map_bits_NHW is None else scored.map_bits_NHW.tolist()
     each = zip(scored.nats_N, scored.bits_per_dim_N, maps, strict=True)
     costs = [Score(nats=nats, bits_per_dim=bits, map_bits=map_bits) for nats, bits, map_bits in each]
-    answer = Scores(model=scored.model, scores=costs).model_dump_json(exclude_none=True)
+    answer = Scores(model=scored.model, label=scored.label, label_name=scored.label_name, scores=costs).model_dump_json(exclude_none=True)
     return Response(answer, media_type="application/json")
 
 
 async def _events(rows: AsyncIterator[list[StreamedRow]], opened: StreamedRow, asked: SampleRequest) -> AsyncIterator[str]:
     """Server-sent events: `start`, then `row` or `image`, then `done` or `error`."""
-    yield _event("start", {"model": opened.model, "seed": asked.seed, "first": asked.first, "n": asked.n})
+    told = {"label": opened.label, "label_name": opened.label_name}
+    yield _event("start", {"model": opened.model, "seed": asked.seed, "first": asked.first, "n": asked.n, **told})
     canvases: dict[int, npt.NDArray[np.uint8]] = {}
     try:
         async for part in rows:

@@ -22,11 +22,12 @@ from torch import Tensor
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.class_names import told
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread
 from pixelmodels.serving.ray_serve import METRIC, listen_on_the_nodes_address
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
-from pixelmodels.serving.requests import check_map, check_rows, engine_request, images_of
+from pixelmodels.serving.requests import check_map, check_rows, class_of, engine_request, images_of
 from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.shelf import Loaded, Shelf
@@ -44,11 +45,13 @@ class Drawn:
     model: str  # name/version
     levels: int
     images_NCHW: npt.NDArray[np.uint8]
+    label: int | None = None  # of their class, where one was asked for
+    label_name: str | None = None  # where the model knows it
 
 
 @dataclass(frozen=True)
 class StreamedRow:
-    """One row of one image; the first of a stream tells the model and nothing else (`image` -1)."""
+    """One row of one image; the first of a stream tells the model and the class and nothing else (`image` -1)."""
 
     model: str
     levels: int
@@ -58,6 +61,8 @@ class StreamedRow:
     every: int  # the row's pixels are those of every k-th column, in row k * row of the image
     levels_CW: npt.NDArray[np.uint8]
     image_CHW: npt.NDArray[np.uint8] | None  # the whole image once it is finished
+    label: int | None = None  # as of `Drawn`, told by the first of a stream
+    label_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Scored:
     nats_N: list[float]
     bits_per_dim_N: list[float]
     map_bits_NHW: npt.NDArray[np.float64] | None
+    label: int | None = None  # as of `Drawn`
+    label_name: str | None = None
 
 
 class Sampler:
@@ -98,7 +105,7 @@ class Sampler:
             async with aclosing(self._draw(asked, timeout_s, wants_rows=False)) as told:
                 async for events, loaded in told:
                     if isinstance(events[-1], np.ndarray):
-                        return Drawn(loaded.address, loaded.model.spec.levels, events[-1])
+                        return Drawn(loaded.address, loaded.model.spec.levels, events[-1], *class_of(asked, loaded.model.context_spec))
         except Refused as refused:
             return refused
         return Refused(500, "internal", "the request ended without a result")
@@ -111,7 +118,7 @@ class Sampler:
                     every = [stage.every for stage in loaded.model.stages()]
                     rows = [_streamed(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
                     if rows or not events:
-                        yield rows or [StreamedRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None)]
+                        yield rows or [_opening(loaded, asked)]
         except Refused as refused:
             yield refused
 
@@ -173,7 +180,8 @@ class Sampler:
         if not np.isfinite(nats_N).all():
             return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
         bits_N = [float(bits_per_dim(nats, model.spec.num_subpixels)) for nats in nats_N]
-        return Scored(loaded.address, nats_N.tolist(), bits_N, nats_NHW / np.log(2) if asked.map else None)
+        map_bits_NHW = nats_NHW / np.log(2) if asked.map else None
+        return Scored(loaded.address, nats_N.tolist(), bits_N, map_bits_NHW, *class_of(asked, model.context_spec))
 
     async def _loaded(self, asked: str | None) -> Loaded:
         """The version that is asked for; others, also those held under another name, are not kept waiting while it is loaded."""
@@ -261,6 +269,12 @@ def has_images(asked: SampleRequest | ScoreRequest) -> bool:
     return any(getattr(asked, name, None) is not None for name in ("image", "context_image", "small_image"))
 
 
+def _opening(loaded: Loaded, asked: SampleRequest) -> StreamedRow:
+    """The first of a stream."""
+    label, name = class_of(asked, loaded.model.context_spec)
+    return StreamedRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None, label, name)
+
+
 def _streamed(loaded: Loaded, row: RowDone, every: int) -> StreamedRow:
     image_CHW = None if row.image_CHW is None else row.image_CHW.numpy()
     return StreamedRow(loaded.address, loaded.model.spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
@@ -294,6 +308,7 @@ def _info(loaded: Loaded, names: list[str]) -> ModelInfo:
         names=sorted(names),
         **asdict(spec),
         num_classes=given.num_classes,
+        class_names=[told(name) for name in given.class_names],
         vector_size=given.vector_size,
         context_image=shape(given.image),
         small_image=shape(given.small),

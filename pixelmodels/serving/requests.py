@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pixelmodels.errors import UserError
-from pixelmodels.models import Context, PixelModel
+from pixelmodels.models import Context, ContextSpec, PixelModel
+from pixelmodels.models.class_names import class_name, label_of
 from pixelmodels.sampling.engine import Request
 from pixelmodels.sampling.request import checked
 from pixelmodels.serving import pngs
@@ -49,9 +50,10 @@ def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes
     if asked.label is not None:
         if not spec.num_classes:
             raise _not_conditioned("label")
-        if asked.label >= spec.num_classes:
-            raise invalid(f"label {asked.label} is out of range; this model knows 0..{spec.num_classes - 1}", "label")
-        label = torch.tensor([asked.label])
+        try:
+            label = torch.tensor([label_of(asked.label, spec)])
+        except UserError as error:
+            raise invalid(str(error), "label") from None
     if asked.vector is not None:
         if not spec.vector_size:
             raise _not_conditioned("vector")
@@ -64,6 +66,14 @@ def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes
     small = _given(asked.small_image, SMALL, spec.small, max_bytes, asked.scale)
     context = Context(label, vector, image, small)
     return context if len(context) else None
+
+
+def class_of(asked: SampleRequest | ScoreRequest, spec: ContextSpec) -> tuple[int | None, str | None]:
+    """The class that a request (which fits the model) asks for, as it is told: its number and its name, None where there is none."""
+    if asked.label is None:
+        return None, None
+    label = label_of(asked.label, spec)
+    return label, class_name(label, spec)
 
 
 def images_of(model: PixelModel, asked: ScoreRequest, max_bytes: int) -> tuple[Tensor, Context | None]:

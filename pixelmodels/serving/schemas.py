@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pixelmodels.serving.pngs import Scale
@@ -16,6 +16,23 @@ UNKNOWN = "unknown_field"  # type of the error for a field that a request does n
 
 Png = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="a PNG file in base64, or a data: URL of one")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+MAX_LABEL = 1 << 20
+MAX_NAME = 1024  # characters of a class's name
+
+
+def _class(given: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One error for what is neither a number nor a name, and not one for each of the two."""
+    try:
+        return check(given)
+    except ValidationError:
+        what = "give a class of the model: its number, 0..{most}, or its name as text"
+        raise PydanticCustomError("class", what, {"most": MAX_LABEL}) from None
+
+
+Class = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_LABEL)] | Annotated[str, Field(min_length=1, max_length=MAX_NAME)],
+    WrapValidator(_class),
+]
 
 
 class _Request(BaseModel):
@@ -32,7 +49,13 @@ class _Request(BaseModel):
     ] = None
     timeout_s: Annotated[float | None, Field(ge=1, le=86400, description="seconds after which the answer is of no use")] = None
 
-    label: Annotated[int | None, Field(ge=0, le=1 << 20, description="a class")] = None
+    label: Annotated[
+        Class | None,
+        Field(
+            description="a class: its number, from 0, or (as text) its name, as `class_names` of `/v1/models` has it or in another case of "
+            "letters that fits one class only; a text of digits is a number where no class is called that"
+        ),
+    ] = None
     vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR, fail_fast=True)] = None
     context_image: Annotated[Png | None, Field(description="such as a grey image, for a model that colours")] = None
     small_image: Annotated[Png | None, Field(description="a sub-sampled image, for a model that enlarges")] = None
@@ -106,6 +129,8 @@ class Samples(BaseModel):
     model: str  # name/version
     seed: int  # the same again gives the same images
     first: int
+    label: int | None = None  # the number of their class, where one was asked for
+    label_name: str | None = None  # its name, where the model knows it
     images: list[str]  # PNG files in base64
 
 
@@ -121,6 +146,8 @@ class Scores(BaseModel):
     """Scores in the order of the images."""
 
     model: str
+    label: int | None = None  # the number of the class that they were given, where one was
+    label_name: str | None = None  # its name, where the model knows it
     scores: list[Score]
 
 
@@ -134,6 +161,7 @@ class ModelInfo(BaseModel):
     width: int
     levels: int
     num_classes: int  # 0: not conditioned on a label
+    class_names: list[str]  # in the order of their numbers; empty where the model does not know them
     vector_size: int  # 0: not conditioned on a vector
     context_image: list[int] | None  # channels, height, width, levels
     small_image: list[int] | None

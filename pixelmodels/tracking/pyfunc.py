@@ -16,6 +16,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.class_names import label_of
 from pixelmodels.models.context import ABSENT
 from pixelmodels.models.files import load_model
 from pixelmodels.sampling import sample
@@ -34,9 +35,9 @@ class PixelModelPyfunc(PythonModel):
         model.predict(table without column image, params={"n": 4})    -> 4 images for each row, one row's after the other's
 
     What the images are conditioned on comes in a table's columns label, vector, context_image (such as a grey one) and small_image
-    (sub-sampled); `label` of `params`, if given, is the class of all images instead. Each is optional, as a column and in each row
-    (-1 for a label, or null): the model does without. Columns that the model is not conditioned on are left alone. Images are integers
-    in `[0, levels)`.
+    (sub-sampled); `label` of `params` (or `label_name`), if given, is the class of all images instead. The column may hold names of classes
+    as text, too; `models.class_names` says what a text means. Each is optional, as a column and in each row (-1 for a label, or null): the
+    model does without. Columns that the model is not conditioned on are left alone. Images are integers in `[0, levels)`.
     """
 
     _model: PixelModel
@@ -48,15 +49,20 @@ class PixelModelPyfunc(PythonModel):
     # MLflow reads the hint of `model_input`: of a plain array it makes no schema. Tables, lists and None come as well.
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> Any:
         """Draw `params["n"]` images if that is above 0, else score the images given; raises `UserError` when there is neither."""
-        given = {"n": 0, "seed": 0, "label": ABSENT, **(params or {})}
+        given = {"n": 0, "seed": 0, "label": ABSENT, "label_name": "", **(params or {})}
+        label = int(given["label"])
+        if given["label_name"]:
+            if label != ABSENT:
+                raise UserError(f"label {label} and label_name '{given['label_name']}' are two ways to choose a class; give one of them")
+            label = label_of(str(given["label_name"]), self._model.context_spec, ABSENT)
         images: Any = model_input
         table = images if isinstance(images, pd.DataFrame) and len(images) else None
         if given["n"] > 0:
-            return self.sample(int(given["n"]), seed=int(given["seed"]), label=int(given["label"]), table=table)
+            return self.sample(int(given["n"]), seed=int(given["seed"]), label=label, table=table)
         if images is None or len(images) == 0:
             raise UserError("neither images nor a number of samples given; give images to score, or params={'n': 16} to draw some")
         images_NCHW = _array(images) if table is None else self._images(table)
-        return self.score(images_NCHW, self._context(len(images_NCHW), table, int(given["label"])))
+        return self.score(images_NCHW, self._context(len(images_NCHW), table, label))
 
     def sample(self, n: int, *, seed: int = 0, label: int = ABSENT, table: pd.DataFrame | None = None) -> npt.NDArray[np.uint8]:
         """Draw `n` images, or `n` for each row of a table of contexts: (images, C, H, W), uint8; the same seed draws the same images."""
@@ -87,7 +93,7 @@ class PixelModelPyfunc(PythonModel):
         if label != ABSENT:
             values["label_B"] = np.full(num, label)
         elif table is not None and spec.num_classes and "label" in columns:
-            values["label_B"] = _stacked(table["label"], np.array(ABSENT), np.asarray)
+            values["label_B"] = _stacked(table["label"], np.array(ABSENT), self._label)
         if table is not None and spec.vector_size and "vector" in columns:
             absent = np.full(spec.vector_size, np.nan, np.float32)
             values["vector_BV"] = _stacked(table["vector"], absent, lambda value: np.asarray(value, np.float32))
@@ -96,6 +102,10 @@ class PixelModelPyfunc(PythonModel):
                 absent = np.full(image.shape, ABSENT, np.int64)
                 values[name] = _stacked(table[column], absent, partial(self._image, spec=image))
         return Context(**{name: torch.from_numpy(value) for name, value in values.items()}) if values else None
+
+    def _label(self, value: Any) -> npt.NDArray[Any]:
+        """A label as it is, or of the class that a text means."""
+        return np.asarray(label_of(value, self._model.context_spec, ABSENT) if isinstance(value, str) else value)
 
     def _images(self, table: pd.DataFrame) -> npt.NDArray[Any]:
         if "image" not in table.columns:

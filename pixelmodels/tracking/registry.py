@@ -79,7 +79,14 @@ def save_pyfunc(
     weights = _weights_of(model_folder)
     # No schema of inputs: images come as an array or a table, and not at all for sampling. `PixelModelPyfunc` checks them itself.
     signature = ModelSignature(
-        params=ParamSchema([ParamSpec("n", "long", 0), ParamSpec("seed", "long", 0), ParamSpec("label", "long", ABSENT)]),
+        params=ParamSchema(
+            [
+                ParamSpec("n", "long", 0),
+                ParamSpec("seed", "long", 0),
+                ParamSpec("label", "long", ABSENT),
+                ParamSpec("label_name", "string", ""),
+            ]
+        ),
     )
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / MODEL_ARTIFACT

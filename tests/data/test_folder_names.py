@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ class Arranged:
     labels: list[int | None]
     label_names: tuple[str, ...]
     news: dict[str, Any]
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
 
 def arranged(*paths: str, labels: bool | None = None, own_splits: bool = True) -> Arranged:
@@ -27,7 +28,8 @@ def arranged(*paths: str, labels: bool | None = None, own_splits: bool = True) -
     found = arrange(dict(sorted(examples.items(), key=lambda example: example[1])), labels, own_splits, "pictures")
     assert found.splits.keys() == found.labels.keys() == examples.keys()
     folders = [posixpath.dirname(path) for path in paths]
-    return Arranged([found.splits[one] for one in folders], [found.labels[one] for one in folders], found.label_names, found.news)
+    splits, labels = ([by_group[folder] for folder in folders] for by_group in (found.splits, found.labels))
+    return Arranged(splits, labels, found.label_names, found.news, found.remarks)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_splits_in_any_case_and_form(train: str, validation: str, test: str, aro
 def test_names_that_are_no_splits_alone_are_classes() -> None:
     for paths in (
         ["Train/1.png", "Bus/2.png"],
-        ["test/1.png", "Val/2.png"],
+        ["test/1.png", "Val/2.png", "bus/3.png"],
         ["trains/1.png", "tests/2.png"],
         ["train/1.png", "contest/2.png"],
         ["training/1.png", "Train/2.png", "valley/3.png", "TESTS/4.png", "device/5.png"],
@@ -83,6 +85,7 @@ def test_names_that_are_no_splits_alone_are_classes() -> None:
         ("test", "training_1"),
         ("seg_test", "seg_train"),
         ("dev-clean", "train-clean"),
+        ("Val", "test"),  # of what?
     ],
 )
 def test_names_that_may_mean_splits_are_told_and_never_mixed(folders: tuple[str, str]) -> None:
@@ -169,9 +172,23 @@ def test_labels_are_there_where_every_image_has_one_of_several() -> None:
 
 def test_what_was_noted_is_relied_upon_where_names_mean_what_they_did() -> None:
     second, third = "folder names", "folder names, set and year"
+    fourth = f"{third}, around classes"
     for paths in (["a/1.png", "b/2.png"], ["train/a/1.png", "test/b/2.png"], ["1.png"], ["a/7/1.png", "b/8/2.png"]):
         for labels in (True, False):
-            assert reading_of(paths, labels, True) == (second if labels and paths[0] == "a/7/1.png" else "")
+            assert reading_of(paths, labels, True) == (fourth if labels and paths[0] == "a/7/1.png" else "")
+    assert reading_of(["train/7/1.png", "test/8/2.png"], True, True) == second
+    for paths, without in (
+        (["archive/a/1.png"], ""),
+        (["train/images/a/1.png", "test/images/a/2.png"], ""),
+        (["a/deep/1.png", "b/2.png"], ""),
+        (["train/train_images/1.png", "test/test_images/2.png"], third),
+    ):
+        for labels in (None, True):
+            assert reading_of(paths, labels, True) == fourth
+        assert reading_of(paths, False, True) == without
+    for labels in (None, True, False):
+        assert reading_of(["test/1.png", "val/2.png"], labels, True) == fourth
+        assert reading_of(["test/1.png", "val/2.png", "train/3.png"], labels, True) == ("" if labels is not None else second)
     assert reading_of(["1.png", "2.png"], None, True) == ""
     for paths in (["a/1.png"], ["train/1.png", "test/2.png"], ["Train/a/1.png", "testing/b/2.png"]):
         assert reading_of(paths, None, True) == second
@@ -181,4 +198,81 @@ def test_what_was_noted_is_relied_upon_where_names_mean_what_they_did() -> None:
     assert reading_of(["train/1.png", "test/2.png"], False, False) == ""
     for folders in (("train2017", "val2017"), ("train", "dev"), ("archive/train", "archive/test"), ("train_images", "test_images")):
         for labels in (None, True, False):
-            assert reading_of([f"{folder}/1.png" for folder in folders], labels, True) == third
+            wanted = fourth if labels is not False and "/" in folders[0] else third
+            assert reading_of([f"{folder}/1.png" for folder in folders], labels, True) == wanted
+
+
+# --- as people have them ---
+
+
+@pytest.mark.parametrize("labels", [None, True])
+@pytest.mark.parametrize(
+    ("paths", "around"),
+    [
+        (["archive/cat/1.png", "archive/dog/2.png"], ["archive/"]),
+        (["a/b/cat/1.png", "a/b/dog/2.png"], ["a/b/"]),
+        (["train/cat/1.png", "train/dog/2.png"], ["train/"]),
+        (["train/images/cat/1.png", "train/images/dog/2.png", "test/images/cat/3.png"], ["images/"]),
+        (["train/train_images/cat/1.png", "train/train_images/dog/2.png", "test/test_images/cat/3.png"], ["test_images/", "train_images/"]),
+        (["train/train/cat/1.png", "test/test/dog/2.png"], ["test/", "train/"]),
+        (["Data/Train/x/cat/1.png", "Data/Test/x/dog/2.png"], ["x/"]),
+        (["archive/cat/more/1.png", "archive/dog/2.png"], ["archive/"]),
+    ],
+)
+def test_folders_around_classes_are_looked_through(paths: list[str], around: list[str], labels: bool | None) -> None:
+    found = arranged(*paths, labels=labels)
+    assert found.label_names == ("cat", "dog") and None not in found.labels
+    assert all(found.label_names[label or 0] in path.split("/") for label, path in zip(found.labels, paths, strict=True))
+    assert found.news["around_classes"] == around
+    assert found.remarks[0] == f"classes are looked for inside {', '.join(around)}: 'cat', 'dog'"
+    assert "around_classes" not in arranged(*paths, labels=False).news
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["cat/day/1.png", "dog/night/2.png"], ("cat", "dog")),  # classes with folders of their own
+        (["train/cat/day/1.png", "train/dog/2.png", "test/cat/3.png"], ("cat", "dog")),
+        (["train/cat/a/1.png", "test/dog/b/2.png"], ("cat", "dog")),
+        (["cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png"], ("cat", "dog")),
+        (["train/train/1.png", "train/bus/2.png", "test/train/3.png"], ("bus", "train")),  # a class called `train`
+        (["train/1.png", "bus/2.png", "car/3.png"], ("bus", "car", "train")),
+        ([" cat/1.png", "hot dog/2.png"], (" cat", "hot dog")),
+        (["\U0001f600/1.png", "\u9ce5/2.png", "caf\udce9/3.png"], ("caf\udce9", "\u9ce5", "\U0001f600")),
+        (["0_cat/1.png", "10_dog/2.png", "9_owl/3.png"], ("0_cat", "10_dog", "9_owl")),
+    ],
+)
+def test_classes_stay_where_they_were(paths: list[str], names: tuple[str, ...]) -> None:
+    found = arranged(*paths)
+    assert found.label_names == names and not found.news
+    assert arranged(*paths, labels=True) == found
+
+
+def test_one_class_is_no_reason_to_look_further_in() -> None:
+    for paths in (["all/1.png", "all/2.png"], ["all/1.png", "all/deep/2.png"], ["a/b/1.png"], ["train/all/1.png", "test/all/2.png"]):
+        assert arranged(*paths).label_names == () and not arranged(*paths).news
+        assert arranged(*paths, labels=True).label_names == ("all" if "all" in paths[0] else "a",)
+
+
+def test_names_of_splits_in_splits_are_no_classes() -> None:
+    paths = ["train/train_images/1.png", "test/test_images/2.png"]
+    assert arranged(*paths) == Arranged(["train", "test"], [None, None], (), {}) == arranged(*paths, labels=False)
+    with pytest.raises(UserError, match=r"in them test_images, train_images, which may be splits, too, and no classes; put .*, or leave"):
+        arranged(*paths, labels=True)
+
+
+def test_what_may_not_have_been_meant_is_said() -> None:
+    assert arranged("a/1.png", "b/2.png").remarks == () == arranged("1.png", "2.png").remarks
+    assert arranged("cat/1.png", "dog/2.png", "3.png").remarks == (
+        "no labels are taken: some images are in no folder of a class, such as '3.png'; move or remove them, or give --labels True, with "
+        "which they have none",
+    )
+    assert arranged("cat/1.png", "dog/2.png", "3.png", labels=False).remarks == ()
+    (both,) = arranged("Cat/1.png", "cat/2.png", "dog/3.png").remarks
+    assert both.endswith("are several: 'Cat', 'cat'")
+    (composed,) = arranged("caf\u00e9/1.png", "cafe\u0301/2.png").remarks
+    assert composed.endswith("are several: 'cafe\u0301', 'caf\u00e9'")
+    unseen = ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/c/4.png", "test/d/5.png"]
+    assert arranged(*unseen).remarks == ("no training image is of the classes 'c', 'd'",)
+    assert arranged(*unseen[:4]).remarks == ("no training image is of the class 'c'",)
+    assert arranged(*unseen, own_splits=False).remarks == () == arranged(*unseen, labels=False).remarks

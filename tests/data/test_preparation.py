@@ -317,6 +317,35 @@ def test_labels_come_by_themselves_and_a_set_without_them_stays(pictures: Path, 
     assert prepare(unlabelled, storage) == old and find_dataset(storage, f"pictures-{old.fingerprint}") == old
 
 
+def test_a_folder_as_it_comes_out_of_an_archive(tmp_path: Path, storage: Storage) -> None:
+    """A folder around all, what macOS and Windows leave in folders, an empty one, names of any letters, classes that are spelled alike."""
+    folder, names = tmp_path / "unpacked", ("Cat", "cat", "hot dog", "\u9ce5", "cafe\u0301")
+    for label, name in enumerate(names):
+        for place in range(8):
+            path = folder / "archive" / name / "deeper" / f"{place}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 3), 10 * label + place).save(path)
+    (folder / "archive" / "empty").mkdir()
+    (folder / "__MACOSX" / "archive" / "cat").mkdir(parents=True)
+    for path in ("__MACOSX/archive/cat/._0.png", "archive/.DS_Store", ".DS_Store", "archive/cat/Thumbs.db"):
+        (folder / path).write_bytes(b"\0\5\26\7 no image")
+    said: list[str] = []
+    dataset = prepare(folder_config(folder), storage, say=said.append)
+    assert dataset.label_names == ("Cat", "cafe\u0301", "cat", "hot dog", "\u9ce5")
+    for split in SPLITS:
+        part = dataset.read(split)
+        assert part.labels_N is not None
+        for image_CHW, label, key in zip(part.images_NCHW, part.labels_N, part.keys, strict=True):
+            name = dataset.label_names[label]
+            assert key.startswith(f"archive/{name}/deeper/") and image_CHW.max() // 10 == names.index(name)
+    assert said[0] == "classes are looked for inside archive/: 'Cat', 'cafe\u0301', 'cat', 'hot dog', '\u9ce5'"
+    assert said[1].endswith("are several: 'Cat', 'cat'") and len(said) == 3
+    assert "5 classes ('Cat', " in said[2] and "archive/cat/Thumbs.db" in said[2] and "3 hidden files left out" in said[2]
+    again: list[str] = []
+    assert prepare(folder_config(folder), storage, say=again.append) == dataset and "already prepared" in again[-1]
+    assert prepare(folder_config(folder, labels=False), storage).num_classes == 0
+
+
 def test_classes_that_are_numbers_are_labels_in_their_order(tmp_path: Path, storage: Storage) -> None:
     folder = tmp_path / "numbers"
     for name in map(str, range(12)):
@@ -408,7 +437,7 @@ def test_without_ray_processes_make_the_same(pictures: Path, storage: Storage, t
     assert found.fingerprint == expected.fingerprint and content(found) == content(expected) and found.skipped() == expected.skipped()
     gone = folder_config(pictures, channels=1, size=(2, 2))
     monkeypatch.setattr(Folder, "listing", _with_a_file_that_is_gone(Folder.listing))
-    with pytest.raises(UserError, match="gone.png' was listed, but a worker cannot see it"):
+    with pytest.raises(UserError, match=r"gone\.png' was listed, but a worker cannot see it"):
         prepare(gone, Storage(tmp_path / "other"))
 
 

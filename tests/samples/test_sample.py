@@ -225,7 +225,7 @@ def test_a_single_block_for_a_gpu_that_only_the_cluster_has_is_drawn_there(
         (["--between", "0", "1", "--n", "9", "--num-steps", "10000000000000"], "--n 9 is too many for --num-steps 10000000000000; give"),
         (
             ["--label", "99999999999999999999"],
-            "label 99999999999999999999 is out of range; give the number of a class of the model, from 0",
+            "label 99999999999999999999 is out of range; this model knows 0..2, and -1 for no label",
         ),
         (["--label", "1", "-99999999999999999999"], "label -99999999999999999999 is out of range"),
         (["--between", "0", "99999999999999999999"], "label 99999999999999999999 is out of range"),
@@ -244,6 +244,7 @@ def test_a_single_block_for_a_gpu_that_only_the_cluster_has_is_drawn_there(
         (["--out", "s3://bucket/drawn.png"], "is no local file"),
         (["--gif", "drawing.png"], r"--gif 'drawing\.png' is no name of an animation; give one that ends in \.gif"),
         (["--label", "3"], "label 3 is out of range; this model knows 0..2"),
+        (["--label", "cat"], r"label 'cat' unknown; this model does not know its classes by name: give a number, 0\.\.2"),
         (["--label", "1", "--between", "0", "1"], "--between and --label"),
         (["--between", "0", "1", "--num-steps", "1"], "--num-steps 1 is too few"),
         (["--between", "0", "7"], "label 7 is out of range"),

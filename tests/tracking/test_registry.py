@@ -167,6 +167,25 @@ def test_predict_draws_the_same_samples(conditional) -> None:  # type: ignore[no
     np.testing.assert_array_equal(drawn, sample(model, 4, seed=5, context=Context(torch.full((4,), 1))).numpy())
 
 
+def test_predict_takes_classes_by_name(tmp_path: Path) -> None:
+    model, folder = model_files(tmp_path / "model", NUM_CLASSES, class_names=("ant", "hot dog", "1"))
+    save_pyfunc(tmp_path / "pyfunc", folder)
+    pyfunc = mlflow.pyfunc.load_model(str(tmp_path / "pyfunc"))
+    for params, label in (({"label_name": "Hot Dog"}, 1), ({"label_name": "1"}, 2), ({"label": 1}, 1), ({"label_name": "-1"}, -1)):
+        drawn = pyfunc.predict(None, params={"n": 4, "seed": 5, **params})
+        np.testing.assert_array_equal(drawn, sample(model, 4, seed=5, context=Context(torch.full((4,), label))).numpy())
+    labels = ["ant", None, "1", "HOT DOG", 0, -1]
+    drawn = pyfunc.predict(pd.DataFrame({"label": pd.Series(labels, dtype=object)}), params={"n": 1, "seed": 5})
+    context = Context(torch.tensor([0, -1, 2, 1, 0, -1]))
+    np.testing.assert_array_equal(drawn, sample(model, 6, seed=5, context=context).numpy())
+    for params, message in (
+        ({"label_name": "dog"}, "label 'dog' unknown; have 'ant', 'hot dog', '1'"),
+        ({"label_name": "ant", "label": 0}, "label 0 and label_name 'ant' are two ways to choose a class; give one of them"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pyfunc.predict(None, params={"n": 1, **params})
+
+
 @pytest.fixture
 def of_all_kinds(tmp_path: Path):  # type: ignore[no-untyped-def]
     """A model of labels, vectors and given images, and what `mlflow.pyfunc` makes of its files."""
@@ -212,7 +231,8 @@ def test_predict_takes_every_kind_of_context_and_does_without(of_all_kinds) -> N
         ("vector", [*[[1.0, 2.0]] * 5, [1.0]], r"a value of shape \(1,\) is in column 'vector'; this model takes \(2,\)"),
         ("vector", [[1.0, [2.0, 3.0]]] * 6, r"column 'vector' has a value that is no array of numbers; this model takes \(2,\)"),
         ("vector", ["ab"] * 6, "column 'vector' has a value that is no array of numbers"),
-        ("label", ["a"] * 6, r"column 'label' has a value that is no array of numbers; this model takes \(\)"),
+        ("label", ["a"] * 6, r"label 'a' unknown; this model does not know its classes by name: give a number, 0\.\.2"),
+        ("label", [b"a"] * 6, r"column 'label' has a value that is no array of numbers; this model takes \(\)"),
         ("context_image", [[[[1, 2], [3]]]] * 6, "column 'context_image' has a value that is no array of numbers"),
         ("image", [*IMAGES_NCHW[:5], IMAGES_NCHW[5, :, :2]], r"a value of shape \(1, 2, 3\) is in column 'image'"),
         ("image", [*IMAGES_NCHW[:5], None], "column 'image' has a value that is no array of numbers"),

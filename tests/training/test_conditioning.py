@@ -172,10 +172,11 @@ def test_given_images_that_cannot_be_made_are_told() -> None:
 
 
 def cells(picture_HWC: np.ndarray, rows: int, columns: int, size: int = 4) -> np.ndarray:
-    """The images of a grid, rows columns height width channels, at one pixel each."""
-    scale = picture_HWC.shape[0] // (rows * (size + 1) + 1)
-    assert picture_HWC.shape == ((rows * (size + 1) + 1) * scale, (columns * (size + 1) + 1) * scale, 3)
-    plain = picture_HWC[::scale, ::scale]
+    """The images of a grid, rows columns height width channels, at one pixel each; names above or beside them are left out."""
+    height, width = (num * (size + 1) + 1 for num in (rows, columns))
+    scale = min(picture_HWC.shape[0] // height, picture_HWC.shape[1] // width)
+    assert picture_HWC.shape[0] == height * scale or picture_HWC.shape[1] == width * scale
+    plain = picture_HWC[-height * scale :: scale, -width * scale :: scale]
     step = size + 1
     return np.array([[plain[1 + r * step : r * step + step, 1 + c * step : c * step + step] for c in range(columns)] for r in range(rows)])
 
