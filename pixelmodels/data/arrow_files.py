@@ -22,8 +22,8 @@ class ArrowSource(RecordSource):
     @contextmanager
     def open_arrow(self, file: str) -> Iterator[tuple[pa.NativeFile, pa.Schema, Outline]]:
         """An Arrow stream or file (local ones as memory), its schema and where its batches are; `UserError` where it is none."""
-        size = self.storage.size(file)
         with self.whole(file):
+            size = self.storage.size(file)
             if size < len(FEATHER_1):
                 raise ValueError(f"{size} bytes")
             stream = pa.memory_map(self.storage.uri(file)) if self.storage.is_local else self.storage.open_input(file)

@@ -1,8 +1,9 @@
 """Arrow's IPC streams and files: where their record batches are, found without reading them, and some of the batches read.
 
-Format: "Arrow Columnar Format", section "Serialization and Interprocess Communication" (arrow.apache.org/docs/format). A stream is messages:
-a marker of four bytes 0xFF (older writers: none), the length of the metadata, the metadata (a FlatBuffers table `Message`), and a body of
-as many bytes as the metadata say. The schema comes first, and metadata of length 0 end it. A file is a stream between a magic and a footer.
+Format: "Arrow Columnar Format", section "Serialization and Interprocess Communication" (arrow.apache.org/docs/format). A stream is
+messages: a marker of four bytes 0xFF (older writers: none), the length of the metadata, the metadata (a FlatBuffers table `Message`), and a
+body of as many bytes as the metadata say. The schema comes first, and metadata of length 0 end it. A file is a stream between a magic and a
+footer.
 """
 
 from __future__ import annotations

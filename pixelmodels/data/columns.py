@@ -203,7 +203,9 @@ def _pixels_shape(kind: pa.DataType, feature: object, source: RecordSource, wher
     channels_first = shape[0] in (1, 3) and shape[2] not in (1, 3)
     shape = (shape[1], shape[2], shape[0]) if channels_first else shape
     if shape[2] not in (1, 3) or min(shape) < 1 or (pa.types.is_fixed_size_binary(kind) and kind.byte_width != math.prod(shape)):
-        raise UserError(f"{where} holds raw pixels ({kind}) that are no images shaped {shape}; give pixels of 1 or 3 channels, last or first")
+        raise UserError(
+            f"{where} holds raw pixels ({kind}) that are no images shaped {shape}; give pixels of 1 or 3 channels, last or first"
+        )
     return shape, channels_first
 
 

@@ -26,7 +26,9 @@ class DatasetConfig:
     Where `labels` is left out, the fingerprint holds what comes of it: the data set is the one of `labels` True, or of False.
     """
 
-    source: str = "digits"  # digits, photos, folder, parquet, huggingface, webdataset, mnist, binarized_mnist, cifar10, imagenet_downsampled
+    source: str = (
+        "digits"  # a name of the table in pixelmodels/data/sources: digits, photos, folder, parquet, huggingface, webdataset, mnist, ...
+    )
     path: str | None = None  # folder, s3://bucket/prefix or gs://bucket/prefix with the source's files (`folder`: images at any depth)
     name: str | None = None  # of the data set; None: the source's name, or the folder's
     size: tuple[int, int] | None = None  # (height, width): the shorter side is resized, then the centre is cropped

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.parallel import Record
 from pixelmodels.data.source import Listing
@@ -34,9 +35,11 @@ class EncodedSource:
     """A source of encoded images; picklable."""
 
     levels = 256
-    max_pixels: int
-    channels: int | None
-    size: tuple[int, int] | None
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.max_pixels = config.max_pixels
+        self.channels = config.channels
+        self.size = config.size
 
     def listing(self) -> Listing:
         """All files, found without reading them."""

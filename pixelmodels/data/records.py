@@ -10,10 +10,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -42,19 +44,19 @@ class RecordSource(EncodedSource):
     name: str  # of the source
     kind: str  # what one of its files is, in words
     endings: tuple[str, ...]  # of its files' names, lower-case
-    hidden = (".",)  # how the names of files and folders begin that are left out, and counted
+    hidden: tuple[str, ...] = (".",)  # how the names of files and folders begin that are left out, and counted
 
     def __init__(self, config: DatasetConfig) -> None:
         if not config.path:
-            raise UserError(f"source '{self.name}' needs the folder with its files; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
+            raise UserError(
+                f"source '{self.name}' needs the folder with its files; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix"
+            )
         if config.label_column is not None and config.labels is False:
             raise UserError(f"label column '{config.label_column}' has no meaning without labels; leave it out, or --labels False")
+        super().__init__(config)
         self.storage = Storage(config.path)
         self.with_labels = config.labels
         self.own_splits = config.splits == "auto"
-        self.max_pixels = config.max_pixels
-        self.channels = config.channels
-        self.size = config.size
         self.image_column = config.image_column
         self.label_column = config.label_column
 
@@ -64,16 +66,18 @@ class RecordSource(EncodedSource):
         return self.max_pixels * BYTES_PER_PIXEL
 
     def listing(self) -> Listing:
-        """Paths, sizes and times of all files, of any kind; see `Source`."""
+        """Paths, sizes and times of all files, of any kind, and how they are to be read; see `Source`."""
         entries, num_hidden = self._entries()
-        return Listing.of(self.storage.root, entries, ("path", "size", "modified_ns", "is_regular"), num_hidden)
+        listing = Listing.of(self.storage.root, entries, ("path", "size", "modified_ns", "is_regular"), num_hidden)
+        reading = json.dumps([self.with_labels, self.own_splits, self.image_column, self.label_column])
+        return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0{reading}".encode()).hexdigest())
 
     def files(self, listing: Listing) -> list[FileEntry]:
         """The files that hold images, in the order of their images' keys; raises `UserError` where there are none."""
         found = [entry for entry in listing.entries if self.label_of(entry.path).lower().endswith(self.endings)]
         for entry in found:
             if not entry.is_regular:
-                raise UserError(f"'{self.storage.uri(entry.path)}' is no regular file (a link that leads nowhere?); mend it, or take it out")
+                raise UserError(f"'{self.storage.uri(entry.path)}' is no regular file (a broken link?); mend it, or take it out")
         if not found:
             others = f"{len(listing.entries)} other files, such as '{listing.entries[0].path}'"
             raise UserError(f"'{self.storage.root}' has no {self.kind} ({others}); give a folder with files {', '.join(self.endings)}")
@@ -89,13 +93,14 @@ class RecordSource(EncodedSource):
 
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes as something beside the labels tells them; none where nothing does."""
-        for name in NAMES_FILES:
-            if self.storage.is_file(name):
-                with self.reading(name):
-                    if self.storage.size(name) > _NAMES_BYTES:
-                        raise UserError(f"'{self.storage.uri(name)}' is too large for names of classes; give a line for each, or take it out")
-                    return tuple(line.strip() for line in self.storage.read_bytes(name).decode("utf-8", "replace").splitlines() if line.strip())
-        return ()
+        name = next((name for name in NAMES_FILES if self.storage.is_file(name)), None)
+        if name is None:
+            return ()
+        with self.reading(name):
+            if self.storage.size(name) > _NAMES_BYTES:
+                raise UserError(f"'{self.storage.uri(name)}' is too large for names of classes; give a line for each, or take it out")
+            lines = self.storage.read_bytes(name).decode("utf-8", "replace").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
 
     def arrange(self, examples: dict[str, str]) -> Arrangement:
         """Splits and labels by group; raises `UserError` where the labels are no classes."""
@@ -126,10 +131,8 @@ class RecordSource(EncodedSource):
         if numbers and (numbers[0] < 0 or numbers[-1] >= len(names)):
             wrong = numbers[0] if numbers[0] < 0 else numbers[-1]
             have = f"the {len(names)} classes that are named" if named else f"a class (0..{LARGEST_CLASS})"
-            raise UserError(
-                f"label {wrong} of '{self.storage.root}' is not one of {have}; "
-                "name the labels' column with --label-column, or leave labels out (--labels False)"
-            )
+            remedy = "name the labels' column with --label-column, or leave labels out (--labels False)"
+            raise UserError(f"label {wrong} of '{self.storage.root}' is not one of {have}; {remedy}")
         if texts and not texts <= set(names):
             raise unknown(f"class of '{self.storage.root}'", min(texts - set(names)), names)
         places = {name: place for place, name in reversed(list(enumerate(names)))}
@@ -147,7 +150,8 @@ class RecordSource(EncodedSource):
                 return [FileEntry("", int(info.size), int(info.mtime_ns or 0))], 0
             everything = sorted(self.storage.files())
         except UnicodeError as error:
-            raise UserError(f"folder '{root}' holds a file whose name is not UTF-8 ({getattr(error, 'object', '')!r}); rename it") from error
+            name = getattr(error, "object", "")
+            raise UserError(f"folder '{root}' holds a file whose name is not UTF-8 ({name!r}); rename it") from error
         except OSError as error:
             raise UserError(f"folder '{root}' cannot be listed ({why(error)}); check its name and your rights to read it") from error
         seen = [entry for entry in everything if not any(part.startswith(self.hidden) for part in entry.path.split("/"))]

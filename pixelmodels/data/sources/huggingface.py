@@ -2,14 +2,15 @@
 
 Format: `dataset_dict.json` names the splits, each of which is a folder; in a data set's folder `state.json` names its Arrow streams (and
 those of older versions' mapping of rows, where it has one), and `dataset_info.json` says what its columns are. Only these are read: no
-code, and no pickles. A key is `<split>/<row>`, or `<row>` of a single data set: the row in the data set, wherever it is stored. Images are in
-the order in which they are stored, so that each record batch is read once, also where a mapping has another order.
+code, and no pickles. A key is `<split>/<row>`, or `<row>` of a single data set: the row in the data set, wherever it is stored. Images come
+in the order in which they are stored, so that each record batch is read once, also where a mapping has another order.
 """
 
 from __future__ import annotations
 
 import json
 import posixpath
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -39,7 +40,8 @@ class HuggingFace(ArrowSource):
     endings = (".arrow",)
 
     def units(self, listing: Listing) -> list[Record]:
-        """Record batches: split, the folder and file, which ones, rows to leave out and to take, their places in the data set."""
+        """Record batches: split, the folder and file, which ones, rows to leave out and to take, the first row's place; and, of
+        a mapping, pairs of a row of the unit and its place in the data set."""
         folders = self._folders()
         splits = dict(zip(folders, self.splits([f"{name}/data" if name else "data" for name in folders]), strict=True))
         units, columns = list[Record](), dict[str, Columns]()
@@ -62,13 +64,12 @@ class HuggingFace(ArrowSource):
         with self.open_arrow(file) as (stream, schema, found):
             columns = choose(schema, self._features(name) or features_of(schema), self, file)
             rows = self.rows_of(read_batches(stream, found, first, stop, columns.names), columns, unit["skip"], unit["rows"], file)
-            taken = unit["taken"]  # pairs of a row here and its place in the data set, sorted; None: all of them
-            for here, (data, label) in enumerate(rows):
-                while taken and taken[0][0] == here:
-                    yield Encoded(f"{prefix}{taken[0][1]:07d}", data, group_of(unit["split"], label))
-                    taken = taken[1:]
-                if taken is None:
-                    yield Encoded(f"{prefix}{unit['row'] + here:07d}", data, group_of(unit["split"], label))
+            places: dict[int, list[int]] = defaultdict(list)  # in the data set, of each row here
+            for row, place in unit["taken"] or ((row, unit["row"] + row) for row in range(unit["rows"])):
+                places[row].append(place)
+            for row, (data, label) in enumerate(rows):
+                for place in places[row]:
+                    yield Encoded(f"{prefix}{place:07d}", data, group_of(unit["split"], label))
 
     def class_names(self) -> tuple[str, ...]:
         """As the features tell them, or a file beside."""
@@ -95,6 +96,8 @@ class HuggingFace(ArrowSource):
 
     def _look(self, file: str, name: str) -> tuple[Columns, list[int]]:
         """Columns of a file, and the rows of each record batch."""
+        if not self.storage.is_file(file):
+            raise UserError(f"'{self.storage.uri(file)}' is missing, which {STATE} names; get it again, or save the data set again")
         with self.open_arrow(file) as (_, schema, found):
             return choose(schema, self._features(name) or features_of(schema), self, file), found.rows
 
@@ -165,15 +168,12 @@ class HuggingFace(ArrowSource):
         labelled = next((one for one in columns.items() if one[1].label is not None), (file, first))
         for other, one in columns.items():
             if (one.image, one.shape) != (first.image, first.shape):
-                raise UserError(
-                    f"'{file}' and '{other}' of '{self.storage.root}' have images in columns '{first.image}' and '{one.image}', or of other "
-                    "shapes; name the column with --image-column, or give splits of one kind"
-                )
+                how = f"images in columns '{first.image}' and '{one.image}', or of other shapes"
+                raise UserError(f"'{file}' and '{other}' of '{self.storage.root}' have {how}; name the column with --image-column")
             if one.label is not None and (one.label, one.class_names) != (labelled[1].label, labelled[1].class_names):
-                raise UserError(
-                    f"'{labelled[0]}' and '{other}' of '{self.storage.root}' have labels in columns '{labelled[1].label}' and '{one.label}', "
-                    "or other names of classes; name the column with --label-column, or leave labels out (--labels False)"
-                )
+                how = f"labels in columns '{labelled[1].label}' and '{one.label}', or other names of classes"
+                remedy = "name the column with --label-column, or leave labels out (--labels False)"
+                raise UserError(f"'{labelled[0]}' and '{other}' of '{self.storage.root}' have {how}; {remedy}")
 
 
 def _is_name(name: str) -> bool:

@@ -1,7 +1,7 @@
-"""Parquet and Arrow files with a column of images, as Hugging Face's hub, Spark, pandas and DuckDB write them; one file or many, at any depth.
+"""Parquet and Arrow files with a column of images, as Hugging Face's hub, Spark and pandas have them; one file or many, at any depth.
 
-- Files end in `.parquet` (`.pq`), or in `.arrow`, `.feather`, `.ipc` (Arrow's streams and files, Feather 2); others are left alone, and what
-  begins with a dot or an underscore is left out: Spark keeps there what is not finished.
+- Files end in `.parquet` (`.pq`), or in `.arrow`, `.feather`, `.ipc` (Arrow's streams and files, Feather 2); others are left alone, and
+  what begins with a dot or an underscore is left out: Spark keeps there what is not finished.
 - A key is `<file>/<row>`: unique and always the same, which the paths that some writers put beside images are not.
 - Which columns hold images and labels is in `columns.py`. A label that lies in the name of a folder (`label=cat/`, Hive's way) counts where
   the files have no such column. Files of a whole split may have no labels, as the test images of competitions.
@@ -41,7 +41,7 @@ class Parquet(ArrowSource):
     hidden = (".", "_")
 
     def units(self, listing: Listing) -> list[Record]:
-        """Row groups or record batches: file, its split, the label in its path, which ones, rows to leave out and to take, the first row."""
+        """Row groups or record batches: file, split, the label in its path, which ones, rows to leave out and to take, the first row."""
         self._refuse_mixtures(listing)
         paths = [entry.path for entry in self.files(listing)]
         with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
@@ -50,10 +50,9 @@ class Parquet(ArrowSource):
         self._check_same(paths, splits, [columns for columns, _ in looks])
         units = []
         for path, split, (_, rows_of_blocks) in zip(paths, splits, looks, strict=True):
-            row = 0
+            row, of_file = 0, {"file": path, "split": split, "given": self._label_in_path(path)}
             for first, stop, skip, rows in pieces(rows_of_blocks):
-                given = self._label_in_path(path)
-                units.append({"file": path, "split": split, "given": given, "blocks": [first, stop], "skip": skip, "rows": rows, "row": row})
+                units.append(of_file | {"blocks": [first, stop], "skip": skip, "rows": rows, "row": row})
                 row += rows
         if not units:
             raise UserError(f"the {len(paths)} files of '{self.storage.root}' hold no rows; give files with images")
@@ -117,23 +116,24 @@ class Parquet(ArrowSource):
         names = [entry.path.rpartition("/")[2] for entry in listing.entries]
         if any(name in _SAVED for name in names):
             raise UserError(f"'{self.storage.root}' is a data set that Hugging Face's save_to_disk wrote; give --source huggingface")
-        kinds = {ending for entry in self.files(listing) for ending in (PARQUET, ARROW) if self.label_of(entry.path).lower().endswith(ending)}
-        if len(kinds) > 1:
-            raise UserError(f"'{self.storage.root}' holds Parquet and Arrow files, which may be the same images twice; give a folder of one kind")
+        if len({self._is_arrow(entry.path) for entry in self.files(listing)}) > 1:
+            both = f"'{self.storage.root}' holds Parquet and Arrow files, which may be the same images twice"
+            raise UserError(f"{both}; give a folder of one kind")
 
     def _check_same(self, paths: list[str], splits: list[str | None], columns: list[Columns]) -> None:
         """Raise `UserError` where files have different columns."""
         by_split: dict[str | None, tuple[str, Columns]] = {}
-        names = [(path, one) for path, one in zip(paths, columns, strict=True) if one.label is not None]
+        labelled = [(path, one) for path, one in zip(paths, columns, strict=True) if one.label is not None]
         for path, split, one in zip(paths, splits, columns, strict=True):
             if one.image != columns[0].image or one.shape != columns[0].shape:
                 raise self._differ(paths[0], path, f"images in columns '{columns[0].image}' and '{one.image}'")
             other, first = by_split.setdefault(split, (path, one))
             if (first.label is None) != (one.label is None):
                 raise self._differ(other, path, "labels in one of them only")
-        for path, one in names:
-            if one.label != names[0][1].label or one.class_names != names[0][1].class_names:
-                raise self._differ(names[0][0], path, f"labels in columns '{names[0][1].label}' and '{one.label}', or other names of classes")
+        for path, one in labelled:
+            file, first = labelled[0]
+            if (one.label, one.class_names) != (first.label, first.class_names):
+                raise self._differ(file, path, f"labels in columns '{first.label}' and '{one.label}', or other names of classes")
 
     def _differ(self, file: str, other: str, how: str) -> UserError:
         files = f"'{self.label_of(file)}' and '{self.label_of(other)}' of '{self.storage.root}'"

@@ -1,4 +1,4 @@
-"""WebDataset's tar shards: the members whose names are the same up to the first dot of the last part are one sample, and follow one another.
+"""WebDataset's tar shards: members whose names are the same up to the last part's first dot are a sample, and follow one another.
 
 Format: Aizman, Maltby and Breuel, arXiv:2001.01858, section 3, and the library `webdataset`. Shards end in `.tar`, `.tar.gz` or `.tgz`.
 
@@ -37,6 +37,7 @@ TARS = (".tar", ".tar.gz", ".tgz")
 _OTHER_PACKING = (".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tbz2", ".txz")
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)(?:\.([^/]*))?", re.DOTALL)  # sample, and the ending
 _TEXT_BYTES, _JSON_BYTES, _HEADER_BYTES = 4096, 4 << 20, 1 << 20  # of a label, of what is told of a sample, of a long name
+_MOST_IMAGES = 64  # of a sample
 _BUFFER_BYTES = 4 << 20
 _GZIP = b"\x1f\x8b"
 _DAMAGES = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, IndexError, OverflowError)
@@ -109,19 +110,22 @@ class WebDataset(RecordSource):
         plain = [ending for ending in sample.images if ending == self.image_column or (self.image_column is None and ending in IMAGES)]
         endings = plain or ([] if self.image_column else list(sample.images))
         if len(endings) > 1:
-            several = f"sample '{sample.name}' of '{self.storage.uri(file)}' has several images ({', '.join(endings)})"
-            raise UserError(f"{several}; say which with --image-column, such as --image-column {endings[0]}")
+            raise self._several(sample, endings, file)
         if endings:
             return sample.images[endings[0]]
-        return BadImage(f"no image among its members ({', '.join(sample.endings[:8]) or 'none'})")
+        return BadImage(f"no image among its members ({', '.join(filter(None, sample.endings[:8])) or 'none with an ending'})")
+
+    def _several(self, sample: _Sample, endings: list[str], file: str) -> UserError:
+        several = f"sample '{sample.name}' of '{self.storage.uri(file)}' has several images ({', '.join(endings)})"
+        return UserError(f"{several}; say which with --image-column, such as --image-column {endings[0]}")
 
     def _label(self, sample: _Sample) -> Label | BadImage:
         """The label of a sample, or why it has none that can be understood."""
         if self.with_labels is False:
             return None
-        for ending in ("cls",) if self.label_column is None else (self.label_column,):
-            if (text := sample.texts.get(ending)) is not None and ending != "json":
-                return text if isinstance(text, BadImage) else _label_in(text)
+        ending = self.label_column or "cls"
+        if (text := sample.texts.get(ending)) is not None and ending != "json":
+            return text if isinstance(text, BadImage) else _label_in(text)
         told = sample.texts.get("json")
         if told is None or isinstance(told, BadImage):
             return told
@@ -154,9 +158,11 @@ class WebDataset(RecordSource):
                 data = BadImage(f"two of its members are called '.{ending}'")
             else:
                 sample.endings.append(ending)
-            if self._is_image(ending):
-                sample.images[ending] = data if data is not None else BadImage("nothing in it")
-            elif self._most_text(ending) and data is not None:
+            if data is not None and self._is_image(ending):
+                sample.images[ending] = data
+                if len(sample.images) > _MOST_IMAGES:  # they are held until the sample's last member
+                    raise self._several(sample, list(sample.images)[:8], file)
+            elif data is not None:
                 sample.texts[ending] = data
         if sample is not None:
             yield sample
@@ -164,8 +170,8 @@ class WebDataset(RecordSource):
     def _members(self, file: str) -> Iterator[tuple[str, str, bytes | BadImage | None]]:
         """Sample, ending and content of each member, in the order of the shard; None: a member that is not needed."""
         with self._open(file) as (stream, tar):
-            member, offset = tar.firstmember, -1  # type: ignore[attr-defined]
-            while member is not None:
+            offset = -1
+            while (member := tar.next()) is not None:
                 if member.offset <= offset:
                     raise _Damaged("a member that lies before another one")
                 offset = member.offset
@@ -175,7 +181,6 @@ class WebDataset(RecordSource):
                     ending = (found[2] or "").lower()
                     limit = self.most_bytes if self._is_image(ending) else self._most_text(ending)
                     yield found[1], ending, _content(tar, member, limit) if limit else None
-                member = tar.next()
             while piece := stream.read(_BUFFER_BYTES):
                 if piece.strip(b"\0"):
                     raise _Damaged("it goes on after its end mark")
