@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.decoding import BadImage
@@ -23,30 +24,43 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Splits and labels of groups."""
+    """Splits and labels of groups of images."""
 
     splits: dict[str, str | None]  # by group; None where the source has none of its own
-    labels: dict[str, int | None]  # by group: index into label_names
+    labels: dict[str, int | None]  # by group: index into `label_names`
     label_names: tuple[str, ...]  # empty: no labels
     news: dict[str, Any]  # part of the fingerprint where it is not empty
 
 
-class EncodedSource:
-    """A source of encoded images; picklable."""
+class Digest(Protocol):
+    """SHA-256 over the images of a unit."""
 
-    levels = 256
+    def add(self, image: Encoded) -> None:
+        """Take in the next image."""
+
+    def hexdigest(self) -> str:
+        """Of all images that were added."""
+
+
+class EncodedSource:
+    """A source of encoded images; picklable, and built from a `DatasetConfig`."""
+
+    levels = 256  # values of decoded pixels
+    digest_of = "key, group and content of every image"
 
     def __init__(self, config: DatasetConfig) -> None:
         self.max_pixels = config.max_pixels
         self.channels = config.channels
         self.size = config.size
 
+    # --- what a format defines ---
+
     def listing(self) -> Listing:
-        """All files, found without reading them."""
+        """All files, found without reading them; raises `UserError` when there are none."""
         raise NotImplementedError
 
-    def units(self, listing: Listing) -> list[Record]:
-        """The units of work: what JSON can hold, always the same of the same files."""
+    def units(self, listing: Listing) -> Sequence[Record]:
+        """The units of work, which JSON can hold; always the same of the same listing."""
         raise NotImplementedError
 
     def read(self, unit: Record) -> Iterator[Encoded]:
@@ -54,5 +68,45 @@ class EncodedSource:
         raise NotImplementedError
 
     def arrange(self, examples: dict[str, str]) -> Arrangement:
-        """Splits and labels, of each group with the key of its first readable image (on the driver)."""
+        """Splits and labels of groups; raises `UserError` where there is nothing, or they are in doubt.
+
+        Args: `examples`, the key of the first readable image of each group, sorted by key.
+        """
         raise NotImplementedError
+
+    # --- what most formats leave as it is ---
+
+    def digest(self, unit: Record) -> Digest:
+        """What takes the digest of a unit."""
+        return KeyDigest()
+
+    def rejected(self, listing: Listing) -> dict[str, BadImage]:
+        """What a listing alone shows to be no image, by key: it is in no unit."""
+        return {}
+
+    def notes(self, image: Encoded) -> tuple[str, ...]:
+        """Names under which `news` is to be given an image that is readable; empty for most."""
+        return ()
+
+    def news(self, noted: dict[str, list[str]], channels: int) -> dict[str, Any]:
+        """What was noted that is part of the fingerprint beside the content: empty where nothing is.
+
+        Args: `noted`, keys in their order by the names of `notes`; `channels` that images are decoded to.
+        """
+        return {}
+
+
+class KeyDigest:
+    """SHA-256 of key, group and content of images, in their order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, image: Encoded) -> None:
+        """Take in the next image; what has no content counts by its key and group."""
+        content = b"" if isinstance(image.data, BadImage) else hashlib.sha256(image.data).digest()
+        self._digest.update(f"{image.key}\0{image.group}\0".encode("utf-8", "surrogateescape") + content)
+
+    def hexdigest(self) -> str:
+        """Of all images that were added."""
+        return self._digest.hexdigest()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pixelmodels.data.config import RECORDS, DatasetConfig
+from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.source import Source
 from pixelmodels.errors import UserError, shown
 from pixelmodels.plain import load
@@ -23,6 +24,7 @@ SOURCES = {
     "photos": "pixelmodels.data.sources.photos:Photos",
     "webdataset": "pixelmodels.data.sources.webdataset:WebDataset",
 }
+AnySource = Source | EncodedSource
 SHIPPED = ("digits", "photos")  # sources whose images come with a package: they take no path
 
 
@@ -36,7 +38,7 @@ def check_has_files(config: DatasetConfig) -> None:
     open_source(config)
 
 
-def open_source(config: DatasetConfig) -> Source:
+def open_source(config: DatasetConfig) -> AnySource:
     """The source that a config names; raises `UserError` for an unknown name, or options or paths that will not do."""
     for option, path in (("path", config.path), ("vectors", config.vectors)):
         try:
@@ -52,5 +54,5 @@ def open_source(config: DatasetConfig) -> Source:
     for option, column in (("image-column", config.image_column), ("label-column", config.label_column)):
         if column is not None and config.source not in RECORDS:
             raise UserError(f"--{option} '{column}' has no meaning for source '{config.source}'; it is for {', '.join(RECORDS)}")
-    source: Source = load(SOURCES, config.source, "dataset source")(config)
+    source: AnySource = load(SOURCES, config.source, "dataset source")(config)
     return source
