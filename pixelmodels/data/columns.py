@@ -104,14 +104,15 @@ def _images(images: pa.Array, columns: Columns, most_bytes: int) -> Iterator[byt
     for row in range(len(images)):
         value = images[row]
         if not is_there[row].as_py():
-            yield BadImage("null")
+            yield BadImage("null", "empty")
         elif not value.is_valid:
             path = paths[row].as_py() if paths is not None else None
-            yield BadImage(f"only a path ('{path}'), and no bytes of an image" if path is not None else "null")
+            only_path = BadImage(f"only a path ('{path}'), and no bytes of an image", "unreadable")
+            yield BadImage("null", "empty") if path is None else only_path
         elif columns.shape is not None:
             yield _picture(value, columns)
         elif (size := len(value.as_buffer())) > most_bytes:
-            yield BadImage(f"{size} bytes are too many for an image")
+            yield BadImage(f"{size} bytes are too many for an image", "too large")
         else:
             yield value.as_py()
 

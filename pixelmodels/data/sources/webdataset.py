@@ -113,7 +113,8 @@ class WebDataset(RecordSource):
             raise self._several(sample, endings, file)
         if endings:
             return sample.images[endings[0]]
-        return BadImage(f"no image among its members ({', '.join(filter(None, sample.endings[:8])) or 'none with an ending'})")
+        members = ", ".join(filter(None, sample.endings[:8])) or "none with an ending"
+        return BadImage(f"no image among its members ({members})", "no image")
 
     def _several(self, sample: _Sample, endings: list[str], file: str) -> UserError:
         several = f"sample '{sample.name}' of '{self.storage.uri(file)}' has several images ({', '.join(endings)})"
@@ -201,9 +202,9 @@ class WebDataset(RecordSource):
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, most_bytes: int) -> bytes | BadImage:
     if not member.isreg():
-        return BadImage("a link, a device or the like, and no file")
+        return BadImage("a link, a device or the like, and no file", "unreadable")
     if member.size > most_bytes:
-        return BadImage(f"{member.size} bytes are too many")
+        return BadImage(f"{member.size} bytes are too many", "too large")
     stream = tar.extractfile(member)
     data = stream.read() if stream is not None else b""
     if len(data) < member.size:
