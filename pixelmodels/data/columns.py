@@ -24,6 +24,7 @@ from pixelmodels.errors import UserError
 
 IMAGES = (
     *("image", "img", "images", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "img_bytes"),
+    *("image.bytes", "img.bytes"),  # as writers call the fields of a struct that they flatten
     *("bytes", "data", "content", "pixels"),
 )
 BYTES_AT_A_TIME = 64 << 20  # of images that are read together

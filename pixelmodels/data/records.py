@@ -22,9 +22,9 @@ import pyarrow as pa
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.encoded import Arrangement, EncodedSource
 from pixelmodels.data.folder_names import in_order, splits_of_files
-from pixelmodels.data.source import Listing, unreadable
+from pixelmodels.data.source import Listing, files_below, unreadable
 from pixelmodels.errors import UserError, unknown
-from pixelmodels.storage import FileEntry, Storage, why
+from pixelmodels.storage import FileEntry, Storage
 
 ROWS_PER_UNIT = 256  # blocks with fewer rows are read together
 MOST_ROWS = 2048  # a block with more rows is read in pieces, at most MOST_PIECES: each reads it from its start
@@ -79,7 +79,7 @@ class RecordSource(EncodedSource):
             if not entry.is_regular:
                 raise UserError(f"'{self.storage.uri(entry.path)}' is no regular file (a broken link?); mend it, or take it out")
         if not found:
-            others = f"{len(listing.entries)} other files, such as '{listing.entries[0].path}'"
+            others = f"{len(listing.entries)} other files, such as '{self.label_of(listing.entries[0].path)}'"
             raise UserError(f"'{self.storage.root}' has no {self.kind} ({others}); give a folder with files {', '.join(self.endings)}")
         return sorted(found, key=lambda entry: f"{entry.path}/")
 
@@ -140,24 +140,11 @@ class RecordSource(EncodedSource):
 
     def _entries(self) -> tuple[list[FileEntry], int]:
         """All files sorted by path, and how many more are hidden; a path that is a file is one with an empty path."""
-        root = self.storage.root
-        if self.storage.is_local and not self.storage.exists():
-            raise UserError(f"'{root}' does not exist; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
-        try:
-            if self.storage.is_file(""):
-                filesystem, full = self.storage.fs_and_path()
-                info = filesystem.get_file_info(full)
-                return [FileEntry("", int(info.size), int(info.mtime_ns or 0))], 0
-            everything = sorted(self.storage.files())
-        except UnicodeError as error:
-            name = getattr(error, "object", "")
-            raise UserError(f"folder '{root}' holds a file whose name is not UTF-8 ({name!r}); rename it") from error
-        except OSError as error:
-            raise UserError(f"folder '{root}' cannot be listed ({why(error)}); check its name and your rights to read it") from error
-        seen = [entry for entry in everything if not any(part.startswith(self.hidden) for part in entry.path.split("/"))]
-        if not seen:
-            raise UserError(f"folder '{root}' has no {self.kind} (no files at all); give a folder with files {', '.join(self.endings)}")
-        return seen, len(everything) - len(seen)
+        if self.storage.is_file(""):
+            filesystem, full = self.storage.fs_and_path()
+            info = filesystem.get_file_info(full)
+            return [FileEntry("", int(info.size), int(info.mtime_ns or 0))], 0
+        return files_below(self.storage, self.kind, f"files {', '.join(self.endings)}", self.hidden)
 
     @contextmanager
     def reading(self, file: str) -> Iterator[None]:

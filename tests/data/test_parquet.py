@@ -158,7 +158,7 @@ def test_labels_in_the_names_of_folders(tmp_path: Path) -> None:
     assert [(one.split, one.label) for one in found] == [("test", "cat"), ("train", "cat"), ("train", "dog")]
 
 
-@pytest.mark.parametrize("name", ["image", "IMG", "jpg", "png", "bytes", "whatever"])
+@pytest.mark.parametrize("name", ["image", "IMG", "jpg", "png", "bytes", "image.bytes", "whatever"])
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct({"path": pa.string(), "bytes": pa.large_binary()})])
 def test_the_column_of_images_is_found(name: str, kind: pa.DataType, tmp_path: Path) -> None:
     images = [{"bytes": png(i), "path": None} if pa.types.is_struct(kind) else png(i) for i in range(3)]
@@ -203,7 +203,7 @@ def test_what_is_no_image_is_put_aside(tmp_path: Path) -> None:
     check_pictures([found[0], found[7]], [0, 7])
     reasons = [one.reason for one in found[1:7]]
     assert reasons[:3] == ["null", "only a path ('far/b.png'), and no bytes of an image", "null"]
-    assert "not an image file" in reasons[3] and "truncated" in reasons[4] and reasons[5] == "1601 bytes are too many for an image"
+    assert reasons[3] == "an empty file" and "truncated" in reasons[4] and reasons[5] == "1601 bytes are too many for an image"
 
 
 PIXELS = np.stack([picture(i) for i in range(3)])
@@ -423,6 +423,9 @@ def test_bad_files_are_told_in_one_line(tmp_path: Path) -> None:
     told("holds Parquet and Arrow files, which may be the same images twice")
     (tmp_path / "state.json").write_text("{}")
     told("save_to_disk wrote; give --source huggingface")
+    (tmp_path / "x.csv").write_text("x")
+    with pytest.raises(UserError, match=r"x.csv' has no Parquet or Arrow file \(1 other files, such as 'x.csv'\)"):
+        read_all("parquet", tmp_path / "x.csv")
     with pytest.raises(UserError, match="'/no/such/place' does not exist"):
         read_all("parquet", "/no/such/place")
     with pytest.raises(UserError, match="source 'parquet' needs the folder with its files; give --path"):

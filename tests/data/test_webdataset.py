@@ -111,6 +111,7 @@ def test_names_of_every_length_and_kind(form: int, tmp_path: Path) -> None:
         (lambda i: [("txt", b"%d" % i)], ()),
         (lambda i: [("cls.pyd", pickle.dumps(i)), ("pkl", pickle.dumps(i))], ()),
         (lambda i: [("json", b"[1, 2]")], ()),
+        (lambda i: [("json", b'{"labels": [{"box": 1}], "category": %d}' % (i % 2))], ("0", "1")),
     ],
 )
 def test_labels(label: Callable[[int], Members], names: tuple[str, ...], tmp_path: Path) -> None:
@@ -124,6 +125,8 @@ def test_labels_that_are_named(tmp_path: Path) -> None:
     shard(tmp_path / "a.tar", samples(range(4), lambda i: [("txt", b"t%d" % i), ("cls", b"0"), ("json", b'{"sort": "s%d"}' % (i % 2))]))
     assert read_all("webdataset", tmp_path, label_column="txt")[1] == ("t0", "t1", "t2", "t3")
     assert read_all("webdataset", tmp_path, label_column="sort")[1] == ("s0", "s1")
+    shard(tmp_path / "b.tar", samples(range(1), lambda i: [("json", b'{"boxes": [1]}')]))
+    assert "'[1]' is neither" in read_all("webdataset", tmp_path, label_column="boxes")[0][4].reason
     with pytest.raises(UserError, match=r"no image of .* has a label"):
         read_all("webdataset", tmp_path, label_column="other", labels=True)
 
@@ -135,7 +138,7 @@ def test_labels_that_are_named(tmp_path: Path) -> None:
         (("cls", bytes(5000)), "5000 bytes are too many"),
         (("json", b"{"), "its .json is no JSON"),
         (("json", b"[" * 100_000), "its .json is no JSON"),
-        (("json", b'{"label": [1]}'), "its label '[1]' is neither a whole number nor a text (--labels False leaves labels out)"),
+        (("json", b'{"label": 0.5}'), "its label '0.5' is neither a whole number nor a text (--labels False leaves labels out)"),
     ],
 )
 def test_a_damaged_label_puts_its_image_aside(content: tuple[str, bytes], reason: str, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class WebDataset(RecordSource):
     def units(self, listing: Listing) -> list[Record]:
         """The shards, each with its split."""
         for entry in listing.entries:
-            if entry.path.lower().endswith(_OTHER_PACKING):
+            if self.label_of(entry.path).lower().endswith(_OTHER_PACKING):
                 raise UserError(f"'{self.storage.uri(entry.path)}' is packed in a way that is not read; give it as .tar or .tar.gz")
         paths = [entry.path for entry in self.files(listing)]
         splits = self.splits([self.label_of(path) for path in paths])
@@ -134,8 +134,11 @@ class WebDataset(RecordSource):
             fields = json.loads(told)
         except (ValueError, RecursionError):
             return BadImage("its .json is no JSON")
-        names = LABELS if self.label_column is None else (self.label_column,)
-        return label_of(next((fields[name] for name in names if name in fields), None)) if isinstance(fields, dict) else None
+        if not isinstance(fields, dict):
+            return None
+        if self.label_column is not None:
+            return label_of(fields.get(self.label_column))
+        return label_of(next((fields[name] for name in LABELS if not isinstance(fields.get(name, []), list | dict)), None))
 
     def _is_image(self, ending: str) -> bool:
         return ending == self.image_column if self.image_column else ending.rpartition(".")[2] in IMAGES
