@@ -72,6 +72,9 @@ def choose(schema: pa.Schema, features: Features, source: RecordSource, file: st
     if image is None or image not in types:
         lacks = f"has no column '{source.image_column}'" if source.image_column else "has no column that is surely of images"
         raise UserError(f"{where} {lacks}; have {told or 'none'}: name one with --image-column")
+    if len(types) < len(schema):
+        twice = next(name for name in types if schema.names.count(name) > 1)
+        raise UserError(f"{where} has several columns '{twice}'; give each a name of its own")
     if not _holds_images(types[image]):
         needs = "give one of image files' bytes (binary, or a struct with a field 'bytes'), or of unsigned bytes, with --image-column"
         raise UserError(f"column '{image}' of {where} is of type {types[image]}, which holds no images; {needs}")

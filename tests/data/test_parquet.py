@@ -415,6 +415,8 @@ def test_bad_files_are_told_in_one_line(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", plain(range(2)))
     write(tmp_path, "b.parquet", pa.table({"img": [png(1)]}))
     told("'a.parquet' and 'b.parquet' of .* have different columns .images in columns 'image' and 'img'")
+    write(tmp_path, "b.parquet", pa.Table.from_arrays([pa.array([png(1)]), pa.array([1]), pa.array([2])], ["image", "x", "x"]))
+    told("has several columns 'x'")
     write(tmp_path, "b.parquet", plain(range(2), label=[0, 1]))
     told("labels in one of them only")
     assert len(read_all("parquet", tmp_path, labels=False)[0]) == 4

@@ -44,15 +44,15 @@ class HuggingFace(ArrowSource):
         a mapping, pairs of a row of the unit and its place in the data set."""
         folders = self._folders()
         splits = dict(zip(folders, self.splits([f"{name}/data" if name else "data" for name in folders]), strict=True))
-        units, columns = list[Record](), dict[str, Columns]()
+        units, seen = list[Record](), list[tuple[str, str | None, Columns]]()
         for name in folders:
             files = self._files_of(name, "_data_files")
             with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
                 looks = list(pool.map(lambda file, name=name: self._look(file, name), files))
-            columns |= {file: one for file, (one, _) in zip(files, looks, strict=True)}
+            seen += [(file, name, columns) for file, (columns, _) in zip(files, looks, strict=True)]
             mapping = self._mapping(name, sum(sum(rows) for _, rows in looks))
             units += self._units_of(name, splits[name], files, [rows for _, rows in looks], mapping)
-        self._check_same(columns)
+        self.check_same(seen)
         if not units:
             raise UserError(f"data set '{self.storage.root}' has no rows; give one with images")
         return units
@@ -162,18 +162,6 @@ class HuggingFace(ArrowSource):
         if not isinstance(value, dict):
             raise self.bad(path, "it is no JSON object")
         return value
-
-    def _check_same(self, columns: dict[str, Columns]) -> None:
-        file, first = next(iter(columns.items()))
-        labelled = next((one for one in columns.items() if one[1].label is not None), (file, first))
-        for other, one in columns.items():
-            if (one.image, one.shape) != (first.image, first.shape):
-                how = f"images in columns '{first.image}' and '{one.image}', or of other shapes"
-                raise UserError(f"'{file}' and '{other}' of '{self.storage.root}' have {how}; name the column with --image-column")
-            if one.label is not None and (one.label, one.class_names) != (labelled[1].label, labelled[1].class_names):
-                how = f"labels in columns '{labelled[1].label}' and '{one.label}', or other names of classes"
-                remedy = "name the column with --label-column, or leave labels out (--labels False)"
-                raise UserError(f"'{labelled[0]}' and '{other}' of '{self.storage.root}' have {how}; {remedy}")
 
 
 def _is_name(name: str) -> bool:

@@ -47,7 +47,7 @@ class Parquet(ArrowSource):
         with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
             looks = list(pool.map(self._look, paths))
         splits = self.splits([self.label_of(path) for path in paths])
-        self._check_same(paths, splits, [columns for columns, _ in looks])
+        self.check_same([(path, split, columns) for path, split, (columns, _) in zip(paths, splits, looks, strict=True)])
         units = []
         for path, split, (_, rows_of_blocks) in zip(paths, splits, looks, strict=True):
             row, of_file = 0, {"file": path, "split": split, "given": self._label_in_path(path)}
@@ -119,26 +119,6 @@ class Parquet(ArrowSource):
         if len({self._is_arrow(entry.path) for entry in self.files(listing)}) > 1:
             both = f"'{self.storage.root}' holds Parquet and Arrow files, which may be the same images twice"
             raise UserError(f"{both}; give a folder of one kind")
-
-    def _check_same(self, paths: list[str], splits: list[str | None], columns: list[Columns]) -> None:
-        """Raise `UserError` where files have different columns."""
-        by_split: dict[str | None, tuple[str, Columns]] = {}
-        labelled = [(path, one) for path, one in zip(paths, columns, strict=True) if one.label is not None]
-        for path, split, one in zip(paths, splits, columns, strict=True):
-            if one.image != columns[0].image or one.shape != columns[0].shape:
-                raise self._differ(paths[0], path, f"images in columns '{columns[0].image}' and '{one.image}'")
-            other, first = by_split.setdefault(split, (path, one))
-            if (first.label is None) != (one.label is None):
-                raise self._differ(other, path, "labels in one of them only")
-        for path, one in labelled:
-            file, first = labelled[0]
-            if (one.label, one.class_names) != (first.label, first.class_names):
-                raise self._differ(file, path, f"labels in columns '{first.label}' and '{one.label}', or other names of classes")
-
-    def _differ(self, file: str, other: str, how: str) -> UserError:
-        files = f"'{self.label_of(file)}' and '{self.label_of(other)}' of '{self.storage.root}'"
-        remedy = "give files of one schema, name the columns with --image-column and --label-column, or leave labels out (--labels False)"
-        return UserError(f"{files} have different columns ({how}); {remedy}")
 
     def _label_in_path(self, path: str) -> Label:
         """The label that a folder's name gives, as `label=cat`; None where none does, or it is not asked for."""
