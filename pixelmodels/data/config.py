@@ -15,6 +15,8 @@ PatchSize = Literal[8, 16, 32]
 Splitting = Literal["auto", "hash"]
 # Pillow refuses images of twice this size whatever is asked for.
 LARGEST_MAX_PIXELS = 89_478_485
+RECORDS = ("parquet", "huggingface", "webdataset")  # sources of files of records, each an image with what is told of it
+NAMED_BY_PATH = ("folder", *RECORDS)  # sources of whatever images people have: a data set is called like the folder
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class DatasetConfig:
     Where `labels` is left out, the fingerprint holds what comes of it: the data set is the one of `labels` True, or of False.
     """
 
-    source: str = "digits"  # digits, photos, folder, mnist, binarized_mnist, cifar10 or imagenet_downsampled
+    source: str = (
+        "digits"  # a name of the table in pixelmodels/data/sources: digits, photos, folder, parquet, huggingface, webdataset, mnist, ...
+    )
     path: str | None = None  # folder, s3://bucket/prefix or gs://bucket/prefix with the source's files (`folder`: images at any depth)
     name: str | None = None  # of the data set; None: the source's name, or the folder's
     size: tuple[int, int] | None = None  # (height, width): the shorter side is resized, then the centre is cropped
@@ -41,6 +45,8 @@ class DatasetConfig:
     rows_per_shard: int = 2048  # images in one Parquet file, at most; fewer where they are large (64 MiB of pixels)
     max_bad_share: float = 0.01  # share of files that may turn out to be no images; one such file is always accepted
     max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
+    image_column: str | None = None  # of parquet, huggingface: column of the images; of webdataset: ending of their names; None: found
+    label_column: str | None = None  # of the same: column of the labels; ending, or field of the JSON member; None: found
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
@@ -79,5 +85,5 @@ class DatasetConfig:
         """The name given, or the folder's (shortened with a hash where it is too long), or the source's."""
         if self.name is not None:
             return self.name
-        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1] if self.source == "folder" else ""
+        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1] if self.source in NAMED_BY_PATH else ""
         return fitting(re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._"), LONGEST_NAME) or self.source

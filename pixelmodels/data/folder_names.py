@@ -67,8 +67,8 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
         remedy = "name them train, validation and test, or give --splits hash (and --labels True where they are classes)"
         raise UserError(f"folder '{root}' has folders that may be splits, and nothing says which ({', '.join(alike)}); {remedy}")
     below = [path.partition("/")[2] if split_of[top] else path for path, top in zip(inner, tops, strict=True)] if has_splits else paths
-    below, around_classes, in_doubt = _looked_through(below, [split_of[top] if has_splits else None for top in tops])
-    classes = [_top(path) or None for path in below]
+    inside, around_classes, in_doubt = _looked_through(below, [split_of[top] if has_splits else None for top in tops])
+    classes = [_top(path) or None for path in inside]
     names = in_order({name for name in classes if name is not None})
     beside = [path for path, top in strays.items() if top]
     if with_labels and beside:
@@ -167,6 +167,36 @@ def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool)
     like_splits = {folder for folder in seen if folder.casefold() in _SECOND_NAMES}
     has_other_splits = not like_splits <= set(_FIRST_NAMES) if own_splits else bool(with_labels and like_splits)
     return "folder names" if has_other_splits or (with_labels and any(_NUMBER.fullmatch(folder) for folder in seen)) else ""
+
+
+def splits_of_files(paths: Sequence[str], root: str) -> list[str | None]:
+    """The split of each file of many images, by its path below `root`; raises `UserError` for a file that says none beside others that do.
+
+    Of the folders below those that all files lie in, and of the file's own name, the last one decides that says a split: one word for a
+    split among its words (`train-00000-of-00005.parquet`, `imagenet-val-000001.tar`, `split=test/`). There are splits where some files
+    are of train and others of another one; otherwise each file has none.
+    """
+    around = posixpath.join(posixpath.commonpath([posixpath.dirname(path) for path in paths]), "")
+    splits = [_split_in(path.removeprefix(around)) for path in paths]
+    found = sorted({split for split in splits if split is not None})
+    if "train" not in found or len(found) < 2:
+        return [None] * len(paths)
+    for path, split in zip(paths, splits, strict=True):
+        if split is None:
+            stray = f"files of '{root}' have splits of their own ({', '.join(found)}), but the name of '{path}' says none, or several"
+            raise UserError(f"{stray}; name it train-..., validation-... or test-..., take it out, or give --splits hash")
+    return splits
+
+
+def _split_in(path: str) -> str | None:
+    """The split that the last part of a path says that says any; None where that says several."""
+    for part in reversed(path.split("/")):
+        words = {_WORDS[word] for word in re.split("[^a-z]+", part.casefold()) if word in _WORDS}
+        if split := _split_of(part.partition(".")[0]):
+            words.add(split)
+        if words:
+            return words.pop() if len(words) == 1 else None
+    return None
 
 
 def _top(path: str) -> str:

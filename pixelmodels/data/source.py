@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 
 import pyarrow as pa
@@ -69,6 +70,27 @@ class Source(Protocol):
 
         `channels` and `size` are what will be made of them, and may be ignored.
         """
+
+
+def files_below(storage: Storage, contents: str, wanted: str, hidden: tuple[str, ...] = (".",)) -> tuple[list[FileEntry], int]:
+    """All files of a source sorted by path, and how many more have `hidden` before their name or a folder's; raises `UserError`.
+
+    Args: `contents` and `wanted` say what lacks where there are no files, and what to give.
+    """
+    if storage.is_local and not storage.exists():
+        raise UserError(f"folder '{storage.root}' does not exist; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
+    try:
+        everything = sorted(storage.files(), key=attrgetter("path"))
+    except UnicodeError as error:
+        name = getattr(error, "object", "")
+        raise UserError(f"folder '{storage.root}' holds a file whose name is not UTF-8 ({name!r}); rename it") from error
+    except OSError as error:
+        no_listing = f"folder '{storage.root}' cannot be listed ({why(error)})"
+        raise UserError(f"{no_listing}; check its name and your rights to read it") from error
+    seen = [entry for entry in everything if not any(part.startswith(hidden) for part in entry.path.split("/"))]
+    if not seen:
+        raise UserError(f"folder '{storage.root}' has no {contents} (no files at all); give a folder with {wanted}")
+    return seen, len(everything) - len(seen)
 
 
 def unreadable(storage: Storage, file: str, error: BaseException) -> UserError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pixelmodels.data.config import DatasetConfig
+from pixelmodels.data.config import RECORDS, DatasetConfig
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.source import Source
 from pixelmodels.errors import UserError, shown
@@ -17,9 +17,12 @@ SOURCES = {
     "cifar10": "pixelmodels.data.sources.cifar10:CIFAR10",
     "digits": "pixelmodels.data.sources.digits:Digits",
     "folder": "pixelmodels.data.sources.folder:Folder",
+    "huggingface": "pixelmodels.data.sources.huggingface:HuggingFace",
     "imagenet_downsampled": "pixelmodels.data.sources.imagenet_downsampled:ImageNetDownsampled",
     "mnist": "pixelmodels.data.sources.mnist:MNIST",
+    "parquet": "pixelmodels.data.sources.parquet:Parquet",
     "photos": "pixelmodels.data.sources.photos:Photos",
+    "webdataset": "pixelmodels.data.sources.webdataset:WebDataset",
 }
 AnySource = Source | EncodedSource
 SHIPPED = ("digits", "photos")  # sources whose images come with a package: they take no path
@@ -48,5 +51,8 @@ def open_source(config: DatasetConfig) -> AnySource:
             raise UserError(f"--{option} '{shown(str(path))}' is not supported; give a local path, s3://... or gs://...")
     if config.path is not None and config.source in SHIPPED:
         raise UserError(f"path '{config.path}' has no meaning for source '{config.source}'; give --source folder, or no path")
+    for option, column in (("image-column", config.image_column), ("label-column", config.label_column)):
+        if column is not None and config.source not in RECORDS:
+            raise UserError(f"--{option} '{column}' has no meaning for source '{config.source}'; it is for {', '.join(RECORDS)}")
     source: AnySource = load(SOURCES, config.source, "dataset source")(config)
     return source

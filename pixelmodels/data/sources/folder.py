@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Any, overload
 
 import pyarrow as pa
@@ -26,9 +25,9 @@ from pixelmodels.data.decoding import BadImage, is_plain, was_left_unturned, was
 from pixelmodels.data.encoded import Arrangement, Encoded, EncodedSource
 from pixelmodels.data.folder_names import arrange, reading_of
 from pixelmodels.data.parallel import Record
-from pixelmodels.data.source import Listing, unreadable
+from pixelmodels.data.source import Listing, files_below, unreadable
 from pixelmodels.errors import UserError
-from pixelmodels.storage import FileEntry, Storage, why
+from pixelmodels.storage import FileEntry, Storage
 
 FILES_PER_TASK = 256  # part of the digest's definition: changing it changes every folder's fingerprint
 BYTES_PER_PIXEL = 8  # a file with more bytes than this for each pixel of the largest image is not read at all
@@ -88,23 +87,9 @@ class Folder(EncodedSource):
 
     def _entries(self) -> tuple[list[FileEntry], int]:
         """All files sorted by path, and how many more are hidden."""
-        if self.storage.is_local and not self.storage.exists():
-            raise UserError(f"folder '{self.storage.root}' does not exist; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
         if self.storage.is_file(""):
             raise UserError(f"'{self.storage.root}' is a file; give the folder that holds it")
-        try:
-            everything = sorted(self.storage.files(), key=attrgetter("path"))
-        except UnicodeError as error:
-            raise UserError(
-                f"folder '{self.storage.root}' holds a file whose name is not UTF-8 ({getattr(error, 'object', '')!r}); rename it"
-            ) from error
-        except OSError as error:
-            no_listing = f"folder '{self.storage.root}' cannot be listed ({why(error)})"
-            raise UserError(f"{no_listing}; check its name and your rights to read it") from error
-        seen = [entry for entry in everything if not any(part.startswith(".") for part in entry.path.split("/"))]
-        if not seen:
-            raise UserError(f"folder '{self.storage.root}' has no images (no files at all); give a folder with image files")
-        return seen, len(everything) - len(seen)
+        return files_below(self.storage, "images", "image files")
 
     def _read(self, keys: Sequence[str]) -> Iterator[bytes | BadImage]:
         """The bytes of each file in order; from a bucket a few files ahead, because each one waits for the network."""
