@@ -1,13 +1,13 @@
 """Prepare a data set: images in; Parquet shards and a manifest below the storage root out.
 
-    python pipelines/prepare_data.py --source folder --path photos/ --size 32 32 --levels 256
+    python pipelines/prepare_data.py --path photos/ --size 32 32 --levels 256
 
 The last line printed is where the data set is. The same input and options a second time do nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
@@ -23,7 +23,7 @@ from pixelmodels.storage import DEFAULT_STORAGE, Storage
 class Arguments:
     """Prepare a data set: Parquet shards and a manifest below the storage root."""
 
-    data: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(default_factory=DatasetConfig)
+    data: Annotated[DatasetConfig, tyro.conf.arg(name="")]
     storage: str = DEFAULT_STORAGE  # storage root: a local folder or s3://bucket/prefix
 
 

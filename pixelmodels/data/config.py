@@ -9,6 +9,11 @@ from typing import Literal, get_args
 from pixelmodels.errors import UserError, check_seed
 from pixelmodels.storage import LONGEST_NAME, check_length, fitting
 
+AUTO = "auto"  # the source that becomes another one as soon as its files are looked at (`recognition.py`)
+_WITHOUT_PATH = "digits"  # what it is where there are no files
+# Sources whose data sets are called like their folder, or file.
+_CALLED_BY_PATH = ("arrays", "folder", "huggingface", "parquet", "webdataset")
+_ENDING = r"\.(npz|npy|parquet|arrow|feather|tar|tar\.gz|tgz)$"
 SPLITS = ("train", "validation", "test")
 Binarize = Literal["none", "threshold", "dynamic"]
 PatchSize = Literal[8, 16, 32]
@@ -24,7 +29,7 @@ class DatasetConfig:
     Where `labels` is left out, the fingerprint holds what comes of it: the data set is the one of `labels` True, or of False.
     """
 
-    source: str = "digits"  # digits, photos, folder, mnist, binarized_mnist, cifar10 or imagenet_downsampled
+    source: str = AUTO  # auto: what the path seems to hold (no path: digits); else a name, such as folder, mnist, arrays (docs/data.md)
     path: str | None = None  # folder, s3://bucket/prefix or gs://bucket/prefix with the source's files (`folder`: images at any depth)
     name: str | None = None  # of the data set; None: the source's name, or the folder's
     size: tuple[int, int] | None = None  # (height, width): the shorter side is resized, then the centre is cropped
@@ -41,8 +46,11 @@ class DatasetConfig:
     rows_per_shard: int = 2048  # images in one Parquet file, at most; fewer where they are large (64 MiB of pixels)
     max_bad_share: float = 0.1  # share of files that may turn out to be no images; one such file is always accepted
     max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
+    variant: str | None = None  # of some sources: a set of emnist, such as letters; cifar100's coarse; svhn's extra; a set of arrays
 
     def __post_init__(self) -> None:
+        if self.source == AUTO and self.path is None:
+            object.__setattr__(self, "source", _WITHOUT_PATH)
         check_seed("seed", self.seed)
         for what, value, choices in (
             ("binarize", self.binarize, get_args(Binarize)),
@@ -76,8 +84,12 @@ class DatasetConfig:
             raise UserError(f"data set name '{self.name}' will not do; give letters, digits, '.', '_' and '-' only")
 
     def dataset_name(self) -> str:
-        """The name given, or the folder's (shortened with a hash where it is too long), or the source's."""
+        """The name given, or the folder's (shortened with a hash where it is too long), or the source's, and the variant's."""
         if self.name is not None:
             return self.name
-        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1] if self.source == "folder" else ""
-        return fitting(re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._"), LONGEST_NAME) or self.source
+        if self.source not in _CALLED_BY_PATH:
+            return f"{self.source}_{self.variant}" if self.variant else self.source
+        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1]
+        last = last if self.source == "folder" else re.sub(_ENDING, "", last)
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._") or self.source
+        return fitting(f"{name}_{self.variant}" if self.variant else name, LONGEST_NAME)

@@ -24,12 +24,12 @@ from typing import Any
 
 from pixelmodels.errors import UserError
 
-_WORDS = {
+SPLIT_WORDS = {
     **dict.fromkeys(("training", "train"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
     **dict.fromkeys(("testing", "test"), "test"),
 }
-_WORD = f"({'|'.join(_WORDS)})"
+_WORD = f"({'|'.join(SPLIT_WORDS)})"
 _SPLIT = re.compile(rf"{_WORD}([ _-]?set)?([ _-]?(19|20)[0-9][0-9])?")
 # What may mean a split, by the first word of a name or the last one: `test_images`, `trainA`, `seg_train`; not `trains`, `contest`.
 _BEGINS = re.compile(rf"(?i:{_WORD})($|[\W\d_]|(?<=[a-z])[A-Z])")
@@ -127,13 +127,13 @@ def _top(path: str) -> str:
 def _split_of(folder: str) -> str | None:
     """The split that the name of a folder says; None where it says none."""
     found = _SPLIT.fullmatch(folder.casefold())
-    return _WORDS[found[1]] if found else None
+    return SPLIT_WORDS[found[1]] if found else None
 
 
 def _alike(folders: Iterable[str]) -> list[str]:
     """Names that may mean train beside others that may mean another split, in the same place of the name; none where there are no such."""
     for find in (_BEGINS.match, _ENDS.search):
-        means = {folder: _WORDS[found[1].casefold()] for folder in folders if (found := find(folder))}
+        means = {folder: SPLIT_WORDS[found[1].casefold()] for folder in folders if (found := find(folder))}
         if "train" in means.values() and len(set(means.values())) > 1:
             return sorted(means)
     return []

@@ -20,6 +20,7 @@ from typing import Any
 from pixelmodels.data.config import SPLITS, DatasetConfig
 from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, SKIPPED, VECTOR_BYTES, Dataset
 from pixelmodels.data.parallel import Record, map_records
+from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Listing, Source, Survey
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.splits import complete_splits
@@ -33,7 +34,7 @@ LARGEST_SIDE = 256  # rows or columns that are taken over from a source without 
 SHARD_BYTES = 64 << 20  # decoded bytes of the images of one shard, at most: what one task holds in memory, several times over
 LISTING = "listing.json"  # what the source looked like from outside, so that the next run need not read it
 # Fields of a config that do not shape the images; the others are part of the fingerprint.
-_NOT_CONTENT = ("name", "path", "vectors", "max_bad_share")
+_NOT_CONTENT = ("name", "path", "variant", "vectors", "max_bad_share")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class _Plan:
 
 def find_prepared(config: DatasetConfig, storage: Storage) -> Dataset | None:
     """The data set that `prepare` would make, if it is there and that can be told without Ray."""
+    config = recognized(config)
     source = open_source(config)
     return _find(config, storage, source, source.listing())
 
@@ -63,6 +65,7 @@ def prepare(
     files or changes while it is read.
     """
     started = time.monotonic()
+    config = recognized(config, say)
     source = open_source(config)
     listing = source.listing()
     dataset, is_new = _find(config, storage, source, listing), False

@@ -6,19 +6,24 @@ import os
 from pathlib import Path
 
 from pixelmodels.data.config import DatasetConfig
+from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Source
 from pixelmodels.errors import UserError, shown
 from pixelmodels.plain import load
 from pixelmodels.storage import SCHEMES
 
 SOURCES = {
+    "arrays": "pixelmodels.data.sources.arrays:Arrays",
     "binarized_mnist": "pixelmodels.data.sources.binarized_mnist:BinarizedMNIST",
     "cifar10": "pixelmodels.data.sources.cifar10:CIFAR10",
+    "cifar100": "pixelmodels.data.sources.cifar100:CIFAR100",
     "digits": "pixelmodels.data.sources.digits:Digits",
+    "emnist": "pixelmodels.data.sources.emnist:EMNIST",
     "folder": "pixelmodels.data.sources.folder:Folder",
     "imagenet_downsampled": "pixelmodels.data.sources.imagenet_downsampled:ImageNetDownsampled",
     "mnist": "pixelmodels.data.sources.mnist:MNIST",
     "photos": "pixelmodels.data.sources.photos:Photos",
+    "svhn": "pixelmodels.data.sources.svhn:SVHN",
 }
 SHIPPED = ("digits", "photos")  # sources whose images come with a package: they take no path
 
@@ -34,7 +39,7 @@ def check_has_files(config: DatasetConfig) -> None:
 
 
 def open_source(config: DatasetConfig) -> Source:
-    """The source that a config names; raises `UserError` for an unknown name, or options or paths that will not do."""
+    """The source that a config names, or that its path holds; raises `UserError` for an unknown name, or options or paths that will not do."""
     for option, path in (("path", config.path), ("vectors", config.vectors)):
         try:
             str(Path(path).absolute() if path else "").encode()  # also where the working directory is not
@@ -46,5 +51,9 @@ def open_source(config: DatasetConfig) -> Source:
             raise UserError(f"--{option} '{shown(str(path))}' is not supported; give a local path, s3://... or gs://...")
     if config.path is not None and config.source in SHIPPED:
         raise UserError(f"path '{config.path}' has no meaning for source '{config.source}'; give --source folder, or no path")
-    source: Source = load(SOURCES, config.source, "dataset source")(config)
+    config = recognized(config)
+    kind = load(SOURCES, config.source, "dataset source")
+    if config.variant is not None and not getattr(kind, "variants", ()):
+        raise UserError(f"variant '{config.variant}' is given, and source '{config.source}' has none; leave it out")
+    source: Source = kind(config)
     return source
