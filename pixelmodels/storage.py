@@ -223,7 +223,7 @@ class Storage:
             names = {info.base_name for info in filesystem.get_file_info(fs.FileSelector(full, allow_not_found=True))}
         return sorted(name for name in names if name and not _TEMPORARY.fullmatch(name))
 
-    def glance(self, path: str = "", most: int = 1000) -> list[str]:
+    def glance(self, path: str = "", most: int = 1000) -> tuple[str, ...]:
         """Names of some direct children of a folder, at most `most` of them; those of folders end in `/`. In a bucket it is one request.
 
         None where the folder does not exist, or is a file.
@@ -231,9 +231,9 @@ class Storage:
         _, full = self.fs_and_path(path)
         if self.is_local:
             if not os.path.isdir(full):
-                return []
+                return ()
             with os.scandir(full) as entries:
-                return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in itertools.islice(entries, most))
+                return tuple(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in itertools.islice(entries, most)))
         bucket, _, key = full.partition("/")
         prefix = f"{key}/" if key else ""
         if self.kind == "gs":
@@ -244,7 +244,7 @@ class Storage:
             with buckets.s3_errors():
                 answer = self._client().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=most)
             names = [entry["Key"] for entry in answer.get("Contents", ())] + [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
-        return sorted(name.removeprefix(prefix) for name in names if name != prefix)
+        return tuple(sorted(name.removeprefix(prefix) for name in names if name != prefix))
 
     def files(self, path: str = "") -> Iterator[FileEntry]:
         """Every file below a folder, at any depth, in no particular order; none when the folder does not exist.

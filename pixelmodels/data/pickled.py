@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+_UINT8 = np.dtype(np.uint8)
 LONG = 1 << 16  # bytes from which on a run of bytes stays in the file
 _MOST_READ = 1 << 24  # bytes of a pickle outside such runs
 _LONGEST_NAME = 100  # bytes
@@ -38,7 +39,7 @@ class SavedArray:
     """An array, and where its values are."""
 
     shape: tuple[int, ...] = ()
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    dtype: np.dtype[Any] = _UINT8
     is_fortran: bool = False
     data: bytes | Span = b""
 
@@ -284,11 +285,9 @@ def _set_state(made: Any, state: Sequence[Any]) -> None:
 
 
 def _array(shape: Any, saved: Any, is_fortran: Any, data: Any) -> SavedArray:
-    if (
-        not isinstance(saved, _SavedType)
-        or not isinstance(data, (bytes, Span))
-        or not all(isinstance(size, int) and size >= 0 for size in shape)
-    ):
+    if not isinstance(saved, _SavedType) or not isinstance(data, (bytes, Span)):
+        raise TypeError
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise TypeError
     dtype, num_bytes = saved.dtype(), data.num_bytes if isinstance(data, Span) else len(data)
     if math.prod(shape) * dtype.itemsize != num_bytes:

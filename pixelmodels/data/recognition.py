@@ -119,9 +119,8 @@ def recognize(path: str) -> Found:
         top = _look(storage, "")
         if not top.files and not top.folders:
             exists = storage.is_local and storage.exists()
-            raise UserError(
-                f"'{path}' {'is empty' if exists else 'does not exist'}; give --path FOLDER with images, or files of a known set"
-            )
+            nothing = "has nothing in it" if exists or not storage.is_local else "does not exist"
+            raise UserError(f"'{path}' {nothing}; give --path FOLDER with images, or with files of a known set")
         return _in_folder(storage, path, top)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"'{path}' cannot be looked into ({why(error)}); check its name and your rights to read it") from error

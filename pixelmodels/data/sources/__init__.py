@@ -39,7 +39,7 @@ def check_has_files(config: DatasetConfig) -> None:
 
 
 def open_source(config: DatasetConfig) -> Source:
-    """The source that a config names, or that its path holds; raises `UserError` for an unknown name, or options or paths that will not do."""
+    """The source that a config names, or its path holds; raises `UserError` for an unknown name, options or paths that will not do."""
     for option, path in (("path", config.path), ("vectors", config.vectors)):
         try:
             str(Path(path).absolute() if path else "").encode()  # also where the working directory is not

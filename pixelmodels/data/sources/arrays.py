@@ -105,13 +105,11 @@ class Arrays(PackedSource):
             raise UserError(f"labels in '{self.storage.root}' are numbers and texts; save one kind, or give --labels False")
         classes: list[int] | list[str] = sorted(str(label) for label in used)
         if numbers:
-            first, last = min(1, *numbers, min(numbers)), max(numbers)
-            if first < 0 or last >= max(_ALWAYS_CLASSES, 2 * len(numbers)):
-                reason = (
-                    f"labels in '{self.storage.root}' are {min(numbers)} to {last}, and {len(numbers)} of these: they number no classes"
-                )
+            lowest, last = min(numbers), max(numbers)
+            if lowest < 0 or last >= max(_ALWAYS_CLASSES, 2 * len(numbers)):
+                reason = f"labels in '{self.storage.root}' are {lowest} to {last}, {len(numbers)} different ones: they number no classes"
                 raise UserError(f"{reason}; number them from 0, or give --labels False")
-            classes = list(range(1 if min(numbers) == 1 else 0, last + 1))
+            classes = list(range(1 if lowest == 1 else 0, last + 1))
         places = {label: place for place, label in enumerate(classes)}
         self.class_names = tuple(map(str, classes))
         return [replace(one, labels=one.labels and [None if label is None else places[label] for label in one.labels]) for one in found]

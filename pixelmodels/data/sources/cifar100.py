@@ -5,6 +5,8 @@ Format: as CIFAR-10's (`cifar10.py`), with two labels in front of each image: th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.sources.cifar10 import CIFAR10
 
@@ -15,8 +17,8 @@ class CIFAR100(CIFAR10):
     name = "cifar100"
     about = "the page 'The CIFAR-10 dataset' (cs.toronto.edu/~kriz/cifar.html: CIFAR-100), in the binary or the Python version"
     variants = ("fine", "coarse")
-    split_of = {"train": "train", "test": "test"}
-    label_keys = {"coarse_labels": 20, "fine_labels": 100}
+    split_of: Mapping[str, str] = {"train": "train", "test": "test"}
+    label_keys: Mapping[str, int] = {"coarse_labels": 20, "fine_labels": 100}
 
     def __init__(self, config: DatasetConfig) -> None:
         super().__init__(config)
