@@ -56,7 +56,7 @@ def read_head(stream: IO[bytes]) -> ArrayHead:
 
 def array_names(raw: IO[bytes]) -> list[str]:
     """Names of the arrays of an archive; raises one of `FAILURES`."""
-    with zipfile.ZipFile(raw) as archive:
+    with _archive(raw) as archive:
         names = [name.removesuffix(_ENDING) for name in archive.namelist() if name.endswith(_ENDING)]
     if len(names) > MOST_ARRAYS:
         raise ValueError(f"{len(names)} arrays, more than {MOST_ARRAYS}")
@@ -70,6 +70,13 @@ def open_array(raw: IO[bytes], name: str | None) -> Iterator[tuple[IO[bytes], Ar
         head = read_head(raw)
         yield raw, head
         return
-    with zipfile.ZipFile(raw) as archive, archive.open(f"{name}{_ENDING}") as stream:
+    with _archive(raw) as archive, archive.open(f"{name}{_ENDING}") as stream:
         head = read_head(stream)
         yield stream, head
+
+
+def _archive(raw: IO[bytes]) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(raw)
+    except ValueError as error:  # of Arrow, which seeks to no place before the first byte
+        raise zipfile.BadZipFile("File is not a zip file") from error

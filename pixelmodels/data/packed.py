@@ -78,7 +78,7 @@ class Block:
 
     def pieces(self) -> Iterator[bytes]:
         """All bytes, whole images at a time; raises `EOFError` where the stream holds fewer or more."""
-        per_piece = max(1, PIECE_BYTES // self.num_bytes)
+        per_piece = max(1, PIECE_BYTES // max(1, self.num_bytes))
         for first in range(0, self.count, per_piece):
             wanted = min(per_piece, self.count - first) * self.num_bytes
             piece = self.stream.read(wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -88,13 +88,8 @@ def recognized(config: DatasetConfig, say: Callable[[str], None] = lambda _: Non
     if config.source != AUTO or config.path is None:
         return config
     found = recognize(config.path)
-    say(f"'{found.path}' is taken for {found.about} (source {found.source}); --source NAME takes it for something else")
+    say(f"'{found.path}' is taken for {found.about} (source {found.source}); prepare_data.py --source NAME takes it for something else")
     return replace(config, source=found.source, path=found.path)
-
-
-def with_files(config: DatasetConfig, path: str, shipped: Iterable[str], say: Callable[[str], None]) -> DatasetConfig:
-    """A data set of a recipe with its files at `path`; where its images come with a package (`shipped`) it becomes what the path holds."""
-    return recognized(replace(config, path=path, source=AUTO if config.source in shipped else config.source), say)
 
 
 def instead(storage: Storage, source: str) -> str:

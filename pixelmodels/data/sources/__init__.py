@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from pixelmodels.data.config import DatasetConfig
+from pixelmodels.data.config import AUTO, DatasetConfig
 from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Source
 from pixelmodels.errors import UserError, shown
@@ -36,6 +38,16 @@ def check_has_files(config: DatasetConfig) -> None:
             "give their folder with --data-path, or a prepared data set with --dataset"
         )
     open_source(config)
+
+
+def with_files(config: DatasetConfig, path: str | None, say: Callable[[str], None]) -> DatasetConfig:
+    """The data set of a recipe with its files at `path`, or where it says (None); what ships with a package becomes what the path holds.
+
+    Raises `UserError` where that is not recognized; `say` is given one line about what is.
+    """
+    if path is not None:
+        config = replace(config, path=path, source=AUTO if config.source in SHIPPED else config.source)
+    return recognized(config, say)
 
 
 def open_source(config: DatasetConfig) -> Source:

@@ -90,7 +90,8 @@ class Arrays(PackedSource):
             # Names are part of the content: they say which split it is.
             digest = hashlib.sha256(f"{part.name}\0{part.split}\0{images.head.dtype.str}\0{block.axes}\0{block.sizes}\0".encode())
             for piece in block.pieces():
-                largest = max(largest, self._largest(images, np.frombuffer(piece, block.dtype)))
+                if piece:
+                    largest = max(largest, self._largest(images, np.frombuffer(piece, block.dtype)))
                 digest.update(piece)
         found = self._labels(labels, block.count) if labels is not None else None
         digest.update(repr(found).encode())
@@ -144,8 +145,8 @@ class Arrays(PackedSource):
             raise self.bad(images.file, f"{called}, in Fortran's order; save numpy.ascontiguousarray of it")
         if len(shape) == 3 and shape[2] not in _CHANNELS:
             return "HW"
-        choices = [axes for axes, size in (("HWC", shape[-1]), ("CHW", shape[1 % len(shape)])) if size in _CHANNELS]
-        if len(shape) == 4 and len(choices) == 1:
+        choices = [axes for axes, place in (("HWC", 3), ("CHW", 1)) if len(shape) == 4 and shape[place] in _CHANNELS]
+        if len(choices) == 1:
             return choices[0]
         unclear = len(shape) == 3 or len(choices) == 2
         reason = "which may be read in two ways" if unclear else "which are no images"
@@ -295,7 +296,7 @@ class _Words:
     def and_of(self, name: str | None) -> _Words:
         """With what the name of an array in the file says, which counts first."""
         inner = _Words.of(name or "")
-        is_labels = self.is_labels if inner.is_labels is None else inner.is_labels
+        is_labels = self.is_labels if inner.is_labels is None and not inner.rest else inner.is_labels
         return _Words(inner.split or self.split, is_labels, (*self.rest, *inner.rest), (*self.numbers, *inner.numbers))
 
 

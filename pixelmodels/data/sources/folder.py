@@ -24,6 +24,7 @@ from pixelmodels.data.decoding import BadImage, decode, read_header, was_left_un
 from pixelmodels.data.folder_names import arrange, reading_of
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.recognition import instead
 from pixelmodels.data.source import Listing, Survey, unreadable
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage, why
@@ -67,7 +68,7 @@ class Folder:
         if not keys:
             first = f", the first is '{min(skipped)}': {skipped[min(skipped)]}" if skipped else ""
             no_images = f"folder '{self.storage.root}' has no images ({len(skipped)} other files{first})"
-            raise UserError(f"{no_images}; give a folder with image files")
+            raise UserError(f"{no_images}; give a folder with image files{instead(self.storage, 'folder')}")
         arrangement = arrange(keys, self.with_labels, self.own_splits, self.storage.root)
         shape_HWC = next(tuple(result["first"]) for result in results if result["first"])
         earlier = {name: [path for result in results for path in result["earlier"][name]] for name in _EARLIER}
