@@ -1,6 +1,6 @@
 """Prepare a data set: images in; Parquet shards and a manifest below the storage root out.
 
-    python pipelines/prepare_data.py --source folder --path photos/ --size 32 32 --levels 256
+    python pipelines/prepare_data.py --path photos/ --size 32 32 --levels 256
 
 The last line printed is where the data set is. The same input and options a second time do nothing; a call that was killed is gone on
 from by the next one. With `RAY_ADDRESS` all of a cluster prepares, else the cores of this machine do, without Ray.
@@ -8,7 +8,7 @@ from by the next one. With `RAY_ADDRESS` all of a cluster prepares, else the cor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
@@ -24,7 +24,7 @@ from pixelmodels.storage import DEFAULT_STORAGE, Storage
 class Arguments:
     """Prepare a data set: Parquet shards and a manifest below the storage root."""
 
-    data: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(default_factory=DatasetConfig)
+    data: Annotated[DatasetConfig, tyro.conf.arg(name="")]
     storage: str = DEFAULT_STORAGE  # storage root: a local folder or s3://bucket/prefix
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import posixpath
 import re
@@ -221,6 +222,29 @@ class Storage:
         else:
             names = {info.base_name for info in filesystem.get_file_info(fs.FileSelector(full, allow_not_found=True))}
         return sorted(name for name in names if name and not _TEMPORARY.fullmatch(name))
+
+    def glance(self, path: str = "", most: int = 1000) -> tuple[str, ...]:
+        """Names of some direct children of a folder, at most `most` of them; those of folders end in `/`. In a bucket it is one request.
+
+        None where the folder does not exist, or is a file.
+        """
+        _, full = self.fs_and_path(path)
+        if self.is_local:
+            if not os.path.isdir(full):
+                return ()
+            with os.scandir(full) as entries:
+                return tuple(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in itertools.islice(entries, most)))
+        bucket, _, key = full.partition("/")
+        prefix = f"{key}/" if key else ""
+        if self.kind == "gs":
+            with buckets.gs_errors():
+                found = self._client().list_blobs(bucket, prefix=prefix, delimiter="/", max_results=most)
+                names = [blob.name for blob in found] + list(found.prefixes)
+        else:
+            with buckets.s3_errors():
+                answer = self._client().list_objects_v2(Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=most)
+            names = [entry["Key"] for entry in answer.get("Contents", ())] + [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+        return tuple(sorted(name.removeprefix(prefix) for name in names if name != prefix))
 
     def files(self, path: str = "") -> Iterator[FileEntry]:
         """Every file below a folder, at any depth, in no particular order; none when the folder does not exist.

@@ -9,14 +9,17 @@ from typing import Literal, get_args
 from pixelmodels.errors import UserError, check_seed
 from pixelmodels.storage import LONGEST_NAME, check_length, fitting
 
+AUTO = "auto"  # the source that becomes another one as soon as its files are looked at (`recognition.py`)
+_WITHOUT_PATH = "digits"  # what it is where there are no files
+RECORDS = ("parquet", "huggingface", "webdataset")  # sources of files of records, each an image with what is told of it
+_CALLED_BY_PATH = ("arrays", "folder", *RECORDS)  # sources whose data sets are called like their folder, or file
+_ENDING = r"\.(npz|npy|parquet|arrow|feather|tar|tar\.gz|tgz)$"
 SPLITS = ("train", "validation", "test")
 Binarize = Literal["none", "threshold", "dynamic"]
 PatchSize = Literal[8, 16, 32]
 Splitting = Literal["auto", "hash"]
 # Pillow refuses images of twice this size whatever is asked for.
 LARGEST_MAX_PIXELS = 89_478_485
-RECORDS = ("parquet", "huggingface", "webdataset")  # sources of files of records, each an image with what is told of it
-NAMED_BY_PATH = ("folder", *RECORDS)  # sources of whatever images people have: a data set is called like the folder
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,7 @@ class DatasetConfig:
     Where `labels` is left out, the fingerprint holds what comes of it: the data set is the one of `labels` True, or of False.
     """
 
-    source: str = (
-        "digits"  # a name of the table in pixelmodels/data/sources: digits, photos, folder, parquet, huggingface, webdataset, mnist, ...
-    )
+    source: str = AUTO  # auto: what the path seems to hold (no path: digits); else a name, such as folder, mnist, arrays (docs/data.md)
     path: str | None = None  # folder, s3://bucket/prefix or gs://bucket/prefix with the source's files (`folder`: images at any depth)
     name: str | None = None  # of the data set; None: the source's name, or the folder's
     size: tuple[int, int] | None = None  # (height, width): the shorter side is resized, then the centre is cropped
@@ -47,8 +48,11 @@ class DatasetConfig:
     max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
     image_column: str | None = None  # of parquet, huggingface: column of the images; of webdataset: ending of their names; None: found
     label_column: str | None = None  # of the same: column of the labels; ending, or field of the JSON member; None: found
+    variant: str | None = None  # of some sources: a set of emnist, such as letters; cifar100's coarse; svhn's extra; a set of arrays
 
     def __post_init__(self) -> None:
+        if self.source == AUTO and self.path is None:
+            object.__setattr__(self, "source", _WITHOUT_PATH)
         check_seed("seed", self.seed)
         for what, value, choices in (
             ("binarize", self.binarize, get_args(Binarize)),
@@ -82,8 +86,12 @@ class DatasetConfig:
             raise UserError(f"data set name '{self.name}' will not do; give letters, digits, '.', '_' and '-' only")
 
     def dataset_name(self) -> str:
-        """The name given, or the folder's (shortened with a hash where it is too long), or the source's."""
+        """The name given, or the folder's (shortened with a hash where it is too long), or the source's, and the variant's."""
         if self.name is not None:
             return self.name
-        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1] if self.source in NAMED_BY_PATH else ""
-        return fitting(re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._"), LONGEST_NAME) or self.source
+        if self.source not in _CALLED_BY_PATH:
+            return f"{self.source}_{self.variant}" if self.variant else self.source
+        last = (self.path or "").rstrip("/").rsplit("/", 1)[-1]
+        last = last if self.source == "folder" else re.sub(_ENDING, "", last)
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-._") or self.source
+        return fitting(f"{name}_{self.variant}" if self.variant else name, LONGEST_NAME)

@@ -77,6 +77,10 @@ class EncodedSource:
 
     # --- what most formats leave as it is ---
 
+    def remedy(self) -> str:
+        """What to do where there is no image at all."""
+        return "give a folder with image files"
+
     def digest(self, unit: Record) -> Digest:
         """What takes the digest of a unit."""
         return KeyDigest()

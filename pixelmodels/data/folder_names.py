@@ -28,12 +28,12 @@ from typing import Any
 from pixelmodels.data.encoded import Arrangement
 from pixelmodels.errors import UserError, listed
 
-_WORDS = {
+SPLIT_WORDS = {
     **dict.fromkeys(("training", "train"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
     **dict.fromkeys(("testing", "test"), "test"),
 }
-_WORD = f"({'|'.join(_WORDS)})"
+_WORD = f"({'|'.join(SPLIT_WORDS)})"
 _SPLIT = re.compile(rf"{_WORD}([ _-]?set)?([ _-]?(19|20)[0-9][0-9])?")
 # What may mean a split, by the first word of a name or the last one: `test_images`, `trainA`, `seg_train`; not `trains`, `contest`.
 _BEGINS = re.compile(rf"(?i:{_WORD})($|[\W\d_]|(?<=[a-z])[A-Z])")
@@ -156,7 +156,7 @@ def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool)
     known = {top for top in tops if own_splits and top.casefold() in _SECOND_NAMES}
     alike, alike_deeper = (any(_BEGINS.match(name) or _ENDS.search(name) for name in some) for some in (tops - known, deeper))
     in_two = any(len(folders) - (folders[0] in known) > 1 for folders in above if folders)
-    no_train = {_WORDS[top.casefold()] for top in known} == {"validation", "test"}
+    no_train = {SPLIT_WORDS[top.casefold()] for top in known} == {"validation", "test"}
     if (with_labels is not False and (in_two or alike_deeper)) or no_train:
         return "folder names, set and year, around classes"
     if (own_splits or with_labels is not False) and (alike or alike_deeper):
@@ -191,7 +191,7 @@ def splits_of_files(paths: Sequence[str], root: str) -> list[str | None]:
 def _split_in(path: str) -> str | None:
     """The split that the last part of a path says that says any; None where that says several."""
     for part in reversed(path.split("/")):
-        words = {_WORDS[word] for word in re.split("[^a-z]+", part.casefold()) if word in _WORDS}
+        words = {SPLIT_WORDS[word] for word in re.split("[^a-z]+", part.casefold()) if word in SPLIT_WORDS}
         if split := _split_of(part.partition(".")[0]):
             words.add(split)
         if words:
@@ -207,13 +207,13 @@ def _top(path: str) -> str:
 def _split_of(folder: str) -> str | None:
     """The split that the name of a folder says; None where it says none."""
     found = _SPLIT.fullmatch(folder.casefold())
-    return _WORDS[found[1]] if found else None
+    return SPLIT_WORDS[found[1]] if found else None
 
 
 def _alike(folders: Iterable[str]) -> list[str]:
     """Names that may mean train beside others that may mean another split, in the same place of the name; none where there are no such."""
     for find in (_BEGINS.match, _ENDS.search):
-        means = {folder: _WORDS[found[1].casefold()] for folder in folders if (found := find(folder))}
+        means = {folder: SPLIT_WORDS[found[1].casefold()] for folder in folders if (found := find(folder))}
         if "train" in means.values() and len(set(means.values())) > 1:
             return sorted(means)
     return []

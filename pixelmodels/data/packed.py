@@ -8,19 +8,28 @@ of the names of the classes: they say what a label means.
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.recognition import instead
 from pixelmodels.data.source import Listing, Survey, unreadable
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, unknown
 from pixelmodels.storage import FileEntry, Storage
+
+UINT8 = np.dtype(np.uint8)
+PIECE_BYTES = 1 << 24  # read at a time
+_BUFFER_BYTES = 1 << 20  # asked of a bucket at a time
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Part:
     """Some images of one split, in one file."""
 
     name: str  # first part of their keys; names sort in the order of the parts
-    split: str  # train, validation or test
+    split: str | None  # train, validation or test; None where there are no splits
     images: str  # file that holds them
     labels: str | None = None  # file that holds their labels, where that is another one
 
@@ -39,8 +48,61 @@ class Contents:
 
     count: int  # images
     shape: tuple[int, int, int]  # (height, width, channels) of each
-    labels: Sequence[int | None] | None  # of each image, from 0; None where there are none
+    labels: Sequence[Any] | None  # class of each image, from 0 (after `settled`); None where there are none
     digest: str  # SHA-256 of the content
+    largest: int = 255  # an upper bound of its pixels
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images of one shape that lie one after the other in a stream, which stands where the first one begins."""
+
+    stream: IO[bytes]
+    count: int  # images
+    sizes: tuple[int, ...]  # of an image's axes, in the order in which they are stored
+    axes: str  # what these are, such as CHW; grey images have no C
+    dtype: np.dtype[Any] = UINT8  # of a value; floats are 0..1
+    num_before: int = 0  # bytes in front of each image, such as its label
+    ends_with_stream: bool = True  # whether nothing may follow the last image
+
+    @property
+    def shape_HWC(self) -> tuple[int, int, int]:
+        """(height, width, channels) of an image."""
+        height, width, channels = (self.sizes[self.axes.index(axis)] if axis in self.axes else 1 for axis in "HWC")
+        return height, width, channels
+
+    @property
+    def num_bytes(self) -> int:
+        """Of one image and what is in front of it."""
+        return self.num_before + math.prod(self.sizes) * self.dtype.itemsize
+
+    def pieces(self) -> Iterator[bytes]:
+        """All bytes, whole images at a time; raises `EOFError` where the stream holds fewer or more."""
+        per_piece = max(1, PIECE_BYTES // max(1, self.num_bytes))
+        for first in range(0, self.count, per_piece):
+            wanted = min(per_piece, self.count - first) * self.num_bytes
+            piece = self.stream.read(wanted)
+            if len(piece) != wanted:
+                raise EOFError(f"{self._values(first * self.num_bytes + len(piece))} values, and its head says {self._head}")
+            yield piece
+        if self.ends_with_stream and self.stream.read(1):
+            raise EOFError(f"more than {self._values(self.count * self.num_bytes)} values, and its head says {self._head}")
+
+    def images(self, numbers: Sequence[int]) -> Iterator[UInt8]:
+        """Images H,W,C by their places in increasing order; floats of 0..1 become the nearest of 256 levels."""
+        start, order = self.stream.tell(), [self.axes.index(axis) for axis in "HWC" if axis in self.axes]
+        for number in numbers:
+            self.stream.seek(start + number * self.num_bytes + self.num_before)
+            values = np.frombuffer(self.stream.read(self.num_bytes - self.num_before), self.dtype).reshape(self.sizes).transpose(order)
+            values_HWC = values if "C" in self.axes else values[..., None]
+            yield (np.rint(values_HWC.astype(np.float64) * 255) if self.dtype.kind == "f" else values_HWC).astype(np.uint8, copy=False)
+
+    @property
+    def _head(self) -> str:
+        return " x ".join(map(str, (self.count, *self.sizes)))
+
+    def _values(self, num_bytes: int) -> int:
+        return num_bytes // self.dtype.itemsize
 
 
 class PackedSource:
@@ -49,13 +111,17 @@ class PackedSource:
     name: str  # of the source
     about: str  # where people get the files
     names_file: str | None = None  # file that names the classes, where one does
-    levels = 256
+    variants: tuple[str, ...] = ()  # what `DatasetConfig.variant` may be
 
     def __init__(self, config: DatasetConfig) -> None:
         if not config.path:
             raise UserError(f"source '{self.name}' needs the folder with its files; give --path FOLDER ({self.about})")
+        if config.variant is not None and self.variants and config.variant not in self.variants:
+            raise unknown(f"variant of source '{self.name}'", config.variant, self.variants)
         self.storage = Storage(config.path)
         self.with_labels = config.labels is not False
+        self.variant = config.variant
+        self.max_pixels = config.max_pixels
 
     # --- what a format defines ---
 
@@ -71,14 +137,22 @@ class PackedSource:
         """The name of each class, where these labels are used; empty where there are no labels."""
         return ()
 
-    def images(self, part: Part) -> UInt8:
-        """All images of a part, N,H,W,C: for a format whose files are read whole."""
+    def block(self, part: Part) -> AbstractContextManager[Block]:
+        """A part's images, open for reading."""
         raise NotImplementedError
 
     def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
         """Images H,W,C of a part, by their places in increasing order."""
-        images_NHWC = self.images(part)
-        return (images_NHWC[number] for number in numbers)
+        with self.block(part) as block:
+            yield from block.images(numbers)
+
+    def settled(self, found: list[Contents]) -> list[Contents]:
+        """What was found in the parts, in their order, where something can only be told of all together; raises `UserError`."""
+        return found
+
+    def levels(self, found: list[Contents]) -> int:
+        """Values of the pixels that `read` gives."""
+        return 256
 
     # --- what follows from it ---
 
@@ -92,7 +166,7 @@ class PackedSource:
     def survey(self, listing: Listing | None = None) -> Survey:
         """Read every file once."""
         parts = self._by_name()
-        found = [Contents(**record) for record in map_records(self._look, [{"part": name} for name in parts])]
+        found = self.settled([Contents(**record) for record in map_records(self._look, [{"part": name} for name in parts])])
         shapes = {(height, width, channels) for height, width, channels in (contents.shape for contents in found)}
         if len(shapes) > 1:
             raise UserError(f"files of '{self.storage.root}' hold images of different shapes ({sorted(shapes)}); keep one kind in a folder")
@@ -107,7 +181,7 @@ class PackedSource:
             labels=[label for contents in found for label in (names and contents.labels) or [None] * contents.count],
             label_names=names,
             shape_HWC=shapes.pop(),
-            levels=self.levels,
+            levels=self.levels(found),
         )
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8]:
@@ -117,7 +191,11 @@ class PackedSource:
             yield from self.read(parts[name], [int(key.partition("/")[2]) for key in group])
 
     def _look(self, task: Record) -> Record:
-        return asdict(self.look(self._by_name()[task["part"]]))
+        part = self._by_name()[task["part"]]
+        contents = self.look(part)
+        if not contents.count or not math.prod(contents.shape):
+            raise self.bad(part.images, f"it holds {contents.count} images of {' x '.join(map(str, contents.shape))}")
+        return asdict(contents)
 
     def _by_name(self) -> dict[str, Part]:
         return {part.name: part for part in sorted(self.parts(), key=lambda part: part.name)}
@@ -130,12 +208,25 @@ class PackedSource:
             if self.storage.is_file(name):
                 return name
         missing = f"'{self.storage.uri(names[0])}' is missing"
-        raise UserError(f"{missing}; source '{self.name}' needs it, from {self.about}: give their folder with --path")
+        needed = f"source '{self.name}' needs it, from {self.about}: give their folder with --path"
+        raise UserError(f"{missing}; {needed}{instead(self.storage, self.name)}")
 
     def read_bytes(self, file: str) -> bytes:
         """All bytes of a file; `UserError` where it cannot be read."""
         with self.reading(file):
             return self.storage.read_bytes(file)
+
+    @contextmanager
+    def open(self, file: str) -> Iterator[io.BufferedReader]:
+        """A file, open for random access; `UserError` where it cannot be read."""
+        with self.reading(file), self.storage.open_input(file) as stream, io.BufferedReader(stream, _BUFFER_BYTES) as buffered:
+            yield buffered
+
+    def check_size(self, file: str, block: Block) -> None:
+        """Raise `UserError` for images that are too large to be decoded."""
+        height, width, _ = block.shape_HWC
+        if height * width > self.max_pixels:
+            raise self.bad(file, f"images of {height} x {width} pixels; --max-pixels allows {self.max_pixels}")
 
     @contextmanager
     def reading(self, file: str) -> Iterator[None]:
@@ -152,4 +243,6 @@ class PackedSource:
     def _entry(self, file: str) -> FileEntry:
         filesystem, full = self.storage.fs_and_path(file)
         info = filesystem.get_file_info(full)
+        if info.size is None:
+            raise UserError(f"'{self.storage.uri(file)}' is gone; run the same command again")
         return FileEntry(file, int(info.size), int(info.mtime_ns or 0))

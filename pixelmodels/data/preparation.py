@@ -32,6 +32,7 @@ from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, REJECTE
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.pieces import Decoded, PieceLoader, PieceWriter, Rejected, decode_units, first_shape, folder_of, whole_units
+from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Listing, Source, Survey
 from pixelmodels.data.sources import AnySource, open_source
 from pixelmodels.data.splits import NO_SPLIT, Int8, Int64, complete_splits, split_hashes
@@ -45,7 +46,7 @@ LARGEST_SIDE = 256  # rows or columns that are taken over from a source without 
 SHARD_BYTES = 64 << 20  # decoded bytes of the images of one shard, at most: what one task holds in memory, several times over
 LISTING = "listing.json"  # what the source looked like from outside, so that the next run need not read it
 # Fields of a config that do not shape the images; the others are part of the fingerprint.
-_NOT_CONTENT = ("name", "path", "vectors", "max_bad_share")
+_NOT_CONTENT = ("name", "path", "variant", "vectors", "max_bad_share")
 _FIRST_MAX_BAD_SHARE = 0.1  # once the default: what a listing was noted with, whatever the share is now, is found again
 _SHOWN = 3  # inputs that are named where some are no images
 NO_LABEL = -1
@@ -85,6 +86,7 @@ class _Plan:
 
 def find_prepared(config: DatasetConfig, storage: Storage) -> Dataset | None:
     """The data set that `prepare` would make, if it is there and that can be told without Ray."""
+    config = recognized(config)
     source = open_source(config)
     return _find(config, storage, source, source.listing())
 
@@ -100,6 +102,7 @@ def prepare(
     or changes while it is read.
     """
     started = time.monotonic()
+    config = recognized(config, say)
     source = open_source(config)
     listing = source.listing()
     dataset, is_new = _find(config, storage, source, listing), False
@@ -193,7 +196,7 @@ def _decode(
     rejected.sort()
     if not decoded.examples:
         first = f", the first is '{rejected[0].key}': {rejected[0].reason}; all in {_report(storage, folder, rejected)}" if rejected else ""
-        raise UserError(f"folder '{config.path}' has no images ({len(rejected)} other files{first}); give a folder with image files")
+        raise UserError(f"folder '{config.path}' has no images ({len(rejected)} other files{first}); {source.remedy()}")
     arrangement = source.arrange(dict(sorted(decoded.examples.items(), key=lambda example: example[1])))
     for remark in arrangement.remarks:
         say(remark)

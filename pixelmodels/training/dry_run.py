@@ -42,7 +42,7 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
     Raises `UserError` for names and data as `train_all` does, and when the cluster can never give what a recipe needs: CPUs,
     GPUs, or memory by the estimate of `cost`. A GPU's memory is known where the driver has one.
     """
-    recipes, needs, storage = options.recipes(), options.needs, Storage(options.storage)
+    recipes, needs, storage = options.recipes(say), options.needs, Storage(options.storage)
     images = [_images(options, recipe, storage) for recipe in recipes]
     ray_cluster.connect()
     nodes = cluster_nodes(needs)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pixelmodels.data import Dataset, find_dataset
 from pixelmodels.data.dataset import DATASETS, MANIFEST
+from pixelmodels.data.sources import with_files
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import likelihood_class
 from pixelmodels.ray_cluster import WorkerNeeds
@@ -31,7 +33,7 @@ class TrainAll:
     only: tuple[str, ...] = ()  # names of the recipes to train; all unless given
     exclude: tuple[str, ...] = ()  # names of recipes to leave out
     dataset: str | None = None  # prepared data set to train on instead of the suite's: name, or name-fingerprint
-    data_path: str | None = None  # folder with the files of the suite's data, where they do not come with a package
+    data_path: str | None = None  # your files: those of the suite's data, or any images where these come with a package (docs/data.md)
     storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
     epochs: int | None = None  # passes over the training images, instead of each recipe's own
     batch_size: int | None = None  # images a step, instead of each recipe's own
@@ -64,8 +66,11 @@ class TrainAll:
         """What the training of one model reserves; raises `UserError` for counts that are too small."""
         return WorkerNeeds.asked(self.num_workers, self.cpus_per_worker, self.use_gpu, self.gpus_per_worker)
 
-    def recipes(self) -> tuple[Recipe, ...]:
-        """The recipes that are asked for, with what the command line sets; raises `UserError` for unknown names."""
+    def recipes(self, say: Callable[[str], None] = lambda _: None) -> tuple[Recipe, ...]:
+        """The recipes that are asked for, with what the command line sets; raises `UserError` for unknown names.
+
+        `say` is given one line about what the files of --data-path were taken for.
+        """
         recipes = self._listed()
         if self.ablation and self.likelihood is not None:
             raise UserError(f"--likelihood {self.likelihood} is given and --ablation compares likelihoods; leave one of the two out")
@@ -76,7 +81,10 @@ class TrainAll:
         chosen = [recipe for recipe in recipes if (not self.only or recipe.name in self.only) and recipe.name not in self.exclude]
         if not chosen:
             raise UserError(f"--only and --exclude leave no model of '{self.name}'; have {', '.join(names)}")
-        changed = tuple(self._changed(recipe) for recipe in chosen)
+        datasets = {recipe.dataset: recipe.dataset for recipe in chosen}
+        if self.dataset is None:  # else no files are looked at
+            datasets = {config: with_files(config, self.data_path, say) for config in datasets}
+        changed = tuple(self._changed(dataclasses.replace(recipe, dataset=datasets[recipe.dataset])) for recipe in chosen)
         if self.small_factor is not None and not any("small" in recipe.condition_on for recipe in changed):
             raise UserError(f"--small-factor {self.small_factor} is given and no model is given a small image; add --condition-on small")
         return changed
@@ -100,13 +108,12 @@ class TrainAll:
         return (read_recipe(self.recipe_file, Storage(self.storage)),)
 
     def _changed(self, recipe: Recipe) -> Recipe:
-        """A recipe with what the command line sets: fields of its own, and one of each of three parts."""
+        """A recipe with what the command line sets: fields of its own, and one of each of two parts."""
         if self.likelihood is not None:
             likelihood_class(self.likelihood)  # an unknown name is told here
         given = {name: getattr(self, name) for name in _REPLACED}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None and value is not False and value != ()}
         for part, name, value in (
-            ("dataset", "path", self.data_path),
             ("optimizer", "learning_rate", self.learning_rate),
             ("likelihood", "name", self.likelihood),
         ):

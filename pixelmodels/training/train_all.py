@@ -70,7 +70,7 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
     Raises `UserError`, before anything is trained, for whatever cannot work: names, storage, tracking, resources.
     """
     started = time.monotonic()
-    recipes, needs, storage = options.recipes(), options.needs, Storage(options.storage)
+    recipes, needs, storage = options.recipes(say), options.needs, Storage(options.storage)
     storage.check_writable()
     chosen = options.chosen_dataset(storage)
     if chosen is None:

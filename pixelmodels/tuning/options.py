@@ -23,7 +23,7 @@ class Tune:
     suite: str = "digits"  # whose recipes are the defaults, and whose data set is trained on
     start_from: str | None = None  # recipe of the suite to try first; unless given, the one of the space's first architecture
     dataset: str | None = None  # prepared data set to train on instead of the suite's: name, or name-fingerprint
-    data_path: str | None = None  # folder with the files of the suite's data, where they do not come with a package
+    data_path: str | None = None  # your files: those of the suite's data, or any images where these come with a package (docs/data.md)
     storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
     name: str | None = None  # of the sweep and its folder; made of the settings unless given
     epochs: int | None = None  # of a trial that is not stopped; a fifth of the default recipe's unless given

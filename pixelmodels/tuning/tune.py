@@ -16,7 +16,7 @@ from typing import Any
 from pixelmodels import ray_cluster
 from pixelmodels.data import Dataset, find_dataset, prepare
 from pixelmodels.data.dataset import config_of
-from pixelmodels.data.sources import check_has_files
+from pixelmodels.data.sources import check_has_files, with_files
 from pixelmodels.errors import UserError
 from pixelmodels.models import architecture_of
 from pixelmodels.preflight import Preflight, unprepared
@@ -63,7 +63,8 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
     space = load_space(options.space, spaces)
     recipes = suite(options.suite)
     if (path := options.data_path) is not None:
-        recipes = tuple(dataclasses.replace(recipe, dataset=dataclasses.replace(recipe.dataset, path=path)) for recipe in recipes)
+        datasets = {config: with_files(config, path, say) for config in dict.fromkeys(recipe.dataset for recipe in recipes)}
+        recipes = tuple(dataclasses.replace(recipe, dataset=datasets[recipe.dataset]) for recipe in recipes)
     defaults = defaults_of(space, recipes, options)
     needs = WorkerNeeds.asked(options.num_workers, options.cpus_per_worker, options.use_gpu, options.gpus_per_worker)
     storage = Storage(options.storage)

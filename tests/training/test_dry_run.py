@@ -87,7 +87,7 @@ def test_memory_is_needed_where_the_cpus_are() -> None:
 def test_a_suite_without_its_files_says_how_to_name_them(storage: Storage) -> None:
     with pytest.raises(UserError, match=r"source 'cifar10', whose files .*--data-path.*--dataset"):
         train_all(TrainAll(suite="cifar10", storage=storage.root))
-    with pytest.raises(UserError, match="path 'x' has no meaning for source 'digits'"):
+    with pytest.raises(UserError, match="'x' does not exist; give --path FOLDER"):
         train_all(TrainAll(suite="digits", data_path="x", storage=storage.root))
 
 

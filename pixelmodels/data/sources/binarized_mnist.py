@@ -7,6 +7,7 @@ The draws are those of Salakhutdinov and Murray (ICML 2008), on which papers com
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,7 +25,6 @@ class BinarizedMNIST(PackedSource):
 
     name = "binarized_mnist"
     about = "Hugo Larochelle's data sets page (public/datasets/binarized_mnist at the University of Toronto)"
-    levels = 2
 
     def __init__(self, config: DatasetConfig) -> None:
         if config.binarize != "none":
@@ -36,11 +36,18 @@ class BinarizedMNIST(PackedSource):
     def parts(self) -> list[Part]:
         return [Part(split, split, self.find(file)) for split, file in FILES.items()]
 
+    def levels(self, found: list[Contents]) -> int:
+        return 2
+
     def look(self, part: Part) -> Contents:
-        images_NHWC = self.images(part)
+        images_NHWC = self._images(part)
         return Contents(len(images_NHWC), images_NHWC.shape[1:], None, hashlib.sha256(images_NHWC.tobytes()).hexdigest())
 
-    def images(self, part: Part) -> UInt8:
+    def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
+        images_NHWC = self._images(part)
+        return (images_NHWC[number] for number in numbers)
+
+    def _images(self, part: Part) -> UInt8:
         bytes_N = np.frombuffer(self.read_bytes(part.images), np.uint8)
         values_N = bytes_N[~np.isin(bytes_N, np.frombuffer(b" \r\n\t", np.uint8))] - ord("0")
         if not len(values_N) or values_N.max() > 1:

@@ -25,6 +25,7 @@ from pixelmodels.data.decoding import BadImage, is_plain, was_left_unturned, was
 from pixelmodels.data.encoded import Arrangement, Encoded, EncodedSource
 from pixelmodels.data.folder_names import arrange, reading_of
 from pixelmodels.data.parallel import Record
+from pixelmodels.data.recognition import instead
 from pixelmodels.data.source import Listing, files_below, unreadable
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage
@@ -73,6 +74,9 @@ class Folder(EncodedSource):
 
     def arrange(self, examples: dict[str, str]) -> Arrangement:
         return arrange(examples, self.with_labels, self.own_splits, self.storage.root)
+
+    def remedy(self) -> str:
+        return f"give a folder with image files{instead(self.storage, 'folder')}"
 
     def digest(self, unit: Record) -> _FileDigest:
         return _FileDigest(dict(unit["files"]))
