@@ -4,11 +4,12 @@
     python -m benchmarks.data_feeding --quick     # small sizes, one round: about 3 minutes; the figures are rough
 
 `reading`: 32x32 RGB images a second of one core's time from shards on a local disk, all of it: the file, its sha256, Parquet, the array of
-a window, and each of two workers' rows. `training`: images a second of a small net in one worker of Ray Train, the data set on an S3
-server on this machine (SeaweedFS, `cluster/servers.py`): once with the train split in memory, once streamed, the two in turn; of each
-epoch but the first, of which the clock for the split in memory has the whole reading and the other one the start of its tasks. `over` is
-the median of the rounds' streamed / resident. `bytes`: what two workers together read of each split in one epoch and the test after
-it, over the split's size in storage; each split is streamed.
+a window, and each of two workers' rows. `thread`: images a second of a small net in this process with as many torch threads as there are
+cores, what the next steps take made by a thread, and made between the steps, the two in turn. `training`: images a second of that net in
+one worker of Ray Train, the data set on an S3 server on this machine (SeaweedFS, `cluster/servers.py`), the train split in memory and
+streamed, the two in turn; of each epoch but the first, in which the one reads all and the other starts its tasks. `over` is the median of
+the rounds' ratios. `bytes`: what two workers together read of each split in one epoch and the test after it, over the split's size in
+storage; each split is streamed.
 The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
 """
 
@@ -49,7 +50,8 @@ from pixelmodels.ray_cluster import WorkerNeeds
 from pixelmodels.recipes.recipe import OptimizerConfig, Recipe, run_key
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
-from pixelmodels.training.loop import train
+from pixelmodels.training import loop
+from pixelmodels.training.ahead import made_ahead
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.trainer import run_group, wrap
 
@@ -141,6 +143,25 @@ def reading(rows: int, num_times: int = 5) -> dict[str, float]:
     return {"images_per_core_second": round(sum(map(len, parts)) / min(spent)), "window_images": sum(map(len, parts))}
 
 
+def thread(num_shards: int, rows: int, rounds: int) -> dict[str, Any]:
+    """Images a second with a thread that makes what the next steps take, and without it."""
+    speeds: dict[str, list[float]] = {"with": [], "without": []}
+    ways: dict[str, Any] = {"with": made_ahead, "without": lambda items: (item for item in items)}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(Storage(folder), num_shards, rows)
+        for number in range(rounds):
+            for how in list(ways)[:: 1 - 2 * (number % 2)]:
+                found: list[float] = []
+                loop.made_ahead = ways[how]
+                plan = dataclasses.replace(plan_of(dataset, f"{how}-{number}", 2), num_threads=ray_cluster.num_cores())
+                loop.train(plan, say=lambda _: None, report=lambda metrics, to=found: to.append(metrics.get("images_per_second", 0.0)))
+                speeds[how].append(found[1])  # of the second epoch
+    loop.made_ahead = made_ahead
+    medians = {how: round(statistics.median(found), 1) for how, found in speeds.items()}
+    over = [ahead / alone for ahead, alone in zip(speeds["with"], speeds["without"], strict=True)]
+    return {**medians, "over": round(statistics.median(over), 4), "over_of_rounds": [round(one, 4) for one in over]}
+
+
 def plan_of(dataset: Dataset, place: str, epochs: int) -> RunPlan:
     """A small net, whose training asks for many images a second."""
     model = PixelCNNConfig(num_layers=1, num_features=8, first_kernel_size=3, head_features=16)
@@ -172,7 +193,7 @@ def worker(config: dict[str, Any]) -> str:
         if "images_per_second" in metrics:
             speeds.append(metrics["images_per_second"])
 
-    train(config["plan"], device=ray.train.torch.get_device(), wrap=wrap, say=lambda _: None, report=report)
+    loop.train(config["plan"], device=ray.train.torch.get_device(), wrap=wrap, say=lambda _: None, report=report)
     return json.dumps(speeds)
 
 
@@ -222,6 +243,7 @@ def main() -> int:
     """Measure, print and write."""
     arguments = parse(Arguments)
     rows, num_shards = (512, 5) if arguments.quick else (ROWS_PER_SHARD, arguments.num_shards)
+    in_process = {"reading": reading(rows), "thread": thread(2, rows, 2 if arguments.quick else 2 * arguments.rounds)}
     with bucket() as storage:
         ray_cluster.connect()
         dataset = write_dataset(storage, num_shards, rows)
@@ -233,7 +255,7 @@ def main() -> int:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "train_images": dataset.num_images("train"),
-            "reading": reading(rows),
+            **in_process,
             "training": training(dataset, arguments),
             "bytes": bytes_read(dataset),
             "load_average_at_end": os.getloadavg()[0],
