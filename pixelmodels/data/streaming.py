@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 WINDOW_SHARDS = 4  # shards whose rows are shuffled together, and held in memory by one task
-AHEAD_BYTES = 256 << 20  # of what is read before it is asked for, in the object store; one window at least, and at most
-MOST_AHEAD = 8  # so many
+AHEAD_BYTES = 256 << 20  # of what is read before it is asked for, in the object store; one window at least
+WORKERS_PER_WINDOW = 8  # workers for which one window is read ahead; two are for fewer than 24, where there is memory for them
 
 Part = Callable[[int, int, int, int], "ObjectRef"]  # of epoch, first place, window and rank: that worker's rows, see `Windows.read`
 
@@ -51,9 +51,10 @@ class Windows:
         return np.flatnonzero(ends > begin).tolist()
 
     def ahead(self) -> int:
-        """How many windows are read before they are asked for."""
+        """How many windows are read before they are asked for: tasks that wait for a CPU, and may have an autoscaler start machines."""
         largest = WINDOW_SHARDS * max(shard["num_images"] for shard in self.dataset.shards("train"))
-        return max(1, min(MOST_AHEAD, AHEAD_BYTES // (largest * self.dataset.split_bytes("train") // self.dataset.num_images("train"))))
+        window_bytes = largest * self.dataset.split_bytes("train") // self.dataset.num_images("train")
+        return max(1, min(AHEAD_BYTES // window_bytes, max(2, self.count // WORKERS_PER_WINDOW)))
 
     def indices(self, epoch: int) -> np.ndarray:
         """The places in the split of an epoch's images, in its order."""

@@ -286,10 +286,11 @@ def test_a_worker_that_begins_an_epoch_again_has_the_same_rows(digits: Dataset) 
 
 
 def test_no_more_is_read_ahead_than_the_object_store_is_to_hold() -> None:
-    def ahead(num_images: int, num_shards: int) -> int:
-        return Windows(Shards(*[num_images] * num_shards), 0, 1, 1).ahead()  # type: ignore[arg-type]
+    def ahead(num_images: int, count: int) -> int:
+        return Windows(Shards(*[num_images] * 100), 0, 1, count).ahead()  # type: ignore[arg-type]
 
-    assert [ahead(2048, 100), ahead(10_000, 100), ahead(30_000, 100)] == [8, 2, 1]  # windows of 25, 123 and 369 MB
+    assert [ahead(2048, count) for count in (1, 23, 24, 64, 1000)] == [2, 2, 3, 8, 10]  # windows of 25 MB
+    assert [ahead(10_000, count) for count in (1, 1000)] == [2, 2] and ahead(30_000, 1) == 1  # of 123 and 369 MB
 
 
 def test_what_begins_a_run_is_read_and_no_more(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
