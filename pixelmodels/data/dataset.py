@@ -97,6 +97,12 @@ class Dataset:
         return ImageSpec(**self.manifest["image"])
 
     @property
+    def shape_CHW(self) -> tuple[int, int, int]:
+        """Shape of an image, as in `spec`, for tasks that do without torch."""
+        image = self.manifest["image"]
+        return image["channels"], image["height"], image["width"]
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """The name of each class; empty when there are no labels."""
         return tuple(self.manifest["label_names"])

@@ -1,4 +1,4 @@
-"""Images for the workers of a run: from memory when a split is small, streamed through Ray Data when it is large.
+"""Images for the workers of a run: from memory when a split is small, streamed by tasks of the cluster when it is large.
 
 The rows of a training step are a function of (seed, epoch, step) and nothing else; the workers of a run share them
 out in rank order, so that their number changes who scores an image and never which images a step has.
@@ -6,14 +6,14 @@ out in rank order, so that their number changes who scores an image and never wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 
 from pixelmodels.data import SPLITS, Dataset
 from pixelmodels.data.rows import Rows, Share
-from pixelmodels.data.streaming import StreamedFeed, drawn
+from pixelmodels.data.streaming import Part, StreamedFeed, Windows, WindowTasks, drawn
 
 RESIDENT_BYTES = 512 << 20  # splits of less are read once by each worker
 
@@ -69,12 +69,28 @@ class ResidentFeed:
 
 
 class SizedFeed:
-    """Each split from memory or streamed, by its size."""
+    """Each split from memory or streamed, by its size.
 
-    def __init__(self, dataset: Dataset, share: Share, *, seed: int, batch_size: int, resident_bytes: int = RESIDENT_BYTES) -> None:
+    Args: `resident_bytes`, of which a split has more that is streamed, `RESIDENT_BYTES` unless given; `shared`, called where the train
+    split is streamed, by which workers have their parts of windows from tasks that they share (each has its own tasks unless given).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        share: Share,
+        *,
+        seed: int,
+        batch_size: int,
+        resident_bytes: int | None = None,
+        shared: Callable[[Windows], Part] | None = None,
+    ) -> None:
+        least = RESIDENT_BYTES if resident_bytes is None else resident_bytes
+        is_streamed = {split: dataset.split_bytes(split) >= least for split in SPLITS}
+        part = shared(Windows(dataset, seed, batch_size, share.count)) if shared and is_streamed["train"] else None
         resident = ResidentFeed(dataset, share, seed=seed, batch_size=batch_size)
-        streamed = StreamedFeed(dataset, share, seed=seed, batch_size=batch_size)
-        self._of: dict[str, Feed] = {split: resident if dataset.split_bytes(split) < resident_bytes else streamed for split in SPLITS}
+        streamed = StreamedFeed(dataset, share, seed=seed, batch_size=batch_size, part=part)
+        self._of: dict[str, Feed] = {split: streamed if is_streamed[split] else resident for split in SPLITS}
 
     def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
         """See `Feed`."""
@@ -91,7 +107,8 @@ class SizedFeed:
 
 def first_rows(dataset: Dataset, *, seed: int, batch_size: int) -> Rows:
     """All rows of a run's first step, whichever workers score them later."""
-    rows, _ = next(SizedFeed(dataset, Share(), seed=seed, batch_size=batch_size).training_rows(0, 0))
+    feed = SizedFeed(dataset, Share(), seed=seed, batch_size=batch_size, shared=lambda windows: WindowTasks(windows, ahead=0).part)
+    rows, _ = next(feed.training_rows(0, 0))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,6 +30,16 @@ class Rows:
         """The rows of these indices, in their order."""
         labels_N, vectors_NV = (None if column is None else column[indices_N] for column in (self.labels_N, self.vectors_NV))
         return Rows(self.images_NCHW[indices_N], labels_N, vectors_NV)
+
+    @staticmethod
+    def joined(parts: Sequence[Rows]) -> Rows:
+        """One or more pieces of a split, one after the other, in arrays of their own."""
+
+        def column(name: str) -> np.ndarray | None:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return Rows(np.concatenate([part.images_NCHW for part in parts]), column("labels_N"), column("vectors_NV"))
 
 
 @dataclass

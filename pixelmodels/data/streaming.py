@@ -1,18 +1,21 @@
-"""Splits that do not fit in memory, streamed through Ray Data shard by shard.
+"""Splits that do not fit in memory, read window by window by tasks on the cluster.
 
 What is guaranteed: an epoch's order is a function of (seed, epoch) and of the shards alone, whatever the number of workers, and a run
 that goes on in the middle of an epoch reads on at the right row. Shards come in an order that is shuffled anew each epoch; rows are
 shuffled within windows of `WINDOW_SHARDS` shards that follow each other, so two images of distant shards never swap places.
 
-Each worker reads every shard of the epoch and keeps its own rows: only those are sent to it and decoded.
+The cluster reads and decodes each shard of an epoch once: one task reads a window, and leaves a part for each worker in Ray's object
+store, from where a worker takes its own part and no other. The workers' tasks are started by one `WindowTasks` for all of them. A task or
+an object that is lost with its machine is had again by Ray; where whoever started the tasks is lost, workers raise Ray's own error.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,75 +23,160 @@ import pyarrow.parquet as pq
 
 from pixelmodels.data import Dataset, binarize_dynamic, decode_labels, decode_rows, decode_vectors
 from pixelmodels.data.rows import Rows, Share
-from pixelmodels.data.shards import columns_of
+from pixelmodels.data.shards import IMAGES_PER_DRAW, columns_of
 from pixelmodels.errors import UserError
 
-_ERROR = "error"  # column of what a task gives that could not read its shards
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
 WINDOW_SHARDS = 4  # shards whose rows are shuffled together, and held in memory by one task
+AHEAD_BYTES = 256 << 20  # of what is read before it is asked for, in the object store; one window at least
+WORKERS_PER_WINDOW = 8  # workers for which one window is read ahead; two are for fewer than 24, where there is memory for them
+
+Part = Callable[[int, int, int, int], "ObjectRef"]  # of epoch, first place, window and rank: that worker's rows, see `Windows.read`
 
 
-class StreamedFeed:
-    """A worker's rows of large splits; see `feeds.Feed`."""
+@dataclass(frozen=True)
+class Windows:
+    """The train split as epochs go through it: windows of shards, and each worker's rows of them."""
 
-    def __init__(self, dataset: Dataset, share: Share, *, seed: int, batch_size: int) -> None:
-        self._dataset, self._share, self._seed, self._batch_size = dataset, Share(share.rank, share.count), seed, batch_size
+    dataset: Dataset  # whose shards are read
+    seed: int  # of the order, and of images that are drawn anew each epoch
+    batch_size: int  # images of a step over all workers
+    count: int  # workers that share each step out among them
 
-    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
-        """See `Feed`."""
-        dataset, total, begin = self._dataset, self._dataset.num_images("train"), first_step * self._batch_size
-        ends = np.append(self._order(epoch)[1][WINDOW_SHARDS::WINDOW_SHARDS], total)  # of windows
-        rows = _Cutter(_stream(partial(self._window, epoch, begin), np.flatnonzero(ends > begin).tolist()), _no_rows(dataset.vector_size))
-        for start in range(begin, total, self._batch_size):
-            stop = min(start + self._batch_size, total)
-            first, last = self._share.share(start, stop)
-            table = rows.take(last - first)
-            yield drawn(rows_of(table, dataset), dataset, self._seed, epoch, table["index"].to_numpy()), stop - start
+    def numbers(self, epoch: int, begin: int) -> list[int]:
+        """The windows of an epoch that have rows from place `begin` of it on, in its order."""
+        ends = np.append(self._order(epoch)[1][WINDOW_SHARDS::WINDOW_SHARDS], self.dataset.num_images("train"))
+        return np.flatnonzero(ends > begin).tolist()
+
+    def ahead(self) -> int:
+        """How many windows are read before they are asked for: tasks that wait for a CPU, and may have an autoscaler start machines."""
+        largest = WINDOW_SHARDS * max(shard["num_images"] for shard in self.dataset.shards("train"))
+        window_bytes = largest * self.dataset.split_bytes("train") // self.dataset.num_images("train")
+        return max(1, min(AHEAD_BYTES // window_bytes, max(2, self.count // WORKERS_PER_WINDOW)))
+
+    def indices(self, epoch: int) -> np.ndarray:
+        """The places in the split of an epoch's images, in its order."""
+        return np.concatenate([self._shuffled(epoch, number)[1] for number in self.numbers(epoch, 0)])
+
+    def read(self, epoch: int, begin: int, number: int) -> list[Rows]:
+        """Each worker's rows of a window, from place `begin` of the epoch on and in its order, drawn where they are stored as grey."""
+        shards, starts = (column[number * WINDOW_SHARDS :][:WINDOW_SHARDS] for column in self._order(epoch))
+        window = rows_of(pa.concat_tables([_read_shard(self.dataset, "train", shard) for shard in shards]), self.dataset)
+        rows, indices = self._shuffled(epoch, number)
+        places = starts[0] + np.arange(len(rows))
+        step_starts = places // self.batch_size * self.batch_size
+        step_ends = np.minimum(step_starts + self.batch_size, self.dataset.num_images("train"))
+
+        def part(rank: int) -> Rows:
+            first, last = Share(rank, self.count).share(step_starts, step_ends)
+            mine = (first <= places) & (places < last) & (places >= begin)
+            return drawn(window.at(rows[mine]), self.dataset, self.seed, epoch, indices[mine])
+
+        return [part(rank) for rank in range(self.count)]
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The shards in an epoch's order, and the place in the epoch of each one's first row."""
-        sizes = np.diff(_offsets(self._dataset, "train"))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(sizes))
+        sizes = np.diff(_offsets(self.dataset, "train"))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(sizes))
         return order, np.cumsum(sizes[order]) - sizes[order]
 
-    def _window(self, epoch: int, begin: int, number: int) -> pa.Table:
-        """This worker's rows of a window from place `begin` of the epoch on, in its order; column index has their places in the split."""
-        shards, start = (column[number * WINDOW_SHARDS :][:WINDOW_SHARDS] for column in self._order(epoch))
-        table = pa.concat_tables([_read_shard(self._dataset, "train", shard) for shard in shards])
-        rows, indices = self._shuffled(epoch, number)
-        places = start[0] + np.arange(len(rows))
-        step_starts = places // self._batch_size * self._batch_size
-        step_ends = np.minimum(step_starts + self._batch_size, self._dataset.num_images("train"))
-        first, last = self._share.share(step_starts, step_ends)
-        mine = (first <= places) & (places < last) & (places >= begin)
-        return table.take(pa.array(rows[mine])).append_column("index", pa.array(indices[mine]))
-
     def _shuffled(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of a window in the epoch's order, by their places in the window's table and by those in the split."""
-        offsets = _offsets(self._dataset, "train")
+        """The rows of a window in the epoch's order, by their places in the window and by those in the split."""
+        offsets = _offsets(self.dataset, "train")
         shards = self._order(epoch)[0][number * WINDOW_SHARDS :][:WINDOW_SHARDS]
         indices = np.concatenate([np.arange(offsets[shard], offsets[shard + 1]) for shard in shards])
-        rows = np.random.default_rng([self._seed, epoch, number]).permutation(len(indices))
+        rows = np.random.default_rng([self.seed, epoch, number]).permutation(len(indices))
         return rows, indices[rows]
+
+
+class WindowTasks:
+    """Starts the tasks that read windows, a few before they are asked for, and hands out their parts; an actor of several workers.
+
+    A window is read once as long as each worker asks for the windows in their order, once. What nobody has asked for yet of an epoch
+    is dropped when another one begins, or when the same one is begun at another place.
+    """
+
+    def __init__(self, windows: Windows, ahead: int | None = None) -> None:
+        import ray
+
+        self._count, self._ahead = windows.count, windows.ahead() if ahead is None else ahead
+        self._numbers, self._windows = windows.numbers, ray.put(windows)
+        self._read = ray.remote(_read_window).options(num_cpus=1, num_returns=windows.count, scheduling_strategy="SPREAD")
+        self._begun: tuple[int, int] | None = None  # the epoch, and the place in it where it begins
+        self._parts: dict[int, dict[int, ObjectRef]] = {}  # of each window that was started, by rank: those not handed out
+
+    def part(self, epoch: int, begin: int, number: int, rank: int) -> ObjectRef:
+        """A worker's rows of a window, as soon as they are read; see `Windows.read`."""
+        if self._begun != (epoch, begin):
+            self._begun, self._parts = (epoch, begin), {}
+        for later in range(number, min(number + self._ahead, self._numbers(epoch, begin)[-1]) + 1):
+            if later not in self._parts:
+                self._start(later)
+        if rank not in self._parts[number]:  # it was handed out before
+            self._start(number)
+        found = self._parts[number].pop(rank)
+        if not self._parts[number]:
+            del self._parts[number]
+        return found
+
+    def in_a_list(self, *which: int) -> list[ObjectRef]:
+        """The same for another process, which would be given the rows themselves by Ray, and not the reference."""
+        return [self.part(*which)]
+
+    def _start(self, number: int) -> None:
+        assert self._begun is not None
+        found = self._read.remote(self._windows, *self._begun, number)
+        self._parts[number] = dict(enumerate(found if self._count > 1 else [found]))
+
+
+def _read_window(windows: Windows, epoch: int, begin: int, number: int) -> Any:
+    """A task: each worker's rows as a value of its own."""
+    parts = windows.read(epoch, begin, number)
+    return parts if len(parts) > 1 else parts[0]
+
+
+class StreamedFeed:
+    """A worker's rows of large splits; see `feeds.Feed`.
+
+    Args: `part`, by which it has its rows of windows; by tasks of its own unless given.
+    """
+
+    def __init__(self, dataset: Dataset, share: Share, *, seed: int, batch_size: int, part: Part | None = None) -> None:
+        self._dataset, self._share = dataset, Share(share.rank, share.count)
+        self._windows, self._batch_size = Windows(dataset, seed, batch_size, share.count), batch_size
+        self._part = part
+
+    def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
+        """See `Feed`."""
+        total, begin = self._dataset.num_images("train"), first_step * self._batch_size
+        rows = _Cutter(self._parts(epoch, begin), _no_rows(self._dataset))
+        for start in range(begin, total, self._batch_size):
+            stop = min(start + self._batch_size, total)
+            first, last = self._share.share(start, stop)
+            yield rows.take(last - first), stop - start
+
+    def _parts(self, epoch: int, begin: int) -> Iterator[Rows]:
+        """This worker's rows of an epoch, window by window."""
+        if self._part is None:
+            self._part = WindowTasks(self._windows).part
+        for number in self._windows.numbers(epoch, begin):
+            yield _got(self._part(epoch, begin, number, self._share.rank))
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
         """See `Feed`."""
-        num_windows = -(-len(self._dataset.shards("train")) // WINDOW_SHARDS)
-        whole = np.concatenate([self._shuffled(epoch, number)[1] for number in range(num_windows)])
-        return whole[step * self._batch_size :][: self._batch_size]
+        return self._windows.indices(epoch)[step * self._batch_size :][: self._batch_size]
 
     def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
         """See `Feed`."""
         dataset, offsets = self._dataset, _offsets(self._dataset, split)
         first, last = self._share.share(0, dataset.num_images(split))
-
-        def read(shard: int) -> pa.Table:
-            begin, end = np.clip((first, last), offsets[shard], offsets[shard + 1]) - offsets[shard]
-            return _read_shard(dataset, split, shard).slice(begin, end - begin)
-
         shards = [shard for shard in range(len(offsets) - 1) if offsets[shard] < last and offsets[shard + 1] > first]
-        rows = _Cutter(_stream(read, shards), _no_rows(dataset.vector_size))
+        pieces = [(shard, *(np.clip((first, last), offsets[shard], offsets[shard + 1]) - offsets[shard]).tolist()) for shard in shards]
+        rows = _Cutter(_in_turn(dataset, split, pieces), _no_rows(dataset))
         for start in range(first, last, batch_size):
-            yield rows_of(rows.take(min(batch_size, last - start)), dataset)
+            yield rows.take(min(batch_size, last - start))
 
 
 def _offsets(dataset: Dataset, split: str) -> np.ndarray:
@@ -99,7 +187,7 @@ def _offsets(dataset: Dataset, split: str) -> np.ndarray:
 def rows_of(table: pa.Table, dataset: Dataset) -> Rows:
     """Rows out of a table with columns image, label and, where the data set has vectors, vector."""
     return Rows(
-        decode_rows(table["image"], dataset.spec.shape),
+        decode_rows(table["image"], dataset.shape_CHW),
         decode_labels(table["label"]) if dataset.num_classes else None,
         decode_vectors(table["vector"], dataset.vector_size) if dataset.vector_size else None,
     )
@@ -109,61 +197,76 @@ def drawn(rows: Rows, dataset: Dataset, seed: int, epoch: int, indices_N: np.nda
     """Training rows with their images drawn for this epoch where they are stored as grey; `indices_N`, their places in the split."""
     if not dataset.train_images_are_grey:
         return rows
-    return replace(rows, images_NCHW=binarize_dynamic(rows.images_NCHW, seed=seed, epoch=epoch, indices_N=indices_N))
+    images_NCHW = np.empty_like(rows.images_NCHW)
+    for start in range(0, len(rows), IMAGES_PER_DRAW):
+        some = slice(start, start + IMAGES_PER_DRAW)
+        images_NCHW[some] = binarize_dynamic(rows.images_NCHW[some], seed=seed, epoch=epoch, indices_N=indices_N[some])
+    return Rows(images_NCHW, rows.labels_N, rows.vectors_NV)
 
 
 class _Cutter:
-    """Tables that come one after the other, taken in pieces of any length, of none too; `empty` is a piece of none."""
+    """Rows that come in pieces one after the other, taken in pieces of any length, of none too; `empty` is a piece of none."""
 
-    def __init__(self, tables: Iterator[pa.Table], empty: pa.Table) -> None:
-        self._tables, self._empty = tables, empty
+    def __init__(self, pieces: Iterator[Rows], empty: Rows) -> None:
+        self._pieces, self._empty = pieces, empty
         self._rest = empty
 
-    def take(self, count: int) -> pa.Table:
-        """The next `count` rows; raises `RuntimeError` when there are fewer."""
+    def take(self, count: int) -> Rows:
+        """The next `count` rows, in arrays of their own; raises `RuntimeError` when there are fewer."""
         parts = []
         while count:
             if not len(self._rest):
-                following = next(self._tables, None)
+                self._rest = self._empty  # what is used up leaves the object store before the next one is waited for
+                following = next(self._pieces, None)
                 if following is None:
                     raise RuntimeError(f"the stream ended {count} images early")
                 self._rest = following
                 continue
-            part = self._rest.slice(0, count)
-            self._rest = self._rest.slice(len(part))
+            part = self._rest.part(0, count)
+            self._rest = self._rest.part(len(part), len(self._rest))
             parts.append(part)
             count -= len(part)
-        return pa.concat_tables(parts) if parts else self._empty
+        return Rows.joined(parts) if parts else self._empty
 
 
-def _no_rows(vector_size: int) -> pa.Table:
-    """What a worker is given of a step without images of its own: the columns of `StreamedFeed._window`."""
-    types = {"image": pa.binary(), "label": pa.int32(), "vector": pa.list_(pa.float32(), max(1, vector_size)), "index": pa.int64()}
-    return pa.schema([(name, types[name]) for name in columns_of(vector_size, "index")]).empty_table()
+def _no_rows(dataset: Dataset) -> Rows:
+    """What a worker is given of a step without images of its own."""
+    return Rows(
+        np.empty((0, *dataset.shape_CHW), np.uint8),
+        np.empty(0, np.int32) if dataset.num_classes else None,
+        np.empty((0, dataset.vector_size), np.float32) if dataset.vector_size else None,
+    )
 
 
-def _stream(read: Callable[[int], pa.Table], numbers: list[int]) -> Iterator[pa.Table]:
-    """`read` of each number, one task each, in their order; raises the `UserError` that one of them raises."""
-    import ray.data
+def _in_turn(dataset: Dataset, split: str, pieces: Sequence[tuple[int, int, int]]) -> Iterator[Rows]:
+    """The rows start..stop of some shards (number, start, stop), in their order; two of these are read before they are asked for."""
+    import ray
 
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
+    task, waiting, whole = ray.remote(_read_piece).options(num_cpus=1, scheduling_strategy="SPREAD"), deque["ObjectRef"](), ray.put(dataset)
+    for piece in pieces:
+        waiting.append(task.remote(whole, split, *piece))
+        if len(waiting) > 2:
+            yield _got(waiting.popleft())
+    while waiting:
+        yield _got(waiting.popleft())
 
-    def task(batch: pa.Table) -> pa.Table:
-        try:
-            return read(batch["number"][0].as_py())
-        except UserError as error:  # told as it is: Ray Data would wrap it in the whole traceback
-            return pa.table({_ERROR: [str(error)]})
 
-    with ray.data.DataContext.current(context):
-        items = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=max(1, len(numbers)))
-        tables = items.map_batches(task, batch_size=1, batch_format="pyarrow")
-        for table in tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            if _ERROR in table.column_names:
-                raise UserError(table[_ERROR][0].as_py())
-            yield table
+def _read_piece(dataset: Dataset, split: str, shard: int, start: int, stop: int) -> Rows:
+    """A task: rows start..stop of a shard."""
+    return rows_of(_read_shard(dataset, split, shard).slice(start, stop - start), dataset)
+
+
+def _got(rows: ObjectRef) -> Rows:
+    """What a task gives, whose arrays are the object store's and cannot be written; raises the `UserError` that it raised."""
+    import ray
+
+    try:
+        found: Rows = ray.get(rows)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):  # told as it is, and not with the whole traceback
+            raise error.cause from None
+        raise
+    return found
 
 
 def _read_shard(dataset: Dataset, split: str, number: int) -> pa.Table:
@@ -173,6 +276,7 @@ def _read_shard(dataset: Dataset, split: str, number: int) -> pa.Table:
         data = dataset.storage.read_bytes(path)
         if hashlib.sha256(data).hexdigest() != shard["sha256"]:
             raise ValueError("its sha256 is not the manifest's")
-        return pq.read_table(pa.BufferReader(data), columns=columns_of(dataset.vector_size)).replace_schema_metadata(None)
+        columns = columns_of(dataset.vector_size)
+        return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False).replace_schema_metadata(None)
     except (FileNotFoundError, ValueError, pa.ArrowException) as error:
         raise dataset.damaged(path, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -54,18 +55,41 @@ def _differing(ours: Sequence[str], theirs: Sequence[str]) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Rows as tensors."""
+
+    x_BCHW: torch.Tensor  # levels, int64
+    label_B: torch.Tensor | None  # int64; None where a model is not conditioned on labels
+    vector_BV: torch.Tensor | None  # float32; None where a model is not conditioned on vectors
+
+    def context(self, spec: ContextSpec) -> Context | None:
+        """The whole context of the images."""
+        return context_of(spec, self.x_BCHW, self.label_B, self.vector_BV)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that there are."""
+        return [tensor for tensor in (self.x_BCHW, self.label_B, self.vector_BV) if tensor is not None]
+
+
+def to_batch(rows: Rows, device: torch.device, spec: ContextSpec) -> Batch:
+    """Rows as tensors on the device; through pinned memory to a GPU, which is not waited for.
+
+    On the CPU numpy does it, which uses this thread alone: torch would start a team of threads for each thread that calls it.
+    """
+    label_B = _moved(rows.labels_N, device) if spec.num_classes and rows.labels_N is not None else None
+    vector_BV = _moved(rows.vectors_NV, device) if spec.vector_size and rows.vectors_NV is not None else None
+    return Batch(_moved(rows.images_NCHW, device), label_B, vector_BV)
+
+
+def _moved(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    if device.type == "cuda":
+        tensor = torch.from_numpy(np.ascontiguousarray(values)).pin_memory().to(device, non_blocking=True)  # bytes, as long as they travel
+        return tensor if tensor.is_floating_point() else tensor.long()
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else np.int64))
+
+
 def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[torch.Tensor, Context | None]:
-    """Images and their whole context on the device; through pinned memory to a GPU."""
-
-    def moved(values: np.ndarray | None) -> torch.Tensor | None:
-        if values is None:
-            return None
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-    x_BCHW = moved(rows.images_NCHW)
-    assert x_BCHW is not None
-    label_B = moved(rows.labels_N) if spec.num_classes else None
-    vector_BV = moved(rows.vectors_NV) if spec.vector_size else None
-    x_BCHW = x_BCHW.long()
-    return x_BCHW, context_of(spec, x_BCHW, None if label_B is None else label_B.long(), vector_BV)
+    """Images and their whole context on the device."""
+    batch = to_batch(rows, device, spec)
+    return batch.x_BCHW, batch.context(spec)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from functools import reduce
 from operator import add
 
@@ -16,17 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from pixelmodels.data import Dataset
 from pixelmodels.data.feeds import Feed, SizedFeed, first_rows
 from pixelmodels.data.rows import Rows
 from pixelmodels.evaluation.batches import to_tensors
 from pixelmodels.evaluation.sample_grids import sample_grid
 from pixelmodels.evaluation.scores import score_rows, summarize
-from pixelmodels.layers.dropout import image_keys, use_keys
+from pixelmodels.layers.dropout import use_keys
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import PixelModel
 from pixelmodels.progress import Say, duration
 from pixelmodels.ray_cluster import num_cores
 from pixelmodels.runs.result import RunResult, finished
+from pixelmodels.training.ahead import InputMaker, StepInputs, StepPart, made_ahead
 from pixelmodels.training.averaging import Average
 from pixelmodels.training.finish import write_result
 from pixelmodels.training.finite import FiniteCheck
@@ -92,7 +95,8 @@ class Loop:
         self.workers = Workers(device)
         self.say = say if self.workers.is_first else lambda _: None
         self.report, self.leave = report, leave
-        self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
+        seed, batch_size = self.recipe.seed, self.recipe.batch_size
+        self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=seed, batch_size=batch_size, shared=self.workers.share_windows)
         self.num_images = plan.dataset.num_images("train")
         self.steps_per_epoch = -(-self.num_images // self.recipe.batch_size)
         self.total_steps = self.steps_per_epoch * self.recipe.epochs
@@ -107,6 +111,7 @@ class Loop:
         self.state = RunState(plan, self.workers, device, self.model, self.average, self.optimizer)
         self._restore()
         self.parallel = data_parallel(self.model, self.workers, wrap)
+        self._make_inputs = InputMaker(device, self.model.context_spec, _one_image(plan.dataset), seed, self.recipe.accumulate)
 
         now = time.monotonic()
         self._clock = self._reported = self._saved = self._said = now
@@ -135,65 +140,62 @@ class Loop:
         position, started = self.position, time.monotonic()
         self.model.train()
         step_nats: list[torch.Tensor] = []  # of this worker, not yet in the position
-        for rows, step_images in self.feed.training_rows(position.epoch, position.epoch_step):
-            step_nats.append(self._step(rows, step_images))
-            position.step += 1
-            position.epoch_step += 1
-            position.epoch_images += step_images
-            position.train_images += step_images
-            if self.after_step is not None:
-                self.after_step(position.step)
-            if position.step >= self._next_look:
-                started = self._look(step_nats, started)
+        with closing(made_ahead(self.inputs(position.epoch, position.epoch_step, position.step))) as steps:
+            for inputs in steps:
+                step_nats.append(self._step(inputs))
+                position.step += 1
+                position.epoch_step += 1
+                position.epoch_images += inputs.num_images
+                position.train_images += inputs.num_images
+                if self.after_step is not None:
+                    self.after_step(position.step)
+                if position.step >= self._next_look:
+                    started = self._look(step_nats, started)
         self._collect(step_nats, started)
 
-    def _step(self, rows: Rows, step_images: int) -> torch.Tensor:
-        """One optimizer step on this worker's rows of it; returns the sum of their nats."""
+    def inputs(self, epoch: int, epoch_step: int, step: int) -> Iterator[StepInputs]:
+        """What this worker takes in each step of an epoch, from one of its steps on, which is step `step` of the run."""
+        with self._make_inputs.copying():
+            for number, (rows, step_images) in enumerate(self.feed.training_rows(epoch, epoch_step), step):
+                yield self._make_inputs(rows, step_images, self.workers.share(0, step_images)[0], number)
+
+    def _step(self, inputs: StepInputs) -> torch.Tensor:
+        """One optimizer step on this worker's images of it; returns the sum of their nats."""
         config = self.recipe.optimizer
         learning_rate = config.learning_rate_at(self.position.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        nats = self._gradient(rows, step_images)
+        nats = self._gradient(inputs)
         if config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.average.update(self.model, self.position.step)
         return nats
 
-    def _gradient(self, rows: Rows, step_images: int) -> torch.Tensor:
-        """The gradient of a step, of all workers' rows; returns the sum of the nats of this worker's rows."""
+    def _gradient(self, inputs: StepInputs) -> torch.Tensor:
+        """The gradient of a step, of all workers' images; returns the sum of the nats of this worker's images."""
+        inputs.arrive()
         self.optimizer.zero_grad(set_to_none=True)
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        parts = self.recipe.accumulate
-        first, _ = self.workers.share(0, step_images)
-        keys_B = image_keys(self.recipe.seed, self.position.step, first + np.arange(max(1, len(rows)))).to(self.device)
-        for part in range(parts):
-            start, stop = part * len(rows) // parts, (part + 1) * len(rows) // parts
-            nats += self._backward(rows.part(start, stop), keys_B[start : max(start + 1, stop)], step_images, is_last=part == parts - 1)
+        for part in inputs.parts:
+            nats += self._backward(part, inputs.num_images, is_last=part is inputs.parts[-1])
         return nats
 
-    def _backward(self, rows: Rows, keys_B: torch.Tensor, step_images: int, *, is_last: bool) -> torch.Tensor:
-        """Add the gradient of some rows' nats a sub-pixel, divided by the images of the whole step.
+    def _backward(self, part: StepPart, step_images: int, *, is_last: bool) -> torch.Tensor:
+        """Add the gradient of some images' nats a sub-pixel, divided by the images of the whole step.
 
         Workers average their gradients, hence the factor: the sum over workers is the gradient of the step's mean
-        whatever each one's number of rows. A worker without rows scores an empty image with weight zero, because
-        all workers must take part. Args: `keys_B`, of each row, or of the empty image: what dropout goes by.
+        whatever each one's number of images. A worker without any scores one that stands in with weight zero, because
+        all workers must take part.
         """
-        spec = self.plan.dataset.spec
-        scale = self.workers.count / (step_images * spec.num_subpixels)
-        weight = 1.0 if len(rows) else 0.0
-        if not len(rows):
-            vectors = np.zeros((1, self.plan.dataset.vector_size), np.float32)
-            rows = Rows(np.zeros((1, *spec.shape), np.uint8), np.zeros(1, np.int32), vectors)
-        x_BCHW, context = to_tensors(rows, self.device, self.model.context_spec)
-        if context is not None:
-            context = context.dropped(self.recipe.context_drop_rate, keys_B)
-        use_keys(self.model, keys_B)
+        scale = self.workers.count / (step_images * self.plan.dataset.spec.num_subpixels)
+        context = part.context(self.model.context_spec, self.recipe.context_drop_rate)
+        use_keys(self.model, part.keys_B)
         with averaging_gradients(self.parallel, is_last):
             with autocast(self.device, self.recipe.precision):
-                nll_nats = -self.parallel(x_BCHW, context).sum()
-            (nll_nats * (scale * weight)).backward()
-        return nll_nats.detach().double() * weight
+                nll_nats = -self.parallel(part.batch.x_BCHW, context).sum()
+            (nll_nats * (scale * part.weight)).backward()
+        return nll_nats.detach().double() * part.weight
 
     def _end_epoch(self) -> None:
         """Validate, keep what is best, save, and say how it stands."""
@@ -378,6 +380,12 @@ class Loop:
         if self.report is not None:
             self.report({**metrics, "epoch": float(self.position.epoch), "step": float(self.position.step)})
         self._reported = time.monotonic()
+
+
+def _one_image(dataset: Dataset) -> Rows:
+    """An image that stands in where a worker has none."""
+    vectors_NV = np.zeros((1, dataset.vector_size), np.float32)
+    return Rows(np.zeros((1, *dataset.spec.shape), np.uint8), np.zeros(1, np.int32), vectors_NV)
 
 
 def score(model: PixelModel, batches: Iterator[Rows], num_images: int, workers: Workers, device: torch.device) -> np.ndarray:

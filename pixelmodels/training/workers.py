@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelmodels.data.rows import Share
+from pixelmodels.data.streaming import Part, Windows, WindowTasks
 from pixelmodels.models import Context, PixelModel
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 T = TypeVar("T")
 
@@ -78,6 +83,30 @@ class Workers(Share):
         if self.count > 1:
             dist.all_gather_object(said, text)
         return said
+
+    def share_windows(self, windows: Windows) -> Part:
+        """Each window of a streamed split is read once for all workers; call it in every worker.
+
+        Who starts the tasks is this worker where there is one; where there are more, an actor on the first one's machine, which ends
+        with that worker: the others are told so by Ray when they ask for more.
+        """
+        import ray
+
+        if self.count == 1:
+            return WindowTasks(windows).part
+        name = f"windows-{uuid.uuid4().hex}"
+        if self.is_first:
+            node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+            tasks = ray.remote(num_cpus=0)(WindowTasks).options(name=name, scheduling_strategy=node).remote(windows)
+        name = self.all_said(name)[0]
+        if not self.is_first:
+            tasks = ray.get_actor(name)
+
+        def part(*which: int) -> ObjectRef:
+            found: ObjectRef = ray.get(tasks.in_a_list.remote(*which))[0]
+            return found
+
+        return part
 
     def wait(self) -> None:
         """Go on when all workers are here."""

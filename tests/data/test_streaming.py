@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +14,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pixelmodels.data import Dataset, DatasetConfig, prepare
-from pixelmodels.data.feeds import SizedFeed
+from pixelmodels.data.feeds import SizedFeed, first_rows
 from pixelmodels.data.rows import Rows, Share
-from pixelmodels.data.streaming import WINDOW_SHARDS, _Cutter, _read_shard
+from pixelmodels.data.streaming import WINDOW_SHARDS, Part, StreamedFeed, Windows, WindowTasks, _Cutter, _read_shard
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 from tests.promotion.case import write_dataset
@@ -42,8 +47,35 @@ def drawn_anew(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> D
     return prepare(config, Storage(str(tmp_path_factory.mktemp("dynamic"))))
 
 
-def feed(dataset: Dataset, rank: int = 0, count: int = 1, resident_bytes: int = 0, batch_size: int = BATCH) -> SizedFeed:
-    return SizedFeed(dataset, Share(rank, count), seed=1, batch_size=batch_size, resident_bytes=resident_bytes)
+class CountingStorage(Storage):
+    """A local root that writes down, in a folder that all processes see, each file that is read whole."""
+
+    def __init__(self, root: str, notes: str) -> None:
+        super().__init__(root)
+        self.notes = Path(notes)
+
+    def read_bytes(self, path: str) -> bytes:
+        with open(self.notes, "a") as file:
+            file.write(f"{path}\n")
+        return super().read_bytes(path)
+
+    def times_read(self) -> Counter[str]:
+        """How often each file was read since this was asked before."""
+        found = Counter(self.notes.read_text().split()) if self.notes.exists() else Counter[str]()
+        self.notes.unlink(missing_ok=True)
+        return found
+
+
+def counted(dataset: Dataset, notes: Path) -> tuple[Dataset, CountingStorage]:
+    storage = CountingStorage(dataset.storage.root, str(notes))
+    return Dataset(storage, dataset.folder, dataset.manifest), storage
+
+
+def feed(
+    dataset: Dataset, rank: int = 0, count: int = 1, resident_bytes: int = 0, batch_size: int = BATCH, part: Part | None = None
+) -> SizedFeed:
+    shared = None if part is None else lambda _: part
+    return SizedFeed(dataset, Share(rank, count), seed=1, batch_size=batch_size, resident_bytes=resident_bytes, shared=shared)
 
 
 def joined(parts: list[Rows]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +146,8 @@ def test_a_worker_without_an_image_of_a_step_is_given_none(
 ) -> None:
     for dataset in (digits, with_vectors, drawn_anew):
         alone = list(feed(dataset, batch_size=batch_size).training_rows(0, first_step))
-        shares = [list(feed(dataset, rank, count, batch_size=batch_size).training_rows(0, first_step)) for rank in range(count)]
+        part = WindowTasks(Windows(dataset, 1, batch_size, count)).part
+        shares = [list(feed(dataset, rank, count, 0, batch_size, part).training_rows(0, first_step)) for rank in range(count)]
         assert 0 in {len(rows) for one in shares for rows, _ in one}
         assert alone and {len(one) for one in shares} == {len(alone)}
         for step, (rows, size) in enumerate(alone):
@@ -173,12 +206,96 @@ def test_a_damaged_shard_is_told_by_the_task_that_reads_it(damage: str, ray_clus
         assert "\n" not in str(told.value)
 
 
-def test_pieces_are_cut_out_of_tables_of_any_length() -> None:
-    tables = [pa.table({"a": pa.array(range(start, stop), pa.int64())}) for start, stop in ((0, 0), (0, 3), (3, 3), (3, 4), (4, 9), (9, 9))]
-    empty = tables[0]
-    cutter = _Cutter(iter(tables), empty)
-    pieces = [cutter.take(count)["a"].to_pylist() for count in (0, 2, 0, 3, 0, 4, 0)]
-    assert pieces == [[], [0, 1], [], [2, 3, 4], [], [5, 6, 7, 8], []]
+def test_pieces_are_cut_out_of_rows_of_any_length() -> None:
+    def rows(start: int, stop: int) -> Rows:
+        images_NCHW = np.arange(start, stop, dtype=np.uint8)[:, None, None, None]
+        images_NCHW.flags.writeable = False  # as those of the object store are
+        return Rows(images_NCHW, np.arange(start, stop, dtype=np.int32))
+
+    empty = rows(0, 0)
+    cutter = _Cutter(iter([rows(start, stop) for start, stop in ((0, 0), (0, 3), (3, 3), (3, 4), (4, 9), (9, 9))]), empty)
+    pieces = [cutter.take(count) for count in (0, 2, 0, 3, 0, 4, 0)]
+    assert [piece.images_NCHW.ravel().tolist() for piece in pieces] == [[], [0, 1], [], [2, 3, 4], [], [5, 6, 7, 8], []]
+    assert [piece.labels_N.tolist() for piece in pieces if piece.labels_N is not None][3] == [2, 3, 4]
+    assert all(piece.images_NCHW.flags.writeable and piece.vectors_NV is None for piece in pieces if len(piece))
     with pytest.raises(RuntimeError, match="ended 1 images early"):
         cutter.take(1)
     assert _Cutter(iter(()), empty).take(0) is empty
+
+
+class Shards:
+    """What the order of an epoch goes by."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.sizes = sizes
+
+    def shards(self, split: str) -> list[dict[str, int]]:
+        return [{"num_images": size} for size in self.sizes]
+
+    def num_images(self, split: str) -> int:
+        return sum(self.sizes)
+
+    def split_bytes(self, split: str) -> int:
+        return 3072 * sum(self.sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seed", "sha256"),
+    [
+        ((150,) * 9 + (76,), 1, "c035a765105fbbf35acc3f2491c5635d29cf51e2f138334bee7d94fee7300859"),
+        ((7, 1, 300, 2, 2, 64), 2**64 - 1, "2ac2e4581080e107827ad6efeb8c8003aed92d32d483c985d9199f6e9aff2c21"),
+        ((5,), 0, "c1260ea431d0c73b0f6ebd0d501a888d8738a94d2744d39e4c41aca9afddd859"),
+    ],
+)
+def test_the_order_of_an_epoch_is_what_it_was(sizes: tuple[int, ...], seed: int, sha256: str) -> None:
+    """Runs that an earlier version (aae2f54) began go on in the middle of an epoch."""
+    source: Any = StreamedFeed(Shards(*sizes), Share(), seed=seed, batch_size=64)  # type: ignore[arg-type]
+    digest = hashlib.sha256()
+    for epoch in range(3):
+        for step in range(-(-sum(sizes) // 64)):
+            digest.update(source.indices(epoch, step).astype("<i8").tobytes())
+    assert digest.hexdigest() == sha256
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_workers_together_read_each_shard_of_an_epoch_once(digits: Dataset, count: int, tmp_path: Path) -> None:
+    dataset, storage = counted(digits, tmp_path / "read")
+    part = WindowTasks(Windows(dataset, 1, BATCH, count)).part
+    expected = Counter(f"{dataset.folder}/{shard['file']}" for shard in dataset.shards("train"))
+    feeds = [feed(dataset, rank, count, part=part) for rank in range(count)]
+    for epoch in (0, 1):
+        for alone in zip(*[one.training_rows(epoch, 0) for one in feeds], strict=True):  # all of them step by step
+            assert {size for _, size in alone} == {sum(len(rows) for rows, _ in alone)}
+        assert storage.times_read() == expected
+    order = Windows(dataset, 1, BATCH, count)._order(2)[0]
+    for one in feeds:  # or one after the other, and from the third window on, as after a restart
+        list(one.training_rows(2, -(-1200 // BATCH)))
+    assert storage.times_read() == Counter(f"{dataset.folder}/{dataset.shards('train')[shard]['file']}" for shard in order[8:])
+
+
+def test_a_worker_that_begins_an_epoch_again_has_the_same_rows(digits: Dataset) -> None:
+    """Whatever was left of it, and whichever other epoch was looked at meanwhile."""
+    part = WindowTasks(Windows(digits, 1, BATCH, 2)).part
+    source = feed(digits, 1, 2, part=part)
+    expected, _ = joined([rows for rows, _ in source.training_rows(0, 0)])
+    begun = source.training_rows(0, 0)
+    first = [next(begun)[0], next(begun)[0]]
+    next(source.training_rows(1, 3))
+    rest, _ = joined([*first, *(rows for rows, _ in begun)])
+    np.testing.assert_array_equal(rest, expected)
+
+
+def test_no_more_is_read_ahead_than_the_object_store_is_to_hold() -> None:
+    def ahead(num_images: int, count: int) -> int:
+        return Windows(Shards(*[num_images] * 100), 0, 1, count).ahead()  # type: ignore[arg-type]
+
+    assert [ahead(2048, count) for count in (1, 23, 24, 64, 1000)] == [2, 2, 3, 8, 10]  # windows of 25 MB
+    assert [ahead(10_000, count) for count in (1, 1000)] == [2, 2] and ahead(30_000, 1) == 1  # of 123 and 369 MB
+
+
+def test_what_begins_a_run_is_read_and_no_more(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelmodels.data.feeds.RESIDENT_BYTES", 0)
+    dataset, storage = counted(digits, tmp_path / "read")
+    rows = first_rows(dataset, seed=1, batch_size=BATCH)
+    assert storage.times_read().total() == WINDOW_SHARDS
+    np.testing.assert_array_equal(rows.images_NCHW, digits.read("train").images_NCHW[feed(digits).indices(0, 0)])

@@ -16,12 +16,12 @@ STEPS = 3
 
 def worker(rank: int, count: int, folder: str) -> None:
     loop = Loop(tiny_plan(Storage(f"{folder}/run"), tiny_recipe(condition_on=(), accumulate=2), TinyDataset()), torch.device("cpu"))
-    rows, size = next(iter(loop.feed.training_rows(0, 0)))
-    loop._gradient(rows, size)  # after the first one torch sorts its buckets anew, and tells the others
-    loop._gradient(rows, size)
+    inputs = next(loop.inputs(0, 0, 0))
+    loop._gradient(inputs)  # after the first one torch sorts its buckets anew, and tells the others
+    loop._gradient(inputs)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         for _ in range(STEPS):
-            loop._step(rows, size)
+            loop._step(inputs)
     events = [event for event in profile.events() if event.name.startswith("gloo:")]
     told = [(event.name, sum(torch.Size(shape).numel() for shape in event.input_shapes)) for event in events]
     found = {"told": told, "parameters": loop.model.num_parameters, "buffers": sum(one.numel() for one in loop.model.buffers())}

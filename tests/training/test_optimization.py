@@ -27,8 +27,7 @@ def gradients_of_a_step(storage: Storage, architecture: str, **changes: object) 
     loop = Loop(tiny_plan(storage, recipe), CPU, say=lambda _: None)
     loop.model.double().train()
     loop.average.model.double()
-    rows, step_images = next(iter(loop.feed.training_rows(0, 0)))
-    loop._step(rows, step_images)
+    loop._step(next(loop.inputs(0, 0, 0)))
     return {name: parameter.grad for name, parameter in loop.model.named_parameters() if parameter.grad is not None}
 
 
@@ -93,8 +92,7 @@ def test_a_step_in_bfloat16_is_finite_and_its_likelihood_is_of_float32(
     monkeypatch.setattr(likelihood, "log_prob_map", log_prob_map)
     monkeypatch.setattr(loop.model, "network", recorded)
     loop.model.train()
-    rows, step_images = next(iter(loop.feed.training_rows(0, 0)))
-    nats = loop._step(rows, step_images)
+    nats = loop._step(next(loop.inputs(0, 0, 0)))
     assert types == [torch.bfloat16, torch.float32]
     assert torch.isfinite(nats)
     assert all(torch.isfinite(parameter.grad).all() for parameter in loop.model.parameters() if parameter.grad is not None)

@@ -28,7 +28,7 @@ def conditional_recipe(**changes: Any) -> Any:
 
 
 def gradient(loop: Loop, rows: Any, step_images: int) -> torch.Tensor:
-    loop._gradient(rows, step_images)
+    loop._gradient(loop._make_inputs(rows, step_images, loop.workers.share(0, step_images)[0], loop.position.step))
     return torch.cat([parameter.grad.flatten() for parameter in loop.model.parameters()])
 
 

@@ -45,6 +45,10 @@ class TinyDataset:
     names: tuple[str, ...] = ()  # of the classes; a, b, ... unless given
 
     @property
+    def shape_CHW(self) -> tuple[int, int, int]:
+        return self.spec.shape
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         return self.names or tuple("abcdefgh"[: self.num_classes])
 

@@ -1,0 +1,271 @@
+"""How images come to training: read from shards, streamed beside held in memory, and how often they are read.
+
+    python -m benchmarks.data_feeding             # about 10 minutes, on a machine where nothing else runs
+    python -m benchmarks.data_feeding --quick     # small sizes, one round: about 3 minutes; the figures are rough
+
+`reading`: 32x32 RGB images a second of one core's time from shards on a local disk, all of it: the file, its sha256, Parquet, the array of
+a window, and each of two workers' rows. `thread`: images a second of a small net in this process with as many torch threads as there are
+cores, what the next steps take made by a thread, and made between the steps, the two in turn. `training`: images a second of that net in
+one worker of Ray Train, the data set on an S3 server on this machine (SeaweedFS, `cluster/servers.py`), the train split in memory and
+streamed, the two in turn; of each epoch but the first, in which the one reads all and the other starts its tasks. `over` is the median of
+the rounds' ratios. `bytes`: what two workers together read of each split in one epoch and the test after it, over the split's size in
+storage; each split is streamed.
+The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cluster.local_cluster import LocalCluster, LocalClusterOptions
+from pixelmodels import ray_cluster
+from pixelmodels.commandline import parse
+from pixelmodels.data import Dataset, DatasetConfig, feeds
+from pixelmodels.data.config import SPLITS
+from pixelmodels.data.dataset import FORMAT_VERSION, MANIFEST
+from pixelmodels.data.shards import encode_shard
+from pixelmodels.data.streaming import WINDOW_SHARDS, Windows
+from pixelmodels.errors import exit_with
+from pixelmodels.likelihoods import LikelihoodConfig
+from pixelmodels.models.pixelcnn import PixelCNNConfig
+from pixelmodels.ray_cluster import WorkerNeeds
+from pixelmodels.recipes.recipe import OptimizerConfig, Recipe, run_key
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.storage import Storage
+from pixelmodels.training import loop
+from pixelmodels.training.ahead import made_ahead
+from pixelmodels.training.plan import RunPlan
+from pixelmodels.training.trainer import run_group, wrap
+
+RESULTS = Path(__file__).parent / "results"
+SPEC = ImageSpec(3, 32, 32, 256)
+FOLDER = "datasets/feeding"
+ROWS_PER_SHARD = DatasetConfig().rows_per_shard
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Measure how images come to training."""
+
+    quick: bool = False  # small sizes and one round, to see that it works; the figures are rough
+    rounds: int = 3  # of the two trainings in turn (1 with --quick)
+    epochs: int = 3  # of each training, of which the first is not counted
+    num_shards: int = 16  # of the train split, of 2048 images each (5 of 512 with --quick)
+    out: Path = RESULTS  # folder for the JSON
+
+
+class CountingStorage(Storage):
+    """A storage root that writes down how many bytes of each file are read, in a file that all processes of the machine append to."""
+
+    def __init__(self, root: str, notes: str) -> None:
+        super().__init__(root)
+        self.notes = notes
+
+    def read_bytes(self, path: str) -> bytes:
+        data = super().read_bytes(path)
+        self._note(path, len(data))
+        return data
+
+    def open_input(self, path: str) -> pa.NativeFile:
+        self._note(path, self.size(path))  # as if all of it were read
+        return super().open_input(path)
+
+    def _note(self, path: str, num_bytes: int) -> None:
+        with open(self.notes, "a") as file:
+            file.write(f"{num_bytes} {path}\n")
+
+
+def images(count: int, seed: int) -> np.ndarray:
+    """Smooth colours under noise, which no compression makes much smaller, as it does not photographs: N,H,W,C."""
+    rng = np.random.default_rng(seed)
+    smooth_NHWC = np.kron(rng.uniform(40, 216, (count, 4, 4, 3)).astype(np.float32), np.ones((1, 8, 8, 1), np.float32))
+    return np.clip(smooth_NHWC + rng.normal(0, 12, smooth_NHWC.shape), 0, 255).astype(np.uint8)
+
+
+def write_dataset(storage: Storage, num_shards: int, rows: int) -> Dataset:
+    """A data set of generated images as `prepare` would write it."""
+    splits: dict[str, Any] = {}
+    for number, (split, shards) in enumerate(zip(SPLITS, (num_shards, 1, 1), strict=True)):
+        entries = []
+        for shard in range(shards):
+            name = f"{split}-{shard:05d}.parquet"
+            keys = [f"{split}/{shard}/{row}" for row in range(rows)]
+            data = encode_shard(images(rows, 1000 * number + shard), [row % 10 for row in range(rows)], keys, SPEC.levels)
+            storage.write_bytes(f"{FOLDER}/{name}", data)
+            entries.append({"file": name, "num_images": rows, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        splits[split] = {"num_images": shards * rows, "num_unlabelled": 0, "shards": entries}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "name": "feeding",
+        "fingerprint": "0" * 12,
+        "image": dataclasses.asdict(SPEC),
+        "label_names": [str(label) for label in range(10)],
+        "train_images_are_grey": False,
+        "skipped": {"count": 0, "num_hidden": 0},
+        "splits": splits,
+    }
+    storage.write_bytes(f"{FOLDER}/{MANIFEST}", json.dumps(manifest).encode())
+    return Dataset(storage, FOLDER, manifest)
+
+
+def reading(rows: int, num_times: int = 5) -> dict[str, float]:
+    """Images a second of one core's time, best of some windows, through all that a task does."""
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(Storage(folder), WINDOW_SHARDS, rows)
+        windows = Windows(dataset, 0, BATCH, 2)
+        windows.read(0, 0, 0)  # once, for what is made when it is first used
+        spent = []
+        for epoch in range(num_times):
+            began = time.process_time()
+            parts = windows.read(epoch, 0, 0)
+            spent.append(time.process_time() - began)
+            if sum(map(len, parts)) != dataset.num_images("train"):
+                raise RuntimeError(f"{sum(map(len, parts))} images of {dataset.num_images('train')} were read")
+    return {"images_per_core_second": round(sum(map(len, parts)) / min(spent)), "window_images": sum(map(len, parts))}
+
+
+def thread(num_shards: int, rows: int, rounds: int) -> dict[str, Any]:
+    """Images a second with a thread that makes what the next steps take, and without it."""
+    speeds: dict[str, list[float]] = {"with": [], "without": []}
+    ways: dict[str, Any] = {"with": made_ahead, "without": lambda items: (item for item in items)}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(Storage(folder), num_shards, rows)
+        for number in range(rounds):
+            for how in list(ways)[:: 1 - 2 * (number % 2)]:
+                found: list[float] = []
+                loop.made_ahead = ways[how]
+                plan = dataclasses.replace(plan_of(dataset, f"{how}-{number}", 2), num_threads=ray_cluster.num_cores())
+                loop.train(plan, say=lambda _: None, report=lambda metrics, to=found: to.append(metrics.get("images_per_second", 0.0)))
+                speeds[how].append(found[1])  # of the second epoch
+    loop.made_ahead = made_ahead
+    medians = {how: round(statistics.median(found), 1) for how, found in speeds.items()}
+    over = [ahead / alone for ahead, alone in zip(speeds["with"], speeds["without"], strict=True)]
+    return {**medians, "over": round(statistics.median(over), 4), "over_of_rounds": [round(one, 4) for one in over]}
+
+
+def plan_of(dataset: Dataset, place: str, epochs: int) -> RunPlan:
+    """A small net, whose training asks for many images a second."""
+    model = PixelCNNConfig(num_layers=1, num_features=8, first_kernel_size=3, head_features=16)
+    recipe = Recipe(
+        name="feeding",
+        dataset=DatasetConfig(),
+        model=model,
+        likelihood=LikelihoodConfig("discretized_logistic_mixture"),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        batch_size=BATCH,
+        epochs=epochs,
+        num_samples=0,
+    )
+    key = run_key(recipe, dataset.fingerprint)
+    return RunPlan(recipe, dataset, Storage(dataset.storage.root), key, num_threads=1, report_epochs=True, place=place)
+
+
+def worker(config: dict[str, Any]) -> str:
+    """What each worker runs: the training; gives the images a second of each epoch.
+
+    Args: `config` with the plan, and the bytes from which on a split is streamed.
+    """
+    import ray.train.torch
+
+    feeds.RESIDENT_BYTES = config["resident_bytes"]
+    speeds: list[float] = []
+
+    def report(metrics: dict[str, float]) -> None:
+        if "images_per_second" in metrics:
+            speeds.append(metrics["images_per_second"])
+
+    loop.train(config["plan"], device=ray.train.torch.get_device(), wrap=wrap, say=lambda _: None, report=report)
+    return json.dumps(speeds)
+
+
+def training(dataset: Dataset, arguments: Arguments) -> dict[str, Any]:
+    """Images a second of epochs, held in memory and streamed."""
+    speeds: dict[str, list[float]] = {"resident": [], "streamed": []}
+    of_epochs: dict[str, list[list[float]]] = {"resident": [], "streamed": []}
+    resident_bytes = {"resident": 1 << 60, "streamed": 0}
+    for number in range(1 if arguments.quick else arguments.rounds):
+        for how in list(resident_bytes)[:: 1 - 2 * (number % 2)]:  # neither is always the first
+            config = {"plan": plan_of(dataset, f"{how}-{number}", arguments.epochs), "resident_bytes": resident_bytes[how]}
+            found = json.loads(str(run_group(worker, config, WorkerNeeds(1))))
+            of_epochs[how].append([round(speed, 1) for speed in found])
+            speeds[how].append(statistics.mean(found[1:]))
+            print(f"round {number + 1}, {how}: {of_epochs[how][-1]} images/s", file=sys.stderr)
+    over = [streamed / resident for streamed, resident in zip(speeds["streamed"], speeds["resident"], strict=True)]
+    medians = {how: round(statistics.median(found), 1) for how, found in speeds.items()}
+    return {**medians, "over": round(statistics.median(over), 4), "over_of_rounds": [round(one, 4) for one in over], "epochs": of_epochs}
+
+
+def bytes_read(dataset: Dataset) -> dict[str, float]:
+    """What two workers read of each split over its size, in a training of one epoch and its test."""
+    with tempfile.TemporaryDirectory() as folder:
+        notes = Path(folder) / "read"
+        counting = Dataset(CountingStorage(dataset.storage.root, str(notes)), dataset.folder, dataset.manifest)
+        run_group(worker, {"plan": plan_of(counting, "counted", 1), "resident_bytes": 0}, WorkerNeeds(2))
+        read = Counter[str]()
+        for line in notes.read_text().splitlines():
+            num_bytes, path = line.split()
+            read[path.removeprefix(f"{dataset.folder}/")] += int(num_bytes)
+    files = {split: {shard["file"]: shard["num_bytes"] for shard in dataset.shards(split)} for split in SPLITS}
+    shares = {split: sum(read[name] for name in of_split) / sum(of_split.values()) for split, of_split in files.items()}
+    whole = sum(sum(of_split.values()) for of_split in files.values())
+    return {**{split: round(share, 3) for split, share in shares.items()}, "all": round(read.total() / whole, 3), "size": whole}
+
+
+@contextmanager
+def bucket() -> Iterator[Storage]:
+    """A storage root on an S3 server of this machine, which this process and all that it starts know."""
+    with LocalCluster(LocalClusterOptions(workers=0, s3=True, loopback=True), with_ray=False) as servers:
+        assert servers.bucket is not None
+        os.environ.update(servers.bucket.variables)
+        yield Storage(f"{servers.bucket.storage}/feeding")
+
+
+def main() -> int:
+    """Measure, print and write."""
+    arguments = parse(Arguments)
+    rows, num_shards = (512, 5) if arguments.quick else (ROWS_PER_SHARD, arguments.num_shards)
+    in_process = {"reading": reading(rows), "thread": thread(2, rows, 2 if arguments.quick else 2 * arguments.rounds)}
+    with bucket() as storage:
+        ray_cluster.connect()
+        dataset = write_dataset(storage, num_shards, rows)
+        report = {
+            "benchmark": "data_feeding",
+            "date": datetime.date.today().isoformat(),
+            "quick": arguments.quick,
+            "cores": ray_cluster.num_cores(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "train_images": dataset.num_images("train"),
+            **in_process,
+            "training": training(dataset, arguments),
+            "bytes": bytes_read(dataset),
+            "load_average_at_end": os.getloadavg()[0],
+        }
+    name = f"data_feeding-{report['date']}" + ("-quick" if arguments.quick else "")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
