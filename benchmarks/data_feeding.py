@@ -28,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +153,18 @@ def thread(num_shards: int, rows: int, rounds: int) -> dict[str, Any]:
         for number in range(rounds):
             for how in list(ways)[:: 1 - 2 * (number % 2)]:
                 found: list[float] = []
-                loop.made_ahead = ways[how]
+                setattr(loop, "made_ahead", ways[how])  # noqa: B010 (a name that the module imports)
                 plan = dataclasses.replace(plan_of(dataset, f"{how}-{number}", 2), num_threads=ray_cluster.num_cores())
-                loop.train(plan, say=lambda _: None, report=lambda metrics, to=found: to.append(metrics.get("images_per_second", 0.0)))
+                loop.train(plan, say=lambda _: None, report=partial(_note_speed, found))
                 speeds[how].append(found[1])  # of the second epoch
-    loop.made_ahead = made_ahead
+    setattr(loop, "made_ahead", made_ahead)  # noqa: B010
     medians = {how: round(statistics.median(found), 1) for how, found in speeds.items()}
     over = [ahead / alone for ahead, alone in zip(speeds["with"], speeds["without"], strict=True)]
     return {**medians, "over": round(statistics.median(over), 4), "over_of_rounds": [round(one, 4) for one in over]}
+
+
+def _note_speed(found: list[float], metrics: dict[str, float]) -> None:
+    found.append(metrics.get("images_per_second", 0.0))
 
 
 def plan_of(dataset: Dataset, place: str, epochs: int) -> RunPlan:

@@ -100,7 +100,7 @@ def test_every_kind_of_bad_file_is_in_the_table_and_counted(pictures: Path, stor
     kinds = {"no image": 3, "too large": 2, "damaged": 2, "empty": 1, "unreadable": 1, "unknown range": 1}
     assert dataset.manifest["skipped"]["count"] == dataset.num_skipped == len(told) == 10
     assert dataset.manifest["skipped"]["kinds"] == kinds
-    (line,) = said
+    *_, line = said
     assert "10 files put aside (3 no image, 2 " in line and "and 7 more; all in" in line and "/rejected.parquet" in line
     # The images are all there, as without the others.
     assert [dataset.read(split).keys for split in SPLITS] == [plain.read(split).keys for split in SPLITS]
@@ -330,7 +330,7 @@ def test_options_out_of_range_are_one_line(options: dict[str, object], told: str
     ("arguments", "told"),
     [
         (["--source", "folder", "--path", "{empty}"], "has no images"),
-        (["--source", "pictures"], "dataset source 'pictures' unknown; have binarized_mnist, cifar10, digits"),
+        (["--source", "pictures"], "dataset source 'pictures' unknown; have arrays, binarized_mnist, cifar10, cifar100, digits, emnist"),
         (["--storage", "/proc/nowhere"], "storage root '/proc/nowhere' cannot be written"),
         (["--levels", "300"], "300 levels asked for; give 2..256"),
         (["--name", "n" * 245], "has 245 letters, too many for a folder; give at most 242"),
