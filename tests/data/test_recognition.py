@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
 import dataclasses
 import io
 import tarfile
@@ -221,7 +220,6 @@ def test_packed_archives_are_unpacked_as_told(tmp_path: Path, monkeypatch: pytes
     with tarfile.open(tmp_path / "fashion set.tar.bz2", "w:bz2") as archive:
         for file in (tmp_path / "files").iterdir():
             archive.add(file, file.name)
-    assert bz2.open("fashion set.tar.bz2").read(1)
     text = told(tmp_path / "fashion set.tar.bz2")
     command, path = text.partition("unpack it (")[2].split(") and give --path ")
     subprocess.run(command, shell=True, check=True)
