@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -76,6 +77,7 @@ HERE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "packed tar shards": ("webdataset", touch("train-000000.tar.gz", "train-000001.tar.gz")),
     "hidden files": ("folder", lambda folder: (write_images(folder), touch(".DS_Store", "__MACOSX/x.npy", ".cache/y.npz")(folder))),
 }
+HERE["what is no file"] = ("folder", lambda folder: (write_images(folder, "1"), strange(folder)))
 BELOW: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "torchvision's mnist": ("mnist", "MNIST/raw", lambda folder: in_folder(folder / "MNIST/raw", write_mnist)),
     "torchvision's cifar": (
@@ -85,7 +87,15 @@ BELOW: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     ),
     "an unpacked archive": ("cifar100", "cifar-100-binary", lambda folder: in_folder(folder / "cifar-100-binary", cifar100)),
     "arrays": ("arrays", "data", touch("data/x.npy", "notes.txt")),
+    "hugging face": ("huggingface", "saved", touch("saved/dataset_dict.json", "saved/train/state.json", "saved/test/state.json")),
 }
+
+
+def strange(folder: Path) -> None:
+    """A pipe, which would never end to be read, a link to nowhere and one to itself."""
+    os.mkfifo(folder / "0_pipe")
+    (folder / "0_nowhere").symlink_to(folder / "gone")
+    (folder / "0_ring").symlink_to(folder / "0_ring")
 
 
 def cifar100(folder: Path) -> None:
