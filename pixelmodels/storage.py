@@ -226,14 +226,15 @@ class Storage:
     def glance(self, path: str = "", most: int = 1000) -> tuple[str, ...]:
         """Names of some direct children of a folder, at most `most` of them; those of folders end in `/`. In a bucket it is one request.
 
-        None where the folder does not exist, or is a file.
+        None where the folder does not exist, or is a file. On disk only files and folders are named: no sockets, no broken links.
         """
         _, full = self.fs_and_path(path)
         if self.is_local:
             if not os.path.isdir(full):
                 return ()
             with os.scandir(full) as entries:
-                return tuple(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in itertools.islice(entries, most)))
+                marks = [(entry, _mark(entry)) for entry in itertools.islice(entries, most)]
+            return tuple(sorted(entry.name + mark for entry, mark in marks if mark is not None))
         bucket, _, key = full.partition("/")
         prefix = f"{key}/" if key else ""
         if self.kind == "gs":
@@ -281,7 +282,7 @@ class Storage:
         """Write a whole file so that a reader sees all of it or none: a rename (local), one upload (bucket)."""
         filesystem, full = self.fs_and_path(path)
         if not self.is_local:
-            with _telling_what(self.uri(path)), filesystem.open_output_stream(full) as stream:
+            with _telling_what(self.uri(path)), filesystem.open_output_stream(full, compression=None) as stream:
                 stream.write(data)
             return
         with _telling_full(full):
@@ -411,6 +412,13 @@ class Storage:
 def _temporary() -> str:
     """A name of its own for a file that is being written."""
     return f".tmp-{uuid.uuid4().hex}"
+
+
+def _mark(entry: os.DirEntry[str]) -> str | None:
+    """What follows the name of a folder (`/`) and that of a file (nothing); None of what is neither."""
+    with suppress(OSError):  # a ring of links
+        return "/" if entry.is_dir() else "" if entry.is_file() else None
+    return None
 
 
 def _delete_stale(folder: str) -> None:

@@ -93,7 +93,10 @@ class Block:
         start, order = self.stream.tell(), [self.axes.index(axis) for axis in "HWC" if axis in self.axes]
         for number in numbers:
             self.stream.seek(start + number * self.num_bytes + self.num_before)
-            values = np.frombuffer(self.stream.read(self.num_bytes - self.num_before), self.dtype).reshape(self.sizes).transpose(order)
+            data = self.stream.read(self.num_bytes - self.num_before)
+            if len(data) != self.num_bytes - self.num_before:
+                raise EOFError(f"it ends before image {number}")
+            values = np.frombuffer(data, self.dtype).reshape(self.sizes).transpose(order)
             values_HWC = values if "C" in self.axes else values[..., None]
             yield (np.rint(values_HWC.astype(np.float64) * 255) if self.dtype.kind == "f" else values_HWC).astype(np.uint8, copy=False)
 
@@ -143,7 +146,7 @@ class PackedSource:
 
     def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
         """Images H,W,C of a part, by their places in increasing order."""
-        with self.block(part) as block:
+        with self._whole(part), self.block(part) as block:
             yield from block.images(numbers)
 
     def settled(self, found: list[Contents]) -> list[Contents]:
@@ -192,10 +195,19 @@ class PackedSource:
 
     def _look(self, task: Record) -> Record:
         part = self._by_name()[task["part"]]
-        contents = self.look(part)
+        with self._whole(part):
+            contents = self.look(part)
         if not contents.count or not math.prod(contents.shape):
             raise self.bad(part.images, f"it holds {contents.count} images of {' x '.join(map(str, contents.shape))}")
         return asdict(contents)
+
+    @contextmanager
+    def _whole(self, part: Part) -> Iterator[None]:
+        """Tell in one line that a file is shorter, or longer, than it should be."""
+        try:
+            yield
+        except EOFError as error:
+            raise self.bad(part.images, str(error)) from error
 
     def _by_name(self) -> dict[str, Part]:
         return {part.name: part for part in sorted(self.parts(), key=lambda part: part.name)}

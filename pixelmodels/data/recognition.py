@@ -39,6 +39,7 @@ class Kind:
     names: tuple[str, ...]  # patterns: each is the name of some file of one folder
     takes_file: bool = False  # whether the source also reads one file by its path
     goes_deep: bool = False  # whether the source looks into folders itself
+    has_parts: bool = False  # whether folders of the kind below one of it are its parts
 
 
 # Sets with names of their own, then kinds by their endings.
@@ -53,7 +54,7 @@ SETS = (
     Kind("svhn", "SVHN's cropped digits", (r"(train|test|extra)_32x32\.mat",)),
 )
 GENERAL = (
-    Kind("huggingface", "a Hugging Face data set", (r"dataset_dict\.json|dataset_info\.json|state\.json",), goes_deep=True),
+    Kind("huggingface", "a Hugging Face data set", (r"dataset_dict\.json|dataset_info\.json|state\.json",), has_parts=True),
     Kind("parquet", "Parquet or Arrow files", (r".*\.(parquet|arrow|feather)",), takes_file=True, goes_deep=True),
     Kind("webdataset", "tar shards", (rf"(?!{_KNOWN_PACKED}).*(\.tar|-\d+\.(tar\.gz|tgz))",), takes_file=True, goes_deep=True),
     Kind("arrays", "NumPy arrays", (r".*\.(npz|npy)",), takes_file=True),
@@ -159,6 +160,8 @@ def _in_folder(storage: Storage, path: str, top: _Folder) -> Found:
         kind, places = next(iter(found.values()))
         if kind.goes_deep:
             return Found(kind.source, path, kind.about)
+        if kind.has_parts:
+            places = [place for place in places if not any(_lies_in(place, other) for other in places)]
         if len(places) == 1:
             return Found(kind.source, f"{path.rstrip('/')}/{places[0]}" if places[0] else path, kind.about)
         raise UserError(f"'{path}' holds {kind.about} in several folders ({_few(places)}); give one of them with --path")
@@ -169,6 +172,10 @@ def _in_folder(storage: Storage, path: str, top: _Folder) -> Found:
         raise _unpack(storage, f"{path.rstrip('/')}/{packed}", posixpath.basename(packed))
     names = [*top.files, *(f"{name}/" for name in top.folders)]
     raise UserError(f"'{path}' holds nothing that is recognized (it has {_few(names)}); {_choices()}")
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    return inner != outer and (not outer or inner.startswith(f"{outer}/"))
 
 
 def _look(storage: Storage, path: str) -> _Folder:

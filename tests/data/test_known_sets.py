@@ -21,7 +21,7 @@ from pixelmodels.data.pickled import read_pickled
 from pixelmodels.data.source import Survey
 from pixelmodels.data.sources import open_source
 from pixelmodels.errors import UserError
-from tests.data.test_packed_sources import NAMES, write_cifar10, write_imagenet
+from tests.data.test_packed_sources import NAMES, write_cifar10, write_imagenet, write_mnist
 from tests.data.writers import (
     Bytes,
     idx,
@@ -429,3 +429,16 @@ def test_variants_are_told(tmp_path: Path) -> None:
     assert "extra_32x32.mat' is missing" in told("svhn", tmp_path, variant="extra")
     with pytest.raises(UserError, match="variant 'extra' is given, and source 'mnist' has none"):
         opened("mnist", tmp_path, variant="extra")
+
+
+@pytest.mark.parametrize("source", ["mnist", "cifar10", "svhn"])
+def test_a_file_that_became_shorter_is_told(source: str, tmp_path: Path) -> None:
+    writers = {"mnist": write_mnist, "cifar10": write_cifar10, "svhn": lambda folder: write_svhn(folder, compress=False)}
+    writers[source](tmp_path)
+    file = {"mnist": "t10k-images-idx3-ubyte", "cifar10": "test_batch.bin", "svhn": "test_32x32.mat"}[source]
+    found = opened(source, tmp_path)
+    survey = found.survey()
+    data = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(data[: len(data) * 3 // 8] if source == "svhn" else data[: len(data) // 2 // 3073 * 3073])
+    with pytest.raises(UserError, match=rf"{file}' is not a whole file of '{source}'"):
+        images_of(found, survey, "test")

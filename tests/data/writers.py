@@ -67,16 +67,8 @@ def python2(value: Any) -> bytes:
     assert isinstance(value, np.ndarray) and value.dtype == np.uint8
     made = b"cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85q\x09U\x01bq\x0a\x87Rq\x0b"
     dtype = b"cnumpy\ndtype\nq\x0cU\x02u1q\x0dK\x00K\x01\x87Rq\x0e(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    return (
-        made
-        + b"(K\x01"
-        + b"".join(map(number, value.shape))
-        + {1: b"\x85", 2: b"\x86", 3: b"\x87"}[value.ndim]
-        + dtype
-        + b"\x89"
-        + string(value.tobytes())
-        + b"tb"
-    )
+    shape = b"".join(map(number, value.shape)) + {1: b"\x85", 2: b"\x86", 3: b"\x87"}[value.ndim]
+    return made + b"(K\x01" + shape + dtype + b"\x89" + string(value.tobytes()) + b"tb"
 
 
 def python2_pickle(value: Any) -> bytes:

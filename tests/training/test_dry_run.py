@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines import train_all as pipeline
@@ -107,6 +108,19 @@ def test_the_files_of_data_path_are_used_and_their_shape_is_checked(
         check_images(dataclasses.replace(options, suite="imagenet64", only=()), dataset)
     named: Any = dataclasses.replace(options, data_path=None, dataset=dataset.name, only=("pixelcnn",))
     assert any("train 1" in line and "10 classes" in line for line in said(named, monkeypatch, LARGE))
+
+
+def test_files_of_ones_own_take_the_place_of_images_that_ship(tmp_path: Path) -> None:
+    path, lines = str(tmp_path / "mine.npz"), list[str]()
+    np.savez(path, x_train=np.zeros((4, 6, 6), np.uint8), x_test=np.zeros((2, 6, 6), np.uint8))
+    recipes = TrainAll(data_path=path).recipes(lines.append)
+    assert {(recipe.dataset.source, recipe.dataset.path) for recipe in recipes} == {("arrays", path)}
+    assert len(lines) == 1 and f"'{path}' is taken for NumPy arrays (source arrays)" in lines[0]
+    (recipe, *_) = TrainAll(suite="cifar10", data_path=path).recipes(lines.append)
+    assert (recipe.dataset.source, recipe.dataset.path) == ("cifar10", path) and len(lines) == 1
+    with pytest.raises(UserError, match=r"does not exist; give --path FOLDER"):
+        TrainAll(data_path=f"{path}.gone").recipes()
+    assert TrainAll(data_path=f"{path}.gone", dataset="digits").recipes()[0].dataset.source == "digits"
 
 
 def test_flags_change_recipes() -> None:
