@@ -254,7 +254,7 @@ class Storage:
         """Write a whole file so that a reader sees all of it or none: a rename (local), one upload (bucket)."""
         filesystem, full = self.fs_and_path(path)
         if not self.is_local:
-            with _telling_what(self.uri(path)), filesystem.open_output_stream(full) as stream:
+            with _telling_what(self.uri(path)), filesystem.open_output_stream(full, compression=None) as stream:
                 stream.write(data)
             return
         with _telling_full(full):
