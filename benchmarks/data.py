@@ -92,7 +92,7 @@ def plain_loop(folder: Path, out: Path) -> None:
         for path in paths[start : start + ROWS_PER_FILE]:
             with open(path, "rb") as file:
                 data = file.read()
-            image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data))
             shrink = SIDE / min(image.size)
             image.draft(None, (math.ceil(2 * shrink * image.width), math.ceil(2 * shrink * image.height)))
             image = image.convert("RGB")

@@ -408,7 +408,7 @@ def test_without_ray_processes_make_the_same(pictures: Path, storage: Storage, t
     assert found.fingerprint == expected.fingerprint and content(found) == content(expected) and found.skipped() == expected.skipped()
     gone = folder_config(pictures, channels=1, size=(2, 2))
     monkeypatch.setattr(Folder, "listing", _with_a_file_that_is_gone(Folder.listing))
-    with pytest.raises(UserError, match="gone.png' was listed, but a worker cannot see it"):
+    with pytest.raises(UserError, match=r"gone.png' was listed, but a worker cannot see it"):
         prepare(gone, Storage(tmp_path / "other"))
 
 
