@@ -1,7 +1,8 @@
-"""Independent pieces of work, spread over the cluster as Ray's tasks."""
+"""Independent pieces of work, spread over a cluster as Ray's tasks, or over this machine's cores as processes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,24 +13,46 @@ Record = dict[str, Any]
 _TASKS_PER_CPU = 4  # tasks that are waiting or running for each CPU: none idles, and the records of few are in memory
 _LEAST_TASKS = 32  # of a cluster that may grow
 _MOST_LOSSES = 3  # workers that one task may lose
+_GO_ON = "give the same command again: it goes on from what is whole"
 
 
 def map_records(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
     """`function` of each record, in their order; one task, on one CPU, for each record.
 
-    Records are taken as tasks are begun, so that few are in memory at once. Tasks run wherever there are CPUs, and those of a lost worker
-    again. Raises the `UserError` that a task raised.
+    Records are taken as tasks are begun, so that few are in memory at once. Where Ray is running, tasks are Ray's: they run wherever
+    there are CPUs, and those of a lost worker again. Elsewhere they run in processes of this machine, one for each core: a Ray of its own
+    would take longer to start than most folders to prepare. Raises the `UserError` that a task raised.
     """
+    ray = sys.modules.get("ray")
+    outcomes = _by_ray(function, records) if ray is not None and ray.is_initialized() else _by_processes(function, records)
+    for outcome in outcomes:
+        if isinstance(outcome, str):
+            raise UserError(outcome)
+        yield outcome
+
+
+def _by_processes(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record | str]:
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    from pixelmodels.ray_cluster import num_cores
+
+    pool = Parallel(n_jobs=num_cores(), batch_size=1, pre_dispatch=f"{_TASKS_PER_CPU}*n_jobs", return_as="generator", max_nbytes=None)
+    try:
+        yield from pool(delayed(_apply)(function, record) for record in records)
+    except BrokenProcessPool as error:
+        raise UserError(f"a process was lost, perhaps for want of memory ({first_line(error)}); {_GO_ON}") from error
+
+
+def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record | str]:
     import ray
 
-    if not ray.is_initialized():
-        raise RuntimeError("Ray is not running; call pixelmodels.ray_cluster.connect() first")
     task = ray.remote(_apply).options(num_cpus=1, max_retries=_MOST_LOSSES)
     shared = ray.put(function)
     most = max(_LEAST_TASKS, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
     numbered = enumerate(records)
     running: dict[Any, int] = {}
-    done: dict[int, Record] = {}
+    done: dict[int, Record | str] = {}
     following, is_all_begun = 0, False
     try:
         while True:
@@ -44,17 +67,13 @@ def map_records(function: Callable[[Record], Record], records: Iterable[Record])
                 following += 1
             if running:
                 for ended in ray.wait(list(running), num_returns=1)[0]:
-                    outcome = ray.get(ended)
-                    if isinstance(outcome, str):
-                        raise UserError(outcome)
-                    done[running.pop(ended)] = outcome
+                    done[running.pop(ended)] = ray.get(ended)
             elif is_all_begun and not done:
                 return
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
-        remedy = "run the same command again, with a smaller --max-pixels if memory ran out"
-        raise UserError(f"a worker was lost ({first_line(error)}); {remedy}") from error
+        raise UserError(f"a worker was lost, perhaps for want of memory ({first_line(error)}); {_GO_ON}") from error
 
 
 def _apply(function: Callable[[Record], Record], record: Record) -> Record | str:
