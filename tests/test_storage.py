@@ -55,6 +55,12 @@ def test_files_come_back_as_they_were_written(root: Storage) -> None:
         assert stream.read(2) == b"\xff\x00"
 
 
+def test_names_that_mean_packed_files_change_nothing(root: Storage) -> None:
+    """Arrow packs what it writes below a name that ends so, unless it is told."""
+    root.write_bytes("a/b.tar.gz", b"as it is")
+    assert root.size("a/b.tar.gz") == 8 and root.read_bytes("a/b.tar.gz") == b"as it is"
+
+
 def test_writing_again_replaces(root: Storage) -> None:
     root.write_bytes("file", b"a longer text")
     root.write_bytes("file", b"short")

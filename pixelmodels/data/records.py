@@ -138,7 +138,7 @@ class RecordSource(EncodedSource):
         places = {name: place for place, name in reversed(list(enumerate(names)))}
         return names, {label: label if isinstance(label, int) else places[label] for label in used}
 
-    def _entries(self) -> tuple[list[FileEntry], int]:
+    def _entries(self) -> tuple[Sequence[FileEntry], int]:
         """All files sorted by path, and how many more are hidden; a path that is a file is one with an empty path."""
         if self.storage.is_file(""):
             filesystem, full = self.storage.fs_and_path()

@@ -2,8 +2,7 @@
 
     python -m tests.data.killing SOURCE IMAGES ROOT NUMBER MOMENT
 
-kills itself (SIGKILL) before write NUMBER, in the middle of it, or after it, and prints what it did until then, each thing as a line of
-JSON.
+kills itself (SIGKILL) before write NUMBER, in the middle of it, or after it, and prints what it did until then: lines of JSON.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from pixelmodels.data.encoded import Arrangement, Encoded, EncodedSource
 from pixelmodels.data.folder_names import arrange, reading_of
 from pixelmodels.data.parallel import Record
 from pixelmodels.data.recognition import instead
-from pixelmodels.data.source import Listing, files_below, unreadable
+from pixelmodels.data.source import Files, Listing, files_below, unreadable
 from pixelmodels.errors import UserError
-from pixelmodels.storage import FileEntry, Storage
+from pixelmodels.storage import Storage
 
 FILES_PER_TASK = 256  # part of the digest's definition: changing it changes every folder's fingerprint
 BYTES_PER_PIXEL = 8  # a file with more bytes than this for each pixel of the largest image is not read at all
@@ -59,10 +59,10 @@ class Folder(EncodedSource):
         return listing
 
     def units(self, listing: Listing) -> Sequence[Record]:
-        return _Units([entry for entry in listing.entries if entry.is_regular])
+        return _Units(_files(listing).of_kind(is_regular=True))
 
     def rejected(self, listing: Listing) -> dict[str, BadImage]:
-        return {entry.path: BadImage("not a regular file", "unreadable") for entry in listing.entries if not entry.is_regular}
+        return {entry.path: BadImage("not a regular file", "unreadable") for entry in _files(listing).of_kind(is_regular=False)}
 
     def read(self, unit: Record) -> Iterator[Encoded]:
         limit = self.max_pixels * BYTES_PER_PIXEL
@@ -89,7 +89,7 @@ class Folder(EncodedSource):
     def news(self, noted: dict[str, list[str]], channels: int) -> dict[str, Any]:
         return {name: paths for name, paths in noted.items() if channels == 1 or name != "put_aside_as_grey"}
 
-    def _entries(self) -> tuple[list[FileEntry], int]:
+    def _entries(self) -> tuple[Files, int]:
         """All files sorted by path, and how many more are hidden."""
         if self.storage.is_file(""):
             raise UserError(f"'{self.storage.root}' is a file; give the folder that holds it")
@@ -121,11 +121,15 @@ class Folder(EncodedSource):
             raise unreadable(self.storage, key, error) from error
 
 
+def _files(listing: Listing) -> Files:
+    return listing.entries if isinstance(listing.entries, Files) else Files.of(listing.entries)
+
+
 @dataclass(frozen=True)
 class _Units(Sequence[Record]):
     """The files of a listing in units, each made when it is asked for: their paths are in memory once."""
 
-    entries: list[FileEntry]
+    entries: Files
 
     def __len__(self) -> int:
         return -(-len(self.entries) // FILES_PER_TASK)
@@ -139,7 +143,7 @@ class _Units(Sequence[Record]):
             return [self[one] for one in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(number)
-        entries = self.entries[number * FILES_PER_TASK :][:FILES_PER_TASK]
+        entries = self.entries[number * FILES_PER_TASK : (number + 1) * FILES_PER_TASK]
         return {"files": [(entry.path, entry.size) for entry in entries]}
 
 

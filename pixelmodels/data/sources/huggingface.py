@@ -28,7 +28,7 @@ from pixelmodels.data.source import Listing
 from pixelmodels.errors import UserError
 
 SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
-_MAPPINGS = ("_indices_files", "_indices_data_files")  # what versions before 2.10 and before 1.3 called it
+_MAPPINGS = ("_indices_files", "_indices_data_files")  # what older versions call it
 _JSON_BYTES = 64 << 20
 
 
