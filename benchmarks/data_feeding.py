@@ -69,7 +69,7 @@ class Arguments:
     quick: bool = False  # small sizes and one round, to see that it works; the figures are rough
     rounds: int = 3  # of the two trainings in turn (1 with --quick)
     epochs: int = 3  # of each training, of which the first is not counted
-    num_shards: int = 16  # of the train split, of 2048 images each (5 of 512 with --quick)
+    num_shards: int = 8  # of the train split, of 2048 images each (5 of 512 with --quick)
     out: Path = RESULTS  # folder for the JSON
 
 
@@ -169,7 +169,7 @@ def plan_of(dataset: Dataset, place: str, epochs: int) -> RunPlan:
         name="feeding",
         dataset=DatasetConfig(),
         model=model,
-        likelihood=LikelihoodConfig("discretized_logistic_mixture"),
+        likelihood=LikelihoodConfig("discretized_logistic_mixture", num_mixtures=1),
         optimizer=OptimizerConfig(learning_rate=1e-3),
         batch_size=BATCH,
         epochs=epochs,
