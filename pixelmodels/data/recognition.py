@@ -6,17 +6,19 @@ Parquet files, tar shards) by the endings of their files, images also by their f
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 
 from pixelmodels.data.config import AUTO, DatasetConfig
-from pixelmodels.errors import UserError
-from pixelmodels.storage import Storage, why
+from pixelmodels.errors import UserError, shown
+from pixelmodels.storage import SCHEMES, Storage, why
 
 EMNIST_FILE = r"emnist-(?P<set>byclass|bymerge|balanced|letters|digits|mnist)-(train|test)-(images-idx3|labels-idx1)-ubyte(\.gz)?"
 _IMAGE = r".*\.(png|jpe?g|jfif|webp|gif|bmp|dib|tiff?|ppm|pgm|pbm|pnm|jp2|avif|ico|tga)"
@@ -84,8 +86,17 @@ class _Folder:
 def recognized(config: DatasetConfig, say: Callable[[str], None] = lambda _: None) -> DatasetConfig:
     """A config whose source is told: `auto` becomes what its path holds, and `say` is given one line about that.
 
-    Raises `UserError` where nothing is recognized, or several things are.
+    Raises `UserError` for addresses that nothing can be read from, and where nothing is recognized, or several things are.
     """
+    for option, path in (("path", config.path), ("vectors", config.vectors)):
+        try:
+            str(Path(path).absolute() if path else "").encode()  # also where the working directory is not
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"--{option} {os.fsencode(str(error.object))!r} is not UTF-8, so no file below it can be opened; rename it"
+            ) from error
+        if "://" in (path or "") and not str(path).startswith(SCHEMES):
+            raise UserError(f"--{option} '{shown(str(path))}' is not supported; give a local path, s3://... or gs://...")
     if config.source != AUTO or config.path is None:
         return config
     found = recognize(config.path)

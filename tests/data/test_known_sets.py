@@ -18,10 +18,12 @@ import scipy.io
 from pixelmodels.data import DatasetConfig
 from pixelmodels.data.packed import PackedSource
 from pixelmodels.data.pickled import read_pickled
+from pixelmodels.data.preparation import _plan
 from pixelmodels.data.source import Survey
 from pixelmodels.data.sources import open_source
 from pixelmodels.errors import UserError
-from tests.data.test_packed_sources import NAMES, write_cifar10, write_imagenet, write_mnist
+from pixelmodels.storage import Storage
+from tests.data.test_packed_sources import NAMES, WRITERS, write_cifar10, write_imagenet, write_mnist
 from tests.data.writers import (
     Bytes,
     idx,
@@ -442,3 +444,23 @@ def test_a_file_that_became_shorter_is_told(source: str, tmp_path: Path) -> None
     (tmp_path / file).write_bytes(data[: len(data) * 3 // 8] if source == "svhn" else data[: len(data) // 2 // 3073 * 3073])
     with pytest.raises(UserError, match=rf"{file}' is not a whole file of '{source}'"):
         images_of(found, survey, "test")
+
+
+@pytest.mark.parametrize(
+    ("source", "labels", "fingerprint"),
+    [
+        ("mnist", None, "52b98e8d24f5"),
+        ("mnist", False, "aa446700956a"),
+        ("binarized_mnist", None, "353a05248742"),
+        ("cifar10", None, "dee31b1e1bf1"),
+        ("cifar10", False, "682940b0e5a3"),
+    ],
+)
+def test_what_was_prepared_before_is_the_same_data_set(source: str, labels: bool | None, fingerprint: str, tmp_path: Path) -> None:
+    """As computed by commit aae2f54, before files were read a piece at a time."""
+    files = tmp_path / "files"
+    files.mkdir()
+    WRITERS[source](files)
+    config = DatasetConfig(source=source, path=str(files), labels=labels)
+    found = open_source(config)
+    assert _plan(config, Storage(tmp_path / "storage"), found, found.survey()).fingerprint == fingerprint

@@ -170,9 +170,10 @@ def test_vectors_that_are_no_file_are_told(vectors: str) -> None:
         VectorFile(vectors)
 
 
-@pytest.mark.parametrize("option", ["path", "vectors"])
+@pytest.mark.parametrize("option", ["path", "vectors", "auto"])
 def test_addresses_that_are_not_read_are_told_with_their_option(option: str) -> None:
-    source = "folder" if option == "path" else "digits"
+    source = {"path": "folder", "vectors": "digits", "auto": "auto"}[option]
+    option = "path" if option == "auto" else option
     with pytest.raises(
         UserError, match=rf"^--{option} 'https://\*\*\*@h/x.parquet' is not supported; give a local path, s3://\.\.\. or gs"
     ):

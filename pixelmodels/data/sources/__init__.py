@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from pixelmodels.data.config import AUTO, RECORDS, DatasetConfig
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Source
-from pixelmodels.errors import UserError, shown
+from pixelmodels.errors import UserError
 from pixelmodels.plain import load
-from pixelmodels.storage import SCHEMES
 
 SOURCES = {
     "arrays": "pixelmodels.data.sources.arrays:Arrays",
@@ -57,21 +54,16 @@ def with_files(config: DatasetConfig, path: str | None, say: Callable[[str], Non
 
 def open_source(config: DatasetConfig) -> AnySource:
     """The source that a config names, or its path holds; raises `UserError` for an unknown name, options or paths that will not do."""
-    for option, path in (("path", config.path), ("vectors", config.vectors)):
-        try:
-            str(Path(path).absolute() if path else "").encode()  # also where the working directory is not
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"--{option} {os.fsencode(str(error.object))!r} is not UTF-8, so no file below it can be opened; rename it"
-            ) from error
-        if "://" in (path or "") and not str(path).startswith(SCHEMES):
-            raise UserError(f"--{option} '{shown(str(path))}' is not supported; give a local path, s3://... or gs://...")
+    config = recognized(config)
     if config.path is not None and config.source in SHIPPED:
         raise UserError(f"path '{config.path}' has no meaning for source '{config.source}'; give --source folder, or no path")
+<<<<<<< HEAD
     config = recognized(config)
     for option, column in (("image-column", config.image_column), ("label-column", config.label_column)):
         if column is not None and config.source not in RECORDS:
             raise UserError(f"--{option} '{column}' has no meaning for source '{config.source}'; it is for {', '.join(RECORDS)}")
+=======
+>>>>>>> packed
     kind = load(SOURCES, config.source, "dataset source")
     if config.variant is not None and not getattr(kind, "variants", ()):
         raise UserError(f"variant '{config.variant}' is given, and source '{config.source}' has none; leave it out")
