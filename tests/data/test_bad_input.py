@@ -330,11 +330,7 @@ def test_options_out_of_range_are_one_line(options: dict[str, object], told: str
     ("arguments", "told"),
     [
         (["--source", "folder", "--path", "{empty}"], "has no images"),
-<<<<<<< HEAD
         (["--source", "pictures"], "dataset source 'pictures' unknown; have arrays, binarized_mnist, cifar10, cifar100, digits, emnist"),
-=======
-        (["--source", "pictures"], "dataset source 'pictures' unknown; have arrays, binarized_mnist, cifar10"),
->>>>>>> packed
         (["--storage", "/proc/nowhere"], "storage root '/proc/nowhere' cannot be written"),
         (["--levels", "300"], "300 levels asked for; give 2..256"),
         (["--name", "n" * 245], "has 245 letters, too many for a folder; give at most 242"),

@@ -57,13 +57,9 @@ def open_source(config: DatasetConfig) -> AnySource:
     config = recognized(config)
     if config.path is not None and config.source in SHIPPED:
         raise UserError(f"path '{config.path}' has no meaning for source '{config.source}'; give --source folder, or no path")
-<<<<<<< HEAD
-    config = recognized(config)
     for option, column in (("image-column", config.image_column), ("label-column", config.label_column)):
         if column is not None and config.source not in RECORDS:
             raise UserError(f"--{option} '{column}' has no meaning for source '{config.source}'; it is for {', '.join(RECORDS)}")
-=======
->>>>>>> packed
     kind = load(SOURCES, config.source, "dataset source")
     if config.variant is not None and not getattr(kind, "variants", ()):
         raise UserError(f"variant '{config.variant}' is given, and source '{config.source}' has none; leave it out")
