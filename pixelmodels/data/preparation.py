@@ -32,6 +32,7 @@ from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, REJECTE
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.pieces import Decoded, PieceLoader, PieceWriter, Rejected, decode_units, first_shape, folder_of, whole_units
+from pixelmodels.data.processes import end_processes
 from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Listing, Source, Survey
 from pixelmodels.data.sources import AnySource, open_source
@@ -108,7 +109,10 @@ def prepare(
     dataset, is_new = _find(config, storage, source, listing), False
     if dataset is None:
         connect()
-        dataset, is_new = _prepare(config, storage, source, listing, say)
+        try:
+            dataset, is_new = _prepare(config, storage, source, listing, say)
+        finally:
+            end_processes()
     _remove_records(dataset)
     told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
     say(f"data set {dataset.summary()} ({told})")
