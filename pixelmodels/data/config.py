@@ -39,7 +39,7 @@ class DatasetConfig:
     test_share: float = 0.1  # of the images, where the source has no test split of its own
     seed: int = 0  # of the splits by hash and of the fixed draws of dynamic binarization
     rows_per_shard: int = 2048  # images in one Parquet file, at most; fewer where they are large (64 MiB of pixels)
-    max_bad_share: float = 0.1  # share of files that may turn out to be no images; one such file is always accepted
+    max_bad_share: float = 0.01  # share of files that may turn out to be no images; one such file is always accepted
     max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
 
     def __post_init__(self) -> None:

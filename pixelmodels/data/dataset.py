@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DATASETS = "datasets"  # folder below the storage root
 MANIFEST = "manifest.json"
-SKIPPED = "skipped.json"
+REJECTED = "rejected.parquet"  # key, reason, stage and kind of every input that is no image; once a list in JSON, skipped.json
 VECTOR_BYTES = 4  # of one number of an image's vector
 FORMAT_VERSION = 2  # part of every fingerprint: raised when the same options come to give other pixels, or another layout
 
@@ -118,7 +118,7 @@ class Dataset:
 
     @property
     def num_skipped(self) -> int:
-        """How many inputs were put aside; `skipped.json` beside the manifest names each and says why."""
+        """How many inputs were put aside; `rejected.parquet` beside the manifest names each and says why."""
         return int(self.manifest["skipped"]["count"])
 
     def num_images(self, split: str) -> int:
@@ -138,8 +138,10 @@ class Dataset:
         return list(self._split(split)["shards"])
 
     def skipped(self) -> list[dict[str, str]]:
-        """Key and reason of every input that was put aside."""
-        return json.loads(self.storage.read_bytes(f"{self.folder}/{SKIPPED}"))
+        """Of every input that was put aside key and reason, and, but of data sets of earlier versions, stage and kind."""
+        file = self.manifest["skipped"]["file"]
+        data = self.storage.read_bytes(f"{self.folder}/{file}")
+        return pq.read_table(pa.BufferReader(data)).to_pylist() if file == REJECTED else json.loads(data)
 
     def read(self, split: str) -> Split:
         """All of a split, in stored order (sorted by key); raises `UserError` when a shard is not the one that was written."""
@@ -228,7 +230,9 @@ class Dataset:
             skipped = self.skipped()
             shown = ", ".join(f"{entry['key']} ({entry['reason']})" for entry in skipped[:3])
             more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-            parts.append(f"{len(skipped)} files put aside: {shown}{more}; all in {self.storage.uri(self.folder)}/{SKIPPED}")
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.manifest["skipped"].get("kinds", {}).items())
+            file = f"{self.storage.uri(self.folder)}/{self.manifest['skipped']['file']}"
+            parts.append(f"{len(skipped)} files put aside{kinds and f' ({kinds})'}: {shown}{more}; all in {file}")
         if hidden := self.manifest["skipped"]["num_hidden"]:
             parts.append(f"{hidden} hidden files left out")
         return "; ".join(parts)

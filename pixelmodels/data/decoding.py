@@ -19,6 +19,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from pixelmodels.data.quantization import UInt8
 from pixelmodels.errors import UserError, first_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+Kind = Literal["empty", "no image", "too large", "unknown range", "damaged", "unreadable"]  # of what cannot be used as an image
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _GREY = ("1", "L", "LA", "La", *_SIXTEEN_BIT)
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
@@ -43,9 +45,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FRAMES = (0xC0, 0xC1, 0xC2)  # markers of JPEG files: baseline, extended and progressive frames, coded by Huffman's codes
+_JFIF, _TABLES, _CODES, _RESTARTS, _SCAN = 0xE0, 0xDB, 0xC4, 0xDD, 0xDA  # more of them: a segment of JFIF, quantization, ...
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FRAME_BYTES = 12  # of a PNG chunk beside its data: length, kind, checksum
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # of a PNG file: what says what the pixels are
+_BARE_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that may hold an orientation
 _SIZES, _SIZES_BITS = b"\xff\x4f\xff\x51", 42  # where a JPEG 2000 image begins, and where after that are the bits of a sample, less 1
@@ -54,7 +59,21 @@ _BYTE, _PALETTE = 8, 3  # such bits, and such samples
 
 
 class BadImage(Exception):
-    """A file that cannot be used as an image, and why."""
+    """A file that cannot be used as an image, and why; `kind` is one of a few words, by which such files are counted."""
+
+    def __init__(self, reason: str, kind: Kind = "damaged") -> None:
+        super().__init__(reason, kind)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether an image file holds pixels and nothing else that is known: all versions read it alike. Cheap, and of most files true."""
+    if data.startswith(_PNG):
+        return {kind for kind, _, _ in _chunks(data)} <= _BARE_CHUNKS
+    return _plain_jpeg(data) is not None
 
 
 def read_header(data: bytes, max_pixels: int) -> tuple[int, int, int]:
@@ -68,15 +87,64 @@ def read_header(data: bytes, max_pixels: int) -> tuple[int, int, int]:
 
 def decode(data: bytes, channels: int, size: tuple[int, int] | None, max_pixels: int) -> UInt8:
     """Pixels 0..255 as H,W,C, resized and cropped to `size` (height, width) if it is given; raises `BadImage`."""
+    if (plain := _plain_jpeg(data)) and plain[0] * plain[1] <= max_pixels:
+        with suppress(ValueError):  # it is not whole: the way below tells how
+            return _decode_plain(data, *plain, channels, size)
     with _refused(), _open(data, max_pixels) as image:
         if size is not None and image.format == "JPEG":
-            # Let the decoder shrink large photographs by 2, 4 or 8, to no less than twice what is needed.
-            factor = max(max(size) / min(image.size), 1e-9)
-            image.draft(None, (math.ceil(2 * factor * image.width), math.ceil(2 * factor * image.height)))
+            image.draft(None, _drafted(*image.size, size))
         if _has_no_range(image):
-            raise BadImage("signed or 32-bit integer pixels have no known range")
+            raise BadImage("signed or 32-bit integer pixels have no known range", "unknown range")
         largest = 2**_TWELVE - 1 if image.format == "TIFF" and _bits(image, data) == _TWELVE else 2**16 - 1
         return fit(_convert(_upright(image, data), channels, largest), size)
+
+
+def _drafted(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height that a JPEG file's decoder may come down to, by 2, 4 or 8: no less than twice what is needed."""
+    factor = max(max(size) / min(width, height), 1e-9)
+    return math.ceil(2 * factor * width), math.ceil(2 * factor * height)
+
+
+def _plain_jpeg(data: bytes) -> tuple[int, int, int] | None:
+    """Width, height and components (1 or 3) of a JPEG file whose head is as the standards say, with nothing in it but a JFIF segment.
+
+    ITU T.81, annex B, and T.871. None for all others: those with metadata too, which Pillow reads with care.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    start, found = 2, None
+    while start + 4 <= len(data) and data[start] == 0xFF:
+        marker, stop = data[start + 1], start + 2 + (data[start + 2] << 8 | data[start + 3])
+        first, length = start + 4, stop - start - 4  # of the segment's content
+        if stop > len(data):
+            return None
+        if marker in _FRAMES and found is None and length >= 6:
+            num = data[first + 5]
+            found = (data[first + 3] << 8 | data[first + 4], data[first + 1] << 8 | data[first + 2], num)
+            if data[first] != _BYTE or num not in (1, 3) or length != 6 + 3 * num or not found[0] or not found[1]:
+                return None
+        elif marker == _TABLES:
+            if length % 65 or any(data[at] >= 16 for at in range(first, stop, 65)):  # of 8 bits: a byte, and 64 of the table
+                return None
+        elif marker == _SCAN:
+            return found
+        elif not (marker in (_CODES, _RESTARTS) or (marker == _JFIF and length == 14 and data.startswith(b"JFIF\0", first))):
+            return None
+        start = stop
+    return None
+
+
+def _decode_plain(data: bytes, width: int, height: int, components: int, channels: int, size: tuple[int, int] | None) -> UInt8:
+    """As `decode`, by Pillow's decoder without what it does around it; `ValueError` for a file that is not whole."""
+    scale = 1
+    if size is not None:
+        least_width, least_height = _drafted(width, height, size)
+        most = min(width // least_width, height // least_height)
+        scale = next((scale for scale in (8, 4, 2) if most >= scale), 1)
+    mode, wanted = ("L" if number == 1 else "RGB" for number in (components, channels))
+    image = Image.new(mode, (-(-width // scale), -(-height // scale)), None)
+    image.frombytes(data, "jpeg", (mode, "", scale, 0))
+    return _fitted(image if mode == wanted else image.convert(wanted), channels, size)
 
 
 def decode_mask(data: bytes, max_pixels: int) -> npt.NDArray[np.bool_]:
@@ -197,12 +265,33 @@ def fit(pixels_HWC: UInt8, size: tuple[int, int] | None) -> UInt8:
     if scale == 1:
         top, left = (height - size[0]) // 2, (width - size[1]) // 2
         return np.ascontiguousarray(pixels_HWC[top : top + size[0], left : left + size[1]])
+    top, left, box = _part(height, width, size)
+    pixels_HWC = pixels_HWC[top : height - top, left : width - left]
+    return _resized(Image.fromarray(pixels_HWC[..., 0] if channels == 1 else pixels_HWC), channels, size, box)
+
+
+def _fitted(image: Image.Image, channels: int, size: tuple[int, int] | None) -> UInt8:
+    """As `fit`, of an image of 8-bit grey or RGB."""
+    width, height = image.size
+    if size is None or (height, width) == size or max(size[0] / height, size[1] / width) == 1:
+        return fit(np.asarray(image).reshape(height, width, channels), size)
+    top, left, box = _part(height, width, size)
+    if top or left:
+        image = image.crop((left, top, width - left, height - top))
+    return _resized(image, channels, size, box)
+
+
+def _part(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, tuple[float, float, float, float]]:
+    """Rows and columns at each side that have no weight in what an image is resized to, and the part of the others that is resized."""
+    scale = max(size[0] / height, size[1] / width)
     top, left = max(0.0, (height - size[0] / scale) / 2), max(0.0, (width - size[1] / scale) / 2)
     reach = 2 + math.ceil(2 / scale)  # no pixel further from the part than this has a weight in it
     rows, columns = max(0, int(top) - reach), max(0, int(left) - reach)
-    pixels_HWC = pixels_HWC[rows : height - rows, columns : width - columns]
-    image = Image.fromarray(pixels_HWC[..., 0] if channels == 1 else pixels_HWC)
-    box = (left - columns, top - rows, image.width - (left - columns), image.height - (top - rows))
+    right, bottom = width - 2 * columns - (left - columns), height - 2 * rows - (top - rows)
+    return rows, columns, (left - columns, top - rows, right, bottom)
+
+
+def _resized(image: Image.Image, channels: int, size: tuple[int, int], box: tuple[float, float, float, float]) -> UInt8:
     return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)).reshape(*size, channels)
 
 
@@ -216,7 +305,7 @@ def convert_channels(pixels_HWC: UInt8, channels: int) -> UInt8:
 
 
 @contextmanager
-def _refused(reason: str | None = None) -> Iterator[None]:
+def _refused(reason: str | None = None, kind: Kind = "damaged") -> Iterator[None]:
     """What decoders raise is a `BadImage`; nobody is warned of images near Pillow's own limit, which ours replaces, or of odd metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -225,26 +314,28 @@ def _refused(reason: str | None = None) -> Iterator[None]:
         except (BadImage, MemoryError):
             raise  # told already; the machine's, not the image's
         except Exception as error:  # decoders meet damaged data with errors of every kind
-            raise BadImage(reason or first_line(error)) from error
+            raise BadImage(reason or first_line(error), kind) from error
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
-    with _refused("not an image file, or of a format that is not read"):
+    if not data:
+        raise BadImage("an empty file", "empty")
+    with _refused("not an image file, or of a format that is not read", "no image"):
         try:
             image = _opened(data)
         except Image.DecompressionBombError as error:
-            raise BadImage(f"more than {max_pixels} pixels") from error
+            raise BadImage(f"more than {max_pixels} pixels", "too large") from error
     width, height = image.size
     if width * height > max_pixels:
-        reason = f"{width} x {height} is more than {max_pixels} pixels"
+        bad = BadImage(f"{width} x {height} is more than {max_pixels} pixels", "too large")
     elif width < 1 or height < 1:
-        reason = "an image without pixels"
+        bad = BadImage("an image without pixels", "empty")
     elif image.mode == "F":
-        reason = "32-bit float pixels have no known range"
+        bad = BadImage("32-bit float pixels have no known range", "unknown range")
     else:
         return image
     image.close()
-    raise BadImage(reason)
+    raise bad
 
 
 def _opened(data: bytes) -> ImageFile.ImageFile:

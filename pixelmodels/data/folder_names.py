@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from pixelmodels.data.encoded import Arrangement
 from pixelmodels.errors import UserError
 
 _WORDS = {
@@ -39,23 +39,15 @@ _SECOND_NAMES = (*_FIRST_NAMES, "training", "testing")  # in any case of letters
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
-@dataclass(frozen=True)
-class Arrangement:
-    """What the folders of some files say of each; the lists run in parallel to the files."""
+def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: bool, root: str) -> Arrangement:
+    """Splits and labels of files by the folders below `root` that they lie in; raises `UserError`.
 
-    splits: list[str | None]
-    labels: list[int | None]  # index into `label_names`
-    label_names: tuple[str, ...]  # empty: no labels
-    news: dict[str, Any]  # where earlier versions understood the same names in another way; part of the fingerprint
-
-
-def arrange(paths: Sequence[str], with_labels: bool | None, own_splits: bool, root: str) -> Arrangement:
-    """Splits and labels of files by their paths below `root`; raises `UserError`.
-
-    Args: `with_labels` None: where there are some. `own_splits`: whether folders that are named like splits are the splits; where
-    they are not wanted, classes are still looked for below them.
+    Args: `examples`, one file of each folder that holds any itself, sorted by path. `with_labels` None: where there are some.
+    `own_splits`: whether folders that are named like splits are the splits; where they are not wanted, classes are still looked for
+    below them.
     """
-    around = posixpath.join(posixpath.commonpath([posixpath.dirname(path) for path in paths]), "")
+    groups, paths = list(examples), list(examples.values())
+    around = posixpath.join(posixpath.commonpath(groups), "")
     inner = [path.removeprefix(around) for path in paths]
     tops = [_top(path) for path in inner]
     split_of = {top: _split_of(top) for top in tops}
@@ -89,7 +81,8 @@ def arrange(paths: Sequence[str], with_labels: bool | None, own_splits: bool, ro
     if list(names) != sorted(names):
         news["label_names"] = list(names)
     splits = [split_of[top] if has_splits and own_splits else None for top in tops]
-    return Arrangement(splits, [index.get(name) if name is not None else None for name in classes], names, news)
+    labels = [index.get(name) if name is not None else None for name in classes]
+    return Arrangement(dict(zip(groups, splits, strict=True)), dict(zip(groups, labels, strict=True)), names, news)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -105,7 +98,7 @@ def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool)
 
     Another text where it may have made another, and again another where the second one may have: what they noted says nothing then.
     """
-    above = [path.split("/")[:-1] for path in paths]
+    above = [folder.split("/") for folder in {posixpath.dirname(path) for path in paths} if folder]
     tops = {folders[0] for folders in above if folders}
     deeper = {folder for folders in above for folder in folders[1:]}
     known = {top for top in tops if own_splits and top.casefold() in _SECOND_NAMES}

@@ -1,50 +1,65 @@
-"""Independent pieces of work, spread over the cluster by Ray Data."""
+"""Independent pieces of work, spread over the cluster as Ray's tasks."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, first_line
 
 Record = dict[str, Any]
 
+_TASKS_PER_CPU = 4  # tasks that are waiting or running for each CPU: none idles, and the records of few are in memory
+_LEAST_TASKS = 32  # of a cluster that may grow
+_MOST_LOSSES = 3  # workers that one task may lose
 
-def map_records(function: Callable[[Record], Record], records: Sequence[Record]) -> list[Record]:
+
+def map_records(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
     """`function` of each record, in their order; one task, on one CPU, for each record.
 
-    Records are what JSON can hold: they travel as text, so no column type is guessed from their content. Ray Data keeps as
-    many tasks in flight as there are CPUs, wherever they are, and runs the tasks of a lost worker again. Raises the `UserError`
-    that a task raised.
+    Records are taken as tasks are begun, so that few are in memory at once. Tasks run wherever there are CPUs, and those of a lost worker
+    again. Raises the `UserError` that a task raised.
     """
     import ray
 
     if not ray.is_initialized():
         raise RuntimeError("Ray is not running; call pixelmodels.ray_cluster.connect() first")
-    if not records:
-        return []
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    with ray.data.DataContext.current(context):
-        rows = [{"record": json.dumps(numbered)} for numbered in enumerate(records)]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(_apply, batch_size=1, fn_args=(function,))
-        results: dict[int, Record] = {}
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for text in batch["record"].to_pylist():
-                outcome = json.loads(text)
-                if "user_error" in outcome:
-                    raise UserError(outcome["user_error"])
-                results[outcome["number"]] = outcome["result"]
-        return [results[number] for number in range(len(records))]
-
-
-def _apply(batch: dict[str, Any], function: Callable[[Record], Record]) -> dict[str, Any]:
-    """One row in, the JSON text of a number and a record; one row out: the number and the result, or what a `UserError` says."""
-    number, record = json.loads(batch["record"][0])
+    task = ray.remote(_apply).options(num_cpus=1, max_retries=_MOST_LOSSES)
+    shared = ray.put(function)
+    most = max(_LEAST_TASKS, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
+    numbered = enumerate(records)
+    running: dict[Any, int] = {}
+    done: dict[int, Record] = {}
+    following, is_all_begun = 0, False
     try:
-        outcome = {"number": number, "result": function(record)}
+        while True:
+            # What is done and waits for an earlier one counts, too: it is held here.
+            while not is_all_begun and len(running) + len(done) < most:
+                if (one := next(numbered, None)) is None:
+                    is_all_begun = True
+                else:
+                    running[task.remote(shared, one[1])] = one[0]
+            while following in done:
+                yield done.pop(following)
+                following += 1
+            if running:
+                for ended in ray.wait(list(running), num_returns=1)[0]:
+                    outcome = ray.get(ended)
+                    if isinstance(outcome, str):
+                        raise UserError(outcome)
+                    done[running.pop(ended)] = outcome
+            elif is_all_begun and not done:
+                return
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError as error:
+        remedy = "run the same command again, with a smaller --max-pixels if memory ran out"
+        raise UserError(f"a worker was lost ({first_line(error)}); {remedy}") from error
+
+
+def _apply(function: Callable[[Record], Record], record: Record) -> Record | str:
+    """The result; or what a `UserError` says, which Ray would wrap in the whole traceback."""
+    try:
+        return function(record)
     except UserError as error:
-        outcome = {"user_error": str(error)}
-    return {"record": [json.dumps(outcome)]}
+        return str(error)

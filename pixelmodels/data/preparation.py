@@ -1,30 +1,42 @@
-"""From a source to Parquet shards and a manifest, in parallel through Ray Data.
+"""From a source to Parquet shards and a manifest, in parallel as Ray's tasks.
 
-Keys are sorted and cut into shards before anything is decoded, and each shard is one task: it reads, decodes, quantizes and
-writes its images. So the content and order of every shard is known beforehand, whatever the number of workers, and memory
-is bounded by one shard for each CPU. Shards replace what a killed run may have left, and the manifest is written last.
+A source of encoded images is read once, into pieces of decoded images (`pieces.py`); one of packed files is looked at first. What then is
+known of every image, in arrays, decides splits and labels, and cuts shards of each split's images, in their order: one task each. So the
+content and order of every shard is a function of the source and the options, whatever the number of workers, and memory is bounded by one
+shard for each CPU. Beside each shard a record is written when the shard is whole: a run that was killed, given again, goes on from these.
+The manifest is written last; records and pieces are removed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pixelmodels.data.config import SPLITS, DatasetConfig
-from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, SKIPPED, VECTOR_BYTES, Dataset
+from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, REJECTED, VECTOR_BYTES, Dataset
+from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.parallel import Record, map_records
+from pixelmodels.data.pieces import Decoded, PieceLoader, PieceWriter, Rejected, decode_units, first_shape, folder_of, whole_units
 from pixelmodels.data.source import Listing, Source, Survey
-from pixelmodels.data.sources import open_source
-from pixelmodels.data.splits import complete_splits
+from pixelmodels.data.sources import AnySource, open_source
+from pixelmodels.data.splits import NO_SPLIT, Int8, Int64, complete_splits, split_hashes
 from pixelmodels.data.vectors import VectorFile
-from pixelmodels.data.writing import ShardWriter, write
+from pixelmodels.data.writing import ImageForm, Loader, ShardWriter, SourceLoader, record_of, write
 from pixelmodels.errors import UserError
 from pixelmodels.hashed_fields import hashed
 from pixelmodels.storage import Storage
@@ -34,16 +46,40 @@ SHARD_BYTES = 64 << 20  # decoded bytes of the images of one shard, at most: wha
 LISTING = "listing.json"  # what the source looked like from outside, so that the next run need not read it
 # Fields of a config that do not shape the images; the others are part of the fingerprint.
 _NOT_CONTENT = ("name", "path", "vectors", "max_bad_share")
+_FIRST_MAX_BAD_SHARE = 0.1  # once the default: what a listing was noted with, whatever the share is now, is found again
+_SHOWN = 3  # inputs that are named where some are no images
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class _Images:
+    """All that is known of a source's images before shards are cut; arrays run in parallel, in the order of the data set."""
+
+    form: ImageForm
+    digest: str  # SHA-256 of the content; the fingerprint's share of the source
+    digest_of: str  # what it was taken of, in words
+    num_read: int  # all inputs
+    num_hidden: int  # files left out because their name starts with a dot
+    rejected: list[Rejected]
+    label_names: tuple[str, ...]
+    own_N: Int8  # the source's own split of each image that can be opened, as its place in `SPLITS`; or NO_SPLIT
+    labels_N: npt.NDArray[np.int32]  # index into `label_names`; or NO_LABEL
+    split_hashes_N: Int64
+    is_image_N: npt.NDArray[np.bool_]  # whether it can be decoded, too: the others are rejected
+    image_hashes_N: npt.NDArray[np.uint64] | None  # the same for images that are the same; None where they are not decoded yet
+    keys: Callable[[], list[str]]  # of those that can be decoded; called only where they are needed
+    rows: Callable[[Int64], Record]  # what `load` has to be told of images at some places
+    load: Loader
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that is decided before images are decoded."""
+    """What is decided before shards are written."""
 
     fingerprint: str
     options: dict[str, Any]
     writer: ShardWriter
-    tasks: list[Record]
+    vector_rows_N: Int64 | None  # of each image in the file of vectors
     vectors_digest: str | None  # of the file of vectors, where there is one
 
 
@@ -58,9 +94,9 @@ def prepare(
 ) -> Dataset:
     """Make the data set of a config, or find it: the same input and options give the same fingerprint, and nothing is done twice.
 
-    Args: `say` is given one line that tells what was done; `connect` is called when there is something to do, after which Ray
-    must be running (such as `ray_cluster.connect`). Raises `UserError` when the source is missing, has no images, has too many bad
-    files or changes while it is read.
+    Args: `say` is given one line that tells what was done, and one before it where the work of a killed run is gone on from; `connect` is
+    called when there is something to do, after which Ray must be running (such as `ray_cluster.connect`). Raises `UserError` when the
+    source is missing, has no images, has too many bad files or changes while it is read.
     """
     started = time.monotonic()
     source = open_source(config)
@@ -68,38 +104,47 @@ def prepare(
     dataset, is_new = _find(config, storage, source, listing), False
     if dataset is None:
         connect()
-        dataset, is_new = _prepare(config, storage, source, listing)
+        dataset, is_new = _prepare(config, storage, source, listing, say)
     told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
     say(f"data set {dataset.summary()} ({told})")
     return dataset
 
 
-def _prepare(config: DatasetConfig, storage: Storage, source: Source, listing: Listing | None) -> tuple[Dataset, bool]:
-    """Survey, then write what is not there yet; also tells whether anything was written."""
+def _prepare(
+    config: DatasetConfig, storage: Storage, source: AnySource, listing: Listing | None, say: Callable[[str], None]
+) -> tuple[Dataset, bool]:
+    """Look at all images, then write what is not there yet; also tells whether anything was written."""
     if config.path is not None and _lies_in(storage, Storage(config.path)):
         raise UserError(f"storage root '{storage.root}' lies in the folder of images '{config.path}'; give another --storage")
     storage.check_writable()
-    survey = source.survey(listing)
-    _check_bad_share(config, survey, survey.skipped)
-    plan = _plan(config, storage, source, survey)
+    pieces = None
+    if isinstance(source, EncodedSource):
+        assert listing is not None
+        form = _form_of_files(config, source, listing)
+        pieces = folder_of(source, listing, form, config.seed)
+        images = _decode(config, storage, source, listing, form, pieces, say)
+        _check_unchanged(config, source, listing)
+    else:
+        images = _look(config, source, source.survey(listing))
+    plan = _plan(config, storage, images)
     folder = plan.writer.folder
     dataset = _find_whole(storage, folder)
     is_new = dataset is None
     if dataset is None:
-        results = map_records(plan.writer, plan.tasks)
-        skipped = survey.skipped | {key: reason for result in results for key, reason in result["bad"]}
-        _check_bad_share(config, survey, skipped)
-        if listing is not None and (now := source.listing()) is not None and now.digest != listing.digest:
-            raise UserError(f"folder '{config.path}' changed while it was read; run the same command again")
+        _check_bad_share(config, storage, images, pieces or folder)
+        dataset = _write(config, storage, images, plan, say)
+        if not isinstance(source, EncodedSource):
+            _check_unchanged(config, source, listing)
         if _vectors_digest(config) != plan.vectors_digest:
             raise UserError(f"vectors '{config.vectors}' changed while they were read; run the same command again")
-        dataset = Dataset(storage, folder, _manifest(config, survey, plan, results, skipped))
         if missing := dataset.damaged_shards():
             not_there = f"shard '{missing[0]}' written by a worker is not at '{storage.uri(folder)}'"
             raise UserError(f"{not_there}; give a --storage that every host sees: a bucket or a shared folder")
-        _commit(storage, folder, dataset.manifest, skipped)
+        _commit(storage, folder, dataset.manifest, images.rejected)
     if listing is not None and listing.is_settled:
         write(storage, f"{folder}/{LISTING}", _listing_record(config, listing, plan.vectors_digest))
+    if pieces is not None:
+        storage.delete(pieces)
     return dataset, is_new
 
 
@@ -109,97 +154,242 @@ def _lies_in(inner: Storage, outer: Storage) -> bool:
     return f"{roots[0]}/".startswith(f"{roots[1].rstrip('/')}/")
 
 
-def _plan(config: DatasetConfig, storage: Storage, source: Source, survey: Survey) -> _Plan:
-    height, width, channels = survey.shape_HWC
-    height, width = config.size or (height, width)
-    channels = config.channels or channels
+def _check_unchanged(config: DatasetConfig, source: AnySource, listing: Listing | None) -> None:
+    if listing is not None and (now := source.listing()) is not None and now.digest != listing.digest:
+        raise UserError(f"folder '{config.path}' changed while it was read; run the same command again")
+
+
+def _form_of_files(config: DatasetConfig, source: EncodedSource, listing: Listing) -> ImageForm:
+    """What the images become: where size or channels are not given, as the first image."""
+    is_given = config.size is not None and config.channels is not None
+    return _form(config, (not is_given and first_shape(source, source.units(listing))) or (1, 1, 1), source.levels)
+
+
+def _form(config: DatasetConfig, shape_HWC: tuple[int, int, int], source_levels: int) -> ImageForm:
+    height, width, _ = shape_HWC
     if config.size is None and max(height, width) > LARGEST_SIDE:
         too_large = f"the first image has {height} rows and {width} columns, far too many for a pixel model"
         raise UserError(f"{too_large}; give --size HEIGHT WIDTH, such as --size 32 32")
-    binarize = "threshold" if config.binarize == "none" and config.levels == 2 else config.binarize
-    levels = 2 if binarize != "none" else config.levels or survey.levels
+    return ImageForm.of(config, shape_HWC, source_levels)
+
+
+def _decode(
+    config: DatasetConfig,
+    storage: Storage,
+    source: EncodedSource,
+    listing: Listing,
+    form: ImageForm,
+    folder: str,
+    say: Callable[[str], None],
+) -> _Images:
+    """Read, decode and write as pieces all images of a source of encoded ones."""
+    units, before = source.units(listing), whole_units(storage, folder)
+    if before:
+        say(f"goes on from {len(before)} of {len(units)} parts of '{config.path}' that are decoded")
+    decoded = Decoded.of(decode_units(PieceWriter(source, storage, folder, form, config.seed), units, before))
+    rejected = [Rejected.of(key, error, "listing") for key, error in source.rejected(listing).items()] + decoded.rejected
+    rejected.sort()
+    if not decoded.examples:
+        first = f", the first is '{rejected[0].key}': {rejected[0].reason}; all in {_report(storage, folder, rejected)}" if rejected else ""
+        raise UserError(f"folder '{config.path}' has no images ({len(rejected)} other files{first}); give a folder with image files")
+    arrangement = source.arrange(dict(sorted(decoded.examples.items(), key=lambda example: example[1])))
+    news = arrangement.news | source.news(decoded.noted, form.channels)
+    text = "".join(decoded.digests) + (json.dumps(news, sort_keys=True) if news else "")
+    groups_N, groups = decoded.columns["group"], list(decoded.examples)
+    splits = [arrangement.splits[group] if config.splits == "auto" else None for group in groups]
+    load = PieceLoader(storage, folder, form)
+    return _Images(
+        form,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        digest_of=f"{source.digest_of}{', and what earlier versions read otherwise' if news else ''}",
+        num_read=decoded.num_read + len(rejected) - len(decoded.rejected),
+        num_hidden=listing.num_hidden,
+        rejected=rejected,
+        label_names=arrangement.label_names,
+        own_N=_split_codes(splits)[groups_N],
+        labels_N=_label_codes([arrangement.labels[group] for group in groups])[groups_N],
+        split_hashes_N=decoded.columns["split_hash"],
+        is_image_N=decoded.columns["is_image"],
+        image_hashes_N=decoded.columns["image_hash"],
+        keys=lambda: list(load.keys(decoded.pieces)),
+        rows=decoded.rows,
+        load=load,
+    )
+
+
+def _look(config: DatasetConfig, source: Source, survey: Survey) -> _Images:
+    """What a survey has found, whose images are decoded when shards are written."""
+    form = _form(config, survey.shape_HWC, survey.levels)
+    keys = np.array(survey.keys, object)
+    return _Images(
+        form,
+        digest=survey.digest,
+        digest_of=survey.digest_of,
+        num_read=len(survey.keys),
+        num_hidden=0,
+        rejected=[],
+        label_names=survey.label_names,
+        own_N=_split_codes(survey.splits if config.splits == "auto" else [None] * len(keys)),
+        labels_N=_label_codes(survey.labels),
+        split_hashes_N=split_hashes(survey.keys, config.seed),
+        is_image_N=np.ones(len(keys), np.bool_),
+        image_hashes_N=None,
+        keys=lambda: survey.keys,
+        rows=lambda places_M: {"keys": keys[places_M].tolist()},
+        load=SourceLoader(source, survey.levels, form),
+    )
+
+
+def _split_codes(splits: Sequence[str | None]) -> Int8:
+    return np.array([NO_SPLIT if split is None else SPLITS.index(split) for split in splits], np.int8)
+
+
+def _label_codes(labels: Sequence[int | None]) -> npt.NDArray[np.int32]:
+    return np.array([NO_LABEL if label is None else label for label in labels], np.int32)
+
+
+def _identify(config: DatasetConfig, images: _Images, vectors_digest: str | None) -> tuple[str, dict[str, Any]]:
+    """Fingerprint and options of a data set."""
+    form = images.form
     options = {key: value for key, value in hashed(config, asdict(config)).items() if key not in _NOT_CONTENT}
-    options |= {"size": [height, width], "channels": channels, "levels": levels, "binarize": binarize, "labels": bool(survey.label_names)}
+    options |= {"size": list(form.size), "channels": form.channels, "levels": form.levels, "binarize": form.binarize}
+    options["labels"] = bool(images.label_names)
     if config.source != "photos":
         del options["patch_size"]
+    known_by = {"format_version": FORMAT_VERSION, "digest": images.digest, "options": options}
+    text = json.dumps(known_by | ({"vectors": vectors_digest} if vectors_digest else {}), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12], options
+
+
+def _plan(config: DatasetConfig, storage: Storage, images: _Images) -> _Plan:
     vectors, vectors_digest = VectorFile(config.vectors) if config.vectors is not None else None, _vectors_digest(config)
-    vector_size, rows = vectors.survey(survey.keys) if vectors else (0, None)
-    known_by = {"format_version": FORMAT_VERSION, "digest": survey.digest, "options": options}
-    text = json.dumps(known_by | ({"vectors": vectors_digest} if vectors else {}), sort_keys=True)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
+    vector_size, vector_rows_N = 0, None
+    if vectors:
+        vector_size, rows = vectors.survey(images.keys())
+        vector_rows_N = np.full(len(images.is_image_N), -1, np.int64)
+        vector_rows_N[images.is_image_N] = rows
+    fingerprint, options = _identify(config, images, vectors_digest)
     folder = f"{DATASETS}/{config.dataset_name()}-{fingerprint}"
-    writer = ShardWriter(
-        source, storage, folder, survey.levels, channels, (height, width), levels, binarize, config.seed, vectors, vector_size
-    )
-    tasks = _tasks(config, survey, height * width * channels + vector_size * VECTOR_BYTES, rows)
-    return _Plan(fingerprint, options, writer, tasks, vectors_digest)
+    writer = ShardWriter(images.load, storage, folder, images.form, config.seed, vectors, vector_size)
+    return _Plan(fingerprint, options, writer, vector_rows_N, vectors_digest)
 
 
 def _vectors_digest(config: DatasetConfig) -> str | None:
     return None if config.vectors is None else VectorFile(config.vectors).digest()
 
 
-def _tasks(config: DatasetConfig, survey: Survey, image_bytes: int, vector_rows: list[int] | None = None) -> list[Record]:
-    """One record for each shard: its split, its place in it, and the keys, labels and rows of vectors of its images."""
-    own = survey.splits if config.splits == "auto" else [None] * len(survey.keys)
-    splits = complete_splits(survey.keys, own, {"test": config.test_share, "validation": config.validation_share}, config.seed)
-    num_rows = max(1, min(config.rows_per_shard, SHARD_BYTES // image_bytes))
-    columns: dict[str, Sequence[Any]] = {"keys": survey.keys, "labels": survey.labels}
-    columns |= {} if vector_rows is None else {"vector_rows": vector_rows}
-    tasks: list[Record] = []
-    for split in SPLITS:
-        chosen = [i for i, name in enumerate(splits) if name == split]
-        for place, start in enumerate(range(0, len(chosen), num_rows)):
-            rows = {name: [column[i] for i in chosen[start : start + num_rows]] for name, column in columns.items()}
-            tasks.append({"split": split, "file": f"{split}-{place:05d}.parquet", **rows})
-    return tasks
+def _write(config: DatasetConfig, storage: Storage, images: _Images, plan: _Plan, say: Callable[[str], None]) -> Dataset:
+    """Write the shards that are not there yet; the data set, without its manifest's file."""
+    shares = {"test": config.test_share, "validation": config.validation_share}
+    splits_N = complete_splits(images.split_hashes_N, images.own_N, shares)
+    is_used_N = images.is_image_N & ~_left_out(config, splits_N, images.image_hashes_N)
+    image_bytes = math.prod(images.form.shape_HWC) + plan.writer.vector_size * VECTOR_BYTES
+    shards = _cut(splits_N, is_used_N, _rows_per_shard(config, image_bytes))
+    there = set(storage.list(plan.writer.folder))
+    before = {file for _, file, _ in shards if {file, record_of(file)} <= there}
+    if before:
+        say(f"goes on from {len(before)} of {len(shards)} shards")
+
+    def task(split: str, file: str, places_M: Int64) -> Record:
+        columns: dict[str, Any] = {"labels": images.labels_N[places_M]}
+        columns |= {} if plan.vector_rows_N is None else {"vector_rows": plan.vector_rows_N[places_M]}
+        return {"split": split, "file": file, "may_be_whole": file in before, **columns, **images.rows(places_M)}
+
+    results = list(map_records(plan.writer, (task(*shard) for shard in shards)))
+    num_written = sum(result["num_images"] for result in results)
+    num_left_out = int((images.is_image_N & ~is_used_N).sum())
+    if images.num_read != num_written + len(images.rejected) + num_left_out:
+        out = f"{num_written} were written, {len(images.rejected)} rejected and {num_left_out} left out"
+        raise RuntimeError(f"{images.num_read} images were read, and {out}; give the same command again, and tell us if it says so again")
+    return Dataset(storage, plan.writer.folder, _manifest(config, images, plan, results))
 
 
-def _check_bad_share(config: DatasetConfig, survey: Survey, skipped: dict[str, str]) -> None:
-    total = len(survey.keys) + len(survey.skipped)
-    if len(skipped) > max(1, config.max_bad_share * total):
-        first = f"the first is '{min(skipped)}': {skipped[min(skipped)]}"
+def _left_out(config: DatasetConfig, splits_N: Int8, image_hashes_N: npt.NDArray[np.uint64] | None) -> npt.NDArray[np.bool_]:
+    """Which images are in no shard although they are images; places of the others stay as they are."""
+    return np.zeros(len(splits_N), np.bool_)
+
+
+def _rows_per_shard(config: DatasetConfig, image_bytes: int) -> int:
+    return max(1, min(config.rows_per_shard, SHARD_BYTES // image_bytes))
+
+
+def _cut(splits_N: Int8, is_used_N: npt.NDArray[np.bool_], num_rows: int) -> list[tuple[str, str, Int64]]:
+    """Split, file and places of the images of each shard: those that are used of `num_rows` images of a split that can be opened."""
+    shards = []
+    for code, split in enumerate(SPLITS):
+        (chosen,) = np.nonzero(splits_N == code)
+        for number, start in enumerate(range(0, len(chosen), num_rows)):
+            places_M = chosen[start : start + num_rows]
+            places_M = places_M[is_used_N[places_M]]
+            if len(places_M):
+                shards.append((split, f"{split}-{number:05d}.parquet", places_M))
+    return shards
+
+
+def _check_bad_share(config: DatasetConfig, storage: Storage, images: _Images, folder: str) -> None:
+    """Raise `UserError` where too many inputs are no images, after all of them are written to a table in a folder."""
+    num, total = len(images.rejected), images.num_read
+    if num > max(1, config.max_bad_share * total):
+        more = f" and {num - _SHOWN} more" if num > _SHOWN else ""
+        told = f"{', '.join(f'{entry.key} ({entry.reason})' for entry in images.rejected[:_SHOWN])}{more}"
+        where = f"all are in '{_report(storage, folder, images.rejected)}'"
         allowed = f"at most a share of {config.max_bad_share:g} may be"
-        raise UserError(f"{len(skipped)} of {total} files are no images ({first}); {allowed}: remove them, or raise --max-bad-share")
+        raise UserError(f"{num} of {total} files are no images: {told}; {where}; {allowed}: remove them, or raise --max-bad-share")
 
 
-def _manifest(config: DatasetConfig, survey: Survey, plan: _Plan, results: list[Record], skipped: dict[str, str]) -> dict[str, Any]:
+def _report(storage: Storage, folder: str, rejected: Sequence[Rejected]) -> str:
+    """Write the table of what is no image, sorted by key, and tell where it is."""
+    columns = zip(*rejected, strict=True) if rejected else [[]] * len(Rejected._fields)
+    arrays = [pa.array(column, pa.string()) for column in columns]
+    stream = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays(arrays, list(Rejected._fields)), stream)
+    write(storage, f"{folder}/{REJECTED}", stream.getvalue())
+    return storage.uri(f"{folder}/{REJECTED}")
+
+
+def _manifest(config: DatasetConfig, images: _Images, plan: _Plan, results: list[Record]) -> dict[str, Any]:
+    form = images.form
     splits: dict[str, Any] = {}
     for split in SPLITS:
-        parts = [result for result in results if result["split"] == split and result["num_images"]]
+        parts = [result for result in results if result["split"] == split]
         num_images = sum(part["num_images"] for part in parts)
         if not num_images:
-            raise UserError(f"split '{split}' has no readable image ({len(survey.keys)} images in all); give more images, or another share")
+            raise UserError(
+                f"split '{split}' has no readable image ({images.is_image_N.sum()} images in all); give more images, or another share"
+            )
         shards = [{key: part[key] for key in ("file", "num_images", "num_bytes", "sha256")} for part in parts]
-        stored_levels = 256 if plan.writer.binarize == "dynamic" and split == "train" else plan.writer.levels
-        num_unlabelled = sum(part["num_unlabelled"] for part in parts)
-        splits[split] = {"num_images": num_images, "num_unlabelled": num_unlabelled, "stored_levels": stored_levels, "shards": shards}
-    height, width = plan.writer.size
+        counts = {"num_images": num_images, "num_unlabelled": sum(part["num_unlabelled"] for part in parts)}
+        splits[split] = {**counts, "stored_levels": form.stored_levels(split), "shards": shards}
+    height, width = form.size
     vectors = {"vector_size": plan.writer.vector_size, "vectors_digest": {"sha256": plan.vectors_digest}} if config.vectors else {}
     return {
         "format": "pixelmodels data set",
         "format_version": FORMAT_VERSION,
         "name": config.dataset_name(),
         "fingerprint": plan.fingerprint,
-        "image": {"channels": plan.writer.channels, "height": height, "width": width, "levels": plan.writer.levels},
+        "image": {"channels": form.channels, "height": height, "width": width, "levels": form.levels},
         "layout": "column image: uint8, row-major (height, width, channels)",
-        "train_images_are_grey": plan.writer.binarize == "dynamic",
-        "label_names": list(survey.label_names),
+        "train_images_are_grey": form.binarize == "dynamic",
+        "label_names": list(images.label_names),
         **vectors,
         "splits": splits,
-        "skipped": {"count": len(skipped), "file": SKIPPED, "num_hidden": survey.num_hidden},
+        "skipped": {
+            "count": len(images.rejected),
+            "kinds": dict(Counter(entry.kind for entry in images.rejected).most_common()),
+            "file": REJECTED,
+            "num_hidden": images.num_hidden,
+        },
         "options": plan.options,
-        "source_digest": {"sha256": survey.digest, "of": survey.digest_of},
+        "source_digest": {"sha256": images.digest, "of": images.digest_of},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _commit(storage: Storage, folder: str, manifest: dict[str, Any], skipped: dict[str, str]) -> None:
+def _commit(storage: Storage, folder: str, manifest: dict[str, Any], rejected: list[Rejected]) -> None:
     """Write the manifest last, and remove what it does not name."""
-    entries = [{"key": key, "reason": reason} for key, reason in sorted(skipped.items())]
-    write(storage, f"{folder}/{SKIPPED}", json.dumps(entries, indent=1).encode())
+    _report(storage, folder, rejected)
     write(storage, f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-    named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]} | {MANIFEST, SKIPPED, LISTING}
+    named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]} | {MANIFEST, REJECTED, LISTING}
     for name in storage.list(folder):
         if name not in named:
             storage.delete(f"{folder}/{name}")
@@ -217,10 +407,11 @@ def _find_whole(storage: Storage, folder: str) -> Dataset | None:
     return None
 
 
-def _find(config: DatasetConfig, storage: Storage, source: Source, listing: Listing | None) -> Dataset | None:
+def _find(config: DatasetConfig, storage: Storage, source: AnySource, listing: Listing | None) -> Dataset | None:
     """The data set that an earlier run made of a source that still looks the same from outside, or that is surveyed without Ray."""
     if listing is None:
-        return _find_whole(storage, _plan(config, storage, source, source.survey()).writer.folder)
+        assert not isinstance(source, EncodedSource)
+        return _find_whole(storage, _plan(config, storage, _look(config, source, source.survey())).writer.folder)
     wanted = _listing_record(config, listing, _vectors_digest(config))
     for name in storage.list(DATASETS):
         record = f"{DATASETS}/{name}/{LISTING}"
@@ -233,5 +424,6 @@ def _find(config: DatasetConfig, storage: Storage, source: Source, listing: List
 def _listing_record(config: DatasetConfig, listing: Listing, vectors_digest: str | None) -> bytes:
     """JSON that tells that a data set was made with this config, of a source that looks like this from outside."""
     options = {name: value for name, value in hashed(config, asdict(config)).items() if name != "vectors"}
+    options["max_bad_share"] = _FIRST_MAX_BAD_SHARE
     vectors = {} if vectors_digest is None else {"vectors": vectors_digest}
     return json.dumps({"listing": listing.digest, "config": options, **vectors}).encode()

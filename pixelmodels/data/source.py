@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
-from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage, why
@@ -48,29 +47,27 @@ class Survey:
     splits: list[str | None]  # the source's own split of each image; None where it has none
     labels: list[int | None]  # index into `label_names`
     label_names: tuple[str, ...]  # empty when the source has no labels, or none were asked for
-    shape_HWC: tuple[int, int, int]  # of the source's images (of a folder: of the first one)
+    shape_HWC: tuple[int, int, int]  # of the source's images
     levels: int = 256  # values of the pixels that `load` gives
-    skipped: dict[str, str] = field(default_factory=dict)  # why each input that is put aside is no image, by key
-    num_hidden: int = 0  # files left out because their name starts with a dot
 
 
 class Source(Protocol):
-    """A source of images; picklable, and built from a `DatasetConfig`."""
+    """A source of images that are no files of their own; picklable, and built from a `DatasetConfig`. See also `EncodedSource`."""
 
     def listing(self) -> Listing | None:
         """All files, found without reading them; None when `survey` itself is cheap."""
         return None
 
     def survey(self, listing: Listing | None = None) -> Survey:
-        """Look at everything once (at what `listing` names, if it is given), through Ray Data where it is large.
+        """Look at everything once (at what `listing` names, if it is given), on the cluster where it is large.
 
         Raises `UserError` when there is nothing.
         """
 
-    def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8 | BadImage]:
+    def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8]:
         """Pixels of each key in order, as H,W,C in `[0, survey.levels)`.
 
-        `channels` and `size` are what will be made of them: a source that decodes files does both, others may ignore them.
+        `channels` and `size` are what will be made of them, and may be ignored.
         """
 
 

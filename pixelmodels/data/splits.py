@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
+from pixelmodels.data.config import SPLITS
 from pixelmodels.errors import UserError
+
+Int8 = npt.NDArray[np.int8]
+Int64 = npt.NDArray[np.int64]
+
+NO_SPLIT = -1  # of an image whose source says none
 
 
 def key_hash(key: str, seed: int, purpose: str) -> int:
@@ -19,42 +24,45 @@ def key_hash(key: str, seed: int, purpose: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def draw_indices(keys: Sequence[str]) -> npt.NDArray[np.int64]:
+def draw_indices(keys: Sequence[str]) -> Int64:
     """A number for each key that names the image to `binarize_dynamic`, wherever the image is read from and in any order."""
     return np.array([key_hash(key, 0, "draw") for key in keys], np.int64)
 
 
-def split_by_hash(keys: Sequence[str], shares: Mapping[str, float], seed: int, rest: str = "train") -> list[str]:
-    """The split of each key: each split of `shares` has a range of hashes as long as its share, `rest` has what is left.
+def split_hashes(keys: Sequence[str], seed: int) -> Int64:
+    """What decides the split of each key where its source does not."""
+    return np.array([key_hash(key, seed, "split") for key in keys], np.int64)
+
+
+def split_by_hash(hashes_N: Int64, shares: Mapping[str, float], rest: str = "train") -> Int8:
+    """The split of each hash, as its place in `SPLITS`: each of `shares` has a range of hashes as long as its share, `rest` what is left.
 
     An image keeps its split when others are added or removed, and shares are met on average. Only where a split would stay
-    empty, the key whose hash is nearest to its range is moved to it. Raises `UserError` for fewer keys than splits.
+    empty, the image whose hash is nearest to its range is moved to it. Raises `UserError` for fewer images than splits.
     """
-    if len(keys) <= len(shares):
-        names = ", ".join([rest, *shares])
-        raise UserError(f"{len(keys)} images cannot be split into {names}; give {len(shares) + 1} or more")
-    places = [key_hash(key, seed, "split") / 2**63 for key in keys]
-    ends = accumulate(shares.values(), initial=0.0)
-    ranges = dict(zip([*shares, rest], pairwise([*ends, 1.0]), strict=True))
-    splits = [next((name for name, (_, stop) in ranges.items() if place < stop), rest) for place in places]
-    for name, (start, stop) in ranges.items():
-        count = Counter(splits)
-        if not count[name]:
-            spare = [i for i, split in enumerate(splits) if count[split] > 1]
-            nearest = min(spare, key=lambda i: (max(start - places[i], places[i] - stop), keys[i]))
-            splits[nearest] = name
-    return splits
+    if len(hashes_N) <= len(shares):
+        raise UserError(f"{len(hashes_N)} images cannot be split into {', '.join([rest, *shares])}; give {len(shares) + 1} or more")
+    places_N = hashes_N / 2.0**63
+    names, ends = [*shares, rest], list(accumulate(shares.values(), initial=0.0))
+    codes = np.array([SPLITS.index(name) for name in names], np.int8)
+    splits_N = codes[np.searchsorted(ends[1:], places_N, side="right")]
+    for code, (start, stop) in zip(codes, pairwise([*ends, 1.0]), strict=True):
+        counts = np.bincount(splits_N, minlength=len(SPLITS))
+        if not counts[code]:
+            spare = np.flatnonzero(counts[splits_N] > 1)
+            distances = np.maximum(start - places_N[spare], places_N[spare] - stop)
+            splits_N[spare[distances.argmin()]] = code
+    return splits_N
 
 
-def complete_splits(keys: Sequence[str], own: Sequence[str | None], shares: Mapping[str, float], seed: int) -> list[str]:
-    """The source's own split of each key; a split that it does not have is taken by hash from the train images.
+def complete_splits(hashes_N: Int64, own_N: Int8, shares: Mapping[str, float]) -> Int8:
+    """The source's own split of each image, as its place in `SPLITS`; one that it does not have is taken by hash from the train images.
 
-    Args: `own` is None for a key without a split; then it counts as a train image. `shares` are those of the other splits.
+    Args: `own_N` is `NO_SPLIT` for an image without a split; then it counts as a train image. `shares` are those of the other splits.
     """
-    have = {split for split in own if split is not None}
-    spare = [i for i, split in enumerate(own) if split in (None, "train")]
-    missing = {split: share for split, share in shares.items() if split not in have}
-    splits = [split or "train" for split in own]
-    for i, split in zip(spare, split_by_hash([keys[i] for i in spare], missing, seed), strict=True):
-        splits[i] = split
-    return splits
+    train = SPLITS.index("train")
+    (spare,) = np.nonzero((own_N == NO_SPLIT) | (own_N == train))
+    missing = {split: share for split, share in shares.items() if not (own_N == SPLITS.index(split)).any()}
+    splits_N = np.where(own_N == NO_SPLIT, np.int8(train), own_N)
+    splits_N[spare] = split_by_hash(hashes_N[spare], missing)
+    return splits_N

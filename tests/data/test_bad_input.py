@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pixelmodels.data import SPLITS, DatasetConfig, preparation, prepare
+from pixelmodels.data import SPLITS, DatasetConfig, pieces, preparation, prepare
 from pixelmodels.data.source import Listing
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.sources.folder import Folder
-from pixelmodels.data.writing import ShardWriter
+from pixelmodels.data.writing import ImageForm, ShardWriter, SourceLoader
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 
@@ -30,19 +30,19 @@ def test_files_that_are_no_images_are_counted_named_and_put_aside(pictures: Path
     whole = (pictures / "bees" / "01.png").read_bytes()
     (pictures / "bees" / "cut.png").write_bytes(whole[:-30])  # its header can be read, its pixels cannot
     said: list[str] = []
-    dataset = prepare(folder_config(pictures), storage, said.append)
+    dataset = prepare(folder_config(pictures, max_bad_share=0.1), storage, said.append)
     assert sum(dataset.num_images(split) for split in SPLITS) == 30
     assert dataset.num_skipped == 2
     assert [entry["key"] for entry in dataset.skipped()] == ["ants/notes.txt", "bees/cut.png"]
     assert "not an image file" in dataset.skipped()[0]["reason"]
-    assert len(said) == 1 and "2 files put aside: ants/notes.txt (not an image file" in said[0] and "skipped.json" in said[0]
+    assert len(said) == 1 and "2 files put aside: ants/notes.txt (not an image file" in said[0] and "rejected.parquet" in said[0]
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_too_many_of_them_are_an_error(pictures: Path, storage: Storage) -> None:
     for i in range(4):
         (pictures / f"{i}.dat").write_bytes(bytes(100))
-    with pytest.raises(UserError, match=r"4 of 34 files are no images \(the first is '0.dat': .*\); .*--max-bad-share"):
+    with pytest.raises(UserError, match=r"4 of 34 files are no images: 0.dat \(not an .*\), .* and 1 more; .*--max-bad-share"):
         prepare(folder_config(pictures), storage)
     assert storage.list("datasets") == []
     assert prepare(folder_config(pictures, max_bad_share=0.2), storage).num_skipped == 4
@@ -67,13 +67,13 @@ def test_images_that_are_too_large_are_put_aside_undecoded(pictures: Path, stora
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_folder_that_changes_meanwhile_is_told(pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = preparation.map_records
+    whole = pieces.map_records
 
     def meddle(*arguments: object) -> object:
         (pictures / "new.png").write_bytes((pictures / "ants" / "00.png").read_bytes())
         return whole(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(preparation, "map_records", meddle)
+    monkeypatch.setattr(pieces, "map_records", meddle)
     with pytest.raises(UserError, match="changed while it was read"):
         prepare(folder_config(pictures), storage)
 
@@ -83,7 +83,7 @@ def test_links_that_lead_nowhere_and_sockets_are_put_aside(pictures: Path, stora
     (pictures / "ants" / "broken.png").symlink_to("nowhere.png")
     (pictures / "again").symlink_to(pictures)
     os.mkfifo(pictures / "pipe")
-    dataset = prepare(folder_config(pictures), storage)
+    dataset = prepare(folder_config(pictures, max_bad_share=0.1), storage)
     assert {entry["key"]: entry["reason"] for entry in dataset.skipped()} == dict.fromkeys(
         ("again", "ants/broken.png", "pipe"), "not a regular file"
     )
@@ -127,8 +127,9 @@ def test_a_shard_that_has_no_room_is_told_in_one_line(storage: Storage) -> None:
     """A limit on the size of files says what a disk that is full says: the write fails in the middle."""
     config = DatasetConfig()
     survey = open_source(config).survey()
-    writer = ShardWriter(open_source(config), storage, "datasets/digits-0", 17, 1, (8, 8), 17, "none", seed=0)
-    task = {"split": "test", "file": "test-00000.parquet", "keys": survey.keys, "labels": survey.labels}
+    form = ImageForm(1, (8, 8), 17, "none")
+    writer = ShardWriter(SourceLoader(open_source(config), 17, form), storage, "datasets/digits-0", form, seed=0)
+    task = {"split": "test", "file": "test-00000.parquet", "may_be_whole": False, "keys": survey.keys, "labels": survey.labels}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import posixpath
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
-from pixelmodels.data.folder_names import Arrangement, arrange, in_order, reading_of
+from pixelmodels.data.folder_names import arrange, in_order, reading_of
 from pixelmodels.errors import UserError
 
 
-def arranged(*paths: str, labels: bool | None = None, own_splits: bool = True) -> Arrangement:
-    return arrange(paths, labels, own_splits, "pictures")
+@dataclass(frozen=True)
+class Arranged:
+    """What `arrange` says of each of some files, by their folders."""
+
+    splits: list[str | None]
+    labels: list[int | None]
+    label_names: tuple[str, ...]
+    news: dict[str, Any]
+
+
+def arranged(*paths: str, labels: bool | None = None, own_splits: bool = True) -> Arranged:
+    examples = {posixpath.dirname(path): path for path in sorted(paths, reverse=True)}
+    found = arrange(dict(sorted(examples.items(), key=lambda example: example[1])), labels, own_splits, "pictures")
+    assert found.splits.keys() == found.labels.keys() == examples.keys()
+    folders = [posixpath.dirname(path) for path in paths]
+    return Arranged([found.splits[one] for one in folders], [found.labels[one] for one in folders], found.label_names, found.news)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +106,7 @@ def test_a_split_that_is_not_wanted_is_no_class() -> None:
             arranged(*paths)
         for labels in (None, False):
             found = arranged(*paths, labels=labels, own_splits=False)
-            assert found == Arrangement([None] * len(paths), [None] * len(paths), (), {})
+            assert found == Arranged([None] * len(paths), [None] * len(paths), (), {})
         with pytest.raises(UserError, match=rf"'{paths[-1]}' is in none, so its class is in doubt; move it into one, or leave labels out"):
             arranged(*paths, labels=True, own_splits=False)
         with pytest.raises(UserError, match=r"is in none; move it into one, or give --splits hash without labels$"):

@@ -45,7 +45,7 @@ def test_a_run_killed_half_way_leaves_nothing_that_looks_whole(storage: Storage)
     assert storage.uri(dataset.folder) == str(folder)
     shards = {shard["file"] for split in SPLITS for shard in dataset.shards(split)}
     # A worker may have been in the middle of a write: `.tmp-...`, which no reader takes for a shard.
-    assert {file.name for file in folder.iterdir() if not file.name.startswith(".tmp-")} == shards | {"manifest.json", "skipped.json"}
+    assert {file.name for file in folder.iterdir() if not file.name.startswith(".tmp-")} == shards | {"manifest.json", "rejected.parquet"}
     keys = []
     for split in SPLITS:
         part = dataset.read(split)

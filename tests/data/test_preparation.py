@@ -34,7 +34,7 @@ from pixelmodels.data import (
 from pixelmodels.data.source import Listing
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.sources.folder import Folder
-from pixelmodels.data.writing import ShardWriter
+from pixelmodels.data.writing import ImageForm, ShardWriter, SourceLoader
 from pixelmodels.errors import UserError
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
@@ -71,7 +71,7 @@ def test_digits_are_all_there_once(digits: Dataset) -> None:
 def test_the_manifest_names_every_file_with_rows_and_sha256(digits: Dataset) -> None:
     manifest = json.loads(digits.storage.read_bytes(f"{digits.folder}/manifest.json"))
     assert digits.folder == f"datasets/digits-{manifest['fingerprint']}"
-    named = {"manifest.json", "skipped.json"}
+    named = {"manifest.json", "rejected.parquet"}
     for split in SPLITS:
         for shard in manifest["splits"][split]["shards"]:
             data = digits.storage.read_bytes(f"{digits.folder}/{shard['file']}")
@@ -233,19 +233,24 @@ def test_a_folder_is_listed_once_before_and_once_after(pictures: Path, storage: 
 
 
 def test_shards_of_large_images_have_fewer_rows() -> None:
-    config = DatasetConfig(rows_per_shard=500)
-    survey = open_source(config).survey()
     for image_bytes, num_rows in ((64, 500), (1 << 20, 64), (1 << 30, 1)):
-        tasks = preparation._tasks(config, survey, image_bytes)
-        assert max(len(task["keys"]) for task in tasks) == num_rows
-        assert sorted(key for task in tasks for key in task["keys"]) == survey.keys
+        assert preparation._rows_per_shard(DatasetConfig(rows_per_shard=500), image_bytes) == num_rows
+
+
+def test_shards_are_cut_of_images_that_can_be_opened() -> None:
+    """So that a shard stays what it is where an image turns out to be damaged."""
+    splits_N, is_used_N = np.array([0, 1, 0, 0, 2, 0, 0], np.int8), np.array([1, 1, 0, 1, 1, 0, 0], bool)
+    shards = [(split, file, places_M.tolist()) for split, file, places_M in preparation._cut(splits_N, is_used_N, 2)]
+    expected = [("train", 0, [0]), ("train", 1, [3]), ("validation", 0, [1]), ("test", 0, [4])]  # of train, the third shard has none
+    assert shards == [(split, f"{split}-{number:05d}.parquet", places) for split, number, places in expected]
 
 
 def test_fixed_draws_take_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
     config = DatasetConfig(binarize="dynamic")
     survey = open_source(config).survey()
-    writer = ShardWriter(open_source(config), storage, "here", 17, 1, (8, 8), 2, "dynamic", seed=3)
-    task = {"number": 0, "split": "test", "file": "x.parquet", "keys": survey.keys[:150], "labels": survey.labels[:150]}
+    form = ImageForm(1, (8, 8), 2, "dynamic")
+    writer = ShardWriter(SourceLoader(open_source(config), 17, form), storage, "here", form, seed=3)
+    task = {"split": "test", "file": "x.parquet", "may_be_whole": False, "keys": survey.keys[:150], "labels": survey.labels[:150]}
     with monkeypatch.context() as patch:
         patch.setattr(writing, "IMAGES_PER_DRAW", 1000)
         expected = writer(task)
@@ -284,7 +289,8 @@ def test_an_unchanged_folder_is_not_read_again(pictures: Path, storage: Storage,
     for file in pictures.rglob("*.png"):
         os.utime(file, (long_ago, long_ago))
     dataset = prepare(config, storage)
-    monkeypatch.setattr("pixelmodels.data.parallel.map_records", None)
+    for module in ("pieces", "preparation"):
+        monkeypatch.setattr(f"pixelmodels.data.{module}.map_records", None)
     assert find_prepared(config, storage) == dataset == prepare(config, storage)
     assert find_prepared(dataclasses.replace(config, seed=1), storage) is None
     os.utime(next(pictures.rglob("*.png")))

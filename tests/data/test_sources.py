@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import hashlib
 import importlib
-import json
 import pickle
 import pkgutil
 from itertools import pairwise
@@ -19,11 +18,14 @@ from sklearn.datasets import load_digits, load_sample_images
 import pixelmodels.data.sources
 from pixelmodels.data import SOURCES, DatasetConfig
 from pixelmodels.data.decoding import BadImage
+from pixelmodels.data.pieces import Decoded, PieceWriter
 from pixelmodels.data.sources import open_source
 from pixelmodels.data.sources.folder import Folder
 from pixelmodels.data.sources.photos import Photos
 from pixelmodels.data.vectors import VectorFile
+from pixelmodels.data.writing import ImageForm
 from pixelmodels.errors import UserError
+from pixelmodels.storage import Storage
 from tests.data.test_decoding import chunk, tiff, wide_png
 
 
@@ -93,13 +95,13 @@ def test_a_test_pixel_is_one_at_every_patch_size() -> None:
 def test_a_file_that_a_worker_cannot_see_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Folder(DatasetConfig(source="folder", path=str(tmp_path)))
     with pytest.raises(UserError, match=r"gone.png' was listed, but a worker cannot see it; every host must see --path"):
-        next(source.load(["gone.png"], 1, (4, 4)))
+        next(source.read({"files": [("gone.png", 9)]}))
 
     def refuse(key: str) -> bytes:
         raise PermissionError(key)
 
     monkeypatch.setattr(source.storage, "read_bytes", refuse)
-    assert isinstance(next(source.load(["secret.png"], 1, (4, 4))), BadImage)
+    assert isinstance(next(source.read({"files": [("secret.png", 9)]})).data, BadImage)
 
 
 @pytest.mark.parametrize(
@@ -111,25 +113,33 @@ def test_a_file_that_a_worker_cannot_see_is_no_bad_image(tmp_path: Path, monkeyp
     ],
 )
 def test_what_earlier_versions_read_otherwise_makes_another_data_set(
-    channels: Literal[1, 3] | None, earlier: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    channels: Literal[1, 3] | None, earlier: dict[str, list[str]], tmp_path: Path, storage: Storage
 ) -> None:
-    monkeypatch.setattr("pixelmodels.data.sources.folder.map_records", lambda function, records: [function(one) for one in records])
-    source = Folder(DatasetConfig(source="folder", path=str(tmp_path), channels=channels))
+    source = Folder(DatasetConfig(source="folder", path=str(tmp_path / "files"), channels=channels, size=(2, 2)))
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    (tmp_path / "files").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "files" / "grey.png")
 
-    def digest_of(changes: str) -> str:
-        record = source._survey_files({"files": [(file.name, file.stat().st_size) for file in sorted(tmp_path.iterdir())]})
-        return hashlib.sha256((record["digest"] + changes).encode()).hexdigest()
+    def news() -> dict[str, list[str]]:
+        units = list(source.units(source.listing()))
+        writer = PieceWriter(source, storage, "pieces", ImageForm(channels or 1, (2, 2), 256, "none"), seed=0)
+        decoded = Decoded.of(writer({"number": 0, "unit": unit, "may_be_whole": False}) for unit in units)
+        (digest,) = decoded.digests
+        digests = [f"{path.name}\0{path.stat().st_size}\0".encode() + hashlib.sha256(path.read_bytes()).digest() for path in files()]
+        assert digest == hashlib.sha256(b"".join(digests)).hexdigest()
+        assert decoded.columns["is_image"].all() and len(decoded.columns["group"]) == len(files())
+        return source.news(decoded.noted, channels or 1)
 
-    assert source.survey().digest == digest_of("")  # as ever
-    Image.frombytes("LAB", (2, 2), bytes(12)).save(tmp_path / "lab.tif")
-    (tmp_path / "twelve.tif").write_bytes(tiff(pixels.astype(int), 12, 1))
+    def files() -> list[Path]:
+        return sorted((tmp_path / "files").iterdir())
+
+    assert news() == {}  # as ever
+    Image.frombytes("LAB", (2, 2), bytes(12)).save(tmp_path / "files" / "lab.tif")
+    (tmp_path / "files" / "twelve.tif").write_bytes(tiff(pixels.astype(int), 12, 1))
     broken = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0none")[:-1] + b"?"  # of its checksum
     exif = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
-    (tmp_path / "turned.png").write_bytes(wide_png(pixels, broken, exif))
-    survey = source.survey()
-    assert survey.digest == digest_of(json.dumps(earlier, sort_keys=True)) and len(survey.keys) == 4
+    (tmp_path / "files" / "turned.png").write_bytes(wide_png(pixels, broken, exif))
+    assert news() == earlier
 
 
 @pytest.mark.parametrize("root", ["/pictures", "s3://bucket/pictures"])
@@ -149,7 +159,7 @@ def test_a_file_that_cannot_be_read_is_named(root: str, error: OSError, reason: 
 
     monkeypatch.setattr(source.storage, "read_bytes", fail)
     with pytest.raises(UserError, match=rf"^'{root}/a/1.png' cannot be read \({reason}\); see to that, or take it out") as told:
-        source._survey_files({"files": [("a/1.png", 100)]})
+        list(source.read({"files": [("a/1.png", 100)]}))
     assert "\n" not in str(told.value)
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pixelmodels.data.config import DatasetConfig
+from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.source import Source
 from pixelmodels.errors import UserError, shown
 from pixelmodels.plain import load
@@ -20,6 +21,7 @@ SOURCES = {
     "mnist": "pixelmodels.data.sources.mnist:MNIST",
     "photos": "pixelmodels.data.sources.photos:Photos",
 }
+AnySource = Source | EncodedSource
 SHIPPED = ("digits", "photos")  # sources whose images come with a package: they take no path
 
 
@@ -33,7 +35,7 @@ def check_has_files(config: DatasetConfig) -> None:
     open_source(config)
 
 
-def open_source(config: DatasetConfig) -> Source:
+def open_source(config: DatasetConfig) -> AnySource:
     """The source that a config names; raises `UserError` for an unknown name, or options or paths that will not do."""
     for option, path in (("path", config.path), ("vectors", config.vectors)):
         try:
@@ -46,5 +48,5 @@ def open_source(config: DatasetConfig) -> Source:
             raise UserError(f"--{option} '{shown(str(path))}' is not supported; give a local path, s3://... or gs://...")
     if config.path is not None and config.source in SHIPPED:
         raise UserError(f"path '{config.path}' has no meaning for source '{config.source}'; give --source folder, or no path")
-    source: Source = load(SOURCES, config.source, "dataset source")(config)
+    source: AnySource = load(SOURCES, config.source, "dataset source")(config)
     return source

@@ -11,20 +11,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import posixpath
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, overload
 
 import pyarrow as pa
 
 from pixelmodels.data.config import DatasetConfig
-from pixelmodels.data.decoding import BadImage, decode, read_header, was_left_unturned, was_put_aside_as_grey, was_read_otherwise
+from pixelmodels.data.decoding import BadImage, is_plain, was_left_unturned, was_put_aside_as_grey, was_read_otherwise
+from pixelmodels.data.encoded import Arrangement, Encoded, EncodedSource
 from pixelmodels.data.folder_names import arrange, reading_of
-from pixelmodels.data.parallel import Record, map_records
-from pixelmodels.data.quantization import UInt8
-from pixelmodels.data.source import Listing, Survey, unreadable
+from pixelmodels.data.parallel import Record
+from pixelmodels.data.source import Listing, unreadable
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage, why
 
@@ -35,17 +37,18 @@ READS_AHEAD = 16  # files of a bucket that one task fetches at a time
 _EARLIER = {"read_otherwise": was_read_otherwise, "left_unturned": was_left_unturned, "put_aside_as_grey": was_put_aside_as_grey}
 
 
-class Folder:
+class Folder(EncodedSource):
     """Source `folder`; raises `UserError` when there is no path, no such folder or no image in it."""
 
+    digest_of = "path, size and content of every file"
+
     def __init__(self, config: DatasetConfig) -> None:
+        super().__init__(config)
         if not config.path:
             raise UserError("source 'folder' needs the folder's path; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
         self.storage = Storage(config.path)
         self.with_labels = config.labels
         self.own_splits = config.splits == "auto"
-        self.max_pixels = config.max_pixels
-        self.channels = config.channels
 
     def listing(self) -> Listing:
         """Where the folder is, and all paths, sizes and times; not to be trusted later if a file has just changed."""
@@ -55,44 +58,33 @@ class Folder:
             return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0{reading}".encode()).hexdigest())
         return listing
 
-    def survey(self, listing: Listing | None = None) -> Survey:
-        """Read every listed file once: digest of its content, and what its first bytes say that it is."""
-        listing = listing or self.listing()
-        entries = [entry for entry in listing.entries if entry.is_regular]
-        files = [(entry.path, entry.size) for entry in entries]
-        results = map_records(self._survey_files, [{"files": files[i : i + FILES_PER_TASK]} for i in range(0, len(files), FILES_PER_TASK)])
-        skipped = {path: reason for result in results for path, reason in result["bad"]}
-        skipped |= {entry.path: "not a regular file" for entry in listing.entries if not entry.is_regular}
-        keys = [entry.path for entry in entries if entry.path not in skipped]
-        if not keys:
-            first = f", the first is '{min(skipped)}': {skipped[min(skipped)]}" if skipped else ""
-            no_images = f"folder '{self.storage.root}' has no images ({len(skipped)} other files{first})"
-            raise UserError(f"{no_images}; give a folder with image files")
-        arrangement = arrange(keys, self.with_labels, self.own_splits, self.storage.root)
-        shape_HWC = next(tuple(result["first"]) for result in results if result["first"])
-        earlier = {name: [path for result in results for path in result["earlier"][name]] for name in _EARLIER}
-        if (self.channels or shape_HWC[2]) != 1:
-            del earlier["put_aside_as_grey"]
-        changes = arrangement.news | {name: paths for name, paths in earlier.items() if paths}
-        news = json.dumps(changes, sort_keys=True) if changes else ""
-        return Survey(
-            digest=hashlib.sha256(("".join(result["digest"] for result in results) + news).encode()).hexdigest(),
-            digest_of=f"path, size and content of every file{', and what earlier versions read otherwise' if news else ''}",
-            keys=keys,
-            splits=arrangement.splits,
-            labels=arrangement.labels,
-            label_names=arrangement.label_names,
-            shape_HWC=shape_HWC,
-            skipped=skipped,
-            num_hidden=listing.num_hidden,
-        )
+    def units(self, listing: Listing) -> Sequence[Record]:
+        return _Units([entry for entry in listing.entries if entry.is_regular])
 
-    def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8 | BadImage]:
-        for data in self._read(keys):
-            try:
-                yield data if isinstance(data, BadImage) else decode(data, channels, size, self.max_pixels)
-            except BadImage as error:
-                yield error
+    def rejected(self, listing: Listing) -> dict[str, BadImage]:
+        return {entry.path: BadImage("not a regular file", "unreadable") for entry in listing.entries if not entry.is_regular}
+
+    def read(self, unit: Record) -> Iterator[Encoded]:
+        limit = self.max_pixels * BYTES_PER_PIXEL
+        contents = self._read([path for path, size in unit["files"] if size <= limit])
+        for path, size in unit["files"]:
+            too_large = f"{size} bytes are too many for an image of at most {self.max_pixels} pixels"
+            data = next(contents) if size <= limit else BadImage(too_large, "too large")
+            yield Encoded(path, data, posixpath.dirname(path))
+
+    def arrange(self, examples: dict[str, str]) -> Arrangement:
+        return arrange(examples, self.with_labels, self.own_splits, self.storage.root)
+
+    def digest(self, unit: Record) -> _FileDigest:
+        return _FileDigest(dict(unit["files"]))
+
+    def notes(self, image: Encoded) -> tuple[str, ...]:
+        if isinstance(image.data, BadImage) or is_plain(image.data):
+            return ()
+        return tuple(name for name, was_so in _EARLIER.items() if was_so(image.data, self.max_pixels))
+
+    def news(self, noted: dict[str, list[str]], channels: int) -> dict[str, Any]:
+        return {name: paths for name, paths in noted.items() if channels == 1 or name != "put_aside_as_grey"}
 
     def _entries(self) -> tuple[list[FileEntry], int]:
         """All files sorted by path, and how many more are hidden."""
@@ -101,7 +93,7 @@ class Folder:
         if self.storage.is_file(""):
             raise UserError(f"'{self.storage.root}' is a file; give the folder that holds it")
         try:
-            everything = sorted(self.storage.files())
+            everything = sorted(self.storage.files(), key=attrgetter("path"))
         except UnicodeError as error:
             raise UserError(
                 f"folder '{self.storage.root}' holds a file whose name is not UTF-8 ({getattr(error, 'object', '')!r}); rename it"
@@ -113,29 +105,6 @@ class Folder:
         if not seen:
             raise UserError(f"folder '{self.storage.root}' has no images (no files at all); give a folder with image files")
         return seen, len(everything) - len(seen)
-
-    def _survey_files(self, task: Record) -> Record:
-        digest, bad, first = hashlib.sha256(), [], None
-        earlier: dict[str, list[str]] = {name: [] for name in _EARLIER}
-        limit = self.max_pixels * BYTES_PER_PIXEL
-        reader = self._read([path for path, size in task["files"] if size <= limit])
-        for path, size in task["files"]:
-            digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
-            try:
-                if size > limit:
-                    raise BadImage(f"{size} bytes are too many for an image of at most {self.max_pixels} pixels")
-                data = next(reader)
-                if isinstance(data, BadImage):
-                    raise data
-                digest.update(hashlib.sha256(data).digest())
-                shape_HWC = read_header(data, self.max_pixels)
-                first = first or shape_HWC
-                for name, was_so in _EARLIER.items():
-                    if was_so(data, self.max_pixels):
-                        earlier[name].append(path)
-            except BadImage as error:
-                bad.append((path, str(error)))
-        return {"digest": digest.hexdigest(), "bad": bad, "earlier": earlier, "first": first}
 
     def _read(self, keys: Sequence[str]) -> Iterator[bytes | BadImage]:
         """The bytes of each file in order; from a bucket a few files ahead, because each one waits for the network."""
@@ -155,9 +124,46 @@ class Folder:
         try:
             return self.storage.read_bytes(key)
         except PermissionError as error:
-            return BadImage(f"cannot be read: {type(error).__name__}")
+            return BadImage(f"cannot be read: {type(error).__name__}", "unreadable")
         except FileNotFoundError as error:
             reason = f"'{self.storage.uri(key)}' was listed, but a worker cannot see it"
             raise UserError(f"{reason}; every host must see --path, or the folder changed: run the same command again") from error
         except (OSError, pa.ArrowException) as error:
             raise unreadable(self.storage, key, error) from error
+
+
+@dataclass(frozen=True)
+class _Units(Sequence[Record]):
+    """The files of a listing in units, each made when it is asked for: their paths are in memory once."""
+
+    entries: list[FileEntry]
+
+    def __len__(self) -> int:
+        return -(-len(self.entries) // FILES_PER_TASK)
+
+    @overload
+    def __getitem__(self, number: int) -> Record: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Record]: ...
+    def __getitem__(self, number: int | slice) -> Record | list[Record]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        entries = self.entries[number * FILES_PER_TASK :][:FILES_PER_TASK]
+        return {"files": [(entry.path, entry.size) for entry in entries]}
+
+
+class _FileDigest:
+    """SHA-256 of path, listed size and content of files, in their order."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self._sizes, self._digest = sizes, hashlib.sha256()
+
+    def add(self, image: Encoded) -> None:
+        self._digest.update(f"{image.key}\0{self._sizes[image.key]}\0".encode("utf-8", "surrogateescape"))
+        if not isinstance(image.data, BadImage):
+            self._digest.update(hashlib.sha256(image.data).digest())
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
