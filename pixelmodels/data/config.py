@@ -13,6 +13,7 @@ SPLITS = ("train", "validation", "test")
 Binarize = Literal["none", "threshold", "dynamic"]
 PatchSize = Literal[8, 16, 32]
 Splitting = Literal["auto", "hash"]
+DropDuplicates = Literal["none", "exact", "near"]
 # Pillow refuses images of twice this size whatever is asked for.
 LARGEST_MAX_PIXELS = 89_478_485
 
@@ -42,12 +43,15 @@ class DatasetConfig:
     max_bad_share: float = 0.01  # share of files that may turn out to be no images; one such file is always accepted
     max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
 
+    drop_duplicates: DropDuplicates = "none"  # leave train images out that are copies of test or validation images; near: or nearly are
+
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
         for what, value, choices in (
             ("binarize", self.binarize, get_args(Binarize)),
             ("patch size", self.patch_size, get_args(PatchSize)),
             ("splits", self.splits, get_args(Splitting)),
+            ("drop_duplicates", self.drop_duplicates, get_args(DropDuplicates)),
         ):
             if value not in choices:
                 raise UserError(f"{what} {value!r} unknown; have {', '.join(map(str, choices))}")
