@@ -18,6 +18,7 @@ SPLITS = ("train", "validation", "test")
 Binarize = Literal["none", "threshold", "dynamic"]
 PatchSize = Literal[8, 16, 32]
 Splitting = Literal["auto", "hash"]
+DropDuplicates = Literal["none", "exact", "near"]
 # Pillow refuses images of twice this size whatever is asked for.
 LARGEST_MAX_PIXELS = 89_478_485
 
@@ -50,6 +51,8 @@ class DatasetConfig:
     label_column: str | None = None  # of the same: column of the labels; ending, or field of the JSON member; None: found
     variant: str | None = None  # of some sources: a set of emnist, such as letters; cifar100's coarse; svhn's extra; a set of arrays
 
+    drop_duplicates: DropDuplicates = "none"  # leave train images out that are copies of test or validation images; near: or nearly are
+
     def __post_init__(self) -> None:
         if self.source == AUTO and self.path is None:
             object.__setattr__(self, "source", _WITHOUT_PATH)
@@ -58,6 +61,7 @@ class DatasetConfig:
             ("binarize", self.binarize, get_args(Binarize)),
             ("patch size", self.patch_size, get_args(PatchSize)),
             ("splits", self.splits, get_args(Splitting)),
+            ("drop_duplicates", self.drop_duplicates, get_args(DropDuplicates)),
         ):
             if value not in choices:
                 raise UserError(f"{what} {value!r} unknown; have {', '.join(map(str, choices))}")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DATASETS = "datasets"  # folder below the storage root
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"  # key, reason, stage and kind of every input that is no image; once a list in JSON, skipped.json
+DUPLICATES = "duplicates.parquet"  # of a data set without copies: which train images were left out, and what they are copies of
 VECTOR_BYTES = 4  # of one number of an image's vector
 FORMAT_VERSION = 2  # part of every fingerprint: raised when the same options come to give other pixels, or another layout
 
@@ -151,15 +152,34 @@ class Dataset:
 
     def read(self, split: str) -> Split:
         """All of a split, in stored order (sorted by key); raises `UserError` when a shard is not the one that was written."""
-        return self._read(split, np.arange(self.num_images(split)))
+        return self.at(split, np.arange(self.num_images(split)))
 
     def some(self, split: str, num_images: int) -> Split:
         """Images spread evenly over a split (all of them where there are no more), of which only the shards that hold them are read."""
         total = self.num_images(split)
         count = min(num_images, total)
-        return self._read(split, np.arange(count) * total // max(1, count))
+        return self.at(split, np.arange(count) * total // max(1, count))
 
-    def _read(self, split: str, places_M: npt.NDArray[np.int64]) -> Split:
+    def read_shard(self, split: str, number: int) -> Split:
+        """All of one shard."""
+        counts = [shard["num_images"] for shard in self.shards(split)]
+        start = sum(counts[:number])
+        return self.at(split, np.arange(start, start + counts[number]))
+
+    def keys_at(self, split: str, places_M: npt.NDArray[np.int64]) -> list[str]:
+        """The keys of the images at some places of a split, in any order; only the shards that hold them are read."""
+        keys: dict[int, str] = {}
+        stop = 0
+        for shard in self.shards(split):
+            start, stop = stop, stop + shard["num_images"]
+            rows = np.unique(places_M[(places_M >= start) & (places_M < stop)]) - start
+            if len(rows):
+                with self._whole(shard) as path, self.storage.open_input(path) as stream:
+                    column = pq.read_table(stream, columns=["key"])["key"]
+                keys |= zip((rows + start).tolist(), column.take(pa.array(rows)).to_pylist(), strict=True)
+        return [keys[place] for place in places_M.tolist()]
+
+    def at(self, split: str, places_M: npt.NDArray[np.int64]) -> Split:
         """The images at some places of a split, in increasing order; only the shards that hold them are read."""
         images_MCHW = np.empty((len(places_M), *self.spec.shape), np.uint8)
         labels_M = np.empty(len(places_M), np.int32)
@@ -194,6 +214,14 @@ class Dataset:
             labels.append(decode_labels(table["label"]))
             keys += table["key"].to_pylist()
         return np.concatenate(labels) if self.num_classes else None, keys
+
+    def labels(self, split: str) -> npt.NDArray[np.int32]:
+        """Labels of a split, -1 where an image has none, without reading anything else."""
+        labels = [np.empty(0, np.int32)]
+        for shard in self.shards(split):
+            with self._whole(shard) as path, self.storage.open_input(path) as stream:
+                labels.append(decode_labels(pq.read_table(stream, columns=["label"])["label"]))
+        return np.concatenate(labels)
 
     def stream(self, split: str) -> ray.data.Dataset:
         """A split as a Ray Data set with columns image (bytes), label, key and, where there are any, vector.
@@ -239,9 +267,20 @@ class Dataset:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.manifest["skipped"].get("kinds", {}).items())
             file = f"{self.storage.uri(self.folder)}/{self.manifest['skipped']['file']}"
             parts.append(f"{len(skipped)} files put aside{kinds and f' ({kinds})'}: {shown}{more}; all in {file}")
+        parts += self._copies_told()
         if hidden := self.manifest["skipped"]["num_hidden"]:
             parts.append(f"{hidden} hidden files left out")
         return "; ".join(parts)
+
+    def _copies_told(self) -> list[str]:
+        """What is known of copies of other splits' images in train, for `summary`."""
+        duplicates = self.manifest.get("duplicates", {"dropped": "none", "counts": {}})
+        if duplicates["dropped"] != "none":
+            kinds = "exact" if duplicates["dropped"] == "exact" else "exact or near"
+            return [f"{duplicates['num_dropped']:,} {kinds} copies of test or validation images left out of train"]
+        told = [f"{count['train_exact']:,} of {split} images" for split, count in duplicates["counts"].items() if count["train_exact"]]
+        remedy = "pipelines/inspect_data.py shows them, --drop-duplicates leaves them out"
+        return [f"train has exact copies: {', '.join(told)} ({remedy})"] if told else []
 
     def _split(self, split: str) -> dict[str, Any]:
         if split not in SPLITS:

@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pixelmodels.data.config import SPLITS, DatasetConfig
-from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, REJECTED, VECTOR_BYTES, Dataset
+from pixelmodels.data.copies import NEAR, OTHERS, Sketcher, copies_between, table_file, table_of, with_copies
+from pixelmodels.data.dataset import DATASETS, DUPLICATES, FORMAT_VERSION, MANIFEST, REJECTED, VECTOR_BYTES, Dataset
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.pieces import Decoded, PieceLoader, PieceWriter, Rejected, decode_units, first_shape, folder_of, whole_units
@@ -293,9 +294,11 @@ def _write(config: DatasetConfig, storage: Storage, images: _Images, plan: _Plan
     """Write the shards that are not there yet; the data set, without its manifest's file."""
     shares = {"test": config.test_share, "validation": config.validation_share}
     splits_N = complete_splits(images.split_hashes_N, images.own_N, shares)
-    is_used_N = images.is_image_N & ~_left_out(config, splits_N, images.image_hashes_N)
     image_bytes = math.prod(images.form.shape_HWC) + plan.writer.vector_size * VECTOR_BYTES
-    shards = _cut(splits_N, is_used_N, _rows_per_shard(config, image_bytes))
+    num_rows = _rows_per_shard(config, image_bytes)
+    is_dropped_N, duplicates = _find_duplicates(config, storage, images, plan, splits_N, num_rows)
+    is_used_N = images.is_image_N & ~is_dropped_N
+    shards = _cut(splits_N, is_used_N, num_rows)
     there = set(storage.list(plan.writer.folder))
     before = {file for _, file, _ in shards if {file, record_of(file)} <= there}
     if before:
@@ -312,12 +315,50 @@ def _write(config: DatasetConfig, storage: Storage, images: _Images, plan: _Plan
     if images.num_read != num_written + len(images.rejected) + num_left_out:
         out = f"{num_written} were written, {len(images.rejected)} rejected and {num_left_out} left out"
         raise RuntimeError(f"{images.num_read} images were read, and {out}; give the same command again, and tell us if it says so again")
-    return Dataset(storage, plan.writer.folder, _manifest(config, images, plan, results))
+    return Dataset(storage, plan.writer.folder, _manifest(config, images, plan, results, duplicates))
 
 
-def _left_out(config: DatasetConfig, splits_N: Int8, image_hashes_N: npt.NDArray[np.uint64] | None) -> npt.NDArray[np.bool_]:
-    """Which images are in no shard although they are images; places of the others stay as they are."""
-    return np.zeros(len(splits_N), np.bool_)
+def _find_duplicates(
+    config: DatasetConfig, storage: Storage, images: _Images, plan: _Plan, splits_N: Int8, num_rows: int
+) -> tuple[npt.NDArray[np.bool_], dict[str, Any]]:
+    """Which train images are left out because they are copies of others, and what the manifest says of copies.
+
+    Where none is left out, those are counted that are known to be the same: looking for others would take as long as writing the shards.
+    """
+    is_dropped_N, places = np.zeros(len(splits_N), np.bool_), {}
+    for code, split in enumerate(SPLITS):
+        places[split] = np.nonzero((splits_N == code) & images.is_image_N)[0]
+    if config.drop_duplicates == "none":
+        counts = _count_same(places, images.image_hashes_N) if images.image_hashes_N is not None else {}
+        return is_dropped_N, {"dropped": "none", "num_dropped": 0, "counts": counts}
+    ranks_N = np.cumsum(images.is_image_N) - 1
+
+    def tasks(split: str) -> Iterator[Record]:
+        for start in range(0, len(places[split]), num_rows):
+            places_M = places[split][start : start + num_rows]
+            yield {"labels": images.labels_N[places_M], **images.rows(places_M)}
+
+    def keys_at(split: str, rows_M: Int64) -> list[str]:
+        return [keys[rank] for rank in ranks_N[places[split][rows_M]].tolist()]
+
+    sketcher, is_near = Sketcher(images.load, images.form.levels_before_draws), config.drop_duplicates == NEAR
+    found = copies_between(sketcher, {split: tasks(split) for split in ("train", *OTHERS)}, with_near=is_near)
+    rows_M = with_copies(found)
+    is_dropped_N[places["train"][rows_M]] = True
+    keys = images.keys() if len(rows_M) else []
+    write(storage, f"{plan.writer.folder}/{DUPLICATES}", table_file(table_of(found, keys_at)))
+    counts = {one.split: one.counts() for one in found}
+    return is_dropped_N, {"dropped": config.drop_duplicates, "num_dropped": len(rows_M), "counts": counts, "file": DUPLICATES}
+
+
+def _count_same(places: dict[str, Int64], image_hashes_N: npt.NDArray[np.uint64]) -> dict[str, dict[str, int]]:
+    """How many train images are the same as images of another split, and how many of its images are in train."""
+    train, counts = image_hashes_N[places["train"]], {}
+    for split in OTHERS:
+        others = image_hashes_N[places[split]]
+        num_train, num = int(np.isin(train, others).sum()), int(np.isin(others, train).sum())
+        counts[split] = {"train_exact": num_train, "train_near": 0, "exact": num, "near": 0, "not_compared": 0}
+    return counts
 
 
 def _rows_per_shard(config: DatasetConfig, image_bytes: int) -> int:
@@ -358,7 +399,7 @@ def _report(storage: Storage, folder: str, rejected: Sequence[Rejected]) -> str:
     return storage.uri(f"{folder}/{REJECTED}")
 
 
-def _manifest(config: DatasetConfig, images: _Images, plan: _Plan, results: list[Record]) -> dict[str, Any]:
+def _manifest(config: DatasetConfig, images: _Images, plan: _Plan, results: list[Record], duplicates: dict[str, Any]) -> dict[str, Any]:
     form = images.form
     splits: dict[str, Any] = {}
     for split in SPLITS:
@@ -390,6 +431,7 @@ def _manifest(config: DatasetConfig, images: _Images, plan: _Plan, results: list
             "file": REJECTED,
             "num_hidden": images.num_hidden,
         },
+        "duplicates": duplicates,
         "options": plan.options,
         "source_digest": {"sha256": images.digest, "of": images.digest_of},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -401,8 +443,9 @@ def _commit(storage: Storage, folder: str, manifest: dict[str, Any], rejected: l
     _report(storage, folder, rejected)
     write(storage, f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
     named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]}
+    kept = {MANIFEST, REJECTED, LISTING} | ({manifest["duplicates"]["file"]} if "file" in manifest["duplicates"] else set())
     for name in storage.list(folder):
-        if name not in named | {MANIFEST, REJECTED, LISTING} | {record_of(file) for file in named}:
+        if name not in named | kept | {record_of(file) for file in named}:
             storage.delete(f"{folder}/{name}")
 
 
