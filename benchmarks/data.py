@@ -7,7 +7,7 @@
 32x32 by `pipelines/prepare_data.py`, and by a loop in one process that does no more than it must: Pillow with the same draft mode, crop and
 resize, pyarrow with the same compression and rows in a file, no splits, digests or checks. Both are processes whose whole time counts, from
 their start to their end, Ray's included. `memory`: the most that all processes of a preparation hold, as their share of all pages (PSS),
-asked for twice a second. The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
+asked for ten times a second. The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COUNTS = {"small": 50_000, "photographs": 10_000}
 MEMORY_COUNTS = (20_000, 200_000)
 NAMES = (*COUNTS, "memory")
 LESS = 20  # times fewer with --quick
-ASK_EVERY_S = 0.5
+ASK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pixelmodels.data.processes import map_here
 from pixelmodels.errors import UserError, first_line
+from pixelmodels.ray_cluster import num_cores
 
 Record = dict[str, Any]
 
 _TASKS_PER_CPU = 4  # tasks that are waiting or running for each CPU: none idles, and the records of few are in memory
 _LEAST_TASKS = 32  # of a cluster that may grow
 _MOST_LOSSES = 3  # workers that one task may lose
-_GO_ON = "give the same command again: it goes on from what is whole"
 
 
 def map_records(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
@@ -24,27 +25,10 @@ def map_records(function: Callable[[Record], Record], records: Iterable[Record])
     would take longer to start than most folders to prepare. Raises the `UserError` that a task raised.
     """
     ray = sys.modules.get("ray")
-    outcomes = _by_ray(function, records) if ray is not None and ray.is_initialized() else _by_processes(function, records)
-    for outcome in outcomes:
-        if isinstance(outcome, str):
-            raise UserError(outcome)
-        yield outcome
+    return _by_ray(function, records) if ray is not None and ray.is_initialized() else map_here(function, records, num_cores())
 
 
-def _by_processes(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record | str]:
-    from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    from pixelmodels.ray_cluster import num_cores
-
-    pool = Parallel(n_jobs=num_cores(), batch_size=1, pre_dispatch=f"{_TASKS_PER_CPU}*n_jobs", return_as="generator", max_nbytes=None)
-    try:
-        yield from pool(delayed(_apply)(function, record) for record in records)
-    except BrokenProcessPool as error:
-        raise UserError(f"a process was lost, perhaps for want of memory ({first_line(error)}); {_GO_ON}") from error
-
-
-def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record | str]:
+def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
     import ray
 
     task = ray.remote(_apply).options(num_cpus=1, max_retries=_MOST_LOSSES)
@@ -63,7 +47,10 @@ def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> 
                 else:
                     running[task.remote(shared, one[1])] = one[0]
             while following in done:
-                yield done.pop(following)
+                outcome = done.pop(following)
+                if isinstance(outcome, str):
+                    raise UserError(outcome)
+                yield outcome
                 following += 1
             if running:
                 for ended in ray.wait(list(running), num_returns=1)[0]:
@@ -73,7 +60,8 @@ def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> 
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
-        raise UserError(f"a worker was lost, perhaps for want of memory ({first_line(error)}); {_GO_ON}") from error
+        lost = f"a worker was lost, perhaps for want of memory ({first_line(error)})"
+        raise UserError(f"{lost}; give the same command again: it goes on from what is whole") from error
 
 
 def _apply(function: Callable[[Record], Record], record: Record) -> Record | str:

@@ -32,6 +32,7 @@ from pixelmodels.data.dataset import DATASETS, FORMAT_VERSION, MANIFEST, REJECTE
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.pieces import Decoded, PieceLoader, PieceWriter, Rejected, decode_units, first_shape, folder_of, whole_units
+from pixelmodels.data.processes import end_processes
 from pixelmodels.data.source import Listing, Source, Survey
 from pixelmodels.data.sources import AnySource, open_source
 from pixelmodels.data.splits import NO_SPLIT, Int8, Int64, complete_splits, split_hashes
@@ -104,7 +105,10 @@ def prepare(
     dataset, is_new = _find(config, storage, source, listing), False
     if dataset is None:
         connect()
-        dataset, is_new = _prepare(config, storage, source, listing, say)
+        try:
+            dataset, is_new = _prepare(config, storage, source, listing, say)
+        finally:
+            end_processes()
     _remove_records(dataset)
     told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
     say(f"data set {dataset.summary()} ({told})")
@@ -124,7 +128,11 @@ def _prepare(
         form = _form_of_files(config, source, listing)
         pieces = folder_of(source, listing, form, config.seed)
         images = _decode(config, storage, source, listing, form, pieces, say)
-        _check_unchanged(config, source, listing)
+        try:
+            _check_unchanged(config, source, listing)
+        except UserError:
+            storage.delete(pieces)  # of which nobody knows which state of the folder they are of
+            raise
     else:
         images = _look(config, source, source.survey(listing))
     plan = _plan(config, storage, images)

@@ -58,12 +58,15 @@ class Files(Sequence[FileEntry]):
                 )
             )
         # By bytes of UTF-8, which is the order of Python's strings.
-        return Files(pa.Table.from_batches(batches, _COLUMNS).sort_by("path").combine_chunks())
+        files = Files(pa.Table.from_batches(batches, _COLUMNS).sort_by("path").combine_chunks())
+        del batches
+        pa.default_memory_pool().release_unused()
+        return files
 
     def of_kind(self, *, is_regular: bool) -> Files:
         """Those that are regular, or those that are not."""
-        wanted = self._table["is_regular"]
-        return Files(self._table.filter(wanted if is_regular else pc.invert(wanted)).combine_chunks())
+        wanted = self._table["is_regular"] if is_regular else pc.invert(self._table["is_regular"])
+        return self if pc.all(wanted).as_py() else Files(self._table.filter(wanted).combine_chunks())
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
