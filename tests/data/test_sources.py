@@ -39,7 +39,7 @@ def test_every_file_is_in_the_table() -> None:
 
 def test_unknown_sources_and_useless_options_are_told() -> None:
     with pytest.raises(
-        UserError, match=r"dataset source 'digit' unknown; have binarized_mnist, cifar10, digits, folder, .*, photos.*; did you mean 'digits'"
+        UserError, match=r"dataset source 'digit' unknown; have binarized_mnist, cifar10, .*, photos.*; did you mean 'digits'"
     ):
         open_source(DatasetConfig(source="digit"))
     with pytest.raises(UserError, match="path 'x' has no meaning for source 'digits'"):
