@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from pixelmodels.errors import UserError, check_seed
@@ -45,7 +45,8 @@ class DatasetConfig:
     test_share: float = 0.1  # of the images, where the source has no test split of its own
     seed: int = 0  # of the splits by hash and of the fixed draws of dynamic binarization
     rows_per_shard: int = 2048  # images in one Parquet file, at most; fewer where they are large (64 MiB of pixels)
-    max_bad_share: float = 0.01  # share of files that may turn out to be no images; one such file is always accepted
+    # Share of files that may turn out to be no images; one such file is always accepted. The images are the same whatever it is.
+    max_bad_share: float = field(default=0.01, compare=False)
     max_pixels: int = 50_000_000  # an image with more pixels than this is put aside before it is decoded
     image_column: str | None = None  # of parquet, huggingface: column of the images; of webdataset: ending of their names; None: found
     label_column: str | None = None  # of the same: column of the labels; ending, or field of the JSON member; None: found

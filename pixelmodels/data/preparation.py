@@ -133,7 +133,11 @@ def _prepare(
         form = _form_of_files(config, source, listing)
         pieces = folder_of(source, listing, form, config.seed)
         images = _decode(config, storage, source, listing, form, pieces, say)
-        _check_unchanged(config, source, listing)
+        try:
+            _check_unchanged(config, source, listing)
+        except UserError:
+            storage.delete(pieces)  # of which nobody knows which state of the folder they are of
+            raise
     else:
         images = _look(config, source, source.survey(listing))
     plan = _plan(config, storage, images)

@@ -197,6 +197,9 @@ class AtOnce:
         self._needs, self._wanted, self._most, self._say = needs, most or 1, min(most or num_samples, num_samples), say
         self._now, self._looked = self._look(), time.monotonic()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # see `Sweep`
+
     def __call__(self) -> int:
         """How many by now."""
         if time.monotonic() - self._looked >= _LOOK_EVERY_S:

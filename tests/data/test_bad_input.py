@@ -183,6 +183,7 @@ def test_a_folder_that_changes_meanwhile_is_told(pictures: Path, storage: Storag
     monkeypatch.setattr(pieces, "map_records", meddle)
     with pytest.raises(UserError, match="changed while it was read"):
         prepare(folder_config(pictures), storage)
+    assert storage.list("preparing") == storage.list("datasets") == []
 
 
 @pytest.mark.usefixtures("ray_cluster")

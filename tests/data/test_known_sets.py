@@ -18,7 +18,7 @@ import scipy.io
 from pixelmodels.data import DatasetConfig
 from pixelmodels.data.packed import PackedSource
 from pixelmodels.data.pickled import read_pickled
-from pixelmodels.data.preparation import _plan
+from pixelmodels.data.preparation import _look, _plan
 from pixelmodels.data.source import Survey
 from pixelmodels.data.sources import open_source
 from pixelmodels.errors import UserError
@@ -463,4 +463,4 @@ def test_what_was_prepared_before_is_the_same_data_set(source: str, labels: bool
     WRITERS[source](files)
     config = DatasetConfig(source=source, path=str(files), labels=labels)
     found = open_source(config)
-    assert _plan(config, Storage(tmp_path / "storage"), found, found.survey()).fingerprint == fingerprint
+    assert _plan(config, Storage(tmp_path / "storage"), _look(config, found, found.survey())).fingerprint == fingerprint

@@ -123,6 +123,7 @@ def test_who_has_lost_a_run_neither_tries_again_nor_clears_away(
 
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Losing)
     plan = dataclasses.replace(plan, hold=Hold(f"{plan.folder}/{RUNNING}", "mine"))
+    storage.write_bytes(f"{plan.folder}/{RUNNING}", b'{"id": "mine"}')
     for _ in range(2):  # of which the second has lost it before it begins
         with pytest.raises(Lost, match="process 17 on host 'there' trains it now"):
             trainer.fit(plan, WorkerNeeds(1), None, say=lambda _: None)
