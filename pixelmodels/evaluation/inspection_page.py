@@ -155,10 +155,7 @@ def _level_rows(found: Inspection) -> list[Sequence[str]]:
 
 
 def _levels(found: Inspection) -> list[str]:
-    charts = [
-        f"<figure>{_chart(levels)}<figcaption>{levels.split}: levels and the roots of their shares</figcaption></figure>"
-        for levels in found.levels
-    ]
+    charts = [_figure(_chart(levels), f"{levels.split}: levels and the roots of their shares") for levels in found.levels]
     sampled = any(levels.num_images < found.dataset.num_images(levels.split) for levels in found.levels)
     note = "<p class=soft>Counted in some shards only, spread evenly over the split.</p>" if sampled else ""
     return [_table(_LEVELS_HEADER, _level_rows(found), numbers=1), note, f"<div class=row>{''.join(charts)}</div>"]
@@ -187,12 +184,15 @@ def _chart(levels: Levels) -> str:
 
 def _examples(found: Inspection) -> list[str]:
     shown = [
-        f"<figure>{_picture(some.images_NCHW, some.levels, f'examples of {some.name}', EXAMPLE_SIDE)}<figcaption>{_text(some.name)}</figcaption></figure>"
-        for some in found.examples
+        _figure(_picture(some.images_NCHW, some.levels, f"examples of {some.name}", EXAMPLE_SIDE), some.name) for some in found.examples
     ]
     num = found.dataset.num_classes
     note = f"<p class=soft>{len(shown)} of {num:,} classes, spread evenly.</p>" if num > len(shown) else ""
     return [note, f"<div class=row>{''.join(shown)}</div>"]
+
+
+def _figure(drawn: str, caption: str) -> str:
+    return f"<figure>{drawn}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
 def _picture(images_NCHW: npt.NDArray[np.uint8], levels: int, alt: str, side: int) -> str:
