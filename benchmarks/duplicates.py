@@ -7,8 +7,8 @@
 whose nearest copy is their own, of all and of those whose contrast at 8x8 is at least 4 of 255 (`share_with_contrast` of them: the others
 are sky and blur, of which noise or compression leaves little). `mistaken`: train images that are taken for copies of other images of the
 same data set although none is planted, in its own splits (10% validation, 10% test) over several seeds. `scale`: generated 32x32 RGB
-images, a tenth of them test images, of which every hundredth is a changed train image; sketched and compared on a local Ray, from
-its start to its end, with the memory (PSS) of all processes. The last thing printed is one JSON object; it is also written to
+images, a tenth of them test images, of which every hundredth is a changed train image; sketched and compared by all cores of
+this machine, from the start of Python to its end, with the memory (PSS) of all processes. The last thing printed is one JSON object; it is also written to
 `benchmarks/results/` with the date.
 """
 
@@ -32,13 +32,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.main_job import MARK, proportional_bytes
-from pixelmodels import ray_cluster
 from pixelmodels.commandline import parse
 from pixelmodels.data.copies import copies_between
 from pixelmodels.data.duplicates import Sketches, find_copies
 from pixelmodels.data.parallel import Record
 from pixelmodels.data.quantization import UInt8, dequantize, quantize
 from pixelmodels.errors import exit_with
+from pixelmodels.ray_cluster import num_cores
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES_PER_TASK = 2048
@@ -171,8 +171,7 @@ def _sketch(task: Record) -> Record:
 
 
 def search(num_images: int) -> dict[str, Any]:
-    """Compare generated images on a local Ray; what was found, and the time that it took, half of it to make them."""
-    ray_cluster.connect()
+    """Compare generated images; what was found, and the time that it took, half of it to make them."""
     num_test = num_images // 10
     numbers = {"train": range(num_images - num_test), "test": range(num_images - num_test, num_images)}
 
@@ -232,7 +231,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "benchmark": "duplicates",
         "date": datetime.date.today().isoformat(),
         "quick": arguments.quick,
-        "cores": ray_cluster.num_cores(),
+        "cores": num_cores(),
         "python": platform.python_version(),
         "found": found,
         "mistaken": mistaken,

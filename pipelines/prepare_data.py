@@ -2,7 +2,8 @@
 
     python pipelines/prepare_data.py --source folder --path photos/ --size 32 32 --levels 256
 
-The last line printed is where the data set is. The same input and options a second time do nothing.
+The last line printed is where the data set is. The same input and options a second time do nothing; a call that was killed is gone on
+from by the next one. With `RAY_ADDRESS` all of a cluster prepares, else the cores of this machine do, without Ray.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> int:
     arguments = parse(Arguments)
     storage = Storage(arguments.storage)
     storage.check_writable()
-    dataset = prepare(arguments.data, storage, connect=ray_cluster.connect)
+    dataset = prepare(arguments.data, storage, connect=ray_cluster.join)
     print(storage.uri(dataset.folder))
     return 0
 

@@ -92,6 +92,12 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False) -> None
         token.chmod(0o600)
 
 
+def join() -> None:
+    """Join the cluster of `RAY_ADDRESS` where one is named: for what needs no Ray on one machine; see `connect`."""
+    if os.environ.get("RAY_ADDRESS", "local") != "local":
+        connect()
+
+
 def _remedy(error: BaseException) -> str:
     """What helps where a local Ray does not start."""
     if "AF_UNIX path length" in str(error):  # of sockets in the folder of its session

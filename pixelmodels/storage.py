@@ -101,7 +101,7 @@ def check_length(what: str, name: str) -> None:
         raise UserError(f"{what} '{name[:40]}...' has {len(name)} letters, too many for a folder; give at most {LONGEST_NAME} (bytes)")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class FileEntry:
     """One file of a listing."""
 
@@ -233,6 +233,9 @@ class Storage:
             if os.path.isdir(full):
                 yield from _local_files(full, "", ())
             return
+        if self.kind == "s3":
+            yield from self._files_s3(full)
+            return
         for info in filesystem.get_file_info(fs.FileSelector(full, allow_not_found=True, recursive=True)):
             if info.type == fs.FileType.File and not info.path.endswith("/"):
                 yield FileEntry(info.path[len(full) :].lstrip("/"), int(info.size), int(info.mtime_ns or 0))
@@ -283,6 +286,17 @@ class Storage:
         bucket, _, key = full.partition("/")
         with buckets.s3_errors():
             return bytes(self._client().get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def _files_s3(self, full: str) -> Iterator[FileEntry]:
+        """Every object below a folder, a page at a time: Arrow has all of them in memory before it gives one."""
+        bucket, _, key = full.partition("/")
+        prefix = f"{key}/" if key else ""
+        with buckets.s3_errors():
+            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for found in page.get("Contents", ()):
+                    path = found["Key"].removeprefix(prefix)
+                    if path and not path.endswith("/"):
+                        yield FileEntry(path, int(found["Size"]), int(found["LastModified"].timestamp()) * 1_000_000_000)
 
     def _put_new_s3(self, full: str, data: bytes) -> bool:
         """Put an object where there is none yet; Arrow has no way to ask for that. Returns whether it was put."""

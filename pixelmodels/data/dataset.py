@@ -248,9 +248,9 @@ class Dataset:
 
     def summary(self) -> str:
         """One line: size of the splits, shape and levels, and what was put aside."""
-        spec = self.spec
+        image = self.manifest["image"]  # not `spec`, which brings in torch: it would take longer than to prepare a small folder
         counts = ", ".join(f"{split} {self.num_images(split):,}" for split in SPLITS)
-        shape = f"{spec.height}x{spec.width}, {'RGB' if spec.channels == 3 else 'grey'}, {spec.levels} levels"
+        shape = f"{image['height']}x{image['width']}, {'RGB' if image['channels'] == 3 else 'grey'}, {image['levels']} levels"
         parts = [f"{self.name}-{self.fingerprint}: {shape}; {counts}"]
         parts += [f"{self.num_classes} classes"] if self.num_classes else []
         parts += [f"vectors of {self.vector_size}"] if self.vector_size else []

@@ -1,4 +1,4 @@
-"""From a source to Parquet shards and a manifest, in parallel as Ray's tasks.
+"""From a source to Parquet shards and a manifest, in parallel (`parallel.py`).
 
 A source of encoded images is read once, into pieces of decoded images (`pieces.py`); one of packed files is looked at first. What then is
 known of every image, in arrays, decides splits and labels, and cuts shards of each split's images, in their order: one task each. So the
@@ -33,6 +33,7 @@ from pixelmodels.data.dataset import DATASETS, DUPLICATES, FORMAT_VERSION, MANIF
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.pieces import Decoded, PieceLoader, PieceWriter, Rejected, decode_units, first_shape, folder_of, whole_units
+from pixelmodels.data.processes import end_processes
 from pixelmodels.data.source import Listing, Source, Survey
 from pixelmodels.data.sources import AnySource, open_source
 from pixelmodels.data.splits import NO_SPLIT, Int8, Int64, complete_splits, split_hashes
@@ -96,8 +97,8 @@ def prepare(
     """Make the data set of a config, or find it: the same input and options give the same fingerprint, and nothing is done twice.
 
     Args: `say` is given one line that tells what was done, and one before it where the work of a killed run is gone on from; `connect` is
-    called when there is something to do, after which Ray must be running (such as `ray_cluster.connect`). Raises `UserError` when the
-    source is missing, has no images, has too many bad files or changes while it is read.
+    called when there is something to do (such as `ray_cluster.join`): where Ray is running then, its workers do it, else processes of
+    this machine. Raises `UserError` when the source is missing, has no images, has too many bad files or changes while it is read.
     """
     started = time.monotonic()
     source = open_source(config)
@@ -105,7 +106,11 @@ def prepare(
     dataset, is_new = _find(config, storage, source, listing), False
     if dataset is None:
         connect()
-        dataset, is_new = _prepare(config, storage, source, listing, say)
+        try:
+            dataset, is_new = _prepare(config, storage, source, listing, say)
+        finally:
+            end_processes()
+    _remove_records(dataset)
     told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
     say(f"data set {dataset.summary()} ({told})")
     return dataset
@@ -124,7 +129,11 @@ def _prepare(
         form = _form_of_files(config, source, listing)
         pieces = folder_of(source, listing, form, config.seed)
         images = _decode(config, storage, source, listing, form, pieces, say)
-        _check_unchanged(config, source, listing)
+        try:
+            _check_unchanged(config, source, listing)
+        except UserError:
+            storage.delete(pieces)  # of which nobody knows which state of the folder they are of
+            raise
     else:
         images = _look(config, source, source.survey(listing))
     plan = _plan(config, storage, images)
@@ -142,10 +151,10 @@ def _prepare(
             not_there = f"shard '{missing[0]}' written by a worker is not at '{storage.uri(folder)}'"
             raise UserError(f"{not_there}; give a --storage that every host sees: a bucket or a shared folder")
         _commit(storage, folder, dataset.manifest, images.rejected)
+    if pieces is not None:  # before the note by which the data set is found without looking for pieces
+        storage.delete(pieces)
     if listing is not None and listing.is_settled:
         write(storage, f"{folder}/{LISTING}", _listing_record(config, listing, plan.vectors_digest))
-    if pieces is not None:
-        storage.delete(pieces)
     return dataset, is_new
 
 
@@ -431,11 +440,18 @@ def _commit(storage: Storage, folder: str, manifest: dict[str, Any], rejected: l
     """Write the manifest last, and remove what it does not name."""
     _report(storage, folder, rejected)
     write(storage, f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-    named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]} | {MANIFEST, REJECTED, LISTING}
-    named |= {manifest["duplicates"]["file"]} if "file" in manifest["duplicates"] else set()
+    named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]}
+    tables = {REJECTED, *({DUPLICATES} if "file" in manifest["duplicates"] else ())}
     for name in storage.list(folder):
-        if name not in named:
+        if name not in named | {MANIFEST, LISTING} | tables | {record_of(file) for file in named}:
             storage.delete(f"{folder}/{name}")
+
+
+def _remove_records(dataset: Dataset) -> None:
+    """Remove what said that shards are whole, of a data set whose manifest says so; of an earlier run, too, that did not come to that."""
+    records = {record_of(shard["file"]) for split in SPLITS for shard in dataset.shards(split)}
+    for name in records & set(dataset.storage.list(dataset.folder)):
+        dataset.storage.delete(f"{dataset.folder}/{name}")
 
 
 def _find_whole(storage: Storage, folder: str) -> Dataset | None:

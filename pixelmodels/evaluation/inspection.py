@@ -96,7 +96,7 @@ class Inspection:
 
 
 def inspect(dataset: Dataset) -> Inspection:
-    """Look at a prepared data set; Ray must be running. Raises `UserError` when a shard is damaged."""
+    """Look at a prepared data set. Raises `UserError` when a shard is damaged."""
     labels = {split: dataset.labels(split) for split in SPLITS}
     parts = {split: _some_shards(dataset, split) for split in SPLITS}
     copies = [] if dataset.train_images_are_grey else copies_in(dataset)

@@ -89,7 +89,7 @@ def _images(options: TrainAll, recipe: Recipe, storage: Storage) -> _Images:
         origin = f"{config.source}, not prepared yet: about {count:,} training images, as published"
         return _Images(papers.data.image, papers.data.context(recipe), count, origin)
     check_has_files(config)
-    return _prepared(recipe, prepare(config, storage, lambda _: None, ray_cluster.connect))
+    return _prepared(recipe, prepare(config, storage, lambda _: None, ray_cluster.join))
 
 
 def _prepared(recipe: Recipe, dataset: Dataset) -> _Images:

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import re
 import resource
+import struct
 import subprocess
 import sys
+import time
+import zlib
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pixelmodels.data import SPLITS, DatasetConfig, pieces, preparation, prepare
 from pixelmodels.data.source import Listing
@@ -16,6 +24,7 @@ from pixelmodels.data.sources.folder import Folder
 from pixelmodels.data.writing import ImageForm, ShardWriter, SourceLoader
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
+from tests.data.test_decoding import chunk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +44,8 @@ def test_files_that_are_no_images_are_counted_named_and_put_aside(pictures: Path
     assert dataset.num_skipped == 2
     assert [entry["key"] for entry in dataset.skipped()] == ["ants/notes.txt", "bees/cut.png"]
     assert "not an image file" in dataset.skipped()[0]["reason"]
-    assert len(said) == 1 and "2 files put aside: ants/notes.txt (not an image file" in said[0] and "rejected.parquet" in said[0]
+    (line,) = said
+    assert "2 files put aside (1 no image, 1 damaged): ants/notes.txt (not an image file" in line and "rejected.parquet" in line
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -46,6 +56,103 @@ def test_too_many_of_them_are_an_error(pictures: Path, storage: Storage) -> None
         prepare(folder_config(pictures), storage)
     assert storage.list("datasets") == []
     assert prepare(folder_config(pictures, max_bad_share=0.2), storage).num_skipped == 4
+
+
+def bad_files(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """Files that are no images, one of each kind, put into a folder: stage, kind and (part of) the reason of each, by its key."""
+    photo = folder / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(photo, quality=95)
+    whole = photo.read_bytes()
+    photo.unlink()
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(40_000_000), 9))  # unpacked by whoever reads all metadata
+    grey = chunk(b"IHDR", struct.pack(">IIBBBBB", 100, 100, 8, 0, 0, 0, 0)) + text + chunk(b"IDAT", zlib.compress(bytes(50)))
+    files = {
+        "cut.jpg": (whole[: len(whole) // 2], "pixels", "damaged", "truncated"),
+        "cut in its head.jpg": (whole[:100], "header", "no image", "not an image file"),
+        "empty.png": (b"", "header", "empty", "an empty file"),
+        "notes.png": (b"a text", "header", "no image", "not an image file"),
+        "page.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "header", "no image", "not an image file"),
+        "bomb.png": (bomb, "header", "too large", "more than 10000 pixels"),
+        "text.png": (b"\x89PNG\r\n\x1a\n" + grey + chunk(b"IEND", b""), "pixels", "damaged", ""),
+        "long.bin": (bytes(80_001), "reading", "too large", "80001 bytes are too many"),
+    }
+    for name, (data, _, _, _) in files.items():
+        (folder / name).write_bytes(data)
+    os.mkfifo(folder / "pipe")
+    Image.new("F", (3, 3)).save(folder / "float.tif")
+    told = {name: (stage, kind, reason) for name, (_, stage, kind, reason) in files.items()}
+    return told | {"pipe": ("listing", "unreadable", "not a regular"), "float.tif": ("header", "unknown range", "no known range")}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_every_kind_of_bad_file_is_in_the_table_and_counted(pictures: Path, storage: Storage) -> None:
+    plain = prepare(folder_config(pictures, max_pixels=10_000), storage)
+    told = bad_files(pictures)
+    said: list[str] = []
+    dataset = prepare(folder_config(pictures, max_pixels=10_000, max_bad_share=0.5), storage, said.append)
+    table = pq.read_table(storage.uri(f"{dataset.folder}/rejected.parquet"))
+    assert table.column_names == ["key", "reason", "stage", "kind"] and table.to_pylist() == dataset.skipped()
+    assert [row["key"] for row in dataset.skipped()] == sorted(told)
+    for row in dataset.skipped():
+        stage, kind, reason = told[row["key"]]
+        assert (row["stage"], row["kind"]) == (stage, kind) and reason in row["reason"], row
+    kinds = {"no image": 3, "too large": 2, "damaged": 2, "empty": 1, "unreadable": 1, "unknown range": 1}
+    assert dataset.manifest["skipped"]["count"] == dataset.num_skipped == len(told) == 10
+    assert dataset.manifest["skipped"]["kinds"] == kinds
+    (line,) = said
+    assert "10 files put aside (3 no image, 2 " in line and "and 7 more; all in" in line and "/rejected.parquet" in line
+    # The images are all there, as without the others.
+    assert [dataset.read(split).keys for split in SPLITS] == [plain.read(split).keys for split in SPLITS]
+    assert storage.list("preparing") == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_over_the_limit_it_fails_after_the_report_and_goes_on_from_there(pictures: Path, storage: Storage) -> None:
+    told = bad_files(pictures)
+    long_ago = time.time() - 60
+    for file in pictures.rglob("*"):
+        os.utime(file, (long_ago, long_ago))
+    with pytest.raises(UserError, match=r"^10 of 40 files are no images: bomb.png \(.*\), .*, cut.jpg \(.*\) and 7 more; all") as error:
+        prepare(folder_config(pictures, max_pixels=10_000), storage)
+    assert "\n" not in str(error.value) and storage.list("datasets") == []
+    (report,) = re.findall(r"all are in '(.*?)'", str(error.value))
+    assert pq.read_table(report)["key"].to_pylist() == sorted(told)
+    said: list[str] = []
+    dataset = prepare(folder_config(pictures, max_pixels=10_000, max_bad_share=0.25), storage, said.append)
+    assert dataset.num_skipped == 10 and said[0] == f"goes on from 1 of 1 parts of '{pictures}' that are decoded"
+    assert storage.list("preparing") == [] and pq.read_table(storage.uri(f"{dataset.folder}/rejected.parquet")).num_rows == 10
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_bad_file_is_always_accepted(pictures: Path, storage: Storage) -> None:
+    (pictures / "notes.txt").write_text("no")
+    assert prepare(folder_config(pictures, max_bad_share=0.0), storage).num_skipped == 1
+    (pictures / "more.txt").write_text("no")
+    with pytest.raises(UserError, match=r"2 of 32 files are no images: more.txt \(.*\), notes.txt \(.*\); all are in .* share of 0.01 may"):
+        prepare(folder_config(pictures), storage)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_an_earlier_version_put_aside_is_still_told(pictures: Path, storage: Storage) -> None:
+    (pictures / "notes.txt").write_text("no")
+    dataset = prepare(folder_config(pictures), storage)
+    entries = [{"key": "notes.txt", "reason": "not an image file"}]
+    storage.write_bytes(f"{dataset.folder}/skipped.json", json.dumps(entries).encode())
+    old = dataclasses.replace(dataset, manifest={**dataset.manifest, "skipped": {"count": 1, "file": "skipped.json", "num_hidden": 0}})
+    assert old.skipped() == entries and "1 files put aside: notes.txt (not an image file); all in" in old.summary()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_images_that_are_lost_on_the_way_are_told_with_all_numbers(
+    pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = preparation.map_records
+    monkeypatch.setattr(preparation, "map_records", lambda *arguments: list(whole(*arguments))[1:])
+    (pictures / "notes.txt").write_text("no")
+    with pytest.raises(RuntimeError, match=r"^31 images were read, and \d+ were written, 1 rejected and 0 left out"):
+        prepare(folder_config(pictures), storage)
+    assert not list(Path(storage.uri("datasets")).glob("*/manifest.json"))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -76,6 +183,7 @@ def test_a_folder_that_changes_meanwhile_is_told(pictures: Path, storage: Storag
     monkeypatch.setattr(pieces, "map_records", meddle)
     with pytest.raises(UserError, match="changed while it was read"):
         prepare(folder_config(pictures), storage)
+    assert storage.list("preparing") == storage.list("datasets") == []
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import tracemalloc
 import zlib
@@ -13,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pixelmodels.data import decoding
 from pixelmodels.data.decoding import (
     BadImage,
     convert_channels,
     decode,
     decode_mask,
     fit,
+    is_plain,
     read_header,
     was_put_aside_as_grey,
     was_read_otherwise,
@@ -228,23 +231,95 @@ def test_damaged_files_give_pixels_or_a_reason(noise_bytes: bytes, place: int, f
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "reason", "kind"),
     [
-        (b"", "not an image"),
-        (b"hello", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", "not an image"),
-        (png_header(101, 100), "101 x 100 is more than 10000 pixels"),
-        (png_header(50_000, 50_000), "more than 10000 pixels"),
-        (encoded(Image.fromarray(noise(20, 20, 3)))[:-200], "."),
-        (encoded(Image.fromarray(noise(50, 50, 3)), "JPEG")[:300], "."),
-        (encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "32-bit float"),
-        (encoded(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), "32-bit integer"),
+        (b"", "an empty file", "empty"),
+        (b"hello", "not an image", "no image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", "not an image", "no image"),
+        (png_header(101, 100), "101 x 100 is more than 10000 pixels", "too large"),
+        (png_header(50_000, 50_000), "more than 10000 pixels", "too large"),
+        (encoded(Image.fromarray(noise(20, 20, 3)))[:-200], ".", "damaged"),
+        (encoded(Image.fromarray(noise(50, 50, 3)), "JPEG")[:300], ".", "no image"),
+        (encoded(Image.fromarray(noise(50, 50, 3)), "JPEG")[:-300], ".", "damaged"),
+        (encoded(Image.fromarray(noise(110, 100, 3)), "JPEG"), "100 x 110 is more than 10000 pixels", "too large"),
+        (encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"), "32-bit float", "unknown range"),
+        (encoded(Image.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"), "32-bit integer", "unknown range"),
     ],
 )
-def test_bad_files_are_told_apart(data: bytes, reason: str) -> None:
+def test_bad_files_are_told_apart(data: bytes, reason: str, kind: str) -> None:
     with pytest.raises(BadImage, match=reason) as told:
         decode(data, 3, (8, 8), LIMIT)
     assert str(told.value) and "\n" not in str(told.value)
+    assert told.value.kind == kind
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("is_progressive", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_plain_jpegs_are_decoded_as_all_others_are(mode: str, is_progressive: bool, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short way and the long one give the same pixels: of all sizes, qualities and subsamplings, whole or not."""
+    rng = np.random.default_rng(0)
+    files = []
+    for number in range(60):
+        height, width = rng.integers(1, 90, 2)
+        pixels = noise(height, width, 3)[..., 0] if mode == "L" else noise(height, width, 3)
+        options = {
+            "quality": int(rng.integers(1, 100)),
+            "subsampling": number % 3,
+            "progressive": is_progressive,
+            "optimize": number % 2 == 0,
+        }
+        if number % 5 == 0:
+            options["restart_marker_blocks"] = 2
+        files.append(encoded(Image.fromarray(pixels), "JPEG", **options))
+    sizes = [None, (8, 8), (5, 16), (40, 33), (1, 1)]
+    assert all(map(is_plain, files))
+    short = [decode(data, channels, size, LIMIT) for data in files for size in sizes]
+    cut = [data[: len(data) * 3 // 4] for data in files if len(data) > 1200]
+    assert cut and all(_is_bad(data, channels) for data in cut)
+    monkeypatch.setattr(decoding, "_plain_jpeg", lambda data: None)
+    for pixels_HWC, (data, size) in zip(short, ((data, size) for data in files for size in sizes), strict=True):
+        np.testing.assert_array_equal(pixels_HWC, decode(data, channels, size, LIMIT))
+    assert all(_is_bad(data, channels) for data in cut)
+
+
+def _is_bad(data: bytes, channels: int) -> bool:
+    try:
+        decode(data, channels, (8, 8), LIMIT)
+    except BadImage as error:
+        return error.kind == "damaged"
+    return False
+
+
+def test_jpegs_with_anything_else_in_them_are_not_plain() -> None:
+    data = encoded(Image.fromarray(noise(9, 9, 3)), "JPEG")
+    assert is_plain(data) and data[2:4] == b"\xff\xe0"
+    segments = {
+        "exif": b"\xff\xe1\0\x08Exif\0\0",
+        "profile": b"\xff\xe2\0\x0eICC_PROFILE\0",
+        "Adobe": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x01",
+        "comment": b"\xff\xfe\0\x04no",
+        "padding": b"\xff",
+        "lossless": b"\xff\xc3\0\x0b" + bytes(9),
+        "arithmetic": b"\xff\xc9\0\x0b" + bytes(9),
+    }
+    for segment in segments.values():
+        assert not is_plain(data[:2] + segment + data[2:]) and not is_plain(data[:20] + segment + data[20:])
+    assert (
+        not is_plain(encoded(Image.new("CMYK", (4, 4)), "JPEG"))
+        and not is_plain(data[:30])
+        and not is_plain(b"")
+        and not is_plain(data[:3])
+    )
+    for start in range(2, 300):  # cut anywhere in its head
+        assert not is_plain(data[:start])
+
+
+def test_pngs_with_pixels_only_are_plain() -> None:
+    assert is_plain(encoded(Image.fromarray(noise(9, 9, 3))))
+    assert not is_plain(encoded(Image.fromarray(noise(9, 9, 3)), dpi=(72, 72)))
+    assert not is_plain(encoded(Image.fromarray(noise(9, 9, 3)[..., 0]), transparency=3))
 
 
 @pytest.mark.parametrize("mark", [1, 100, 255])

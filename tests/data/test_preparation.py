@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from pixelmodels.data.sources.folder import Folder
 from pixelmodels.data.writing import ImageForm, ShardWriter, SourceLoader
 from pixelmodels.errors import UserError
 from pixelmodels.shapes import ImageSpec
-from pixelmodels.storage import Storage
+from pixelmodels.storage import FileEntry, Storage
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -397,8 +398,23 @@ def test_damage_is_told_and_mended(storage: Storage) -> None:
     assert content(mended) == content(dataset) and path.read_bytes() == whole
 
 
-def test_without_ray_there_is_no_hidden_start(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_processes_make_the_same(pictures: Path, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no Ray is started behind anybody's back."""
+    (pictures / "notes.txt").write_text("no image")
+    expected = prepare(folder_config(pictures), storage)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    with pytest.raises(RuntimeError, match="Ray is not running"):
-        prepare(DatasetConfig(), storage)
-    assert storage.list("datasets") == []
+    monkeypatch.setattr("ray.init", None)
+    found = prepare(folder_config(pictures), Storage(tmp_path / "other"))
+    assert found.fingerprint == expected.fingerprint and content(found) == content(expected) and found.skipped() == expected.skipped()
+    gone = folder_config(pictures, channels=1, size=(2, 2))
+    monkeypatch.setattr(Folder, "listing", _with_a_file_that_is_gone(Folder.listing))
+    with pytest.raises(UserError, match=r"gone.png' was listed, but a worker cannot see it"):
+        prepare(gone, Storage(tmp_path / "other"))
+
+
+def _with_a_file_that_is_gone(listing: Callable[[Folder], Listing]) -> Callable[[Folder], Listing]:
+    def longer(source: Folder) -> Listing:
+        found = listing(source)
+        return dataclasses.replace(found, entries=[*found.entries, FileEntry("gone.png", 9, 0)])
+
+    return longer

@@ -19,13 +19,11 @@ from pixelmodels.evaluation.inspection import inspect
 from pixelmodels.evaluation.inspection_page import page
 from pixelmodels.storage import Storage
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 CLASS = "<b>b&\"'"  # a folder that is a name of HTML
 
 
 @pytest.fixture(scope="module")
-def digits(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return prepare(DatasetConfig(rows_per_shard=500), Storage(tmp_path_factory.mktemp("digits")), say=lambda _: None)
 
 

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Any, overload
 
 import pyarrow as pa
@@ -26,7 +25,7 @@ from pixelmodels.data.decoding import BadImage, is_plain, was_left_unturned, was
 from pixelmodels.data.encoded import Arrangement, Encoded, EncodedSource
 from pixelmodels.data.folder_names import arrange, reading_of
 from pixelmodels.data.parallel import Record
-from pixelmodels.data.source import Listing, unreadable
+from pixelmodels.data.source import Files, Listing, unreadable
 from pixelmodels.errors import UserError
 from pixelmodels.storage import FileEntry, Storage, why
 
@@ -59,10 +58,10 @@ class Folder(EncodedSource):
         return listing
 
     def units(self, listing: Listing) -> Sequence[Record]:
-        return _Units([entry for entry in listing.entries if entry.is_regular])
+        return _Units(_files(listing).of_kind(is_regular=True))
 
     def rejected(self, listing: Listing) -> dict[str, BadImage]:
-        return {entry.path: BadImage("not a regular file", "unreadable") for entry in listing.entries if not entry.is_regular}
+        return {entry.path: BadImage("not a regular file", "unreadable") for entry in _files(listing).of_kind(is_regular=False)}
 
     def read(self, unit: Record) -> Iterator[Encoded]:
         limit = self.max_pixels * BYTES_PER_PIXEL
@@ -86,14 +85,15 @@ class Folder(EncodedSource):
     def news(self, noted: dict[str, list[str]], channels: int) -> dict[str, Any]:
         return {name: paths for name, paths in noted.items() if channels == 1 or name != "put_aside_as_grey"}
 
-    def _entries(self) -> tuple[list[FileEntry], int]:
+    def _entries(self) -> tuple[Files, int]:
         """All files sorted by path, and how many more are hidden."""
         if self.storage.is_local and not self.storage.exists():
             raise UserError(f"folder '{self.storage.root}' does not exist; give --path FOLDER, s3://bucket/prefix or gs://bucket/prefix")
         if self.storage.is_file(""):
             raise UserError(f"'{self.storage.root}' is a file; give the folder that holds it")
+        hidden: list[bool] = []
         try:
-            everything = sorted(self.storage.files(), key=attrgetter("path"))
+            seen = Files.of(self._seen(hidden))
         except UnicodeError as error:
             raise UserError(
                 f"folder '{self.storage.root}' holds a file whose name is not UTF-8 ({getattr(error, 'object', '')!r}); rename it"
@@ -101,10 +101,17 @@ class Folder(EncodedSource):
         except OSError as error:
             no_listing = f"folder '{self.storage.root}' cannot be listed ({why(error)})"
             raise UserError(f"{no_listing}; check its name and your rights to read it") from error
-        seen = [entry for entry in everything if not any(part.startswith(".") for part in entry.path.split("/"))]
         if not seen:
             raise UserError(f"folder '{self.storage.root}' has no images (no files at all); give a folder with image files")
-        return seen, len(everything) - len(seen)
+        return seen, sum(hidden)
+
+    def _seen(self, hidden: list[bool]) -> Iterator[FileEntry]:
+        """All files but those that are hidden, or in a hidden folder; what is appended for each of these."""
+        for entry in self.storage.files():
+            if entry.path.startswith(".") or "/." in entry.path:
+                hidden.append(True)
+            else:
+                yield entry
 
     def _read(self, keys: Sequence[str]) -> Iterator[bytes | BadImage]:
         """The bytes of each file in order; from a bucket a few files ahead, because each one waits for the network."""
@@ -132,11 +139,15 @@ class Folder(EncodedSource):
             raise unreadable(self.storage, key, error) from error
 
 
+def _files(listing: Listing) -> Files:
+    return listing.entries if isinstance(listing.entries, Files) else Files.of(listing.entries)
+
+
 @dataclass(frozen=True)
 class _Units(Sequence[Record]):
     """The files of a listing in units, each made when it is asked for: their paths are in memory once."""
 
-    entries: list[FileEntry]
+    entries: Files
 
     def __len__(self) -> int:
         return -(-len(self.entries) // FILES_PER_TASK)
@@ -150,7 +161,7 @@ class _Units(Sequence[Record]):
             return [self[one] for one in range(*number.indices(len(self)))]
         if not 0 <= number < len(self):
             raise IndexError(number)
-        entries = self.entries[number * FILES_PER_TASK :][:FILES_PER_TASK]
+        entries = self.entries[number * FILES_PER_TASK : (number + 1) * FILES_PER_TASK]
         return {"files": [(entry.path, entry.size) for entry in entries]}
 
 

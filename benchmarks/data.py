@@ -1,0 +1,228 @@
+"""How fast a folder of images becomes a data set, beside a plain loop, and in how much memory.
+
+    python -m benchmarks.data            # 50,000 small JPEG files, 10,000 photographs, memory of 20,000 and 200,000: 10 minutes
+    python -m benchmarks.data --quick    # a twentieth of them: 2 minutes; Ray's start is most of what is measured then
+
+`small`: JPEG files of 64x64; `photographs`: of 500x375, made of the two photographs of scikit-learn with noise. Each is prepared as RGB of
+32x32 by `pipelines/prepare_data.py`, and by a loop in one process that does no more than it must: Pillow with the same draft mode, crop and
+resize, pyarrow with the same compression and rows in a file, no splits, digests or checks. Both are processes whose whole time counts, from
+their start to their end, Ray's included. `memory`: the most that all processes of a preparation hold, as their share of all pages (PSS),
+asked for ten times a second. The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from pixelmodels.commandline import parse
+from pixelmodels.errors import UserError, exit_with
+from pixelmodels.ray_cluster import num_cores
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+SIDE = 32  # of the images that are made
+ROWS_PER_FILE = 2048
+NUM_CLASSES = 10
+SHAPES = {"small": (64, 64), "photographs": (375, 500)}  # height and width
+COUNTS = {"small": 50_000, "photographs": 10_000}
+MEMORY_COUNTS = (20_000, 200_000)
+NAMES = (*COUNTS, "memory")
+LESS = 20  # times fewer with --quick
+ASK_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure the preparation of a data set."""
+
+    quick: bool = False  # a twentieth of the images, to see that it works; the figures say little
+    only: tuple[str, ...] = ()  # small, photographs, memory; all unless given
+    out: Path = RESULTS  # folder for the JSON
+    scratch: Path | None = None  # folder for images and data sets, which are removed at the end; that of temporary files unless given
+    plain: Path | None = None  # internal: run the plain loop on a folder
+    to: Path | None = None  # internal: folder for what the plain loop writes
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.only) - set(NAMES):
+            raise UserError(f"nothing called '{min(unknown)}' is measured; have {', '.join(NAMES)}")
+
+
+def make(folder: Path, shape: tuple[int, int], count: int) -> None:
+    """JPEG files in folders of classes, no two alike: parts of photographs, half of them mirrored, with noise."""
+    photos = [np.asarray(photo) for photo in load_sample_images().images]
+    rng = np.random.default_rng(0)
+    height, width = shape
+    for name in range(NUM_CLASSES):
+        (folder / str(name)).mkdir(parents=True)
+    for number in range(count):
+        photo_HWC = photos[number % len(photos)]
+        top, left = (int(rng.integers(0, most - least + 1)) for most, least in zip(photo_HWC.shape[:2], shape, strict=True))
+        part_HWC = photo_HWC[top : top + height, left : left + width].astype(np.int16)
+        noise_HW = rng.integers(-12, 13, (height, width, 1), np.int16)
+        pixels_HWC = (part_HWC[:, :: -1 if number % 4 > 1 else 1] + noise_HW).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels_HWC).save(folder / str(number % NUM_CLASSES) / f"{number:07d}.jpg", quality=85)
+
+
+def plain_loop(folder: Path, out: Path) -> None:
+    """Every image below a folder, in order, decoded, resized and written to Parquet files."""
+    out.mkdir(parents=True)
+    paths = sorted(entry.path for below in os.scandir(folder) for entry in os.scandir(below.path) if entry.is_file())
+    for start in range(0, len(paths), ROWS_PER_FILE):
+        images, labels, keys = [], [], []
+        for path in paths[start : start + ROWS_PER_FILE]:
+            with open(path, "rb") as file:
+                data = file.read()
+            image: Image.Image = Image.open(io.BytesIO(data))
+            shrink = SIDE / min(image.size)
+            image.draft(None, (math.ceil(2 * shrink * image.width), math.ceil(2 * shrink * image.height)))
+            image = image.convert("RGB")
+            side = min(image.size)
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            box = (left, top, left + side, top + side)
+            images.append(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box).tobytes())
+            labels.append(int(path.split("/")[-2]))
+            keys.append("/".join(path.split("/")[-2:]))
+        table = pa.table({"image": pa.array(images, pa.binary()), "label": pa.array(labels, pa.int32()), "key": keys})
+        pq.write_table(table, out / f"{start:07d}.parquet", compression="zstd", use_dictionary=["label"], row_group_size=512)
+
+
+def prepare_command(images: Path, storage: Path) -> list[str]:
+    """The command line that is measured."""
+    options = ["--source", "folder", "--path", str(images), "--size", str(SIDE), str(SIDE), "--channels", "3", "--labels", "True"]
+    return [sys.executable, "pipelines/prepare_data.py", *options, "--storage", str(storage)]
+
+
+def seconds_of(command: list[str]) -> float:
+    """The whole time of a process; raises `UserError`, with what it said, where it fails."""
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment())
+    took = time.monotonic() - started
+    if done.returncode:
+        raise UserError(f"'{' '.join(command)}' failed: {done.stderr.strip()[-500:]}")
+    print(done.stdout.strip(), file=sys.stderr)
+    return took
+
+
+def _environment() -> dict[str, str]:
+    """Without a cluster that somebody else has."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
+
+
+def speed(name: str, count: int, scratch: Path) -> dict[str, Any]:
+    """Seconds of both for images of one kind."""
+    images = scratch / name
+    make(images, SHAPES[name], count)
+    subprocess.run(["sync"], check=True)
+    plain = [sys.executable, "-m", "benchmarks.data", "--plain", str(images), "--to", str(scratch / f"{name}-plain")]
+    plain_s = seconds_of(plain)
+    prepared_s = seconds_of(prepare_command(images, scratch / f"{name}-storage"))
+    found = {"name": name, "images": count, "plain_s": round(plain_s, 2), "prepared_s": round(prepared_s, 2)}
+    return found | {"times_as_fast": round(plain_s / prepared_s, 3), "images_per_s": round(count / prepared_s, 1)}
+
+
+def memory(counts: tuple[int, ...], scratch: Path) -> list[dict[str, Any]]:
+    """The most memory of a preparation of each number of images."""
+    found: list[dict[str, Any]] = []
+    for count in counts:
+        images = scratch / f"memory-{count}"
+        make(images, SHAPES["small"], count)
+        started = time.monotonic()
+        with open(scratch / "said.txt", "w+") as said:
+            process = subprocess.Popen(
+                prepare_command(images, scratch / f"memory-{count}-storage"), cwd=ROOT, env=_environment(), stdout=said, stderr=said
+            )
+            peak, processes = max(_memory_until_end(process), key=lambda held: held[0])
+            said.seek(0)
+            told = said.read()
+        if process.returncode:
+            raise UserError(f"the preparation of {count} images failed: {told.strip()[-500:]}")
+        rounded = {name: round(held / (1 << 20)) for name, held in sorted(processes.items(), key=lambda item: -item[1])}
+        row = {"images": count, "peak_mib": round(peak / (1 << 20), 1), "seconds": round(time.monotonic() - started, 1), "mib_of": rounded}
+        found.append(row)
+        print(row, file=sys.stderr)
+    return found
+
+
+def _memory_until_end(process: subprocess.Popen[bytes]) -> Iterator[tuple[int, dict[str, int]]]:
+    """Bytes of all processes that come from one, and those of each by its name, until it ends."""
+    while process.poll() is None:
+        held: dict[str, int] = {}
+        for pid, name in _processes_from(process.pid):
+            with contextlib.suppress(OSError, StopIteration):  # it has ended
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+                held[name] = held.get(name, 0) + 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        yield sum(held.values()), held
+        time.sleep(ASK_EVERY_S)
+
+
+def _processes_from(first: int) -> list[tuple[int, str]]:
+    """Numbers and names of a process and of all that it has begun, and they."""
+    parents, names = dict[int, int](), {first: "driver"}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                name, _, rest = Path(entry.path, "stat").read_text().partition("(")[2].rpartition(")")
+                parents[int(entry.name)] = int(rest.split()[1])
+                names.setdefault(int(entry.name), name)
+    found, following = {first}, {first}
+    while following:
+        following = {pid for pid, parent in parents.items() if parent in following} - found
+        found |= following
+    return [(pid, names[pid]) for pid in found if pid in names]
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """All that is asked for."""
+    less = LESS if arguments.quick else 1
+    names = arguments.only or NAMES
+    result: dict[str, Any] = {
+        "benchmark": "data",
+        "date": datetime.date.today().isoformat(),
+        "quick": arguments.quick,
+        "cores": num_cores(),
+        "python": platform.python_version(),
+    }
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        result["speed"] = [speed(name, COUNTS[name] // less, Path(scratch)) for name in COUNTS if name in names]
+        if "memory" in names:
+            rows = memory(tuple(count // less for count in MEMORY_COUNTS), Path(scratch))
+            result["memory"] = rows
+            result["memory_growth"] = round(rows[-1]["peak_mib"] / rows[0]["peak_mib"], 3)
+    return result
+
+
+def main() -> int:
+    """Measure, print and write."""
+    arguments = parse(Arguments)
+    if arguments.plain and arguments.to:
+        plain_loop(arguments.plain, arguments.to)
+        return 0
+    result = run(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / f"data-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)
