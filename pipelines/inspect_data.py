@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         dataset = find_dataset(storage, arguments.dataset)
         print(f"data set {dataset.summary()}")
     else:
-        dataset = prepare(arguments.data, storage, connect=ray_cluster.connect)
-    ray_cluster.connect()
+        dataset = prepare(arguments.data, storage, connect=ray_cluster.join)
+    ray_cluster.join()
     found = inspect(dataset)
     print_inspection(found)
     file = f"{INSPECTIONS}/{dataset.folder.rpartition('/')[2]}.html"

@@ -1,4 +1,4 @@
-"""Copies of validation and test images among the train images of a data set, found by the cluster (`duplicates.py` says what they are)."""
+"""Copies of validation and test images among the train images of a data set, found by all cores or the cluster (`duplicates.py` says what they are)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pixelmodels.data.dataset import Dataset
 from pixelmodels.data.duplicates import BANDS, Copies, Int64, Near, Sketches, find_copies, near_in_band
-from pixelmodels.data.parallel import Record, map_records
+from pixelmodels.data.parallel import Record, map_records, map_with_arrays
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.data.writing import Loader
 
@@ -78,7 +78,7 @@ class _BandSearch:
 
 
 def copies_in(dataset: Dataset) -> list[SplitCopies]:
-    """The copies of each other split of a prepared data set among its train images; Ray must be running.
+    """The copies of each other split of a prepared data set among its train images.
 
     Raises `ValueError` where train images are stored as grey and the others as they were drawn: these cannot be compared.
     """
@@ -116,7 +116,7 @@ def copies_between(
 
 
 def _in_bands(images: Sketches, others: Sketches) -> Iterator[Near]:
-    for result in map_records(_BandSearch(images, others), ({"band": band} for band in BANDS)):
+    for result in map_with_arrays(_BandSearch(images, others), ({"band": band} for band in BANDS)):
         yield result["near"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pixelmodels.data.processes import map_here
@@ -26,6 +27,19 @@ def map_records(function: Callable[[Record], Record], records: Iterable[Record])
     """
     ray = sys.modules.get("ray")
     return _by_ray(function, records) if ray is not None and ray.is_initialized() else map_here(function, records, num_cores())
+
+
+def map_with_arrays(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
+    """As `map_records`, of a function that holds large arrays and computes on them: all tasks of a machine see the same ones.
+
+    Where Ray is not running, tasks are threads of this process: numpy lets go of the interpreter's lock while it computes.
+    """
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        yield from _by_ray(function, records)
+        return
+    with ThreadPoolExecutor(num_cores()) as threads:
+        yield from threads.map(function, records)
 
 
 def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:

@@ -447,9 +447,9 @@ def _commit(storage: Storage, folder: str, manifest: dict[str, Any], rejected: l
     _report(storage, folder, rejected)
     write(storage, f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
     named = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]}
-    kept = {MANIFEST, REJECTED, LISTING} | ({manifest["duplicates"]["file"]} if "file" in manifest["duplicates"] else set())
+    tables = {REJECTED, *({DUPLICATES} if "file" in manifest["duplicates"] else ())}
     for name in storage.list(folder):
-        if name not in named | kept | {record_of(file) for file in named}:
+        if name not in named | {MANIFEST, LISTING} | tables | {record_of(file) for file in named}:
             storage.delete(f"{folder}/{name}")
 
 

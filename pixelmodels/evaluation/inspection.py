@@ -96,7 +96,7 @@ class Inspection:
 
 
 def inspect(dataset: Dataset) -> Inspection:
-    """Look at a prepared data set; Ray must be running. Raises `UserError` when a shard is damaged."""
+    """Look at a prepared data set. Raises `UserError` when a shard is damaged."""
     labels = {split: dataset.labels(split) for split in SPLITS}
     parts = {split: _some_shards(dataset, split) for split in SPLITS}
     copies = [] if dataset.train_images_are_grey else copies_in(dataset)
@@ -154,7 +154,7 @@ def _levels(dataset: Dataset, split: str, part: Split) -> Levels:
 def _examples(dataset: Dataset, labels_N: npt.NDArray[np.int32]) -> list[Examples]:
     """As many examples of as many classes as there are pixels for."""
     most = max(1, EXAMPLE_PIXELS // (dataset.spec.height * dataset.spec.width))
-    present = np.unique(labels_N)
+    present = np.unique(labels_N).astype(np.int64)
     shown = _spread(present[present >= 0] if (present >= 0).any() else present, min(MOST_CLASSES, most))
     each = min(MOST_EXAMPLES if dataset.num_classes else MOST_CLASSES * 2, most // len(shown))
     places = [_spread(np.flatnonzero(labels_N == label), each) for label in shown]

@@ -23,7 +23,7 @@ from pixelmodels.tables import plain_table, wide_console
 MOST_ROWS = 500  # of a table of classes or of rejected inputs
 MOST_TOLD = 40  # of these on the terminal
 LONGEST_NAME = 200  # letters of a key or a name
-IMAGE_SIDE = 64  # pixels on the screen, about: what small images are enlarged to
+EXAMPLE_SIDE, PAIR_SIDE = 80, 120  # pixels on the screen, about: what small images are enlarged to
 CHART_WIDTH, CHART_HEIGHT = 512, 120
 _COLOURS = {1: ("var(--ink)",), 3: ("#d64541", "#2a9d4e", "#3b7dd8")}  # of channels: grey, or red, green and blue
 
@@ -50,7 +50,7 @@ def page(found: Inspection) -> bytes:
     title = f"{dataset.name}-{dataset.fingerprint}"
     parts = [
         f"<h1>{_text(title)}</h1><p class=soft>{_text(dataset.storage.uri(dataset.folder))}</p>",
-        _section("What it is", _table(("", ""), _facts(found))),
+        _section("What it is", _table(("", ""), _facts(found)), "<h3>Options it was prepared with</h3>", _table(("", ""), _options(found))),
         _section("Images", _table(*_counts(found), numbers=1), _more(len(found.class_counts), "classes")),
         _section("Levels", *_levels(found)),
         _section("Examples of train images", *_examples(found)),
@@ -118,7 +118,7 @@ def _facts(found: Inspection) -> list[tuple[str, object]]:
     dataset, spec = found.dataset, found.dataset.spec
     manifest = dataset.manifest
     kinds = {1: "grey", 3: "RGB"}
-    facts: list[tuple[str, object]] = [
+    return [
         ("fingerprint", dataset.fingerprint),
         ("image", f"{spec.height} x {spec.width} (height x width), {kinds.get(spec.channels, f'{spec.channels} channels')}"),
         ("levels", f"{spec.levels}{'; drawn anew each epoch from grey train images' if dataset.train_images_are_grey else ''}"),
@@ -126,9 +126,12 @@ def _facts(found: Inspection) -> list[tuple[str, object]]:
         ("vectors", f"of length {dataset.vector_size}" if dataset.vector_size else "none"),
         ("size on disk", f"{found.num_bytes / 2**20:,.1f} MiB in {sum(len(dataset.shards(split)) for split in SPLITS):,} shards"),
         ("prepared", manifest["created"]),
-        ("source", f"sha256 {manifest['source_digest']['sha256']} of {manifest['source_digest']['of']}"),
+        ("content", f"sha256 {manifest['source_digest']['sha256']} of {manifest['source_digest']['of']}"),
     ]
-    return facts + [(name.replace("_", " "), value) for name, value in manifest["options"].items()]
+
+
+def _options(found: Inspection) -> list[tuple[str, object]]:
+    return [(f"--{name.replace('_', '-')}", value) for name, value in found.dataset.manifest["options"].items()]
 
 
 def _counts(found: Inspection) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -143,7 +146,7 @@ _LEVELS_HEADER = ("split", "images counted", "mean level", "levels that occur", 
 
 
 def _level_rows(found: Inspection) -> list[Sequence[str]]:
-    rows = []
+    rows: list[Sequence[str]] = []
     for levels in found.levels:
         share_L = levels.counts_CL.sum(0) / levels.counts_CL.sum()
         ends = (f"{share_L[0]:.1%}", f"{share_L[-1]:.1%}")
@@ -152,21 +155,21 @@ def _level_rows(found: Inspection) -> list[Sequence[str]]:
 
 
 def _levels(found: Inspection) -> list[str]:
-    charts = [f"<figure>{_chart(levels)}<figcaption>{levels.split}</figcaption></figure>" for levels in found.levels]
+    charts = [_figure(_chart(levels), f"{levels.split}: levels and the roots of their shares") for levels in found.levels]
     sampled = any(levels.num_images < found.dataset.num_images(levels.split) for levels in found.levels)
     note = "<p class=soft>Counted in some shards only, spread evenly over the split.</p>" if sampled else ""
     return [_table(_LEVELS_HEADER, _level_rows(found), numbers=1), note, f"<div class=row>{''.join(charts)}</div>"]
 
 
 def _chart(levels: Levels) -> str:
-    """Share of each level, a step line for each channel; the highest bar of all is as high as the chart."""
+    """Share of each level, a step line for each channel; heights are roots, so that one frequent level does not hide the others."""
     shares_CL = levels.counts_CL / levels.counts_CL.sum(1, keepdims=True)
     num_channels, num_levels = shares_CL.shape
     top, step = shares_CL.max(), CHART_WIDTH / num_levels
     colours = _COLOURS.get(num_channels, ("var(--mark)",) * num_channels)
     lines = []
     for share_L, colour in zip(shares_CL, colours, strict=True):
-        heights = CHART_HEIGHT * (1 - share_L / top)
+        heights = CHART_HEIGHT * (1 - np.sqrt(share_L / top))
         points = "".join(f"L{place * step:.1f} {y:.1f}H{(place + 1) * step:.1f}" for place, y in enumerate(heights))
         path = f"M0 {CHART_HEIGHT}{points}V{CHART_HEIGHT}Z"
         lines.append(f'<path d="{path}" fill="{colour}" fill-opacity=".18" stroke="{colour}" stroke-width="1"/>')
@@ -181,20 +184,22 @@ def _chart(levels: Levels) -> str:
 
 def _examples(found: Inspection) -> list[str]:
     shown = [
-        f"<figure>{_picture(some.images_NCHW, some.levels, f'examples of {some.name}')}<figcaption>{_text(some.name)}</figcaption></figure>"
-        for some in found.examples
+        _figure(_picture(some.images_NCHW, some.levels, f"examples of {some.name}", EXAMPLE_SIDE), some.name) for some in found.examples
     ]
     num = found.dataset.num_classes
     note = f"<p class=soft>{len(shown)} of {num:,} classes, spread evenly.</p>" if num > len(shown) else ""
     return [note, f"<div class=row>{''.join(shown)}</div>"]
 
 
-def _picture(images_NCHW: npt.NDArray[np.uint8], levels: int, alt: str, columns: int | None = None) -> str:
-    """Images beside and below each other, enlarged by a whole number."""
+def _figure(drawn: str, caption: str) -> str:
+    return f"<figure>{drawn}<figcaption>{_text(caption)}</figcaption></figure>"
+
+
+def _picture(images_NCHW: npt.NDArray[np.uint8], levels: int, alt: str, side: int) -> str:
+    """Images beside and below each other, enlarged by a whole number to about `side` pixels each."""
     height, width = images_NCHW.shape[2:]
-    scale = max(1, round(IMAGE_SIDE / max(height, width)))
-    columns = columns or max(1, CHART_WIDTH // (scale * (width + 1)))
-    picture_HWC = grid(images_NCHW, levels, columns=min(columns, len(images_NCHW)), scale=1)
+    scale = max(1, round(side / max(height, width)))
+    picture_HWC = grid(images_NCHW, levels, columns=max(2, CHART_WIDTH // (scale * (width + 1))), scale=1)
     data = base64.b64encode(png_bytes(picture_HWC)).decode()
     size = f'width="{picture_HWC.shape[1] * scale}" height="{picture_HWC.shape[0] * scale}"'
     return f'<img {size} alt="{_text(alt)}" src="data:image/png;base64,{data}">'
@@ -228,7 +233,7 @@ def _copies(found: Inspection) -> list[str]:
 
 def _pair(pair: Pair, found: Inspection) -> str:
     kind = pair.kind if pair.kind == EXACT else f"{pair.kind}, distance {pair.distance:.1f}"
-    picture = _picture(pair.images_2CHW, found.dataset.spec.levels, f"{pair.train_key} and {pair.key}", columns=2)
+    picture = _picture(pair.images_2CHW, found.dataset.spec.levels, f"{pair.train_key} and {pair.key}", PAIR_SIDE)
     caption = f"{_text(pair.train_key)}<br>{pair.split}: {_text(pair.key)}<br>{kind}"
     return f"<figure class=pair>{picture}<figcaption>{caption}</figcaption></figure>"
 

@@ -1,99 +1,35 @@
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
 
+from benchmarks.duplicates import CHANGES, SCALED, are_found, contrasts, digits, noisy, num_mistaken, patches
 from pixelmodels.data import duplicates
 from pixelmodels.data.duplicates import BANDS, Copies, Sketches, find_copies, near_in_band
-from pixelmodels.data.quantization import UInt8, dequantize, quantize
-
-Change = Callable[[UInt8], UInt8]
+from pixelmodels.data.quantization import UInt8, dequantize
 
 
-def digits() -> UInt8:
-    """1,797 images N, 8, 8, 1 with 17 levels."""
-    return load_digits().images.astype(np.uint8)[..., None]
-
-
-def patches(size: int) -> UInt8:
-    """All whole patches N, size, size, 3 of the two photographs whose contrast is at least 4 of 255 when they are brought to 8x8."""
-    photos = [photo[: 416 // size * size, : 640 // size * size] for photo in load_sample_images().images]
-    tiles = [photo.reshape(photo.shape[0] // size, size, -1, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3) for photo in photos]
-    images_NHWC = np.ascontiguousarray(np.concatenate(tiles))
+def with_contrast(size: int) -> UInt8:
+    """Patches of the two photographs that are no sky or blur."""
+    images_NHWC = patches(size)
     return images_NHWC[contrasts(images_NHWC, 256) >= 4]
-
-
-def contrasts(images_NHWC: UInt8, levels: int) -> np.ndarray:
-    return (Sketches.of(images_NHWC, levels).grey_NP / 256).std(1)
-
-
-def as_picture(image_HWC: UInt8) -> Image.Image:
-    return Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC)
-
-
-def jpeg(quality: int) -> Change:
-    def change(image_HWC: UInt8) -> UInt8:
-        stream = io.BytesIO()
-        as_picture(image_HWC).save(stream, "JPEG", quality=quality)
-        return np.asarray(Image.open(stream)).reshape(image_HWC.shape)
-
-    return change
-
-
-def scaled(factor: float) -> Change:
-    def change(image_HWC: UInt8) -> UInt8:
-        height, width, _ = image_HWC.shape
-        other = as_picture(image_HWC).resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
-        return np.asarray(other.resize((width, height), Image.Resampling.BICUBIC)).reshape(image_HWC.shape)
-
-    return change
-
-
-def brighter(factor: float) -> Change:
-    return lambda image_HWC: np.clip(np.round(image_HWC * factor), 0, 255).astype(np.uint8)
-
-
-def noisy(image_HWC: UInt8) -> UInt8:
-    noise_HWC = np.random.default_rng(int(image_HWC.sum())).normal(0, 3, image_HWC.shape)
-    return np.clip(np.round(image_HWC + noise_HWC), 0, 255).astype(np.uint8)
-
-
-CHANGES = {"jpeg 70": jpeg(70), "jpeg 95": jpeg(95), "darker": brighter(0.95), "brighter": brighter(1.05), "noise": noisy}
-SCALED = {"smaller": scaled(0.9), "larger": scaled(1.1)}  # 8 pixels a side would become 7, and lose what tells one digit from another
-
-
-def found_share(images_NHWC: UInt8, levels: int, change: Change) -> float:
-    """The share of images whose changed copy is told to be theirs."""
-    grey_NHWC = dequantize(images_NHWC, levels)
-    copies_NHWC = quantize(np.stack([change(image_HWC) for image_HWC in grey_NHWC]), levels)
-    found = find_copies(Sketches.of(images_NHWC, levels), Sketches.of(copies_NHWC, levels))
-    nearest_N = np.full(len(images_NHWC), -1)
-    nearest_N[found.row_M] = found.other_M
-    return float((nearest_N == np.arange(len(images_NHWC))).mean())
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_near_copies_of_digits_are_found(change: str) -> None:
-    assert found_share(digits(), 17, CHANGES[change]) >= 0.95
+    assert are_found(digits(), 17, CHANGES[change]).mean() >= 0.95
 
 
 @pytest.mark.parametrize("change", CHANGES | SCALED)
 @pytest.mark.parametrize("size", [16, 32])
 def test_near_copies_of_photographs_are_found(size: int, change: str) -> None:
-    assert found_share(patches(size), 256, (CHANGES | SCALED)[change]) >= 0.95
+    assert are_found(with_contrast(size), 256, (CHANGES | SCALED)[change]).mean() >= 0.95
 
 
 def test_few_of_the_digits_are_taken_for_copies_of_others() -> None:
-    images_NHWC = digits()
     for seed in range(5):
-        order = np.random.default_rng(seed).permutation(len(images_NHWC))
-        train, others = (Sketches.of(images_NHWC[rows], 17) for rows in (order[360:], order[:360]))
-        assert len(find_copies(train, others).row_M) <= 0.001 * len(train)
+        num_taken, num_train = num_mistaken(digits(), 17, seed)
+        assert num_taken <= 0.001 * num_train
 
 
 def test_exact_copies_are_found_wherever_they_are_and_the_first_is_told() -> None:
@@ -106,7 +42,7 @@ def test_exact_copies_are_found_wherever_they_are_and_the_first_is_told() -> Non
 
 
 def test_one_level_in_one_pixel_makes_a_copy_near() -> None:
-    image_HWC = patches(32)[5]
+    image_HWC = with_contrast(32)[5]
     other_HWC = image_HWC.copy()
     other_HWC[0, 0, 0] ^= 1
     found = find_copies(Sketches.of(image_HWC[None], 256), Sketches.of(np.stack([image_HWC[::-1], other_HWC]), 256))
@@ -114,7 +50,7 @@ def test_one_level_in_one_pixel_makes_a_copy_near() -> None:
 
 
 def test_another_colour_makes_another_image() -> None:
-    image_HWC = patches(32)[5:6].copy()
+    image_HWC = with_contrast(32)[5:6].copy()
     assert len(find_copies(Sketches.of(image_HWC, 256), Sketches.of(image_HWC[..., ::-1], 256)).row_M) == 0
 
 
@@ -171,7 +107,7 @@ def by_definition(images: Sketches, others: Sketches) -> tuple[list[int], list[i
 
 
 def test_bands_find_what_comparing_every_pair_finds() -> None:
-    images_NHWC = patches(16)[::3]
+    images_NHWC = with_contrast(16)[::3]
     generator = np.random.default_rng(0)
     copies_NHWC = np.stack([noisy(image_HWC) for image_HWC in images_NHWC[generator.integers(0, len(images_NHWC), 120)]])
     images, others = Sketches.of(images_NHWC, 256), Sketches.of(copies_NHWC, 256)
@@ -191,7 +127,7 @@ def test_flat_images_have_exact_copies_only_however_many_they_are() -> None:
 
 def test_images_that_are_all_alike_take_bounded_time_and_what_is_left_out_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "MOST_NEIGHBOURS", 16)
-    image_HWC = patches(16)[0].astype(np.int64)
+    image_HWC = with_contrast(16)[0].astype(np.int64)
     noise_NHWC = np.random.default_rng(0).integers(-1, 2, (600, *image_HWC.shape))
     images_NHWC = np.clip(image_HWC + noise_NHWC, 0, 255).astype(np.uint8)
     images, others = Sketches.of(images_NHWC[:500], 256), Sketches.of(images_NHWC[500:], 256)
@@ -211,14 +147,14 @@ def test_images_that_are_all_alike_take_bounded_time_and_what_is_left_out_is_cou
 
 @pytest.mark.parametrize("counts", [(0, 0), (0, 3), (3, 0)])
 def test_no_images_have_no_copies(counts: tuple[int, int]) -> None:
-    images_NHWC = patches(16)[:3]
+    images_NHWC = with_contrast(16)[:3]
     images, others = (Sketches.of(images_NHWC[:count], 256) for count in counts)
     found = find_copies(images, others)
     assert len(found.row_M) == found.num_others_exact == found.num_others_near == 0
 
 
 def test_bands_in_any_order_and_sketches_in_any_parts_give_the_same() -> None:
-    images_NHWC = patches(16)[:200]
+    images_NHWC = with_contrast(16)[:200]
     images, others = Sketches.of(images_NHWC, 256), Sketches.of(np.stack([noisy(image_HWC) for image_HWC in images_NHWC[::4]]), 256)
     parts = Sketches.joined([Sketches.of(images_NHWC[start : start + 30], 256) for start in range(0, 200, 30)])
     one = find_copies(images, others)
