@@ -72,20 +72,33 @@ class Windows:
         return np.concatenate([self._shuffled(epoch, number)[1] for number in self.numbers(epoch, 0)])
 
     def read(self, epoch: int, begin: int, number: int) -> list[Rows]:
-        """Each worker's rows of a window, from place `begin` of the epoch on and in its order, drawn where they are stored as grey."""
+        """Each worker's rows of a window, from place `begin` of the epoch on and in its order, drawn where they are stored as grey.
+
+        One shard is in memory beside them at a time.
+        """
         shards, starts = (column[number * WINDOW_SHARDS :][:WINDOW_SHARDS] for column in self._order(epoch))
-        window = rows_of(pa.concat_tables([_read_shard(self.dataset, "train", shard) for shard in shards]), self.dataset)
         rows, indices = self._shuffled(epoch, number)
         places = starts[0] + np.arange(len(rows))
         step_starts = places // self.batch_size * self.batch_size
         step_ends = np.minimum(step_starts + self.batch_size, self.dataset.num_images("train"))
 
-        def part(rank: int) -> Rows:
+        def of_rank(rank: int) -> np.ndarray:
             first, last = Share(rank, self.count).share(step_starts, step_ends)
-            mine = (first <= places) & (places < last) & (places >= begin)
-            return drawn(window.at(rows[mine]), self.dataset, self.seed, epoch, indices[mine])
+            return np.flatnonzero((first <= places) & (places < last) & (places >= begin))
 
-        return [part(rank) for rank in range(self.count)]
+        of_ranks = [of_rank(rank) for rank in range(self.count)]
+        by_rank = np.concatenate(of_ranks)
+        goes_to = np.full(len(rows), -1)  # of each row as it is read: the place among those of all workers, the first one's first
+        goes_to[rows[by_rank]] = np.arange(len(by_rank))
+        whole, stop = _blank(self.dataset, len(by_rank)), 0
+        for shard in shards:
+            read = rows_of(_read_shard(self.dataset, "train", shard), self.dataset)
+            start, stop = stop, stop + len(read)
+            (wanted,) = np.nonzero(goes_to[start:stop] >= 0)
+            whole.put(goes_to[start:stop][wanted], read, wanted)
+        whole = drawn(whole, self.dataset, self.seed, epoch, indices[by_rank])
+        ends = np.cumsum([len(mine) for mine in of_ranks]).tolist()
+        return [whole.part(end - len(mine), end) for end, mine in zip(ends, of_ranks, strict=True)]
 
     def ranks(self, split: str) -> list[list[int]]:
         """The workers that have rows of each shard of a split that is read in its own order."""
@@ -226,7 +239,7 @@ class StreamedFeed:
     def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
         """See `Feed`."""
         total, begin = self._dataset.num_images("train"), first_step * self._batch_size
-        rows = _Cutter(self._parts(epoch, begin), _no_rows(self._dataset))
+        rows = _Cutter(self._parts(epoch, begin), _blank(self._dataset, 0))
         for start in range(begin, total, self._batch_size):
             stop = min(start + self._batch_size, total)
             first, last = self._share.share(start, stop)
@@ -244,7 +257,7 @@ class StreamedFeed:
     def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
         """See `Feed`."""
         first, last = self._share.share(0, self._dataset.num_images(split))
-        rows = _Cutter(self._pieces(split), _no_rows(self._dataset))
+        rows = _Cutter(self._pieces(split), _blank(self._dataset, 0))
         for start in range(first, last, batch_size):
             yield rows.take(min(batch_size, last - start))
 
@@ -296,7 +309,7 @@ class _Cutter:
         parts = []
         while count:
             if not len(self._rest):
-                self._rest = self._empty  # what is used up leaves the object store before the next one is waited for
+                self._rest = self._empty  # what is used up leaves the object store
                 following = next(self._pieces, None)
                 if following is None:
                     raise RuntimeError(f"the stream ended {count} images early")
@@ -309,12 +322,12 @@ class _Cutter:
         return Rows.joined(parts) if parts else self._empty
 
 
-def _no_rows(dataset: Dataset) -> Rows:
-    """What a worker is given of a step without images of its own."""
+def _blank(dataset: Dataset, count: int) -> Rows:
+    """Rows whose values are still to be put; none of them: what a worker is given of a step without images of its own."""
     return Rows(
-        np.empty((0, *dataset.shape_CHW), np.uint8),
-        np.empty(0, np.int32) if dataset.num_classes else None,
-        np.empty((0, dataset.vector_size), np.float32) if dataset.vector_size else None,
+        np.empty((count, *dataset.shape_CHW), np.uint8),
+        np.empty(count, np.int32) if dataset.num_classes else None,
+        np.empty((count, dataset.vector_size), np.float32) if dataset.vector_size else None,
     )
 
 
