@@ -13,13 +13,17 @@ import numpy as np
 
 from pixelmodels.data import SPLITS, Dataset
 from pixelmodels.data.rows import Rows, Share
-from pixelmodels.data.streaming import Part, StreamedFeed, Windows, WindowTasks, drawn
+from pixelmodels.data.streaming import StreamedFeed, Tasks, Windows, WindowTasks, drawn
 
 RESIDENT_BYTES = 512 << 20  # splits of less are read once by each worker
 
 
 class Feed(Protocol):
     """Where a worker's images come from."""
+
+    def begin(self, epoch: int) -> None:
+        """Start to read what an epoch begins with; call it when all workers have their rows of the epoch before."""
+        ...
 
     def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
         """This worker's rows of each step of an epoch, from `first_step` on, with the step's rows over all workers."""
@@ -40,6 +44,9 @@ class ResidentFeed:
     def __init__(self, dataset: Dataset, share: Share, *, seed: int, batch_size: int) -> None:
         self._dataset, self._share, self._seed, self._batch_size = dataset, share, seed, batch_size
         self._splits: dict[str, Rows] = {}
+
+    def begin(self, epoch: int) -> None:
+        """See `Feed`."""
 
     def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
         """See `Feed`."""
@@ -71,8 +78,8 @@ class ResidentFeed:
 class SizedFeed:
     """Each split from memory or streamed, by its size.
 
-    Args: `resident_bytes`, of which a split has more that is streamed, `RESIDENT_BYTES` unless given; `shared`, called where the train
-    split is streamed, by which workers have their parts of windows from tasks that they share (each has its own tasks unless given).
+    Args: `resident_bytes`, of which a split has more that is streamed, `RESIDENT_BYTES` unless given; `shared`, called where a
+    split is streamed, which gives tasks that all workers share (each has its own unless given).
     """
 
     def __init__(
@@ -83,14 +90,18 @@ class SizedFeed:
         seed: int,
         batch_size: int,
         resident_bytes: int | None = None,
-        shared: Callable[[Windows], Part] | None = None,
+        shared: Callable[[Windows], Tasks] | None = None,
     ) -> None:
         least = RESIDENT_BYTES if resident_bytes is None else resident_bytes
         is_streamed = {split: dataset.split_bytes(split) >= least for split in SPLITS}
-        part = shared(Windows(dataset, seed, batch_size, share.count)) if shared and is_streamed["train"] else None
+        tasks = shared(Windows(dataset, seed, batch_size, share.count)) if shared and any(is_streamed.values()) else None
         resident = ResidentFeed(dataset, share, seed=seed, batch_size=batch_size)
-        streamed = StreamedFeed(dataset, share, seed=seed, batch_size=batch_size, part=part)
+        streamed = StreamedFeed(dataset, share, seed=seed, batch_size=batch_size, tasks=tasks)
         self._of: dict[str, Feed] = {split: streamed if is_streamed[split] else resident for split in SPLITS}
+
+    def begin(self, epoch: int) -> None:
+        """See `Feed`."""
+        self._of["train"].begin(epoch)
 
     def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
         """See `Feed`."""
@@ -107,7 +118,7 @@ class SizedFeed:
 
 def first_rows(dataset: Dataset, *, seed: int, batch_size: int) -> Rows:
     """All rows of a run's first step, whichever workers score them later."""
-    feed = SizedFeed(dataset, Share(), seed=seed, batch_size=batch_size, shared=lambda windows: WindowTasks(windows, ahead=0).part)
+    feed = SizedFeed(dataset, Share(), seed=seed, batch_size=batch_size, shared=lambda windows: WindowTasks(windows, ahead=0))
     rows, _ = next(feed.training_rows(0, 0))
     return rows
 

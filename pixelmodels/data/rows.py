@@ -31,15 +31,19 @@ class Rows:
         labels_N, vectors_NV = (None if column is None else column[indices_N] for column in (self.labels_N, self.vectors_NV))
         return Rows(self.images_NCHW[indices_N], labels_N, vectors_NV)
 
+    def put(self, indices_N: np.ndarray, rows: Rows, from_N: np.ndarray) -> None:
+        """Overwrite the rows of these indices by others' rows `from_N`."""
+        self.images_NCHW[indices_N] = rows.images_NCHW[from_N]
+        for mine, theirs in ((self.labels_N, rows.labels_N), (self.vectors_NV, rows.vectors_NV)):
+            if mine is not None and theirs is not None:
+                mine[indices_N] = theirs[from_N]
+
     @staticmethod
     def joined(parts: Sequence[Rows]) -> Rows:
         """One or more pieces of a split, one after the other, in arrays of their own."""
-
-        def column(name: str) -> np.ndarray | None:
-            arrays = [getattr(part, name) for part in parts]
-            return None if arrays[0] is None else np.concatenate(arrays)
-
-        return Rows(np.concatenate([part.images_NCHW for part in parts]), column("labels_N"), column("vectors_NV"))
+        images_NCHW = np.concatenate([part.images_NCHW for part in parts])
+        columns = zip(*[(part.labels_N, part.vectors_NV) for part in parts], strict=True)
+        return Rows(images_NCHW, *[None if column[0] is None else np.concatenate(column) for column in columns])
 
 
 @dataclass

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,17 @@ WINDOW_SHARDS = 4  # shards whose rows are shuffled together, and held in memory
 AHEAD_BYTES = 256 << 20  # of what is read before it is asked for, in the object store; one window at least
 WORKERS_PER_WINDOW = 8  # workers for which one window is read ahead; two are for fewer than 24, where there is memory for them
 
-Part = Callable[[int, int, int, int], "ObjectRef"]  # of epoch, first place, window and rank: that worker's rows, see `Windows.read`
+Key = TypeVar("Key")
+
+
+class Tasks(Protocol):
+    """By which workers have their rows of streamed splits; see `WindowTasks`."""
+
+    def begin(self, epoch: int, begin: int) -> None: ...
+
+    def part(self, epoch: int, begin: int, number: int, rank: int) -> ObjectRef: ...
+
+    def piece(self, split: str, shard: int, rank: int) -> ObjectRef: ...
 
 
 @dataclass(frozen=True)
@@ -61,20 +72,48 @@ class Windows:
         return np.concatenate([self._shuffled(epoch, number)[1] for number in self.numbers(epoch, 0)])
 
     def read(self, epoch: int, begin: int, number: int) -> list[Rows]:
-        """Each worker's rows of a window, from place `begin` of the epoch on and in its order, drawn where they are stored as grey."""
+        """Each worker's rows of a window, from place `begin` of the epoch on and in its order, drawn where they are stored as grey.
+
+        One shard is in memory beside them at a time.
+        """
         shards, starts = (column[number * WINDOW_SHARDS :][:WINDOW_SHARDS] for column in self._order(epoch))
-        window = rows_of(pa.concat_tables([_read_shard(self.dataset, "train", shard) for shard in shards]), self.dataset)
         rows, indices = self._shuffled(epoch, number)
         places = starts[0] + np.arange(len(rows))
         step_starts = places // self.batch_size * self.batch_size
         step_ends = np.minimum(step_starts + self.batch_size, self.dataset.num_images("train"))
 
-        def part(rank: int) -> Rows:
+        def of_rank(rank: int) -> np.ndarray:
             first, last = Share(rank, self.count).share(step_starts, step_ends)
-            mine = (first <= places) & (places < last) & (places >= begin)
-            return drawn(window.at(rows[mine]), self.dataset, self.seed, epoch, indices[mine])
+            return np.flatnonzero((first <= places) & (places < last) & (places >= begin))
 
-        return [part(rank) for rank in range(self.count)]
+        of_ranks = [of_rank(rank) for rank in range(self.count)]
+        by_rank = np.concatenate(of_ranks)
+        goes_to = np.full(len(rows), -1)  # of each row as it is read: the place among those of all workers, the first one's first
+        goes_to[rows[by_rank]] = np.arange(len(by_rank))
+        whole, stop = _blank(self.dataset, len(by_rank)), 0
+        for shard in shards:
+            read = rows_of(_read_shard(self.dataset, "train", shard), self.dataset)
+            start, stop = stop, stop + len(read)
+            (wanted,) = np.nonzero(goes_to[start:stop] >= 0)
+            whole.put(goes_to[start:stop][wanted], read, wanted)
+        whole = drawn(whole, self.dataset, self.seed, epoch, indices[by_rank])
+        ends = np.cumsum([len(mine) for mine in of_ranks]).tolist()
+        return [whole.part(end - len(mine), end) for end, mine in zip(ends, of_ranks, strict=True)]
+
+    def ranks(self, split: str) -> list[list[int]]:
+        """The workers that have rows of each shard of a split that is read in its own order."""
+        offsets, shares = _offsets(self.dataset, split), np.array([self._share(split, rank) for rank in range(self.count)])
+        starts, stops = np.maximum(shares[:, 0], offsets[:-1, None]), np.minimum(shares[:, 1], offsets[1:, None])
+        return [np.flatnonzero(has_rows).tolist() for has_rows in starts < stops]
+
+    def read_in_order(self, split: str, shard: int, ranks: list[int]) -> list[Rows]:
+        """The rows of a shard of each of these workers, which have some."""
+        rows, start = rows_of(_read_shard(self.dataset, split, shard), self.dataset), _offsets(self.dataset, split)[shard]
+        shares = [self._share(split, rank) for rank in ranks]
+        return [rows.part(max(0, first - start), last - start) for first, last in shares]
+
+    def _share(self, split: str, rank: int) -> tuple[int, int]:
+        return Share(rank, self.count).share(0, self.dataset.num_images(split))
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The shards in an epoch's order, and the place in the epoch of each one's first row."""
@@ -92,66 +131,115 @@ class Windows:
 
 
 class WindowTasks:
-    """Starts the tasks that read windows, a few before they are asked for, and hands out their parts; an actor of several workers.
+    """Starts the tasks that read, a few before they are asked for, and hands out their parts; where there are several workers, their actor.
 
-    A window is read once as long as each worker asks for the windows in their order, once. What nobody has asked for yet of an epoch
-    is dropped when another one begins, or when the same one is begun at another place.
+    What is read is read once as long as each worker asks for what is its own in order, and once. What nobody has asked for yet of an
+    epoch is dropped when another one begins, or when the same one is begun at another place.
     """
 
     def __init__(self, windows: Windows, ahead: int | None = None) -> None:
         import ray
 
-        self._count, self._ahead = windows.count, windows.ahead() if ahead is None else ahead
-        self._numbers, self._windows = windows.numbers, ray.put(windows)
-        self._read = ray.remote(_read_window).options(num_cpus=1, num_returns=windows.count, scheduling_strategy="SPREAD")
+        self._windows, self._at_workers = windows, ray.put(windows)
+        self._ahead = windows.ahead() if ahead is None else ahead
         self._begun: tuple[int, int] | None = None  # the epoch, and the place in it where it begins
-        self._parts: dict[int, dict[int, ObjectRef]] = {}  # of each window that was started, by rank: those not handed out
+        self._last = -1  # the last window of it
+        self._parts: dict[int, dict[int, ObjectRef]] = {}  # of each of its windows, by rank: those not handed out
+        self._ranks: dict[str, list[list[int]]] = {}  # of each shard of splits that are read in order
+        self._pieces: dict[tuple[str, int], dict[int, ObjectRef]] = {}  # of shards of those
+
+    def begin(self, epoch: int, begin: int) -> None:
+        """Start to read an epoch from place `begin` of it on; what is left of another one is dropped."""
+        if self._begun != (epoch, begin):
+            self._begun, self._parts, numbers = (epoch, begin), {}, self._windows.numbers(epoch, begin)
+            self._last = numbers[-1]
+            self._start_from(numbers[0])
 
     def part(self, epoch: int, begin: int, number: int, rank: int) -> ObjectRef:
         """A worker's rows of a window, as soon as they are read; see `Windows.read`."""
-        if self._begun != (epoch, begin):
-            self._begun, self._parts = (epoch, begin), {}
-        for later in range(number, min(number + self._ahead, self._numbers(epoch, begin)[-1]) + 1):
+        self.begin(epoch, begin)
+        self._start_from(number)
+        if rank not in self._parts.get(number, {}):  # it was handed out before
+            self._start(number)
+        return _taken(self._parts, number, rank)
+
+    def piece(self, split: str, shard: int, rank: int) -> ObjectRef:
+        """A worker's rows of a shard of a split that is read in its own order."""
+        if rank not in self._pieces.get((split, shard), {}):
+            if split not in self._ranks:
+                self._ranks[split] = self._windows.ranks(split)
+            ranks = self._ranks[split][shard]
+            refs = _started(_read_in_order, len(ranks), self._at_workers, split, shard, ranks)
+            self._pieces[split, shard] = dict(zip(ranks, refs, strict=True))
+        return _taken(self._pieces, (split, shard), rank)
+
+    def in_a_list(self, method: str, *which: Any) -> list[ObjectRef]:
+        """What a method gives for another process, which would be given the rows themselves by Ray, and not the reference."""
+        return [getattr(self, method)(*which)]
+
+    def _start_from(self, number: int) -> None:
+        for later in range(number, min(number + self._ahead, self._last) + 1):
             if later not in self._parts:
                 self._start(later)
-        if rank not in self._parts[number]:  # it was handed out before
-            self._start(number)
-        found = self._parts[number].pop(rank)
-        if not self._parts[number]:
-            del self._parts[number]
-        return found
-
-    def in_a_list(self, *which: int) -> list[ObjectRef]:
-        """The same for another process, which would be given the rows themselves by Ray, and not the reference."""
-        return [self.part(*which)]
 
     def _start(self, number: int) -> None:
         assert self._begun is not None
-        found = self._read.remote(self._windows, *self._begun, number)
-        self._parts[number] = dict(enumerate(found if self._count > 1 else [found]))
+        refs = _started(_read_window, self._windows.count, self._at_workers, *self._begun, number)
+        self._parts[number] = dict(enumerate(refs))
+
+
+def _taken(parts: dict[Key, dict[int, ObjectRef]], key: Key, rank: int) -> ObjectRef:
+    found = parts[key].pop(rank)
+    if not parts[key]:
+        del parts[key]
+    return found
+
+
+def _started(function: Callable[..., list[Rows]], count: int, *args: Any) -> list[ObjectRef]:
+    """A task that gives `count` values."""
+    import ray
+
+    found = ray.remote(function).options(num_cpus=1, num_returns=count, scheduling_strategy="SPREAD").remote(*args)
+    return found if count > 1 else [found]
 
 
 def _read_window(windows: Windows, epoch: int, begin: int, number: int) -> Any:
     """A task: each worker's rows as a value of its own."""
-    parts = windows.read(epoch, begin, number)
+    return _values(windows.read(epoch, begin, number))
+
+
+def _read_in_order(windows: Windows, split: str, shard: int, ranks: list[int]) -> Any:
+    """A task: the rows of each worker that has some."""
+    return _values(windows.read_in_order(split, shard, ranks))
+
+
+def _values(parts: list[Rows]) -> list[Rows] | Rows:
     return parts if len(parts) > 1 else parts[0]
 
 
 class StreamedFeed:
     """A worker's rows of large splits; see `feeds.Feed`.
 
-    Args: `part`, by which it has its rows of windows; by tasks of its own unless given.
+    Args: `tasks`, which it may share with other workers; its own unless given.
     """
 
-    def __init__(self, dataset: Dataset, share: Share, *, seed: int, batch_size: int, part: Part | None = None) -> None:
+    def __init__(self, dataset: Dataset, share: Share, *, seed: int, batch_size: int, tasks: Tasks | None = None) -> None:
         self._dataset, self._share = dataset, Share(share.rank, share.count)
         self._windows, self._batch_size = Windows(dataset, seed, batch_size, share.count), batch_size
-        self._part = part
+        self._given = tasks
+
+    @cached_property
+    def _tasks(self) -> Tasks:
+        return self._given or WindowTasks(self._windows)
+
+    def begin(self, epoch: int) -> None:
+        """See `Feed`."""
+        self._tasks.begin(epoch, 0)
 
     def training_rows(self, epoch: int, first_step: int) -> Iterator[tuple[Rows, int]]:
         """See `Feed`."""
         total, begin = self._dataset.num_images("train"), first_step * self._batch_size
-        rows = _Cutter(self._parts(epoch, begin), _no_rows(self._dataset))
+        rows = _Cutter(self._parts(epoch, begin), _blank(self._dataset, 0))
         for start in range(begin, total, self._batch_size):
             stop = min(start + self._batch_size, total)
             first, last = self._share.share(start, stop)
@@ -159,10 +247,8 @@ class StreamedFeed:
 
     def _parts(self, epoch: int, begin: int) -> Iterator[Rows]:
         """This worker's rows of an epoch, window by window."""
-        if self._part is None:
-            self._part = WindowTasks(self._windows).part
         for number in self._windows.numbers(epoch, begin):
-            yield _got(self._part(epoch, begin, number, self._share.rank))
+            yield _got(self._tasks.part(epoch, begin, number, self._share.rank))
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
         """See `Feed`."""
@@ -170,13 +256,20 @@ class StreamedFeed:
 
     def rows_in_order(self, split: str, batch_size: int) -> Iterator[Rows]:
         """See `Feed`."""
-        dataset, offsets = self._dataset, _offsets(self._dataset, split)
-        first, last = self._share.share(0, dataset.num_images(split))
-        shards = [shard for shard in range(len(offsets) - 1) if offsets[shard] < last and offsets[shard + 1] > first]
-        pieces = [(shard, *(np.clip((first, last), offsets[shard], offsets[shard + 1]) - offsets[shard]).tolist()) for shard in shards]
-        rows = _Cutter(_in_turn(dataset, split, pieces), _no_rows(dataset))
+        first, last = self._share.share(0, self._dataset.num_images(split))
+        rows = _Cutter(self._pieces(split), _blank(self._dataset, 0))
         for start in range(first, last, batch_size):
             yield rows.take(min(batch_size, last - start))
+
+    def _pieces(self, split: str) -> Iterator[Rows]:
+        """This worker's rows of a split, shard by shard; two shards are read before they are asked for."""
+        waiting, rank = deque["ObjectRef"](), self._share.rank
+        for shard in (shard for shard, ranks in enumerate(self._windows.ranks(split)) if rank in ranks):
+            waiting.append(self._tasks.piece(split, shard, rank))
+            if len(waiting) > 2:
+                yield _got(waiting.popleft())
+        while waiting:
+            yield _got(waiting.popleft())
 
 
 def _offsets(dataset: Dataset, split: str) -> np.ndarray:
@@ -216,7 +309,7 @@ class _Cutter:
         parts = []
         while count:
             if not len(self._rest):
-                self._rest = self._empty  # what is used up leaves the object store before the next one is waited for
+                self._rest = self._empty  # what is used up leaves the object store
                 following = next(self._pieces, None)
                 if following is None:
                     raise RuntimeError(f"the stream ended {count} images early")
@@ -229,31 +322,13 @@ class _Cutter:
         return Rows.joined(parts) if parts else self._empty
 
 
-def _no_rows(dataset: Dataset) -> Rows:
-    """What a worker is given of a step without images of its own."""
+def _blank(dataset: Dataset, count: int) -> Rows:
+    """Rows whose values are still to be put; none of them: what a worker is given of a step without images of its own."""
     return Rows(
-        np.empty((0, *dataset.shape_CHW), np.uint8),
-        np.empty(0, np.int32) if dataset.num_classes else None,
-        np.empty((0, dataset.vector_size), np.float32) if dataset.vector_size else None,
+        np.empty((count, *dataset.shape_CHW), np.uint8),
+        np.empty(count, np.int32) if dataset.num_classes else None,
+        np.empty((count, dataset.vector_size), np.float32) if dataset.vector_size else None,
     )
-
-
-def _in_turn(dataset: Dataset, split: str, pieces: Sequence[tuple[int, int, int]]) -> Iterator[Rows]:
-    """The rows start..stop of some shards (number, start, stop), in their order; two of these are read before they are asked for."""
-    import ray
-
-    task, waiting, whole = ray.remote(_read_piece).options(num_cpus=1, scheduling_strategy="SPREAD"), deque["ObjectRef"](), ray.put(dataset)
-    for piece in pieces:
-        waiting.append(task.remote(whole, split, *piece))
-        if len(waiting) > 2:
-            yield _got(waiting.popleft())
-    while waiting:
-        yield _got(waiting.popleft())
-
-
-def _read_piece(dataset: Dataset, split: str, shard: int, start: int, stop: int) -> Rows:
-    """A task: rows start..stop of a shard."""
-    return rows_of(_read_shard(dataset, split, shard).slice(start, stop - start), dataset)
 
 
 def _got(rows: ObjectRef) -> Rows:

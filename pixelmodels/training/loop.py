@@ -96,7 +96,7 @@ class Loop:
         self.say = say if self.workers.is_first else lambda _: None
         self.report, self.leave = report, leave
         seed, batch_size = self.recipe.seed, self.recipe.batch_size
-        self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=seed, batch_size=batch_size, shared=self.workers.share_windows)
+        self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=seed, batch_size=batch_size, shared=self.workers.share_tasks)
         self.num_images = plan.dataset.num_images("train")
         self.steps_per_epoch = -(-self.num_images // self.recipe.batch_size)
         self.total_steps = self.steps_per_epoch * self.recipe.epochs
@@ -202,6 +202,8 @@ class Loop:
         position, recipe, spec = self.position, self.recipe, self.plan.dataset.spec
         train_bits_per_dim = self._train_bits_per_dim()
         self._check_weights()
+        if position.epoch + 1 < recipe.epochs:
+            self.feed.begin(position.epoch + 1)  # while this one is validated
         nll_nats_N = self._score("validation")
         self.finite.scores("validation", nll_nats_N, f"in epoch {position.epoch + 1}")
         scores = summarize(nll_nats_N, spec.num_subpixels)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pixelmodels.data.rows import Share
-from pixelmodels.data.streaming import Part, Windows, WindowTasks
+from pixelmodels.data.streaming import Tasks, Windows, WindowTasks
 from pixelmodels.models import Context, PixelModel
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Workers(Share):
             dist.all_gather_object(said, text)
         return said
 
-    def share_windows(self, windows: Windows) -> Part:
-        """Each window of a streamed split is read once for all workers; call it in every worker.
+    def share_tasks(self, windows: Windows) -> Tasks:
+        """What reads streamed splits once for all workers; call it in every worker.
 
         Who starts the tasks is this worker where there is one; where there are more, an actor on the first one's machine, which ends
         with that worker: the others are told so by Ray when they ask for more.
@@ -93,25 +93,41 @@ class Workers(Share):
         import ray
 
         if self.count == 1:
-            return WindowTasks(windows).part
-        name = f"windows-{uuid.uuid4().hex}"
+            return WindowTasks(windows)
+        name = f"tasks-{uuid.uuid4().hex}"
         if self.is_first:
             node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             tasks = ray.remote(num_cpus=0)(WindowTasks).options(name=name, scheduling_strategy=node).remote(windows)
         name = self.all_said(name)[0]
         if not self.is_first:
             tasks = ray.get_actor(name)
-
-        def part(*which: int) -> ObjectRef:
-            found: ObjectRef = ray.get(tasks.in_a_list.remote(*which))[0]
-            return found
-
-        return part
+        return _SharedTasks(tasks)
 
     def wait(self) -> None:
         """Go on when all workers are here."""
         if self.count > 1:
             dist.barrier()
+
+
+class _SharedTasks:
+    """The tasks of an actor; see `Tasks`."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def begin(self, *which: Any) -> None:
+        self._asked("begin", *which)
+
+    def part(self, *which: Any) -> ObjectRef:
+        return self._asked("part", *which)
+
+    def piece(self, *which: Any) -> ObjectRef:
+        return self._asked("piece", *which)
+
+    def _asked(self, *which: Any) -> Any:
+        import ray
+
+        return ray.get(self._actor.in_a_list.remote(*which))[0]
 
 
 OPTIONS: dict[str, Any] = {"forward_sync_buffers": False}  # of torch's wrapper: a model's buffers are constants, the same everywhere

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from pixelmodels.data import Dataset, DatasetConfig, prepare
 from pixelmodels.data.feeds import SizedFeed, first_rows
 from pixelmodels.data.rows import Rows, Share
-from pixelmodels.data.streaming import WINDOW_SHARDS, Part, StreamedFeed, Windows, WindowTasks, _Cutter, _read_shard
+from pixelmodels.data.streaming import WINDOW_SHARDS, StreamedFeed, Tasks, Windows, WindowTasks, _Cutter, _read_shard
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 from tests.promotion.case import write_dataset
@@ -72,9 +72,9 @@ def counted(dataset: Dataset, notes: Path) -> tuple[Dataset, CountingStorage]:
 
 
 def feed(
-    dataset: Dataset, rank: int = 0, count: int = 1, resident_bytes: int = 0, batch_size: int = BATCH, part: Part | None = None
+    dataset: Dataset, rank: int = 0, count: int = 1, resident_bytes: int = 0, batch_size: int = BATCH, tasks: Tasks | None = None
 ) -> SizedFeed:
-    shared = None if part is None else lambda _: part
+    shared = None if tasks is None else lambda _: tasks
     return SizedFeed(dataset, Share(rank, count), seed=1, batch_size=batch_size, resident_bytes=resident_bytes, shared=shared)
 
 
@@ -146,8 +146,8 @@ def test_a_worker_without_an_image_of_a_step_is_given_none(
 ) -> None:
     for dataset in (digits, with_vectors, drawn_anew):
         alone = list(feed(dataset, batch_size=batch_size).training_rows(0, first_step))
-        part = WindowTasks(Windows(dataset, 1, batch_size, count)).part
-        shares = [list(feed(dataset, rank, count, 0, batch_size, part).training_rows(0, first_step)) for rank in range(count)]
+        tasks = WindowTasks(Windows(dataset, 1, batch_size, count))
+        shares = [list(feed(dataset, rank, count, 0, batch_size, tasks).training_rows(0, first_step)) for rank in range(count)]
         assert 0 in {len(rows) for one in shares for rows, _ in one}
         assert alone and {len(one) for one in shares} == {len(alone)}
         for step, (rows, size) in enumerate(alone):
@@ -260,13 +260,18 @@ def test_the_order_of_an_epoch_is_what_it_was(sizes: tuple[int, ...], seed: int,
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_workers_together_read_each_shard_of_an_epoch_once(digits: Dataset, count: int, tmp_path: Path) -> None:
     dataset, storage = counted(digits, tmp_path / "read")
-    part = WindowTasks(Windows(dataset, 1, BATCH, count)).part
+    tasks = WindowTasks(Windows(dataset, 1, BATCH, count))
     expected = Counter(f"{dataset.folder}/{shard['file']}" for shard in dataset.shards("train"))
-    feeds = [feed(dataset, rank, count, part=part) for rank in range(count)]
+    feeds = [feed(dataset, rank, count, tasks=tasks) for rank in range(count)]
     for epoch in (0, 1):
         for alone in zip(*[one.training_rows(epoch, 0) for one in feeds], strict=True):  # all of them step by step
             assert {size for _, size in alone} == {sum(len(rows) for rows, _ in alone)}
         assert storage.times_read() == expected
+        for one in feeds[: count * (1 - epoch)]:  # of the next epoch
+            one.begin(1)
+    parts = [rows for one in feeds for rows in one.rows_in_order("train", 100)]  # in the split's own order
+    np.testing.assert_array_equal(joined(parts)[0], digits.read("train").images_NCHW)
+    assert storage.times_read() == expected
     order = Windows(dataset, 1, BATCH, count)._order(2)[0]
     for one in feeds:  # or one after the other, and from the third window on, as after a restart
         list(one.training_rows(2, -(-1200 // BATCH)))
@@ -275,8 +280,8 @@ def test_workers_together_read_each_shard_of_an_epoch_once(digits: Dataset, coun
 
 def test_a_worker_that_begins_an_epoch_again_has_the_same_rows(digits: Dataset) -> None:
     """Whatever was left of it, and whichever other epoch was looked at meanwhile."""
-    part = WindowTasks(Windows(digits, 1, BATCH, 2)).part
-    source = feed(digits, 1, 2, part=part)
+    tasks = WindowTasks(Windows(digits, 1, BATCH, 2))
+    source = feed(digits, 1, 2, tasks=tasks)
     expected, _ = joined([rows for rows, _ in source.training_rows(0, 0)])
     begun = source.training_rows(0, 0)
     first = [next(begun)[0], next(begun)[0]]
@@ -299,3 +304,15 @@ def test_what_begins_a_run_is_read_and_no_more(digits: Dataset, tmp_path: Path, 
     rows = first_rows(dataset, seed=1, batch_size=BATCH)
     assert storage.times_read().total() == WINDOW_SHARDS
     np.testing.assert_array_equal(rows.images_NCHW, digits.read("train").images_NCHW[feed(digits).indices(0, 0)])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
+def test_a_split_in_order_is_cut_into_the_shares_of_its_workers(count: int) -> None:
+    """Whoever has rows of a shard is told of it, and nobody else; also where there are more workers than rows."""
+    windows = Windows(Shards(3, 1, 5, 2), 0, 1, count)  # type: ignore[arg-type]
+    of_shards = windows.ranks("test")
+    starts = np.cumsum([0, 3, 1, 5, 2])
+    for rank in range(count):
+        first, last = Share(rank, count).share(0, 11)
+        held = {int(np.searchsorted(starts, place, "right")) - 1 for place in range(first, last)}
+        assert {shard for shard, ranks in enumerate(of_shards) if rank in ranks} == held
