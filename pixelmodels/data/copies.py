@@ -1,4 +1,4 @@
-"""Copies of validation and test images among the train images of a data set, found by all cores or the cluster (`duplicates.py` says what they are)."""
+"""Copies of validation and test images among the train images of a data set, found by many processes (`duplicates.py` says what they are)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pixelmodels.data.dataset import Dataset
 from pixelmodels.data.duplicates import BANDS, Copies, Int64, Near, Sketches, find_copies, near_in_band
 from pixelmodels.data.parallel import Record, map_records, map_with_arrays
+from pixelmodels.data.processes import end_processes
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.data.writing import Loader
 
@@ -85,7 +86,10 @@ def copies_in(dataset: Dataset) -> list[SplitCopies]:
     if dataset.train_images_are_grey:
         raise ValueError("images that were drawn cannot be compared with grey ones")
     tasks = {split: [{"split": split, "number": n} for n in range(len(dataset.shards(split)))] for split in ("train", *OTHERS)}
-    return copies_between(_ShardSketcher(dataset), tasks)
+    try:
+        return copies_between(_ShardSketcher(dataset), tasks)
+    finally:
+        end_processes()
 
 
 def copies_between(
