@@ -23,7 +23,7 @@ from pixelmodels.tables import plain_table, wide_console
 MOST_ROWS = 500  # of a table of classes or of rejected inputs
 MOST_TOLD = 40  # of these on the terminal
 LONGEST_NAME = 200  # letters of a key or a name
-EXAMPLE_SIDE, PAIR_SIDE = 80, 120  # pixels on the screen, about: what small images are enlarged to
+EXAMPLE_SIDE, PAIR_SIDE = 48, 120  # pixels on the screen, about: what small images are enlarged to
 CHART_WIDTH, CHART_HEIGHT = 512, 120
 _COLOURS = {1: ("var(--ink)",), 3: ("#d64541", "#2a9d4e", "#3b7dd8")}  # of channels: grey, or red, green and blue
 
@@ -170,7 +170,7 @@ def _chart(levels: Levels) -> str:
         heights = CHART_HEIGHT * (1 - np.sqrt(share_L / top))
         points = "".join(f"L{place * step:.1f} {y:.1f}H{(place + 1) * step:.1f}" for place, y in enumerate(heights))
         path = f"M0 {CHART_HEIGHT}{points}V{CHART_HEIGHT}Z"
-        lines.append(f'<path d="{path}" fill="{colour}" fill-opacity=".18" stroke="{colour}" stroke-width="1"/>')
+        lines.append(f'<path d="{path}" style="fill: {colour}; fill-opacity: .18; stroke: {colour}"/>')
     axis = f'<path class=axis d="M0 {CHART_HEIGHT + 0.5}H{CHART_WIDTH}"/>'
     marks = f'<text x="0" y="{CHART_HEIGHT + 14}">0</text>'
     marks += f'<text x="{CHART_WIDTH}" y="{CHART_HEIGHT + 14}" text-anchor="end">{num_levels - 1}</text>'
