@@ -54,7 +54,6 @@ class Arguments:
     quick: bool = False  # 50,000 images instead of a million
     num_images: int | None = None  # generated images; a million unless given, or as --quick says
     out: Path = RESULTS  # folder for the JSON
-    search: int = 0  # internal: compare so many generated images in this process, and print what came of it
 
 
 def digits() -> UInt8:
@@ -201,7 +200,7 @@ def search(num_images: int) -> dict[str, Any]:
 def scale(num_images: int) -> dict[str, Any]:
     """`search` in a process of its own, with the memory of all processes that it starts."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "benchmarks.duplicates", "--search", str(num_images)]
+    command = [sys.executable, "-c", f"import json; from benchmarks.duplicates import search; print(json.dumps(search({num_images})))"]
     started, peak = time.monotonic(), 0
     job = subprocess.Popen(command, env={**os.environ, MARK: mark}, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
     while job.poll() is None:
@@ -246,9 +245,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
 def main() -> int:
     """Measure, print and write."""
     arguments = parse(Arguments)
-    if arguments.search:
-        print(json.dumps(search(arguments.search)))
-        return 0
     result = run(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / f"duplicates-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")

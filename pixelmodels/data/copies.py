@@ -1,4 +1,4 @@
-"""Copies of validation and test images among the train images of a data set, found by many processes (`duplicates.py` says what they are)."""
+"""Copies of validation and test images among the train images of a data set, found by all cores (`duplicates.py` says what they are)."""
 
 from __future__ import annotations
 

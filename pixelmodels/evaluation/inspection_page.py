@@ -23,7 +23,7 @@ from pixelmodels.tables import plain_table, wide_console
 MOST_ROWS = 500  # of a table of classes or of rejected inputs
 MOST_TOLD = 40  # of these on the terminal
 LONGEST_NAME = 200  # letters of a key or a name
-EXAMPLE_SIDE, PAIR_SIDE = 80, 120  # pixels on the screen, about: what small images are enlarged to
+EXAMPLE_SIDE, PAIR_SIDE = 48, 120  # pixels on the screen, about: what small images are enlarged to
 CHART_WIDTH, CHART_HEIGHT = 512, 120
 _COLOURS = {1: ("var(--ink)",), 3: ("#d64541", "#2a9d4e", "#3b7dd8")}  # of channels: grey, or red, green and blue
 
@@ -51,7 +51,7 @@ def page(found: Inspection) -> bytes:
     parts = [
         f"<h1>{_text(title)}</h1><p class=soft>{_text(dataset.storage.uri(dataset.folder))}</p>",
         _section("What it is", _table(("", ""), _facts(found)), "<h3>Options it was prepared with</h3>", _table(("", ""), _options(found))),
-        _section("Images", _table(*_counts(found), numbers=1), _more(len(found.class_counts), "classes")),
+        _section("Images", _table(*_counts(found, MOST_ROWS), numbers=1), _more(len(found.class_counts), "classes")),
         _section("Levels", *_levels(found)),
         _section("Examples of train images", *_examples(found)),
         _section("Copies of test and validation images in train", *_copies(found)),
@@ -67,15 +67,12 @@ def page(found: Inspection) -> bytes:
 def print_inspection(found: Inspection) -> None:
     """The same without pictures, on the terminal."""
     console = wide_console()
-    header, rows = _counts(found)
-    tables: list[tuple[str, Sequence[str], list[Sequence[str]]]] = [
-        ("images", header, rows if len(rows) <= MOST_TOLD else [*rows[: MOST_TOLD - 1], rows[-1]])
-    ]
+    tables: list[tuple[str, Sequence[str], list[Sequence[str]]]] = [("images", *_counts(found, MOST_TOLD))]
     tables.append(("levels", _LEVELS_HEADER, _level_rows(found)))
     if found.copies:
         tables.append(("copies", *_copy_counts(found)))
     if found.rejected:
-        tables.append(("rejected", ("why", "inputs"), [(kind, f"{count:,}") for kind, count in found.rejected_by_kind.items()]))
+        tables.append(("rejected", ("why", "inputs"), _kinds(found, MOST_TOLD)))
     tables.append(("what a model has to beat", ("baseline", "bits/dim"), _baseline_rows(found)))
     for title, names, cells in tables:
         table = plain_table(title)
@@ -107,7 +104,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: int
         return f"<tr>{''.join(f'<{tag}{kind[place]}>{_text(cell)}</{tag}>' for place, cell in enumerate(row))}</tr>"
 
     head = cells("th", header) if any(header) else ""
-    return f"<div class=wide><table>{head}{''.join(cells('td', row) for row in list(rows)[:MOST_ROWS])}</table></div>"
+    return f"<div class=wide><table>{head}{''.join(cells('td', row) for row in rows)}</table></div>"
 
 
 def _more(count: int, what: str) -> str:
@@ -134,12 +131,13 @@ def _options(found: Inspection) -> list[tuple[str, object]]:
     return [(f"--{name.replace('_', '-')}", value) for name, value in found.dataset.manifest["options"].items()]
 
 
-def _counts(found: Inspection) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Images by class and split."""
-    header, counts = ("class", *SPLITS, "all"), found.class_counts
-    total = {split: found.dataset.num_images(split) for split in SPLITS}
-    rows = [("all", total)] if not found.dataset.num_classes else [*counts.items(), ("all", total)]
-    return header, [(name, *(f"{row[split]:,}" for split in SPLITS), f"{sum(row.values()):,}") for name, row in rows]
+def _counts(found: Inspection, most: int) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Images by class, of at most so many classes, and of all; by split."""
+    counts = [("all", {split: found.dataset.num_images(split) for split in SPLITS})]
+    if found.dataset.num_classes:
+        counts = [*list(found.class_counts.items())[:most], *counts]
+    rows = [(name, *(f"{row[split]:,}" for split in SPLITS), f"{sum(row.values()):,}") for name, row in counts]
+    return ("class", *SPLITS, "all"), list(rows)
 
 
 _LEVELS_HEADER = ("split", "images counted", "mean level", "levels that occur", "share of level 0", "share of the last level")
@@ -172,7 +170,7 @@ def _chart(levels: Levels) -> str:
         heights = CHART_HEIGHT * (1 - np.sqrt(share_L / top))
         points = "".join(f"L{place * step:.1f} {y:.1f}H{(place + 1) * step:.1f}" for place, y in enumerate(heights))
         path = f"M0 {CHART_HEIGHT}{points}V{CHART_HEIGHT}Z"
-        lines.append(f'<path d="{path}" fill="{colour}" fill-opacity=".18" stroke="{colour}" stroke-width="1"/>')
+        lines.append(f'<path d="{path}" style="fill: {colour}; fill-opacity: .18; stroke: {colour}"/>')
     axis = f'<path class=axis d="M0 {CHART_HEIGHT + 0.5}H{CHART_WIDTH}"/>'
     marks = f'<text x="0" y="{CHART_HEIGHT + 14}">0</text>'
     marks += f'<text x="{CHART_WIDTH}" y="{CHART_HEIGHT + 14}" text-anchor="end">{num_levels - 1}</text>'
@@ -238,16 +236,19 @@ def _pair(pair: Pair, found: Inspection) -> str:
     return f"<figure class=pair>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
+def _kinds(found: Inspection, most: int) -> list[Sequence[str]]:
+    return [(kind, f"{count:,}") for kind, count in list(found.rejected_by_kind.items())[:most]]
+
+
 def _rejected(found: Inspection) -> list[str]:
     hidden = found.dataset.manifest["skipped"]["num_hidden"]
     note = f"<p class=soft>{hidden:,} hidden files (names that start with a dot) were left out.</p>" if hidden else ""
     if not found.rejected:
         return ["<p>None.</p>", note]
-    kinds = [(kind, f"{count:,}") for kind, count in found.rejected_by_kind.items()]
     names = [name for name in ("key", "reason", "stage") if name in found.rejected[0]]
     rows = [[entry[name] for name in names] for entry in found.rejected[:MOST_ROWS]]
     return [
-        _table(("why", "inputs"), kinds, numbers=1),
+        _table(("why", "inputs"), _kinds(found, MOST_ROWS), numbers=1),
         "<h3>Each of them</h3>",
         _table(names, rows),
         _more(len(found.rejected), "inputs"),

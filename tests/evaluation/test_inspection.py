@@ -138,7 +138,7 @@ def test_long_tables_are_cut_and_say_so(digits: Dataset, monkeypatch: pytest.Mon
     monkeypatch.setattr(inspection, "MOST_CLASSES", 3)
     monkeypatch.setattr(inspection, "MOST_SHARDS", 1)
     shown = Pictures(page(inspect(digits)))
-    assert "and 7 more classes" in shown.text and "3 of 10 classes" in shown.text and "some shards only" in shown.text
+    assert "and 6 more classes" in shown.text and "3 of 10 classes" in shown.text and "some shards only" in shown.text
 
 
 def test_what_is_prepared_takes_no_options(storage: Storage) -> None:
