@@ -74,9 +74,9 @@ class DatasetConfig:
             raise UserError(f"{self.channels} channels asked for; give 1 (grey) or 3 (RGB)")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise UserError(f"size {self.size} is not an image size; give height and width, 1 or more each")
-        for field in ("validation_share", "test_share"):
-            if not 0 < getattr(self, field) < 1:
-                raise UserError(f"{field} {getattr(self, field)} out of range; give a share between 0 and 1")
+        for share in ("validation_share", "test_share"):
+            if not 0 < getattr(self, share) < 1:
+                raise UserError(f"{share} {getattr(self, share)} out of range; give a share between 0 and 1")
         if self.validation_share + self.test_share >= 1:
             both = self.validation_share + self.test_share
             raise UserError(f"validation_share and test_share add up to {both:g}; give less than 1, to leave something to train on")

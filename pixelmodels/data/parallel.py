@@ -1,11 +1,15 @@
-"""Independent pieces of work, spread over a cluster as Ray's tasks, or over this machine's cores as processes."""
+"""Independent pieces of work, spread over a cluster by Ray Data, or over this machine's cores as processes."""
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from pixelmodels.data.processes import map_here
 from pixelmodels.errors import UserError, first_line
@@ -13,20 +17,18 @@ from pixelmodels.ray_cluster import num_cores
 
 Record = dict[str, Any]
 
-_TASKS_PER_CPU = 4  # tasks that are waiting or running for each CPU: none idles, and the records of few are in memory
-_LEAST_TASKS = 32  # of a cluster that may grow
-_MOST_LOSSES = 3  # workers that one task may lose
+_AT_A_TIME = 1000  # records that Ray Data is given: these are in memory at once, and it takes a second to begin with some
 
 
 def map_records(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
     """`function` of each record, in their order; one task, on one CPU, for each record.
 
-    Records are taken as tasks are begun, so that few are in memory at once. Where Ray is running, tasks are Ray's: they run wherever
+    Records are taken as they are needed, so that few are in memory at once. Where Ray is running, Ray Data has the tasks run wherever
     there are CPUs, and those of a lost worker again. Elsewhere they run in processes of this machine, one for each core: a Ray of its own
     would take longer to start than most folders to prepare. Raises the `UserError` that a task raised.
     """
     ray = sys.modules.get("ray")
-    return _by_ray(function, records) if ray is not None and ray.is_initialized() else map_here(function, records, num_cores())
+    return _by_ray_data(function, records) if ray is not None and ray.is_initialized() else map_here(function, records, num_cores())
 
 
 def map_with_arrays(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
@@ -36,41 +38,30 @@ def map_with_arrays(function: Callable[[Record], Record], records: Iterable[Reco
     """
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        yield from _by_ray(function, records)
+        yield from _by_ray_data(function, records)
         return
     with ThreadPoolExecutor(num_cores()) as threads:
         yield from threads.map(function, records)
 
 
-def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
+def _by_ray_data(function: Callable[[Record], Record], records: Iterable[Record]) -> Iterator[Record]:
     import ray
 
-    task = ray.remote(_apply).options(num_cpus=1, max_retries=_MOST_LOSSES)
-    shared = ray.put(function)
-    most = max(_LEAST_TASKS, int(_TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
-    numbered = enumerate(records)
-    running: dict[Any, int] = {}
-    done: dict[int, Record | str] = {}
-    following, is_all_begun = 0, False
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    shared, left = ray.put(function), iter(records)
     try:
-        while True:
-            # What is done and waits for an earlier one counts, too: it is held here.
-            while not is_all_begun and len(running) + len(done) < most:
-                if (one := next(numbered, None)) is None:
-                    is_all_begun = True
-                else:
-                    running[task.remote(shared, one[1])] = one[0]
-            while following in done:
-                outcome = done.pop(following)
-                if isinstance(outcome, str):
-                    raise UserError(outcome)
-                yield outcome
-                following += 1
-            if running:
-                for ended in ray.wait(list(running), num_returns=1)[0]:
-                    done[running.pop(ended)] = ray.get(ended)
-            elif is_all_begun and not done:
-                return
+        while rows := [{"record": pickle.dumps(record)} for record in islice(left, _AT_A_TIME)]:
+            with ray.data.DataContext.current(context):
+                found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(_apply, batch_size=1, fn_args=(shared,))
+                for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    for outcome in batch["outcome"]:
+                        value: Record | str = pickle.loads(outcome.as_py())
+                        if isinstance(value, str):
+                            raise UserError(value)
+                        yield value
     except ray.exceptions.RayTaskError:
         raise
     except ray.exceptions.RayError as error:
@@ -78,9 +69,15 @@ def _by_ray(function: Callable[[Record], Record], records: Iterable[Record]) -> 
         raise UserError(f"{lost}; give the same command again: it goes on from what is whole") from error
 
 
-def _apply(function: Callable[[Record], Record], record: Record) -> Record | str:
-    """The result; or what a `UserError` says, which Ray would wrap in the whole traceback."""
+def _apply(batch: dict[str, Any], shared: Any) -> dict[str, Any]:
+    """The result of one record; or what a `UserError` says, which Ray would wrap in the whole traceback."""
+    import ray
+
+    function: Callable[[Record], Record] = ray.get(shared)
+    (record,) = batch["record"]
+    outcome: Record | str
     try:
-        return function(record)
+        outcome = function(pickle.loads(record))
     except UserError as error:
-        return str(error)
+        outcome = str(error)
+    return {"outcome": np.array([pickle.dumps(outcome)], object)}
