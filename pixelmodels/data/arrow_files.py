@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-from pixelmodels.data.arrow_messages import FEATHER_1, Outline, outline, read_schema
+from pixelmodels.data.arrow_messages import FEATHER_1, Outline, outline
 from pixelmodels.data.columns import ROWS_AT_A_TIME, Columns, contents
 from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.records import Label, RecordSource
@@ -20,8 +20,14 @@ class ArrowSource(RecordSource):
     """A source of tables with a column of images; see `RecordSource`."""
 
     @contextmanager
-    def open_arrow(self, file: str) -> Iterator[tuple[pa.NativeFile, pa.Schema, Outline]]:
-        """An Arrow stream or file (local ones as memory), its schema and where its batches are; `UserError` where it is none."""
+    def opened(self, file: str) -> Iterator[pa.NativeFile]:
+        """A file of which it is known already what lies where; local ones as memory."""
+        with self.whole(file), pa.memory_map(self.storage.uri(file)) if self.storage.is_local else self.storage.open_input(file) as stream:
+            yield stream
+
+    @contextmanager
+    def outlined(self, file: str) -> Iterator[tuple[pa.NativeFile, Outline]]:
+        """An Arrow stream or file, and where its schema and batches are: all its messages are looked at."""
         with self.whole(file):
             size = self.storage.size(file)
             if size < len(FEATHER_1):
@@ -30,8 +36,7 @@ class ArrowSource(RecordSource):
             with stream:
                 if bytes(stream.read(len(FEATHER_1))) == FEATHER_1:
                     raise ValueError("Feather of version 1, which pyarrow.feather.write_feather(..., version=2) writes anew")
-                found = outline(stream, size)
-                yield stream, read_schema(stream, found), found
+                yield stream, outline(stream, size)
 
     def check_same(self, files: Sequence[tuple[str, str | None, Columns]]) -> None:
         """Raise `UserError` where files have images or labels in different columns; of a whole split there may be no labels.

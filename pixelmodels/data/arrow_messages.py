@@ -59,23 +59,25 @@ def outline(stream: pa.NativeFile, size: int) -> Outline:
     return Outline(schema, dictionaries, batches, rows)
 
 
-def read_batches(stream: pa.NativeFile, found: Outline, first: int, stop: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of the record batches from `first` to before `stop`, one at a time; raises `pa.ArrowException`, `ValueError`."""
-    if first >= stop:
-        return
+def spans_of(found: Outline, first: int, stop: int) -> list[Span]:
+    """What has to be read for the record batches from `first` to before `stop`, one or more: the schema, dictionaries, the batches."""
     span = (found.batches[first][0], found.batches[stop - 1][1])
-    before = [dictionary for dictionary in found.dictionaries if dictionary[0] < span[0]]
-    wanted = [read_schema(stream, found).get_field_index(name) for name in columns]
+    return [found.schema, *(dictionary for dictionary in found.dictionaries if dictionary[0] < span[0]), span]
+
+
+def read_batches(stream: pa.NativeFile, spans: Sequence[Span], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of record batches, one at a time; raises `pa.ArrowException`, `ValueError`. Args: `spans`, see `spans_of`."""
+    wanted = [read_schema(stream, spans[0]).get_field_index(name) for name in columns]
     options = pa.ipc.IpcReadOptions(included_fields=wanted)
-    with pa.ipc.open_stream(pa.PythonFile(_Spans(stream, [found.schema, *before, span]), "r"), options=options) as reader:
+    with pa.ipc.open_stream(pa.PythonFile(_Spans(stream, list(spans)), "r"), options=options) as reader:
         for batch in reader:
             batch.validate(full=True)  # it may be anybody's: nothing in it points outside of it
             yield batch
 
 
-def read_schema(stream: pa.NativeFile, found: Outline) -> pa.Schema:
-    """The schema of a stream."""
-    return pa.ipc.read_schema(pa.BufferReader(_at(stream, found.schema[0], found.schema[1] - found.schema[0])))
+def read_schema(stream: pa.NativeFile, span: Span) -> pa.Schema:
+    """The schema that lies there."""
+    return pa.ipc.read_schema(pa.BufferReader(_at(stream, span[0], span[1] - span[0])))
 
 
 class _Spans:

@@ -4,7 +4,7 @@
   (`testing`), in any case of letters, these are the splits, and an image elsewhere is an error. `set` and a year may follow
   (`Train set`, `test_set`, `val2017`). Folders around all images are looked through where there are splits in them (`archive/train`).
   Names that may mean splits, and are none of these (`train_images` beside `test_images`), or `test` beside `val` and nothing else, are an
-  error, too; otherwise there are none.
+  error, too, as are splits below several top folders (`cat/train`); otherwise there are none.
 - **Classes.** A class is the first folder, below the split's where there is one: the folder of a split is no class, wanted or not. A folder
   that all images (of a split) lie in is looked through where there are two classes or more further in (`archive/cat`, `train/images/cat`).
   A class is its name as it is spelled: `Cat` and `cat` are two, and that is said. A folder without images is none. Names
@@ -13,7 +13,8 @@
   order of their text, by code point. A data set's manifest has the names in the order of the labels, whatever order that was when it
   was made.
 - **Whether there are labels**, unless that is asked for: where every image lies in a folder of a class, there are two classes or more, and
-  no folder of splits, or of what may be some, leaves that in doubt. Where it is only a few images that lie in none, that is said.
+  no folder of splits, or of what may be some, leaves that in doubt. Where it is only a few images that lie in none, that is said. A test or
+  validation split whose images all lie in one folder that is no class of train (`test/images`, `test/test`) has none, and that is said.
 """
 
 from __future__ import annotations
@@ -66,9 +67,14 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
     if own_splits and alike:
         remedy = "name them train, validation and test, or give --splits hash (and --labels True where they are classes)"
         raise UserError(f"folder '{root}' has folders that may be splits, and nothing says which ({', '.join(alike)}); {remedy}")
+    if own_splits and not has_splits and (inner_splits := _splits_inside(inner)):
+        remedy = "give the folder that holds the splits as --path, sort them to the top (train/cat), or give --splits hash"
+        raise UserError(f"folder '{root}' has splits inside its folders ({', '.join(inner_splits)}), where they are not taken; {remedy}")
     below = [path.partition("/")[2] if split_of[top] else path for path, top in zip(inner, tops, strict=True)] if has_splits else paths
     inside, around_classes, in_doubt = _looked_through(below, [split_of[top] if has_splits else None for top in tops])
     classes = [_top(path) or None for path in inside]
+    without = _without_labels(classes, [split_of[top] for top in tops]) if has_splits and with_labels is None else {}
+    classes = [None if split_of[top] in without else name for name, top in zip(classes, tops, strict=True)]
     names = in_order({name for name in classes if name is not None})
     beside = [path for path, top in strays.items() if top]
     if with_labels and beside:
@@ -79,7 +85,7 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
     if with_labels and not names:
         no_labels = f"folder '{root}' has no sub-folders to take labels from"
         raise UserError(f"{no_labels}; leave labels out, or sort the files into sub-folders")
-    in_none = [path for path, name in zip(paths, classes, strict=True) if name is None]
+    in_none = [path for path, name, top in zip(paths, classes, tops, strict=True) if name is None and split_of[top] not in without]
     remarks: list[str] = []
     if with_labels is None and 0 < len(in_none) < len(paths) and len(names) > 1 and not beside and not alike and not in_doubt:
         many = f"some images are in no folder of a class, such as '{in_none[0]}'"
@@ -88,6 +94,10 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
         names = ()
     index = {name: i for i, name in enumerate(names)}
     news: dict[str, Any] = {}
+    if names and without:
+        news["without_labels"] = sorted(without)
+        for split, folder in sorted(without.items()):
+            remarks.append(f"the {split} images have no labels: all are in '{folder}', which is no class of train")
     folders = {around + top for top in split_of}
     if has_splits and (names or own_splits) and (not own_splits or not folders <= set(_FIRST_NAMES)):
         news["split_folders"] = sorted(folders)
@@ -123,6 +133,28 @@ def _looked_through(below: Sequence[str], splits: Sequence[str | None]) -> tuple
     return below, [], in_doubt
 
 
+def _without_labels(classes: Sequence[str | None], splits: Sequence[str | None]) -> dict[str, str]:
+    """The one folder of each split whose images all lie in it, and it is no class of train, of which there are several: no class either."""
+    of_split: dict[str | None, set[str | None]] = {}
+    for name, split in zip(classes, splits, strict=True):
+        of_split.setdefault(split, set()).add(name)
+    trained = of_split.get("train", set())
+    if len(trained) < 2 or None in trained:
+        return {}
+    alone = {split: min(names) for split, names in of_split.items() if split and len(names) == 1 and None not in names}  # type: ignore[type-var]
+    return {split: name for split, name in alone.items() if name is not None and name not in trained}
+
+
+def _splits_inside(paths: Sequence[str]) -> list[str]:
+    """Folders of splits below several top folders, such as `cat/train`; none where no train is among them, or no other split."""
+    found = {}
+    for path in paths:
+        folders = path.split("/")[:-1]
+        if len(folders) > 1 and (split := _split_of(folders[1])):
+            found.setdefault(split, "/".join(folders[:2]))
+    return sorted(found.values()) if "train" in found and len(found) > 1 else []
+
+
 def _oddities(names: Sequence[str], labels: Sequence[int | None], splits: Sequence[str | None]) -> list[str]:
     """Sentences about classes that are spelled alike, and about those that there are no training images of."""
     remarks, spelled = [], dict[str, list[str]]()
@@ -156,8 +188,13 @@ def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool)
     known = {top for top in tops if own_splits and top.casefold() in _SECOND_NAMES}
     alike, alike_deeper = (any(_BEGINS.match(name) or _ENDS.search(name) for name in some) for some in (tops - known, deeper))
     in_two = any(len(folders) - (folders[0] in known) > 1 for folders in above if folders)
+    inside: dict[str, set[str]] = {}
+    for folders in above:
+        if len(folders) > 1 and folders[0] in known:
+            inside.setdefault(SPLIT_WORDS[folders[0].casefold()], set()).add(folders[1])
+    in_one = with_labels is None and len(inside.get("train", ())) > 1 and any(len(names) == 1 for names in inside.values())
     no_train = {SPLIT_WORDS[top.casefold()] for top in known} == {"validation", "test"}
-    if (with_labels is not False and (in_two or alike_deeper)) or no_train:
+    if (with_labels is not False and (in_two or in_one or alike_deeper)) or no_train:
         return "folder names, set and year, around classes"
     if (own_splits or with_labels is not False) and (alike or alike_deeper):
         return "folder names, set and year"
@@ -174,12 +211,15 @@ def splits_of_files(paths: Sequence[str], root: str) -> list[str | None]:
 
     Of the folders below those that all files lie in, and of the file's own name, the last one decides that says a split: one word for a
     split among its words (`train-00000-of-00005.parquet`, `imagenet-val-000001.tar`, `split=test/`). There are splits where some files
-    are of train and others of another one; otherwise each file has none.
+    are of train and others of another one; where all that say any say the same, none has one. Splits without train are an error.
     """
     around = posixpath.join(posixpath.commonpath([posixpath.dirname(path) for path in paths]), "")
     splits = [_split_in(path.removeprefix(around)) for path in paths]
     found = sorted({split for split in splits if split is not None})
-    if "train" not in found or len(found) < 2:
+    if len(found) > 1 and "train" not in found:
+        no_train = f"files of '{root}' have splits of their own ({', '.join(found)}), and none is train"
+        raise UserError(f"{no_train}; give the others, too, or give --splits hash")
+    if len(found) < 2:
         return [None] * len(paths)
     for path, split in zip(paths, splits, strict=True):
         if split is None:

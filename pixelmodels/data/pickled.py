@@ -94,7 +94,7 @@ def read_pickled(stream: IO[bytes], num_bytes: int) -> Any:
     """
     try:
         return _Reader(stream, num_bytes).run()
-    except (IndexError, TypeError, struct.error, KeyError, OverflowError, UnicodeDecodeError) as error:
+    except (IndexError, TypeError, struct.error, KeyError, OverflowError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"no pickle of plain numbers and texts ({type(error).__name__})") from error
 
 
@@ -271,7 +271,8 @@ def _made(name: Any, arguments: Sequence[Any]) -> SavedArray | _SavedType:
     if name == _Name("_frombuffer"):
         data, saved, shape, order = arguments
         return _array(shape, saved, text_of(order) == "F", data)
-    raise ValueError(f"it calls {name!r:.60}, and no pickle is ever executed")
+    told = f"{name!r:.60}" if isinstance(name, _Name) else f"a {type(name).__name__}"  # which may hold itself, or thousands of others
+    raise ValueError(f"it calls {told}, and no pickle is ever executed")
 
 
 def _set_state(made: Any, state: Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from pixelmodels.storage import Storage
 PREPARING = "preparing"  # folder below the storage root; what is in it is removed when a data set is whole
 PIECE_BYTES = 16 << 20  # of the images of a piece, at most (but one image): what a worker holds in memory, several times over
 DECODING_VERSION = 1  # raised when images are decoded into other pixels: pieces of earlier versions are not gone on from
+KEPT_S = 7 * 24 * 3600  # seconds for which pieces are kept that no run goes on with
 _RECORD = ".json"  # ends the name of the record of a unit
 _UNSETTLED = "-unsettled"  # ends the name of a folder of pieces that no other run may go on from
 # What is told of each image that can be opened, in their order.
@@ -275,7 +277,7 @@ def first_shape(source: EncodedSource, units: Iterable[Record]) -> tuple[int, in
 
 def folder_of(source: EncodedSource, listing: Listing, form: ImageForm, seed: int) -> str:
     """Where the pieces of a listing are, below the storage root."""
-    made_of = [DECODING_VERSION, listing.digest, form.shape_HWC, form.levels_before_draws, source.max_pixels, seed]
+    made_of = [DECODING_VERSION, type(source).__name__, listing.digest, form.shape_HWC, form.levels_before_draws, source.max_pixels, seed]
     name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     return f"{PREPARING}/{name}{'' if listing.is_settled else _UNSETTLED}"
 
@@ -284,6 +286,17 @@ def whole_units(storage: Storage, folder: str) -> set[str]:
     """Names of the units that an earlier run has decoded; what is left of an unsettled listing is removed."""
     storage.delete(f"{folder.removesuffix(_UNSETTLED)}{_UNSETTLED}")
     return {name.removesuffix(_RECORD) for name in storage.list(folder) if name.endswith(_RECORD)}
+
+
+def remove_old_pieces(storage: Storage) -> None:
+    """Remove what runs have left that nobody has gone on with for `KEPT_S`: folders that have changed since, other options."""
+    newest: dict[str, int] = {}
+    for entry in storage.files(PREPARING):
+        name = entry.path.partition("/")[0]
+        newest[name] = max(newest.get(name, 0), entry.modified_ns)
+    for name, modified_ns in newest.items():
+        if modified_ns < time.time_ns() - KEPT_S * 1_000_000_000:
+            storage.delete(f"{PREPARING}/{name}")
 
 
 def decode_units(writer: PieceWriter, units: Sequence[Record], before: set[str]) -> Iterator[Record]:

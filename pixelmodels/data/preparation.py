@@ -32,7 +32,17 @@ from pixelmodels.data.copies import NEAR, OTHERS, Sketcher, copies_between, tabl
 from pixelmodels.data.dataset import DATASETS, DUPLICATES, FORMAT_VERSION, MANIFEST, REJECTED, VECTOR_BYTES, Dataset
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.parallel import Record, map_records
-from pixelmodels.data.pieces import Decoded, PieceLoader, PieceWriter, Rejected, decode_units, first_shape, folder_of, whole_units
+from pixelmodels.data.pieces import (
+    Decoded,
+    PieceLoader,
+    PieceWriter,
+    Rejected,
+    decode_units,
+    first_shape,
+    folder_of,
+    remove_old_pieces,
+    whole_units,
+)
 from pixelmodels.data.processes import end_processes
 from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Listing, Source, Survey
@@ -130,9 +140,10 @@ def _prepare(
     pieces = None
     if isinstance(source, EncodedSource):
         assert listing is not None
-        form = _form_of_files(config, source, listing)
+        units = source.units(listing)
+        form = _form_of_files(config, source, units)
         pieces = folder_of(source, listing, form, config.seed)
-        images = _decode(config, storage, source, listing, form, pieces, say)
+        images = _decode(config, storage, source, listing, units, form, pieces, say)
         try:
             _check_unchanged(config, source, listing)
         except UserError:
@@ -157,6 +168,7 @@ def _prepare(
         _commit(storage, folder, dataset.manifest, images.rejected)
     if pieces is not None:  # before the note by which the data set is found without looking for pieces
         storage.delete(pieces)
+        remove_old_pieces(storage)
     if listing is not None and listing.is_settled:
         write(storage, f"{folder}/{LISTING}", _listing_record(config, listing, plan.vectors_digest))
     return dataset, is_new
@@ -173,10 +185,10 @@ def _check_unchanged(config: DatasetConfig, source: AnySource, listing: Listing 
         raise UserError(f"folder '{config.path}' changed while it was read; run the same command again")
 
 
-def _form_of_files(config: DatasetConfig, source: EncodedSource, listing: Listing) -> ImageForm:
+def _form_of_files(config: DatasetConfig, source: EncodedSource, units: Sequence[Record]) -> ImageForm:
     """What the images become: where size or channels are not given, as the first image."""
     is_given = config.size is not None and config.channels is not None
-    return _form(config, (not is_given and first_shape(source, source.units(listing))) or (1, 1, 1), source.levels)
+    return _form(config, (not is_given and first_shape(source, units)) or (1, 1, 1), source.levels)
 
 
 def _form(config: DatasetConfig, shape_HWC: tuple[int, int, int], source_levels: int) -> ImageForm:
@@ -192,12 +204,13 @@ def _decode(
     storage: Storage,
     source: EncodedSource,
     listing: Listing,
+    units: Sequence[Record],
     form: ImageForm,
     folder: str,
     say: Callable[[str], None],
 ) -> _Images:
     """Read, decode and write as pieces all images of a source of encoded ones."""
-    units, before = source.units(listing), whole_units(storage, folder)
+    before = whole_units(storage, folder)
     if before:
         say(f"goes on from {len(before)} of {len(units)} parts of '{config.path}' that are decoded")
     decoded = Decoded.of(decode_units(PieceWriter(source, storage, folder, form, config.seed), units, before))

@@ -1,6 +1,7 @@
 """Processes of this machine that work for one other process, and end with it.
 
-They are fresh processes and no forks, so threads of the other one do no harm, and what it has as `__main__` is not run again. Calls and
+They are fresh processes and no forks, so threads of the other one do no harm, and what it has as `__main__` is not run again. No module
+is looked for in the working directory (`-P`): it may hold anybody's files. Calls and
 their outcomes are pickled, through pipes that nobody else can write to; when the pipe ends, so does the process.
 """
 
@@ -78,7 +79,7 @@ class _Process:
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", "from pixelmodels.data.processes import main; main()"]
+        command = [sys.executable, "-P", "-c", "from pixelmodels.data.processes import main; main()"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def call(self, function: Callable[[Any], Any], argument: Any) -> tuple[str, Any]:

@@ -56,12 +56,15 @@ SETS = (
     Kind("svhn", "SVHN's cropped digits", (r"(train|test|extra)_32x32\.mat",)),
 )
 GENERAL = (
-    Kind("huggingface", "a Hugging Face data set", (r"dataset_dict\.json|dataset_info\.json|state\.json",), has_parts=True),
-    Kind("parquet", "Parquet or Arrow files", (r".*\.(parquet|arrow|feather)",), takes_file=True, goes_deep=True),
+    Kind("huggingface", "a Hugging Face data set", (r"dataset_dict\.json|state\.json",), has_parts=True),
+    Kind("parquet", "Parquet or Arrow files", (r".*\.(parquet|pq|parq|arrow|feather|ipc)",), takes_file=True, goes_deep=True),
     Kind("webdataset", "tar shards", (rf"(?!{_KNOWN_PACKED}).*(\.tar|-\d+\.(tar\.gz|tgz))",), takes_file=True, goes_deep=True),
     Kind("arrays", "NumPy arrays", (r".*\.(npz|npy)",), takes_file=True),
     Kind("folder", "image files", (_IMAGE,), goes_deep=True),
 )
+
+
+_TARS = next(kind for kind in GENERAL if kind.source == "webdataset")
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ def _in_folder(storage: Storage, path: str, top: _Folder) -> Found:
                 kinds = [GENERAL[-1]]
             if GENERAL[0] in kinds:  # its arrow files are its own
                 kinds = [GENERAL[0]]
+            if _TARS in kinds and all(f"{stem}.tar" in folder.files for stem in _stems(folder, ".parquet")):
+                kinds = [_TARS]  # img2dataset writes what it knows of each shard beside it
             for kind in kinds:
                 found.setdefault(kind.source, (kind, []))[1].append(folder.path)
             packed = packed or next((posixpath.join(folder.path, name) for name in folder.files if _is_packed(name)), "")
@@ -183,6 +188,10 @@ def _in_folder(storage: Storage, path: str, top: _Folder) -> Found:
         raise _unpack(storage, f"{path.rstrip('/')}/{packed}", posixpath.basename(packed))
     names = [*top.files, *(f"{name}/" for name in top.folders)]
     raise UserError(f"'{path}' holds nothing that is recognized (it has {_few(names)}); {_choices()}")
+
+
+def _stems(folder: _Folder, ending: str) -> list[str]:
+    return [name.removesuffix(ending) for name in folder.files if name.endswith(ending)]
 
 
 def _lies_in(inner: str, outer: str) -> bool:

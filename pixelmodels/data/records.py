@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,8 @@ LARGEST_CLASS = 99_999  # a label that is a higher number is taken for something
 NAMES_FILES = ("classes.txt", "classnames.txt", "class_names.txt")
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category", "class_name", "coarse_label", "class_id", "label_id")
 _NAMES_BYTES = 1 << 22
+_NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})(?=[.-])")
+_MOST_NUMBERED = 100_000
 
 Label = int | str | None
 
@@ -81,7 +84,19 @@ class RecordSource(EncodedSource):
         if not found:
             others = f"{len(listing.entries)} other files, such as '{self.label_of(listing.entries[0].path)}'"
             raise UserError(f"'{self.storage.root}' has no {self.kind} ({others}); give a folder with files {', '.join(self.endings)}")
+        self._check_all_there([entry.path for entry in found])
         return sorted(found, key=lambda entry: f"{entry.path}/")
+
+    def _check_all_there(self, paths: Sequence[str]) -> None:
+        """Raise `UserError` where files are numbered (`train-00000-of-00005.parquet`), and some of the numbers are missing."""
+        there: dict[tuple[str, str], set[int]] = {}
+        for path in paths:
+            if found := _NUMBERED.search(path):
+                there.setdefault((path[: found.start()], found[2]), set()).add(int(found[1]))
+        for (stem, count), numbers in there.items():
+            if missing := sorted(set(range(min(int(count), _MOST_NUMBERED))) - numbers):
+                files = f"{len(missing)} of the {int(count)} files '{self.storage.uri(stem)}-*-of-{count}'"
+                raise UserError(f"{files} are missing (number {missing[0]}, say); get them too, or give a folder without the others")
 
     def label_of(self, path: str) -> str:
         """How a file is called in keys: its path, or its name where `--path` is the file itself."""
@@ -124,6 +139,9 @@ class RecordSource(EncodedSource):
         """The names of the classes in order, and the place of each label among them."""
         numbers = sorted(label for label in used if isinstance(label, int))
         texts = {label for label in used if isinstance(label, str)}
+        if len(texts) > LARGEST_CLASS + 1:
+            many = f"labels of '{self.storage.root}' are {len(texts):,} different texts ({min(texts)[:40]!r}, say), too many for classes"
+            raise UserError(f"{many}; name another column with --label-column, or leave labels out (--labels False)")
         if numbers and texts:
             both = f"labels of '{self.storage.root}' are numbers ({numbers[0]}, say) and texts ({min(texts)!r}, say)"
             raise UserError(f"{both}; give them one kind, name another with --label-column, or leave them out (--labels False)")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pixelmodels import ray_cluster
-from pixelmodels.data import Dataset, prepare
+from pixelmodels.data import Dataset, DatasetConfig, prepare
 from pixelmodels.data.dataset import config_of
 from pixelmodels.data.sources import check_has_files
 from pixelmodels.evaluation import baselines
@@ -129,7 +129,7 @@ def _plans(
         recipes = [dataclasses.replace(recipe, dataset=config_of(chosen)) for recipe in recipes]
     storage = tracker.storage
     configs = dict.fromkeys(recipe.dataset for recipe in recipes)
-    prepared = {config: prepare(config, storage, say=say) if chosen is None else chosen for config in configs}
+    prepared = {config: _prepared(config, storage, say) if chosen is None else chosen for config in configs}
     for dataset in prepared.values():
         check_images(options, dataset)
     plans, nodes = [], cluster_nodes(options.needs, len(recipes))
@@ -140,6 +140,16 @@ def _plans(
         check_weights_fit(recipe, build_model(plan).num_parameters, options.needs, nodes, gpu_bytes)
         plans.append(plan)
     return plans
+
+
+def _prepared(config: DatasetConfig, storage: Storage, say: Say) -> Dataset:
+    """The data set of a config; what only options of another command can mend names that command."""
+    try:
+        return prepare(config, storage, say=say)
+    except UserError as error:
+        if config.path is None or "--" not in str(error):
+            raise
+        raise UserError(f"{error} (options of pipelines/prepare_data.py; then train on it with --dataset NAME)") from error
 
 
 def _train(plans: Sequence[RunPlan], at_once: int, parent: str, options: TrainAll, outcome: Outcome, say: Say) -> None:

@@ -380,3 +380,16 @@ def test_a_prepared_set_keeps_its_splits(tmp_path: Path, storage: Storage) -> No
     test = dataset.read("test")
     np.testing.assert_array_equal(test.images_NCHW[:, 0], images[20:])
     assert test.labels_N is not None and test.labels_N.tolist() == labels[20:].tolist()
+
+
+def test_names_of_classes_are_no_labels(tmp_path: Path) -> None:
+    """As this project's own samples have them, and scikit-learn's data sets."""
+    images, labels = noise(4, 3, 3), np.array([0, 1, 1, 0])
+    for number, (pixels, told, names) in enumerate(
+        [("images_NCHW", "label_N", "class_names"), ("data", "target", "target_names"), ("images", "labels", "label_names")]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        np.savez(folder / "a.npz", **{pixels: images, told: labels, names: np.array(["cat", "dog"])})
+        survey = opened(folder).survey()
+        assert survey.labels == labels.tolist() and len(survey.keys) == 4

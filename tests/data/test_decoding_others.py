@@ -13,6 +13,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
@@ -332,3 +333,20 @@ def test_a_png_that_is_cut_off_or_has_no_pixels_is_none() -> None:
     for length in range(0, len(whole) - 40, 7):
         with pytest.raises(BadImage):
             decode(whole[:length], 3, None, LIMIT)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_files_of_another_writer_of_tiff(compression: str | None, byteorder: str) -> None:
+    rng = np.random.default_rng(0)
+    for pixels in (rng.integers(0, 256, (5, 7, 3), np.uint8), rng.integers(0, 256, (5, 7), np.uint8)):
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, pixels, compression=compression, byteorder=byteorder)
+        data = stream.getvalue()
+        assert read_header(data, LIMIT) == (5, 7, 3 if pixels.ndim == 3 else 1)
+        assert np.array_equal(decode(data, 3 if pixels.ndim == 3 else 1, None, LIMIT), pixels.reshape(5, 7, -1))
+    deep = rng.integers(0, 65536, (5, 7), np.uint16)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, deep, compression=compression, byteorder=byteorder)
+    expected = np.round(deep.astype(np.float64) * 255 / 65535)
+    assert np.abs(decode(stream.getvalue(), 1, None, LIMIT)[..., 0] - expected).max() <= 1

@@ -192,6 +192,7 @@ def test_what_was_noted_is_relied_upon_where_names_mean_what_they_did() -> None:
     assert reading_of(["1.png", "2.png"], None, True) == ""
     for paths in (["a/1.png"], ["train/1.png", "test/2.png"], ["Train/a/1.png", "testing/b/2.png"]):
         assert reading_of(paths, None, True) == second
+    assert reading_of(["train/a/1.png", "train/b/2.png", "test/all/3.png"], None, True) == fourth
     assert reading_of(["Train/1.png", "test/2.png"], True, True) == second
     assert reading_of(["train/1.png", "test/2.png"], True, False) == third
     assert reading_of(["train/1.png", "test/2.png", "more/3.png"], None, False) == third
@@ -234,7 +235,6 @@ def test_folders_around_classes_are_looked_through(paths: list[str], around: lis
         (["cat/day/1.png", "dog/night/2.png"], ("cat", "dog")),  # classes with folders of their own
         (["train/cat/day/1.png", "train/dog/2.png", "test/cat/3.png"], ("cat", "dog")),
         (["train/cat/a/1.png", "test/dog/b/2.png"], ("cat", "dog")),
-        (["cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png"], ("cat", "dog")),
         (["train/train/1.png", "train/bus/2.png", "test/train/3.png"], ("bus", "train")),  # a class called `train`
         (["train/1.png", "bus/2.png", "car/3.png"], ("bus", "car", "train")),
         ([" cat/1.png", "hot dog/2.png"], (" cat", "hot dog")),
@@ -246,6 +246,36 @@ def test_classes_stay_where_they_were(paths: list[str], names: tuple[str, ...]) 
     found = arranged(*paths)
     assert found.label_names == names and not found.news
     assert arranged(*paths, labels=True) == found
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (["cat/train/1.png", "cat/test/2.png", "dog/train/3.png", "dog/test/4.png"], "cat/test, cat/train"),
+        (["bottle/train/good/1.png", "bottle/test/broken/2.png", "cable/train/good/3.png"], "bottle/test, bottle/train"),
+        (["left/train/1.png", "left/val/2.png", "fine/train/3.png"], "fine/train, left/val"),
+    ],
+)
+def test_splits_inside_other_folders_are_told(paths: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=rf"splits inside its folders \({told}\), where they are not taken; .* or give --splits hash"):
+        arranged(*paths)
+    assert len(arranged(*paths, own_splits=False).label_names) == len({path.partition("/")[0] for path in paths})
+
+
+@pytest.mark.parametrize(
+    ("test", "folder"),
+    [(["val/images/3.png", "test/images/4.png"], "images"), (["test/test/3.png", "test/test/4.png"], "test"), (["test/all/3.png"], "all")],
+)
+def test_a_split_in_one_folder_that_is_no_class_has_no_labels(test: list[str], folder: str) -> None:
+    """Tiny ImageNet's and Kaggle's ways: folders that only hold the files."""
+    found = arranged("train/cat/1.png", "train/dog/2.png", *test)
+    assert found.label_names == ("cat", "dog") and found.labels == [0, 1, *[None] * len(test)]
+    splits = sorted({{"val": "validation"}.get(top, top) for top in (path.split("/")[0] for path in test)})
+    assert found.news == {"without_labels": splits}
+    end = f"images have no labels: all are in '{folder}', which is no class of train"
+    assert found.remarks == tuple(f"the {split} {end}" for split in splits)
+    assert arranged("train/cat/1.png", "train/dog/2.png", "test/cat/3.png").labels == [0, 1, 0]
+    assert arranged("train/cat/1.png", "train/dog/2.png", *test, labels=True).label_names == tuple(sorted({"cat", "dog", folder}))
 
 
 def test_one_class_is_no_reason_to_look_further_in() -> None:

@@ -449,3 +449,52 @@ def test_what_is_not_finished_is_left_out(tmp_path: Path) -> None:
     source = open_source(DatasetConfig(source="parquet", path=str(tmp_path)))
     assert source.listing().num_hidden == 3  # type: ignore[union-attr]
     assert len(read_all("parquet", tmp_path)[0]) == 2
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_files_whose_numbers_say_that_others_are_missing_are_told(ending: str, tmp_path: Path) -> None:
+    for number in (0, 2, 3):
+        made = table(range(3))
+        path = tmp_path / f"train-{number:05d}-of-00005.{ending}"
+        pq.write_table(made, path) if ending == "parquet" else pa.feather.write_feather(made, path)
+    with pytest.raises(UserError, match=r"2 of the 5 files '.*train-\*-of-00005' are missing \(number 1, say\); get them too"):
+        read_all("parquet", tmp_path)
+
+
+def test_splits_without_train_are_told(tmp_path: Path) -> None:
+    for name in ("validation-0.parquet", "test-0.parquet"):
+        write(tmp_path, name, table(range(3)))
+    with pytest.raises(UserError, match=r"splits of their own \(test, validation\), and none is train; .* or give --splits hash"):
+        read_all("parquet", tmp_path)
+    found, _ = read_all("parquet", tmp_path, splits="hash")
+    assert {one.split for one in found} == {None}
+
+
+def test_labels_of_folders_are_unpacked_as_hive_packs_them(tmp_path: Path) -> None:
+    for number, label in enumerate(("hot%20dog", "a%2Fb", "__HIVE_DEFAULT_PARTITION__")):
+        write(tmp_path, f"label={label}/0.parquet", plain(range(number, number + 1)))
+    found, names = read_all("parquet", tmp_path, labels=True)
+    assert names == ("a/b", "hot dog") and {one.key.split("/")[0][6:]: one.label for one in found} == {
+        "hot%20dog": "hot dog",
+        "a%2Fb": "a/b",
+        "__HIVE_DEFAULT_PARTITION__": None,
+    }
+
+
+def test_texts_without_number_are_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelmodels.data.records.LARGEST_CLASS", 3)
+    write(tmp_path, "a.parquet", plain(range(5), label=[f"a caption {i}" for i in range(5)]))
+    with pytest.raises(UserError, match=r"labels of '.*' are 5 different texts \('a caption 0', say\), too many for classes; name another"):
+        read_all("parquet", tmp_path)
+
+
+def test_a_unit_of_an_arrow_file_reads_its_own_batches_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plain(range(40))
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as stream, pa.ipc.new_stream(stream, made.schema) as writer:
+        for batch in made.to_batches(max_chunksize=4):
+            writer.write_batch(batch)
+    monkeypatch.setattr("pixelmodels.data.records.ROWS_PER_UNIT", 4)
+    source = open_source(DatasetConfig(source="parquet", path=str(tmp_path)))
+    units = source.units(source.listing())  # type: ignore[union-attr,arg-type]
+    monkeypatch.setattr("pixelmodels.data.arrow_files.outline", None)  # all messages are looked at once, before
+    assert len(units) == 10 and [one.key for unit in units for one in source.read(unit)][-1] == "a.arrow/0000039"  # type: ignore[union-attr,arg-type]

@@ -79,3 +79,12 @@ def _is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_files_of_the_working_directory_are_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set that somebody sent may lie there."""
+    for name in ("base64.py", "pixelmodels.py", "pickle.py"):
+        (tmp_path / name).write_text("import pathlib; pathlib.Path('ran').touch(); raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert list(map_here(len, ["ab"], 1)) == [2]
+    assert not (tmp_path / "ran").exists()

@@ -106,6 +106,7 @@ def test_names_of_every_length_and_kind(form: int, tmp_path: Path) -> None:
     [
         (lambda i: [("cls", b" 7\n" if i else b"-1")], ("0", "1", "2", "3", "4", "5", "6", "7")),
         (lambda i: [("cls", b"dog" if i else b"cat")], ("cat", "dog")),
+        (lambda i: [("cls", b"010" if i else b"007")], ("007", "010")),  # names, as of folders: 7 would be another class
         (lambda i: [("json", json.dumps({"id": 9, "class_name": "dog" if i else "cat"}).encode())], ("cat", "dog")),
         (lambda i: [("json", json.dumps({"label": i % 2}).encode()), ("cls", b"%d" % (i % 3))], ("0", "1", "2")),  # .cls comes first
         (lambda i: [("txt", b"%d" % i)], ()),

@@ -37,6 +37,7 @@ from pixelmodels.storage import Storage
 
 _IMAGES = {"x", "image", "images", "img", "imgs", "data", "pixels", "samples"}
 _LABELS = {"y", "label", "labels", "target", "targets", "class"}
+_NAMES = {"name", "names"}  # a word of arrays that are left alone: they tell what classes are called
 _ENDINGS = (".npz", ".npy")
 _CHANNELS = (1, 3)
 _MOST_FILES = 1000
@@ -246,6 +247,8 @@ class Arrays(PackedSource):
                 names = [*array_names(raw)]
         arrays = []
         for name in names:
+            if name is not None and _NAMES & set(_words_of(name)):
+                continue
             with self._open(file, name) as (_, head):
                 pass
             words = _Words.of(stem).and_of(name)
@@ -283,7 +286,7 @@ class _Words:
     @staticmethod
     def of(name: str) -> _Words:
         text = re.sub(r"\.(npz|npy)$|^arr_\d+$", "", name, flags=re.IGNORECASE)
-        words = [word for word in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()) if word]
+        words = _words_of(text)
         kinds = {word in _LABELS for word in words if word in _LABELS | _IMAGES}
         rest = [word for word in words if word not in SPLIT_WORDS and word not in _LABELS | _IMAGES]
         return _Words(
@@ -298,6 +301,10 @@ class _Words:
         inner = _Words.of(name or "")
         is_labels = self.is_labels if inner.is_labels is None and not inner.rest else inner.is_labels
         return _Words(inner.split or self.split, is_labels, (*self.rest, *inner.rest), (*self.numbers, *inner.numbers))
+
+
+def _words_of(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) if word]
 
 
 def _part_names(images: list[_Array]) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pixelmodels.data.arrow_files import FILES_AT_A_TIME, ArrowSource
-from pixelmodels.data.arrow_messages import read_batches
+from pixelmodels.data.arrow_messages import Outline, read_batches, read_schema, spans_of
 from pixelmodels.data.columns import Columns, Features, choose, features_of
 from pixelmodels.data.encoded import Encoded
 from pixelmodels.data.parallel import Record
@@ -40,7 +40,7 @@ class HuggingFace(ArrowSource):
     endings = (".arrow",)
 
     def units(self, listing: Listing) -> list[Record]:
-        """Record batches: split, the folder and file, which ones, rows to leave out and to take, the first row's place; and, of
+        """Record batches: split, the folder and file, where they are, rows to leave out and to take, the first row's place; and, of
         a mapping, pairs of a row of the unit and its place in the data set."""
         folders = self._folders()
         splits = dict(zip(folders, self.splits([f"{name}/data" if name else "data" for name in folders]), strict=True))
@@ -50,8 +50,8 @@ class HuggingFace(ArrowSource):
             with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
                 looks = list(pool.map(lambda file, name=name: self._look(file, name), files))
             seen += [(file, name, columns) for file, (columns, _) in zip(files, looks, strict=True)]
-            mapping = self._mapping(name, sum(sum(rows) for _, rows in looks))
-            units += self._units_of(name, splits[name], files, [rows for _, rows in looks], mapping)
+            mapping = self._mapping(name, sum(sum(found.rows) for _, found in looks))
+            units += self._units_of(name, splits[name], files, [found for _, found in looks], mapping)
         self.check_same(seen)
         if not units:
             raise UserError(f"data set '{self.storage.root}' has no rows; give one with images")
@@ -59,11 +59,12 @@ class HuggingFace(ArrowSource):
 
     def read(self, unit: Record) -> Iterator[Encoded]:
         """The images of some rows of a file, in the order in which they are stored."""
-        file, name, (first, stop) = unit["file"], unit["folder"], unit["blocks"]
+        file, name = unit["file"], unit["folder"]
         prefix = f"{name}/" if name else ""
-        with self.open_arrow(file) as (stream, schema, found):
+        with self.opened(file) as stream:
+            schema = read_schema(stream, unit["spans"][0])
             columns = choose(schema, self._features(name) or features_of(schema), self, file)
-            rows = self.rows_of(read_batches(stream, found, first, stop, columns.names), columns, unit["skip"], unit["rows"], file)
+            rows = self.rows_of(read_batches(stream, unit["spans"], columns.names), columns, unit["skip"], unit["rows"], file)
             places: dict[int, list[int]] = defaultdict(list)  # in the data set, of each row here
             for row, place in unit["taken"] or ((row, unit["row"] + row) for row in range(unit["rows"])):
                 places[row].append(place)
@@ -78,13 +79,14 @@ class HuggingFace(ArrowSource):
         return columns.class_names or super().class_names()
 
     def _units_of(
-        self, name: str, split: str | None, files: list[str], rows: list[list[int]], mapping: npt.NDArray[np.int64] | None
+        self, name: str, split: str | None, files: list[str], outlines: list[Outline], mapping: npt.NDArray[np.int64] | None
     ) -> Iterator[Record]:
         order = None if mapping is None else np.argsort(mapping, kind="stable")
         row = 0
-        for file, rows_of_batches in zip(files, rows, strict=True):
-            for first, stop, skip, count in pieces(rows_of_batches):
-                unit = {"folder": name, "split": split, "file": file, "blocks": [first, stop], "skip": skip, "rows": count, "row": row}
+        for file, found in zip(files, outlines, strict=True):
+            for first, stop, skip, count in pieces(found.rows):
+                spans = spans_of(found, first, stop)
+                unit = {"folder": name, "split": split, "file": file, "spans": spans, "skip": skip, "rows": count, "row": row}
                 if mapping is None or order is None:
                     yield unit | {"taken": None}
                 else:
@@ -94,12 +96,13 @@ class HuggingFace(ArrowSource):
                         yield unit | {"taken": np.stack([mapping[places] - row, places], axis=1).tolist()}
                 row += count
 
-    def _look(self, file: str, name: str) -> tuple[Columns, list[int]]:
-        """Columns of a file, and the rows of each record batch."""
+    def _look(self, file: str, name: str) -> tuple[Columns, Outline]:
+        """Columns of a file, and where its record batches are."""
         if not self.storage.is_file(file):
             raise UserError(f"'{self.storage.uri(file)}' is missing, which {STATE} names; get it again, or save the data set again")
-        with self.open_arrow(file) as (_, schema, found):
-            return choose(schema, self._features(name) or features_of(schema), self, file), found.rows
+        with self.outlined(file) as (stream, found):
+            schema = read_schema(stream, found.schema)
+            return choose(schema, self._features(name) or features_of(schema), self, file), found
 
     def _mapping(self, name: str, num_rows: int) -> npt.NDArray[np.int64] | None:
         """The stored row of each row of a data set that was shuffled or filtered by a version that left the rows where they were."""
@@ -108,10 +111,12 @@ class HuggingFace(ArrowSource):
             return None
         parts = [np.empty(0, np.int64)]
         for file in files:
-            with self.open_arrow(file) as (stream, schema, found):
+            with self.outlined(file) as (stream, found):
+                schema = read_schema(stream, found.schema)
                 if schema.names != ["indices"]:
                     raise self.bad(file, f"columns {', '.join(schema.names)}, and not the one of a mapping, 'indices'")
-                batches = read_batches(stream, found, 0, len(found.rows), ["indices"])
+                spans = spans_of(found, 0, len(found.rows)) if found.rows else []
+                batches = read_batches(stream, spans, ["indices"]) if spans else iter(())
                 parts += [batch.column("indices").to_numpy(zero_copy_only=False).astype(np.int64) for batch in batches]
         mapping = np.concatenate(parts)
         if len(mapping) and not 0 <= mapping.min() <= mapping.max() < num_rows:

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pixelmodels.data.arrow_files import FILES_AT_A_TIME, ArrowSource
-from pixelmodels.data.arrow_messages import read_batches
+from pixelmodels.data.arrow_messages import Outline, read_batches, read_schema, spans_of
 from pixelmodels.data.columns import BYTES_AT_A_TIME, ROWS_AT_A_TIME, Columns, choose, features_of
 from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.encoded import Encoded
@@ -29,6 +30,7 @@ from pixelmodels.errors import UserError
 PARQUET = (".parquet", ".pq", ".parq")
 ARROW = (".arrow", ".feather", ".ipc")
 _SAVED = ("state.json", "dataset_dict.json")  # files of a data set of Hugging Face's that was saved to disk
+_NULL = "__HIVE_DEFAULT_PARTITION__"  # how the folder is called of rows without a label
 _BUFFER_BYTES = 8 << 20  # that are read at a time of a column, however large a row group is
 
 
@@ -47,12 +49,13 @@ class Parquet(ArrowSource):
         with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:
             looks = list(pool.map(self._look, paths))
         splits = self.splits([self.label_of(path) for path in paths])
-        self.check_same([(path, split, columns) for path, split, (columns, _) in zip(paths, splits, looks, strict=True)])
+        self.check_same([(path, split, columns) for path, split, (columns, _, _) in zip(paths, splits, looks, strict=True)])
         units = []
-        for path, split, (_, rows_of_blocks) in zip(paths, splits, looks, strict=True):
+        for path, split, (_, rows_of_blocks, found) in zip(paths, splits, looks, strict=True):
             row, of_file = 0, {"file": path, "split": split, "given": self._label_in_path(path)}
             for first, stop, skip, rows in pieces(rows_of_blocks):
-                units.append(of_file | {"blocks": [first, stop], "skip": skip, "rows": rows, "row": row})
+                where = {"groups": [first, stop]} if found is None else {"spans": spans_of(found, first, stop)}
+                units.append(of_file | where | {"skip": skip, "rows": rows, "row": row})
                 row += rows
         if not units:
             raise UserError(f"the {len(paths)} files of '{self.storage.root}' hold no rows; give files with images")
@@ -73,23 +76,24 @@ class Parquet(ArrowSource):
 
     # --- one file ---
 
-    def _look(self, file: str) -> tuple[Columns, list[int]]:
-        """Its columns, and the rows of each row group or record batch."""
+    def _look(self, file: str) -> tuple[Columns, list[int], Outline | None]:
+        """Its columns, the rows of each row group or record batch, and where the batches of an Arrow file are."""
         if self._is_arrow(file):
-            with self.open_arrow(file) as (_, schema, found):
-                return self._columns(schema, file), found.rows
+            with self.outlined(file) as (stream, found):
+                return self._columns(read_schema(stream, found.schema), file), found.rows, found
         with self._open_parquet(file) as parquet:
             groups = range(parquet.num_row_groups)
-            return self._columns(parquet.schema_arrow, file), [parquet.metadata.row_group(group).num_rows for group in groups]
+            return self._columns(parquet.schema_arrow, file), [parquet.metadata.row_group(group).num_rows for group in groups], None
 
     def _rows(self, unit: Record) -> Iterator[tuple[bytes | BadImage, Label]]:
-        file, (first, stop) = unit["file"], unit["blocks"]
+        file = unit["file"]
         if self._is_arrow(file):
-            with self.open_arrow(file) as (stream, schema, found):
-                columns = self._columns(schema, file)
-                batches = read_batches(stream, found, first, stop, columns.names)
+            with self.opened(file) as stream:
+                columns = self._columns(read_schema(stream, unit["spans"][0]), file)
+                batches = read_batches(stream, unit["spans"], columns.names)
                 yield from self.rows_of(batches, columns, unit["skip"], unit["rows"], file)
             return
+        first, stop = unit["groups"]
         with self._open_parquet(file) as parquet:
             columns = self._columns(parquet.schema_arrow, file)
             groups = [parquet.metadata.row_group(group) for group in range(first, stop)]
@@ -124,4 +128,5 @@ class Parquet(ArrowSource):
         """The label that a folder's name gives, as `label=cat`; None where none does, or it is not asked for."""
         told = dict(part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
         wanted = [self.label_column] if self.label_column else LABELS
-        return None if self.with_labels is False else next((told[name] for name in wanted if name in told), None)
+        label = None if self.with_labels is False else next((told[name] for name in wanted if name in told), _NULL)
+        return None if label in (None, _NULL) else unquote(label)  # Hive packs what a folder's name cannot hold

@@ -216,9 +216,9 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, most_bytes: int) -> 
 
 
 def _label_in(text: bytes) -> Label | BadImage:
-    """The label that a text is: a whole number, or a name."""
+    """The label that a text is: a whole number as numbers are written, or a name, such as 007."""
     try:
         label = text.decode().strip()
     except UnicodeError:
         return BadImage("its label is no text")
-    return label_of(int(label) if re.fullmatch(r"[+-]?[0-9]{1,18}", label) else label)
+    return label_of(int(label) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", label) else label)
