@@ -73,8 +73,8 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
     below = [path.partition("/")[2] if split_of[top] else path for path, top in zip(inner, tops, strict=True)] if has_splits else paths
     inside, around_classes, in_doubt = _looked_through(below, [split_of[top] if has_splits else None for top in tops])
     classes = [_top(path) or None for path in inside]
-    without = _without_labels(classes, [split_of[top] for top in tops]) if has_splits and with_labels is None else {}
-    classes = [None if split_of[top] in without else name for name, top in zip(classes, tops, strict=True)]
+    unlabelled = _without_labels(classes, [split_of[top] for top in tops]) if has_splits and with_labels is None else {}
+    classes = [None if split_of[top] in unlabelled else name for name, top in zip(classes, tops, strict=True)]
     names = in_order({name for name in classes if name is not None})
     beside = [path for path, top in strays.items() if top]
     if with_labels and beside:
@@ -85,7 +85,7 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
     if with_labels and not names:
         no_labels = f"folder '{root}' has no sub-folders to take labels from"
         raise UserError(f"{no_labels}; leave labels out, or sort the files into sub-folders")
-    in_none = [path for path, name, top in zip(paths, classes, tops, strict=True) if name is None and split_of[top] not in without]
+    in_none = [path for path, name, top in zip(paths, classes, tops, strict=True) if name is None and split_of[top] not in unlabelled]
     remarks: list[str] = []
     if with_labels is None and 0 < len(in_none) < len(paths) and len(names) > 1 and not beside and not alike and not in_doubt:
         many = f"some images are in no folder of a class, such as '{in_none[0]}'"
@@ -94,9 +94,9 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
         names = ()
     index = {name: i for i, name in enumerate(names)}
     news: dict[str, Any] = {}
-    if names and without:
-        news["without_labels"] = sorted(without)
-        for split, folder in sorted(without.items()):
+    if names and unlabelled:
+        news["without_labels"] = sorted(unlabelled)
+        for split, folder in sorted(unlabelled.items()):
             remarks.append(f"the {split} images have no labels: all are in '{folder}', which is no class of train")
     folders = {around + top for top in split_of}
     if has_splits and (names or own_splits) and (not own_splits or not folders <= set(_FIRST_NAMES)):
@@ -141,13 +141,13 @@ def _without_labels(classes: Sequence[str | None], splits: Sequence[str | None])
     trained = of_split.get("train", set())
     if len(trained) < 2 or None in trained:
         return {}
-    alone = {split: min(names) for split, names in of_split.items() if split and len(names) == 1 and None not in names}  # type: ignore[type-var]
+    alone = {split: next(iter(names)) for split, names in of_split.items() if split is not None and len(names) == 1}
     return {split: name for split, name in alone.items() if name is not None and name not in trained}
 
 
 def _splits_inside(paths: Sequence[str]) -> list[str]:
     """Folders of splits below several top folders, such as `cat/train`; none where no train is among them, or no other split."""
-    found = {}
+    found: dict[str, str] = {}
     for path in paths:
         folders = path.split("/")[:-1]
         if len(folders) > 1 and (split := _split_of(folders[1])):

@@ -16,6 +16,7 @@ from pixelmodels import ray_cluster
 from pixelmodels.data import Dataset, DatasetConfig, prepare
 from pixelmodels.data.dataset import config_of
 from pixelmodels.data.sources import check_has_files
+from pixelmodels.errors import UserError
 from pixelmodels.evaluation import baselines
 from pixelmodels.evaluation.ablation import ablation_files, compare_all, print_ablation
 from pixelmodels.evaluation.baselines import baselines_of

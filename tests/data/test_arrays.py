@@ -384,7 +384,7 @@ def test_a_prepared_set_keeps_its_splits(tmp_path: Path, storage: Storage) -> No
 
 def test_names_of_classes_are_no_labels(tmp_path: Path) -> None:
     """As this project's own samples have them, and scikit-learn's data sets."""
-    images, labels = noise(4, 3, 3), np.array([0, 1, 1, 0])
+    images, labels = noise(4, 5, 6), np.array([0, 1, 1, 0])
     for number, (pixels, told, names) in enumerate(
         [("images_NCHW", "label_N", "class_names"), ("data", "target", "target_names"), ("images", "labels", "label_names")]
     ):
