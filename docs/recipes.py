@@ -78,12 +78,12 @@ memory.
 
 ## What is measured
 
-Of GPUs nothing. `python -m benchmarks.scale_model` (Linux, root) finds a machine's speed with one small net (a step of 64 and of 16 images,
-alone and beside another), and that of its network, and predicts from these steps of that net with two workers on two hosts, and of a larger one
-(PixelCNN++) with one worker and with two, with the network as it is and slowed down to 24 Mbit/s. On two cores
-(`benchmarks/results/scale_model-2026-11-29.json`) the small net's steps came within 2%, the larger one's took 17% to 21% longer than
-predicted: it is made of other operations, some of which these cores do more slowly. What two workers and two hosts bring on two cores
-is: `benchmarks/results/scaling-*.json`.
+Of GPUs nothing. `python -m benchmarks.scale_model` (Linux, root) finds a machine's speed with one small net (a step of 64 and of 16
+images, alone and beside another), and that of its network, and predicts from these steps of that net with two workers on two hosts,
+and of a larger one (PixelCNN++) with one worker and with two, with the network as it is and slowed down to 24 Mbit/s. On two cores
+(`benchmarks/results/scale_model-2026-11-29.json`) the small net's steps came within 2%, the larger one's took 20% to 26% longer than
+predicted (the goal: predictions within a quarter of what is measured): it is made of other operations, some of which these cores do
+more slowly. What two workers and two hosts bring on two cores is: `benchmarks/results/scaling-*.json`.
 """
 
 
