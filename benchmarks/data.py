@@ -1,13 +1,13 @@
 """How fast a folder of images becomes a data set, beside a plain loop, and in how much memory.
 
     python -m benchmarks.data            # 50,000 small JPEG files, 10,000 photographs, memory of 20,000 and 200,000: 10 minutes
-    python -m benchmarks.data --quick    # a twentieth of them: 2 minutes; Ray's start is most of what is measured then
+    python -m benchmarks.data --quick    # a twentieth of them: 2 minutes; the processes' start is much of what is measured then
 
 `small`: JPEG files of 64x64; `photographs`: of 500x375, made of the two photographs of scikit-learn with noise. Each is prepared as RGB of
 32x32 by `pipelines/prepare_data.py`, and by a loop in one process that does no more than it must: Pillow with the same draft mode, crop and
 resize, pyarrow with the same compression and rows in a file, no splits, digests or checks. Both are processes whose whole time counts, from
-their start to their end, Ray's included. `memory`: the most that all processes of a preparation hold, as their share of all pages (PSS),
-asked for ten times a second. The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
+their start to their end: without `RAY_ADDRESS` processes of this machine prepare, and no Ray is started. `memory`: the most that all
+processes of a preparation hold, as their share of all pages (PSS), asked for ten times a second. The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
 """
 
 from __future__ import annotations
