@@ -7,7 +7,8 @@
 32x32 by `pipelines/prepare_data.py`, and by a loop in one process that does no more than it must: Pillow with the same draft mode, crop and
 resize, pyarrow with the same compression and rows in a file, no splits, digests or checks. Both are processes whose whole time counts, from
 their start to their end: without `RAY_ADDRESS` processes of this machine prepare, and no Ray is started. `memory`: the most that all
-processes of a preparation hold, as their share of all pages (PSS), asked for ten times a second. The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
+processes of a preparation hold, as their share of all pages (PSS), asked for ten times a second. The last thing printed is one JSON
+object; it is also written to `benchmarks/results/` with the date.
 """
 
 from __future__ import annotations
