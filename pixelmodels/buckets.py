@@ -53,7 +53,8 @@ def s3_client(endpoint: str | None, region: str) -> Any:
     from botocore.config import Config
 
     timeouts = Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 4, "mode": "standard"})
-    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=timeouts)
+    session = boto3.session.Session()  # of its own: the default one would keep the keys that it was first asked with
+    return session.client("s3", endpoint_url=endpoint, region_name=region, config=timeouts)
 
 
 def gs_client(endpoint: str | None) -> Any:

@@ -13,6 +13,8 @@ from cluster.local_cluster import LocalCluster
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 
+EPOCHS_TO_GROW = 90  # a group trains for half a minute before it makes way for a larger one
+
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: LocalCluster) -> float:
@@ -29,7 +31,7 @@ def undisturbed(cluster: LocalCluster) -> float:
 @pytest.mark.faults
 def test_a_run_shrinks_when_a_host_dies_and_grows_when_it_is_back(cluster: LocalCluster) -> None:
     """Three hosts with room for two workers beside Ray Data; with one host less there is room for one."""
-    job = Job(cluster, "elastic", num_workers="1..2", epochs=30)
+    job = Job(cluster, "elastic", num_workers="1..2", epochs=EPOCHS_TO_GROW)
     job.submit()
     job.wait_for_epoch(3)
     (host, *_) = [host for host, _ in training_workers(cluster) if host is not cluster.head]
@@ -43,9 +45,9 @@ def test_a_run_shrinks_when_a_host_dies_and_grows_when_it_is_back(cluster: Local
     _, _, going_on = job.wait_for(re.compile(r"going on from step (\d+)"), at)
     assert going_on[1] == grown[1]  # no step is repeated
     result = job.end()
-    assert result.num_workers == 2 and result.epochs == 30
+    assert result.num_workers == 2 and result.epochs == EPOCHS_TO_GROW
     assert told_by_mlflow(job) == {"lost": 0, "doubled": 0, "open": 0}
-    steady = Job(cluster, "steady", epochs=30)
+    steady = Job(cluster, "steady", epochs=EPOCHS_TO_GROW)
     steady.submit()
     assert abs(steady.end().test_bits_per_dim - result.test_bits_per_dim) <= 0.005
 

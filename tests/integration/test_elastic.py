@@ -23,10 +23,10 @@ from pixelmodels.training.trainer import fit
 
 @pytest.fixture
 def plan(storage: Storage, ray_cluster: None) -> RunPlan:
-    """A small net with dropout on the digits: some 20 s of training."""
+    """A small net with dropout on the digits: long enough to see that there is room for more, on a fast machine too."""
     recipe = next(one for one in suite("digits") if one.name == "pixelcnn")
     model = PixelCNNConfig(num_layers=1, num_features=4, first_kernel_size=3, head_features=8, dropout=0.2)
-    recipe = dataclasses.replace(recipe, name="elastic", model=model, epochs=8, batch_size=8, num_samples=0)
+    recipe = dataclasses.replace(recipe, name="elastic", model=model, epochs=40, batch_size=8, num_samples=0)
     dataset = prepare(recipe.dataset, storage, say=lambda _: None)
     return RunPlan(recipe, dataset, storage, run_key(recipe, dataset.fingerprint), num_threads=1)
 
@@ -65,6 +65,6 @@ def test_a_run_takes_what_there_is_and_then_more(plan: RunPlan) -> None:
     assert len(grown) == 1
     step = int(grown[0][1])
     assert step > 0 and any(line.startswith(f"elastic: going on from step {step} (") for line in lines)  # no step is repeated
-    assert result.num_workers == 2 and result.epochs == 8
+    assert result.num_workers == 2 and result.epochs == 40
     alone = dataclasses.replace(plan, place="alone")
     assert fit(alone, WorkerNeeds(1), progress.actor, say=show).test_bits_per_dim == pytest.approx(result.test_bits_per_dim, abs=1e-4)
