@@ -13,7 +13,7 @@ from cluster.local_cluster import LocalCluster
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 
-EPOCHS_TO_GROW = 90  # a group trains for half a minute before it makes way for a larger one
+EPOCHS_TO_GROW = 60  # a group trains for half a minute before it makes way for a larger one
 
 
 @pytest.fixture(scope="module")
