@@ -1,14 +1,14 @@
 """Look at a data set: counts, levels, examples, copies between splits, what was rejected, and what a model has to beat.
 
     python pipelines/inspect_data.py --dataset digits
-    python pipelines/inspect_data.py --source folder --path my_images/ --size 32 32
+    python pipelines/inspect_data.py --path my_images/ --size 32 32
 
 It is told on the terminal, and, with pictures, in one HTML file below the storage root. The last line printed is where that is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
@@ -28,8 +28,8 @@ INSPECTIONS = "inspections"  # folder below the storage root
 class Arguments:
     """Look at a prepared data set, or at one that is prepared first."""
 
-    dataset: str | None = None  # a prepared data set: name, or name-fingerprint; left out: the one of the options of prepare_data.py below
-    data: Annotated[DatasetConfig, tyro.conf.arg(name="")] = field(default_factory=DatasetConfig)
+    data: Annotated[DatasetConfig, tyro.conf.arg(name="")]
+    dataset: str | None = None  # a prepared data set: name, or name-fingerprint; left out: the one of the options of prepare_data.py
     storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
 
     def __post_init__(self) -> None:

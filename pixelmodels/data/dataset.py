@@ -208,20 +208,21 @@ class Dataset:
     def read_labels(self, split: str) -> tuple[npt.NDArray[np.int32] | None, list[str]]:
         """Labels and keys of a split, as `read` gives them, without reading its images."""
         labels, keys = [np.empty(0, np.int32)], []
-        for shard in self.shards(split):
-            with self._whole(shard) as path, self.storage.open_input(path) as stream:
-                table = pq.read_table(stream, columns=["label", "key"])
+        for table in self._columns(split, "label", "key"):
             labels.append(decode_labels(table["label"]))
             keys += table["key"].to_pylist()
         return np.concatenate(labels) if self.num_classes else None, keys
 
     def labels(self, split: str) -> npt.NDArray[np.int32]:
         """Labels of a split, -1 where an image has none, without reading anything else."""
-        labels = [np.empty(0, np.int32)]
+        return np.concatenate([np.empty(0, np.int32), *(decode_labels(table["label"]) for table in self._columns(split, "label"))])
+
+    def _columns(self, split: str, *names: str) -> Iterator[pa.Table]:
+        """Some columns of each shard of a split."""
         for shard in self.shards(split):
             with self._whole(shard) as path, self.storage.open_input(path) as stream:
-                labels.append(decode_labels(pq.read_table(stream, columns=["label"])["label"]))
-        return np.concatenate(labels)
+                table = pq.read_table(stream, columns=list(names))
+            yield table
 
     def stream(self, split: str) -> ray.data.Dataset:
         """A split as a Ray Data set with columns image (bytes), label, key and, where there are any, vector.

@@ -12,6 +12,8 @@ from pixelmodels.data.decoding import BadImage
 from pixelmodels.data.parallel import Record
 from pixelmodels.data.source import Listing
 
+BYTES_PER_PIXEL = 8  # a file with more bytes than this for each pixel of the largest image is not read at all
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -53,6 +55,11 @@ class EncodedSource:
         self.max_pixels = config.max_pixels
         self.channels = config.channels
         self.size = config.size
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of an image file, above which it is put aside unread."""
+        return self.max_pixels * BYTES_PER_PIXEL
 
     # --- what a format defines ---
 

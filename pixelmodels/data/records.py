@@ -30,7 +30,6 @@ from pixelmodels.storage import FileEntry, Storage
 ROWS_PER_UNIT = 256  # blocks with fewer rows are read together
 MOST_ROWS = 2048  # a block with more rows is read in pieces, at most MOST_PIECES: each reads it from its start
 MOST_PIECES = 8
-BYTES_PER_PIXEL = 8  # an image with more bytes than this for each pixel of the largest image is not decoded
 LARGEST_CLASS = 99_999  # a label that is a higher number is taken for something else
 NAMES_FILES = ("classes.txt", "classnames.txt", "class_names.txt")
 LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category", "class_name", "coarse_label", "class_id", "label_id")
@@ -62,11 +61,6 @@ class RecordSource(EncodedSource):
         self.own_splits = config.splits == "auto"
         self.image_column = config.image_column
         self.label_column = config.label_column
-
-    @property
-    def most_bytes(self) -> int:
-        """Bytes of an image file, above which it is put aside unread."""
-        return self.max_pixels * BYTES_PER_PIXEL
 
     def listing(self) -> Listing:
         """Paths, sizes and times of all files, of any kind, and how they are to be read; see `Source`."""

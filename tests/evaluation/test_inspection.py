@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from pipelines import inspect_data
+from pipelines.inspect_data import Arguments
+from pixelmodels.commandline import parse
 from pixelmodels.data import SPLITS, Dataset, DatasetConfig, prepare
 from pixelmodels.errors import UserError
 from pixelmodels.evaluation import inspection, inspection_page
@@ -146,3 +148,8 @@ def test_what_is_prepared_takes_no_options(storage: Storage) -> None:
         inspect_data.main(["--dataset", "digits", "--source", "photos", "--storage", storage.root])
     with pytest.raises(UserError, match="data set 'digits' unknown; have none"):
         inspect_data.main(["--dataset", "digits", "--storage", storage.root])
+
+
+def test_the_command_line_leaves_the_source_open() -> None:
+    assert parse(Arguments, ["--path", "x"]).data.source == "auto"
+    assert parse(Arguments, ["--dataset", "digits"]).data == DatasetConfig() != parse(Arguments, ["--path", "x"]).data

@@ -31,7 +31,6 @@ from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
 
 FILES_PER_TASK = 256  # part of the digest's definition: changing it changes every folder's fingerprint
-BYTES_PER_PIXEL = 8  # a file with more bytes than this for each pixel of the largest image is not read at all
 READS_AHEAD = 16  # files of a bucket that one task fetches at a time
 # What earlier versions made of a file, by the name that the digest has for it.
 _EARLIER = {"read_otherwise": was_read_otherwise, "left_unturned": was_left_unturned, "put_aside_as_grey": was_put_aside_as_grey}
@@ -65,7 +64,7 @@ class Folder(EncodedSource):
         return {entry.path: BadImage("not a regular file", "unreadable") for entry in _files(listing).of_kind(is_regular=False)}
 
     def read(self, unit: Record) -> Iterator[Encoded]:
-        limit = self.max_pixels * BYTES_PER_PIXEL
+        limit = self.most_bytes
         contents = self._read([path for path, size in unit["files"] if size <= limit])
         for path, size in unit["files"]:
             too_large = f"{size} bytes are too many for an image of at most {self.max_pixels} pixels"
