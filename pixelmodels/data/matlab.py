@@ -34,6 +34,7 @@ class Variable:
     stream: IO[bytes]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]  # as the values are stored: MATLAB takes the smallest that will do
+    is_packed: bool = False  # whether the stream is unpacked from its start, however far it seeks
 
     @property
     def num_values(self) -> int:
@@ -77,7 +78,7 @@ def _matrix(stream: IO[bytes], order: str, wanted: str) -> Variable | None:
     kind, num_bytes, _ = _tag(stream, order)
     if kind not in _TYPES:
         raise ValueError(f"its '{wanted}' holds values of type {kind}")
-    variable = Variable(stream, tuple(sizes), np.dtype(order + _TYPES[kind]))
+    variable = Variable(stream, tuple(sizes), np.dtype(order + _TYPES[kind]), is_packed=isinstance(stream, _Inflated))
     if variable.num_values * variable.dtype.itemsize != num_bytes:
         raise ValueError(f"{num_bytes} bytes of '{wanted}', and its head says {' x '.join(map(str, sizes))}")
     return variable

@@ -14,21 +14,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from pixelmodels.data.block import Block
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.data.recognition import instead
 from pixelmodels.data.source import Listing, Survey, unreadable
+from pixelmodels.data.unpacked import Unpacked
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.storage import FileEntry, Storage
 
-UINT8 = np.dtype(np.uint8)
-PIECE_BYTES = 1 << 24  # read at a time
 _BUFFER_BYTES = 1 << 20  # asked of a bucket at a time
 
 
@@ -53,61 +52,6 @@ class Contents:
     largest: int = 255  # an upper bound of its pixels
 
 
-@dataclass(frozen=True)
-class Block:
-    """Images of one shape that lie one after the other in a stream, which stands where the first one begins."""
-
-    stream: IO[bytes]
-    count: int  # images
-    sizes: tuple[int, ...]  # of an image's axes, in the order in which they are stored
-    axes: str  # what these are, such as CHW; grey images have no C
-    dtype: np.dtype[Any] = UINT8  # of a value; floats are 0..1
-    num_before: int = 0  # bytes in front of each image, such as its label
-    ends_with_stream: bool = True  # whether nothing may follow the last image
-
-    @property
-    def shape_HWC(self) -> tuple[int, int, int]:
-        """(height, width, channels) of an image."""
-        height, width, channels = (self.sizes[self.axes.index(axis)] if axis in self.axes else 1 for axis in "HWC")
-        return height, width, channels
-
-    @property
-    def num_bytes(self) -> int:
-        """Of one image and what is in front of it."""
-        return self.num_before + math.prod(self.sizes) * self.dtype.itemsize
-
-    def pieces(self) -> Iterator[bytes]:
-        """All bytes, whole images at a time; raises `EOFError` where the stream holds fewer or more."""
-        per_piece = max(1, PIECE_BYTES // max(1, self.num_bytes))
-        for first in range(0, self.count, per_piece):
-            wanted = min(per_piece, self.count - first) * self.num_bytes
-            piece = self.stream.read(wanted)
-            if len(piece) != wanted:
-                raise EOFError(f"{self._values(first * self.num_bytes + len(piece))} values, and its head says {self._head}")
-            yield piece
-        if self.ends_with_stream and self.stream.read(1):
-            raise EOFError(f"more than {self._values(self.count * self.num_bytes)} values, and its head says {self._head}")
-
-    def images(self, numbers: Sequence[int]) -> Iterator[UInt8]:
-        """Images H,W,C by their places in increasing order; floats of 0..1 become the nearest of 256 levels."""
-        start, order = self.stream.tell(), [self.axes.index(axis) for axis in "HWC" if axis in self.axes]
-        for number in numbers:
-            self.stream.seek(start + number * self.num_bytes + self.num_before)
-            data = self.stream.read(self.num_bytes - self.num_before)
-            if len(data) != self.num_bytes - self.num_before:
-                raise EOFError(f"it ends before image {number}")
-            values = np.frombuffer(data, self.dtype).reshape(self.sizes).transpose(order)
-            values_HWC = values if "C" in self.axes else values[..., None]
-            yield (np.rint(values_HWC.astype(np.float64) * 255) if self.dtype.kind == "f" else values_HWC).astype(np.uint8, copy=False)
-
-    @property
-    def _head(self) -> str:
-        return " x ".join(map(str, (self.count, *self.sizes)))
-
-    def _values(self, num_bytes: int) -> int:
-        return num_bytes // self.dtype.itemsize
-
-
 class PackedSource:
     """A source of known files in one folder; raises `UserError` when there is no path, or a file is missing or not what it should be."""
 
@@ -125,6 +69,7 @@ class PackedSource:
         self.with_labels = config.labels is not False
         self.variant = config.variant
         self.max_pixels = config.max_pixels
+        self.unpacked: Unpacked | None = None  # where large packed parts are put aside, if they are
 
     # --- what a format defines ---
 
@@ -147,7 +92,8 @@ class PackedSource:
     def read(self, part: Part, numbers: Sequence[int]) -> Iterator[UInt8]:
         """Images H,W,C of a part, by their places in increasing order."""
         with self._whole(part), self.block(part) as block:
-            yield from block.images(numbers)
+            is_aside = self.unpacked is not None and self.unpacked.holds(block)
+            yield from (self.unpacked.block(part.name, block) if self.unpacked and is_aside else block).images(numbers)
 
     def settled(self, found: list[Contents]) -> list[Contents]:
         """What was found in the parts, in their order, where something can only be told of all together; raises `UserError`."""
@@ -213,6 +159,11 @@ class PackedSource:
         return {part.name: part for part in sorted(self.parts(), key=lambda part: part.name)}
 
     # --- for the formats ---
+
+    def pieces(self, part: Part, block: Block) -> Iterator[bytes]:
+        """All bytes of a part's images (see `Block.pieces`), which are put aside where `read` would have to unpack them again and again."""
+        is_aside = self.unpacked is not None and self.unpacked.holds(block)
+        return self.unpacked.keeping(part.name, block) if self.unpacked and is_aside else block.pieces()
 
     def find(self, *names: str) -> str:
         """The first of some names that is a file in the folder; `UserError` where none is."""

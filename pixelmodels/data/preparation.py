@@ -31,6 +31,7 @@ from pixelmodels.data.config import SPLITS, DatasetConfig
 from pixelmodels.data.copies import NEAR, OTHERS, Sketcher, copies_between, table_file, table_of, with_copies
 from pixelmodels.data.dataset import DATASETS, DUPLICATES, FORMAT_VERSION, MANIFEST, REJECTED, VECTOR_BYTES, Dataset
 from pixelmodels.data.encoded import EncodedSource
+from pixelmodels.data.packed import PackedSource
 from pixelmodels.data.parallel import Record, map_records
 from pixelmodels.data.pieces import (
     Decoded,
@@ -48,6 +49,7 @@ from pixelmodels.data.recognition import recognized
 from pixelmodels.data.source import Listing, Source, Survey
 from pixelmodels.data.sources import AnySource, open_source
 from pixelmodels.data.splits import NO_SPLIT, Int8, Int64, complete_splits, split_hashes
+from pixelmodels.data.unpacked import Unpacked
 from pixelmodels.data.vectors import VectorFile
 from pixelmodels.data.writing import ImageForm, Loader, ShardWriter, SourceLoader, record_of, write
 from pixelmodels.errors import UserError
@@ -144,12 +146,17 @@ def _prepare(
         form = _form_of_files(config, source, units)
         pieces = folder_of(source, listing, form, config.seed)
         images = _decode(config, storage, source, listing, units, form, pieces, say)
+        del units
+        listing.forget_entries()
         try:
             _check_unchanged(config, source, listing)
         except UserError:
             storage.delete(pieces)  # of which nobody knows which state of the folder they are of
             raise
     else:
+        if isinstance(source, PackedSource) and listing is not None:
+            source.unpacked = Unpacked.of(storage, source, listing)
+            pieces = source.unpacked.folder
         images = _look(config, source, source.survey(listing))
     plan = _plan(config, storage, images)
     folder = plan.writer.folder

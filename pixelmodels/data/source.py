@@ -22,13 +22,13 @@ _ROWS_AT_A_TIME = 4096  # of files of a listing: as Python's objects
 _COLUMNS = pa.schema([("path", pa.large_string()), ("size", pa.int64()), ("modified_ns", pa.int64()), ("is_regular", pa.bool_())])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Listing:
     """What a source of files looks like from outside, before any of them is read."""
 
     digest: str  # changes with the source
     is_settled: bool  # whether the digest can be trusted later: no file changed so recently that another change may go unseen
-    entries: Sequence[FileEntry]  # every file, sorted by path
+    entries: Sequence[FileEntry]  # every file, sorted by path; none after `forget_entries`
     num_hidden: int  # files left out because their name starts with a dot
 
     @staticmethod
@@ -39,6 +39,10 @@ class Listing:
             digest.update("".join(f"\0{getattr(entry, name)}" for name in fields).encode("utf-8", "surrogateescape"))
             newest_ns = max(newest_ns, entry.modified_ns)
         return Listing(digest.hexdigest(), newest_ns < time.time_ns() - RACY_S * 1_000_000_000, entries, num_hidden)
+
+    def forget_entries(self) -> None:
+        """Let go of the files once all of them were read: a million take 50 MB, and twice that while the source is listed again."""
+        self.entries = ()
 
 
 class Files(Sequence[FileEntry]):

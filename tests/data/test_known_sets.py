@@ -145,7 +145,7 @@ def test_idx_files_are_read_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytes
         (tmp_path / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images_NHW)))
         (tmp_path / f"{stem}-labels-idx1-ubyte").write_bytes(idx(np.arange(40, dtype=np.uint8) % 10))
     whole = opened("mnist", tmp_path).survey()
-    monkeypatch.setattr("pixelmodels.data.packed.PIECE_BYTES", 100)
+    monkeypatch.setattr("pixelmodels.data.block.PIECE_BYTES", 100)
     source = opened("mnist", tmp_path)
     assert source.survey() == whole
     keys = [f"train/{i:07d}" for i in (0, 1, 17, 39)]

@@ -27,10 +27,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pixelmodels.data.block import Block
 from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.folder_names import SPLIT_WORDS
 from pixelmodels.data.npy import FAILURES, ArrayHead, array_names, open_array
-from pixelmodels.data.packed import Block, Contents, PackedSource, Part
+from pixelmodels.data.packed import Contents, PackedSource, Part
 from pixelmodels.data.recognition import instead
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.storage import Storage
@@ -90,7 +91,7 @@ class Arrays(PackedSource):
         with self.block(part) as block:
             # Names are part of the content: they say which split it is.
             digest = hashlib.sha256(f"{part.name}\0{part.split}\0{images.head.dtype.str}\0{block.axes}\0{block.sizes}\0".encode())
-            for piece in block.pieces():
+            for piece in self.pieces(part, block):
                 if piece:
                     largest = max(largest, self._largest(images, np.frombuffer(piece, block.dtype)))
                 digest.update(piece)
@@ -129,7 +130,8 @@ class Arrays(PackedSource):
         with self._open(images.file, images.name) as (stream, head):
             if head != images.head:
                 raise UserError(f"'{self.storage.uri(images.file)}' changed while it was read; run the same command again")
-            block = Block(stream, head.shape[0], head.shape[1:], axes, np.dtype(np.uint8) if dtype.kind == "b" else dtype)
+            kind, is_packed = np.dtype(np.uint8) if dtype.kind == "b" else dtype, images.name is not None
+            block = Block(stream, head.shape[0], head.shape[1:], axes, kind, is_packed=is_packed)
             self.check_size(images.file, block)
             yield block
 

@@ -15,7 +15,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pixelmodels.data.packed import Block, Contents, PackedSource, Part
+from pixelmodels.data.block import Block
+from pixelmodels.data.packed import Contents, PackedSource, Part
 from pixelmodels.data.pickled import SavedArray, read_batch, read_pickled, text_of
 from pixelmodels.data.quantization import UInt8
 

@@ -14,8 +14,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from pixelmodels.data.block import Block
 from pixelmodels.data.npy import FAILURES, open_array
-from pixelmodels.data.packed import Block, Contents, PackedSource, Part
+from pixelmodels.data.packed import Contents, PackedSource, Part
 from pixelmodels.data.pickled import read_batch
 from pixelmodels.data.source import sha256_of
 
@@ -38,7 +39,7 @@ class ImageNetDownsampled(PackedSource):
 
     def look(self, part: Part) -> Contents:
         with self.block(part) as block:
-            for _ in block.pieces():  # to the end: the archive's checksum tells whether it is whole
+            for _ in self.pieces(part, block):  # to the end: the archive's checksum tells whether it is whole
                 pass
         labels = self._labels(part, block.count) if self.with_labels else None
         with self.reading(part.images), self.storage.open_input(part.images) as stream:
@@ -68,7 +69,8 @@ class ImageNetDownsampled(PackedSource):
         if dtype != np.uint8 or is_fortran or not sides or not shape[0]:
             known = ", ".join(f"{side}x{side}" for side in SIDES)
             raise self.bad(file, f"its data are {dtype} shaped {shape}, not RGB images of {known}")
-        return Block(stream, shape[0], (3, sides[0], sides[0]), "CHW", ends_with_stream=file.endswith(".npz"))
+        is_archive = file.endswith(".npz")
+        return Block(stream, shape[0], (3, sides[0], sides[0]), "CHW", ends_with_stream=is_archive, is_packed=is_archive)
 
     def _labels(self, part: Part, count: int) -> list[int]:
         """The class of each image, from 0."""

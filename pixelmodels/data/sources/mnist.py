@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from pixelmodels.data.packed import Block, Contents, PackedSource, Part
+from pixelmodels.data.block import Block
+from pixelmodels.data.packed import Contents, PackedSource, Part
 from pixelmodels.errors import UserError
 
 NUM_CLASSES = 10
@@ -46,7 +47,7 @@ class MNIST(PackedSource):
     def look(self, part: Part) -> Contents:
         digest = hashlib.sha256()
         with self.block(part) as block:
-            for piece in block.pieces():
+            for piece in self.pieces(part, block):
                 digest.update(piece)
         labels = None
         if part.labels is not None:
@@ -69,7 +70,7 @@ class MNIST(PackedSource):
     @contextmanager
     def block(self, part: Part) -> Iterator[Block]:
         with self._idx(part.images, 3) as (stream, (count, *sizes)):
-            block = Block(stream, count, tuple(sizes), self.axes)
+            block = Block(stream, count, tuple(sizes), self.axes, is_packed=isinstance(stream, gzip.GzipFile))
             self.check_size(part.images, block)
             yield block
 

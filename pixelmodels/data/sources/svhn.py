@@ -12,8 +12,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from pixelmodels.data.block import Block
 from pixelmodels.data.matlab import FAILURES, Variable, open_variable
-from pixelmodels.data.packed import Block, Contents, PackedSource, Part
+from pixelmodels.data.packed import Contents, PackedSource, Part
 
 NUM_CLASSES = 10
 
@@ -32,7 +33,7 @@ class SVHN(PackedSource):
     def look(self, part: Part) -> Contents:
         digest = hashlib.sha256()
         with self.block(part) as block:
-            for piece in block.pieces():
+            for piece in self.pieces(part, block):
                 digest.update(piece)
             block.stream.read(8)  # past the end: the checksum of what is compressed tells whether it is whole
         labels = None
@@ -59,7 +60,8 @@ class SVHN(PackedSource):
             if variable.dtype != np.uint8 or len(variable.shape) not in (3, 4) or shape[2] != 3:
                 reason = f"its X is {variable.dtype} shaped {variable.shape}, not uint8 of rows x columns x 3 x images"
                 raise self.bad(part.images, reason)
-            block = Block(variable.stream, shape[3], shape[2::-1], "CWH", ends_with_stream=False)  # the first dimension runs fastest
+            sizes = shape[2::-1]  # the first dimension runs fastest
+            block = Block(variable.stream, shape[3], sizes, "CWH", ends_with_stream=False, is_packed=variable.is_packed)
             self.check_size(part.images, block)
             yield block
 
