@@ -18,9 +18,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
@@ -102,8 +101,7 @@ def check_length(what: str, name: str) -> None:
         raise UserError(f"{what} '{name[:40]}...' has {len(name)} letters, too many for a folder; give at most {LONGEST_NAME} (bytes)")
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """One file of a listing."""
 
     path: str  # relative to the folder that was listed

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import Protocol, overload
 
 import pyarrow as pa
@@ -34,10 +35,11 @@ class Listing:
     @staticmethod
     def of(root: str, entries: Sequence[FileEntry], fields: Sequence[str], num_hidden: int = 0) -> Listing:
         """The listing of files below a root, whose digest covers these fields of every file."""
-        digest, newest_ns = hashlib.sha256(root.encode("utf-8", "surrogateescape")), 0
-        for entry in entries:
-            digest.update("".join(f"\0{getattr(entry, name)}" for name in fields).encode("utf-8", "surrogateescape"))
-            newest_ns = max(newest_ns, entry.modified_ns)
+        digest, newest_ns, told = hashlib.sha256(root.encode("utf-8", "surrogateescape")), 0, attrgetter(*fields)
+        entries_left = iter(entries)
+        while some := list(islice(entries_left, _ROWS_AT_A_TIME)):
+            digest.update("".join(["\0" + "\0".join(map(str, told(entry))) for entry in some]).encode("utf-8", "surrogateescape"))
+            newest_ns = max(newest_ns, *(entry.modified_ns for entry in some))
         return Listing(digest.hexdigest(), newest_ns < time.time_ns() - RACY_S * 1_000_000_000, entries, num_hidden)
 
     def forget_entries(self) -> None:
@@ -54,8 +56,8 @@ class Files(Sequence[FileEntry]):
     @staticmethod
     def of(entries: Iterable[FileEntry]) -> Files:
         """Files that come in any order, taken a few at a time."""
-        rows, batches = map(astuple, entries), []
-        while some := list(islice(rows, _ROWS_AT_A_TIME)):
+        left, batches = iter(entries), []
+        while some := list(islice(left, _ROWS_AT_A_TIME)):
             batches.append(
                 pa.record_batch(
                     [pa.array(column, kind) for column, kind in zip(zip(*some, strict=True), _COLUMNS.types, strict=True)], _COLUMNS
@@ -82,7 +84,8 @@ class Files(Sequence[FileEntry]):
     def __getitem__(self, place: int | slice) -> FileEntry | list[FileEntry]:
         if isinstance(place, slice):
             start, stop, step = place.indices(len(self))
-            return [FileEntry(**row) for row in self._table.slice(start, max(0, stop - start)).to_pylist()[::step]]
+            columns = self._table.slice(start, max(0, stop - start)).columns
+            return list(map(FileEntry, *(column.to_pylist() for column in columns)))[::step]
         if not 0 <= place < len(self):
             raise IndexError(place)
         return self[place : place + 1][0]
