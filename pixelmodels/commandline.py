@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import TypeVar, get_type_hints
+from typing import TypeVar, cast, get_type_hints
 
 import tyro
 
@@ -30,7 +32,7 @@ _RULE = re.compile("─{3,}")
 def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
     """The options of a command line (the process's own unless given); `--help` prints and exits.
 
-    Raises `UserError` for what does not parse, and for numbers that are none or are infinite.
+    Raises `UserError` for what does not parse, for numbers that are none or are infinite, and for a flag of several values without any.
     """
     said, words = _Terminal(), _placed(kind, sys.argv[1:] if argv is None else argv)
     try:
@@ -40,8 +42,9 @@ def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
         if not end.code:
             print(said.getvalue(), end="")
             raise
-        raise UserError(_one_line(said.getvalue())) from None
+        raise UserError(_one_line(said.getvalue(), _bare_path(kind, words, said.getvalue()))) from None
     _check_finite(options)
+    _check_given(options, words)
     return options
 
 
@@ -65,8 +68,38 @@ def _check_finite(options: object, prefix: str = "--") -> None:
         _check_finite(value, f"{flag}.")
 
 
-def _one_line(box: str) -> str:
-    """What a box of several lines says: its first part, and the option that it thinks was meant."""
+def _check_given(options: object, words: Sequence[str]) -> None:
+    """Raise `UserError` for a flag that takes several values and is given without any: it would stand for nothing."""
+    given = [word.replace("_", "-") for word in words]
+    for spec in dataclasses.fields(options) if dataclasses.is_dataclass(options) else ():
+        flag = f"--{spec.name.replace('_', '-')}"
+        if getattr(options, spec.name) == () and flag in given:
+            raise UserError(f"{flag} is given without a value; give one or more, or leave it out; --help lists the options")
+
+
+def _bare_path(kind: type, words: Sequence[str], said: str) -> str:
+    """What to do with a file, folder or bucket that is not recognized, where the command has an option for it that is not given."""
+    flag = _flag_of_paths(kind)
+    if "Unrecognized options" not in said or flag is None or any(word.partition("=")[0] == flag for word in words):
+        return ""
+    text = "".join(_FRAME.sub("", said).split())  # a long path is on several lines
+    bare = [word for word in words if not word.startswith("-") and "".join(word.split()) in text]
+    found = next((word for word in bare if "://" in word or os.path.exists(word)), None)
+    return "" if found is None else f"; give it with {flag}: {flag} {shlex.quote(found)}"
+
+
+def _flag_of_paths(kind: type) -> str | None:
+    """The option of a command that takes the path of images; none where it has none."""
+    for name, hint in get_type_hints(kind).items():
+        if name in ("path", "data_path"):
+            return f"--{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(hint) and (flag := _flag_of_paths(cast(type, hint))) is not None:
+            return flag
+    return None
+
+
+def _one_line(box: str, remedy: str) -> str:
+    """What a box of several lines says: its first part, and the remedy, or the option that it thinks was meant."""
     lines = [_FRAME.sub("", line).strip() for line in box.splitlines()]
     parts = [" ".join(part.split()) for part in "\n".join("\n\n" if _RULE.search(line) else line for line in lines).split("\n\n")]
     parts = [part for part in parts if part]
@@ -74,5 +107,5 @@ def _one_line(box: str) -> str:
         return "the command line cannot be read; see --help"
     meant = next((part for part in parts if part.startswith("Perhaps you meant:")), "")
     option = re.search(r"--[\w-]+", meant)
-    hint = f"; did you mean {option.group()}?" if option else ""
+    hint = remedy or (f"; did you mean {option.group()}?" if option else "")
     return f"{parts[0].rstrip('.')}{hint}; --help lists the options"

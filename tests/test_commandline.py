@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -89,3 +90,43 @@ def test_a_flag_without_a_value_takes_none_from_another() -> None:
 
     with pytest.raises(UserError):
         parse(Sample, ["--n", "3", "--model"])
+
+
+@pytest.mark.parametrize("words", [["--label"], ["--label", "--n", "3"], ["--n", "3", "--label"]])
+def test_a_flag_of_several_values_takes_one_at_least(words: list[str]) -> None:
+    from pixelmodels.samples.sample import Sample
+
+    with pytest.raises(UserError, match=r"^--label is given without a value; give one or more, or leave it out; --help lists the options$"):
+        parse(Sample, ["runs/a", *words])
+    assert parse(Sample, ["runs/a"]).label == () and parse(Sample, ["runs/a", "--label", "cat", "3"]).label == ("cat", "3")
+
+
+def test_the_underscore_of_such_a_flag_is_no_way_around() -> None:
+    from pixelmodels.training.options import TrainAll
+
+    with pytest.raises(UserError, match=r"^--condition-on is given without a value"):
+        parse(TrainAll, ["--condition_on", "--epochs", "3"])
+
+
+def test_a_path_without_a_flag_is_told_with_the_flag(tmp_path: Path) -> None:
+    from pipelines.inspect_data import Arguments
+    from pixelmodels.samples.sample import Sample
+    from pixelmodels.training.options import TrainAll
+
+    folder = tmp_path / ("long " * 30) / "images"
+    folder.mkdir(parents=True)
+    there, quoted = str(folder), f"'{folder}'"
+    for kind, flag in ((Arguments, "--path"), (TrainAll, "--data-path")):
+        for path, shown in ((there, quoted), ("s3://bucket/images", "s3://bucket/images")):
+            with pytest.raises(UserError, match="Unrecognized options: ") as mistake:
+                parse(kind, [path])
+            assert str(mistake.value).endswith(f"; give it with {flag}: {flag} {shown}; --help lists the options")
+    for kind, words in (
+        (Arguments, [f"{there}.gone"]),
+        (Arguments, ["--path", there, there]),
+        (Arguments, [f"--path={there}", there]),
+        (Sample, ["runs/a", there]),
+    ):
+        with pytest.raises(UserError, match="Unrecognized options: ") as mistake:
+            parse(kind, words)
+        assert "give it with" not in str(mistake.value)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pixelmodels.data.config import SPLITS, DatasetConfig
 from pixelmodels.data.rows import Rows
-from pixelmodels.data.shards import columns_of, decode_labels, decode_shard
+from pixelmodels.data.shards import columns_of, decode_labels, decode_shard, read_parquet
 from pixelmodels.errors import UserError, first_line, listed, unknown
 from pixelmodels.plain import from_plain
 from pixelmodels.storage import Storage
@@ -30,6 +31,7 @@ DATASETS = "datasets"  # folder below the storage root
 MANIFEST = "manifest.json"
 REJECTED = "rejected.parquet"  # key, reason, stage and kind of every input that is no image; once a list in JSON, skipped.json
 DUPLICATES = "duplicates.parquet"  # of a data set without copies: which train images were left out, and what they are copies of
+MOST_NEAREST, LIKE = 5, 0.6  # data sets that are named where one is mistyped; how like it is what may be meant (1: the same)
 VECTOR_BYTES = 4  # of one number of an image's vector
 FORMAT_VERSION = 2  # part of every fingerprint: raised when the same options come to give other pixels, or another layout
 
@@ -148,7 +150,7 @@ class Dataset:
         """Of every input that was put aside key and reason, and, but of data sets of earlier versions, stage and kind."""
         file = self.manifest["skipped"]["file"]
         data = self.storage.read_bytes(f"{self.folder}/{file}")
-        return pq.read_table(pa.BufferReader(data)).to_pylist() if file == REJECTED else json.loads(data)
+        return read_parquet(data).to_pylist() if file == REJECTED else json.loads(data)
 
     def read(self, split: str) -> Split:
         """All of a split, in stored order (sorted by key); raises `UserError` when a shard is not the one that was written."""
@@ -175,7 +177,7 @@ class Dataset:
             rows = np.unique(places_M[(places_M >= start) & (places_M < stop)]) - start
             if len(rows):
                 with self._whole(shard) as path, self.storage.open_input(path) as stream:
-                    column = pq.read_table(stream, columns=["key"])["key"]
+                    column = read_parquet(stream, ["key"])["key"]
                 keys |= zip((rows + start).tolist(), column.take(pa.array(rows)).to_pylist(), strict=True)
         return [keys[place] for place in places_M.tolist()]
 
@@ -221,7 +223,7 @@ class Dataset:
         """Some columns of each shard of a split."""
         for shard in self.shards(split):
             with self._whole(shard) as path, self.storage.open_input(path) as stream:
-                table = pq.read_table(stream, columns=list(names))
+                table = read_parquet(stream, names)
             yield table
 
     def stream(self, split: str) -> ray.data.Dataset:
@@ -315,8 +317,18 @@ def find_dataset(storage: Storage, ref: str) -> Dataset:
     if len(matches) > 1:
         raise UserError(f"data set '{ref}' is not unique; have {', '.join(matches)}; give one of these")
     if not matches:
-        raise UserError(f"{unknown('data set', ref, folders)}; prepare one with pipelines/prepare_data.py")
+        raise UserError(f"data set '{ref}' unknown; {_nearest(ref, folders)}; prepare one with pipelines/prepare_data.py")
     return Dataset.load(storage, f"{DATASETS}/{matches[0]}")
+
+
+def _nearest(ref: str, folders: Sequence[str]) -> str:
+    """Of the data sets that there are those whose names, or names with fingerprints, are nearest to a mistyped one, and how many more."""
+    names = {folder: folder.rpartition("-")[0] for folder in folders}
+    likeness = {folder: max(SequenceMatcher(None, ref, called).ratio() for called in (folder, names[folder])) for folder in folders}
+    nearest = sorted(folders, key=lambda folder: (-likeness[folder], folder))
+    more = f" and {len(nearest) - MOST_NEAREST} more" if len(nearest) > MOST_NEAREST else ""
+    hint = f"; did you mean '{names[nearest[0]]}'?" if nearest and likeness[nearest[0]] >= LIKE else ""
+    return f"have {', '.join(nearest[:MOST_NEAREST]) or 'none'}{more}{hint}"
 
 
 def _format_version(storage: Storage, name: str) -> object:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pixelmodels.data.quantization import UInt8
+from pixelmodels.errors import listed
 
 Float32 = npt.NDArray[np.float32]
 
@@ -51,6 +52,20 @@ def encode_shard(
     return stream.getvalue()
 
 
+def read_parquet(source: bytes | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns (all, unless given) of a Parquet file; raises `ValueError` where one of them is not there.
+
+    It is read by the thread that asks for it, and is let go of by it. Arrow's `read_table` reads by threads of its own, which may still
+    hold bytes of Python's when Python ends, and then abort the process.
+    """
+    is_held = isinstance(source, bytes)
+    with pq.ParquetFile(pa.BufferReader(source) if is_held else source, pre_buffer=not is_held) as file:
+        table = file.read(columns, use_threads=False)
+    if missing := set(columns or ()).difference(table.column_names):
+        raise ValueError(f"it has no column {listed(sorted(missing))}")
+    return table
+
+
 def columns_of(vector_size: int, *others: str) -> list[str]:
     """Columns that hold the images of a data set with vectors of a length (0: none), and `others`."""
     return ["image", "label", *others, *(["vector"] if vector_size else [])]
@@ -60,7 +75,7 @@ def decode_shard(
     data: bytes, shape_CHW: tuple[int, int, int], vector_size: int = 0
 ) -> tuple[UInt8, npt.NDArray[np.int32], Float32 | None, list[str]]:
     """Images N,C,H,W, labels (-1: none), vectors N,V (None: of length 0) and keys of one Parquet file."""
-    table = pq.read_table(pa.BufferReader(data), columns=columns_of(vector_size, "key"))
+    table = read_parquet(data, columns_of(vector_size, "key"))
     vectors_NV = decode_vectors(table["vector"], vector_size) if vector_size else None
     return decode_rows(table["image"], shape_CHW), decode_labels(table["label"]), vectors_NV, table["key"].to_pylist()
 

@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pixelmodels.data import Dataset, binarize_dynamic, decode_labels, decode_rows, decode_vectors
 from pixelmodels.data.rows import Rows, Share
-from pixelmodels.data.shards import IMAGES_PER_DRAW, columns_of
+from pixelmodels.data.shards import IMAGES_PER_DRAW, columns_of, read_parquet
 from pixelmodels.errors import UserError
 
 if TYPE_CHECKING:
@@ -351,7 +350,6 @@ def _read_shard(dataset: Dataset, split: str, number: int) -> pa.Table:
         data = dataset.storage.read_bytes(path)
         if hashlib.sha256(data).hexdigest() != shard["sha256"]:
             raise ValueError("its sha256 is not the manifest's")
-        columns = columns_of(dataset.vector_size)
-        return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False).replace_schema_metadata(None)
+        return read_parquet(data, columns_of(dataset.vector_size)).replace_schema_metadata(None)
     except (FileNotFoundError, ValueError, pa.ArrowException) as error:
         raise dataset.damaged(path, error) from error

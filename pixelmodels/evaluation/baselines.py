@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,9 @@ Images = npt.NDArray[np.uint8]  # (N, C, H, W), integers in [0, levels)
 
 WEBP_MAX_SIDE = 16383  # pixels: what the format can hold
 WEBP_SLOW_PIXELS = 2_000_000  # method 6 takes about 25 s for a million pixels on one core, method 4 about 5 s for 1 % more bits
-SCORING_BATCH = 4096  # images whose histogram scores are looked up at once
+HISTOGRAM_COUNTS = 1 << 27  # counts that are held at once, 4 bytes each: more of them, and the training images are gone through again
+PLACES, SCORING_BATCH = 4096, 4096  # sub-pixels and images that are counted, or looked up, at once
+STREAMED_BYTES = 64 << 20  # of streamed training images in a batch
 
 NOTES = (
     "uniform: every value equally likely, log2(levels) bits/dim.",
@@ -52,7 +55,8 @@ def baseline_rows(train: Images | Iterable[Images], test_NCHW: Images, spec: Ima
     """Score all baselines on the test images.
 
     Args:
-        train: training images (N, C, H, W), or batches of them when they do not fit in memory; read once.
+        train: training images (N, C, H, W), or batches of them when they do not fit in memory; gone through once, and
+            of large images several times (see `histogram`).
         test_NCHW: test images. Both hold integers in `[0, levels)`: binarize dynamic images first.
 
     Raises `ValueError` for images that are not of this shape or these levels, or when there are none.
@@ -69,25 +73,39 @@ def uniform(spec: ImageSpec) -> LeaderboardRow:
 
 
 def histogram(batches: Iterable[Images], test_NCHW: Images, spec: ImageSpec) -> LeaderboardRow:
-    """One independent histogram for each sub-pixel of the training images, (count + 1) / (images + levels), scored on the test images."""
+    """One independent histogram for each sub-pixel of the training images, (count + 1) / (images + levels), scored on the test images.
+
+    The counts of as many sub-pixels as `HISTOGRAM_COUNTS` allows are held at once, and the batches are gone through for each so many.
+    """
     started = time.perf_counter()
-    num_train, counts_DL = 0, np.zeros((spec.num_subpixels, spec.levels), np.int64)
-    places_D = np.arange(spec.num_subpixels, dtype=np.int64) * spec.levels
-    for batch_NCHW in batches:
-        _check(batch_NCHW, spec)
-        for start in range(0, len(batch_NCHW), SCORING_BATCH):
-            part_ND = batch_NCHW[start : start + SCORING_BATCH].reshape(-1, spec.num_subpixels)
-            counts_DL += np.bincount((part_ND + places_D).ravel(), minlength=counts_DL.size).reshape(counts_DL.shape)
-            num_train += len(part_ND)
-    if num_train == 0:
-        raise ValueError("a histogram needs training images")
-    nll_DL = math.log(num_train + spec.levels) - np.log(counts_DL + 1.0)
-    nll_nats_N = np.empty(len(test_NCHW))
-    for start in range(0, len(test_NCHW), SCORING_BATCH):
-        part_ND = test_NCHW[start : start + SCORING_BATCH].reshape(-1, spec.num_subpixels)
-        nll_nats_N[start : start + SCORING_BATCH] = nll_DL.ravel()[part_ND + places_D].sum(axis=1)
+    nll_nats_N = np.zeros(len(test_NCHW))
+    at_once = max(1, HISTOGRAM_COUNTS // spec.levels)
+    for first in range(0, spec.num_subpixels, at_once):
+        block = slice(first, min(first + at_once, spec.num_subpixels))
+        num_train, counts_DL = 0, np.zeros((block.stop - block.start, spec.levels), np.int32)
+        for batch_NCHW in batches:
+            _check(batch_NCHW, spec)
+            for _, places, cells_ND in _cells(batch_NCHW, block, spec):
+                part_DL = counts_DL[places]
+                part_DL += np.bincount(cells_ND.ravel(), minlength=part_DL.size).reshape(part_DL.shape)
+            num_train += len(batch_NCHW)
+        if num_train == 0:
+            raise ValueError("a histogram needs training images")
+        for rows, places, cells_ND in _cells(test_NCHW, block, spec):
+            nll_DL = math.log(num_train + spec.levels) - np.log(counts_DL[places] + 1.0)
+            nll_nats_N[rows] += nll_DL.ravel()[cells_ND].sum(axis=1)
     seconds = time.perf_counter() - started
     return _row("histogram", float(nll_nats_N.mean()), spec, stderr_nats=standard_error(nll_nats_N), seconds=seconds)
+
+
+def _cells(images_NCHW: Images, block: slice, spec: ImageSpec) -> Iterator[tuple[slice, slice, npt.NDArray[np.int64]]]:
+    """Rows and places of some images' sub-pixels of a block, and where their counts are among those of these places, flattened."""
+    images_ND = images_NCHW.reshape(-1, spec.num_subpixels)[:, block]
+    for place in range(0, images_ND.shape[1], PLACES):
+        for row in range(0, len(images_ND), SCORING_BATCH):
+            rows, places = slice(row, row + SCORING_BATCH), slice(place, place + PLACES)
+            part_ND = images_ND[rows, places]
+            yield rows, places, part_ND + np.arange(part_ND.shape[1], dtype=np.int64) * spec.levels
 
 
 def png(test_NCHW: Images, spec: ImageSpec) -> LeaderboardRow:
@@ -172,16 +190,30 @@ def _check(images_NCHW: Images, spec: ImageSpec) -> None:
         raise ValueError(f"images of type {images_NCHW.dtype} up to {images_NCHW.max()} given, not uint8 below {spec.levels}")
 
 
-def _training_images(dataset: Dataset) -> Iterator[np.ndarray]:
+def _training_images(dataset: Dataset) -> Iterable[Images]:
     """Training images in batches, streamed when there are many; dynamic binarization draws them once."""
     if dataset.split_bytes("train") < RESIDENT_BYTES:
-        batches = iter([dataset.read("train").images_NCHW])
-    else:
-        stream = dataset.stream("train").iter_batches(batch_size=4096, batch_format="pyarrow")
-        batches = (decode_rows(batch["image"], dataset.spec.shape) for batch in stream)
-    position = 0
-    for images in batches:
-        if dataset.train_images_are_grey:
-            images = binarize_dynamic(images, seed=0, epoch=FIXED_EPOCH, indices_N=np.arange(position, position + len(images)))
-        position += len(images)
-        yield images
+        return [_drawn(dataset, dataset.read("train").images_NCHW, 0)]
+    return _Streamed(dataset)
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """Training images of a data set in batches, each time that it is gone through."""
+
+    dataset: Dataset
+
+    def __iter__(self) -> Iterator[Images]:
+        most = max(1, min(SCORING_BATCH, STREAMED_BYTES // self.dataset.spec.num_subpixels))
+        position = 0
+        for batch in self.dataset.stream("train").iter_batches(batch_size=most, batch_format="pyarrow"):
+            images_NCHW = decode_rows(batch["image"], self.dataset.spec.shape)
+            yield _drawn(self.dataset, images_NCHW, position)
+            position += len(images_NCHW)
+
+
+def _drawn(dataset: Dataset, images_NCHW: Images, position: int) -> Images:
+    """Training images from a place in their order on, as a model sees them."""
+    if not dataset.train_images_are_grey:
+        return images_NCHW
+    return binarize_dynamic(images_NCHW, seed=0, epoch=FIXED_EPOCH, indices_N=np.arange(position, position + len(images_NCHW)))

@@ -7,6 +7,7 @@ which the browser enlarges by whole multiples; charts are drawings that take the
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -16,6 +17,7 @@ from rich.markup import escape as plain
 
 from pixelmodels.data import SPLITS
 from pixelmodels.data.copies import EXACT
+from pixelmodels.data.sources import SHIPPED
 from pixelmodels.evaluation.inspection import Inspection, Levels, Pair
 from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.tables import plain_table, wide_console
@@ -23,6 +25,7 @@ from pixelmodels.tables import plain_table, wide_console
 MOST_ROWS = 500  # of a table of classes or of rejected inputs
 MOST_TOLD = 40  # of these on the terminal
 LONGEST_NAME = 200  # letters of a key or a name
+MOST_UNBROKEN = 30  # letters of a word, and of a cell, that stay on one line
 EXAMPLE_SIDE, PAIR_SIDE = 48, 120  # pixels on the screen, about: what small images are enlarged to
 CHART_WIDTH, CHART_HEIGHT = 512, 120
 _COLOURS = {1: ("var(--ink)",), 3: ("#d64541", "#2a9d4e", "#3b7dd8")}  # of channels: grey, or red, green and blue
@@ -37,10 +40,12 @@ p { margin: .3rem 0; max-width: 50rem } .soft, figcaption { color: var(--soft) }
 .wide { overflow-x: auto } table { border-collapse: collapse }
 td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top }
 th { border-bottom: 1px solid var(--line); font-weight: 600 } .number { font-variant-numeric: tabular-nums; text-align: right }
-td { overflow-wrap: anywhere } code { font-size: .9em } img { display: block; image-rendering: pixelated }
+td.number, .short { white-space: nowrap } .long { overflow-wrap: anywhere } code { font-size: .9em }
+img { display: block; height: auto; image-rendering: pixelated; max-width: 100% }
 figure { margin: 0 } figcaption { font-size: .8rem; overflow-wrap: anywhere }
 .row { display: flex; flex-wrap: wrap; gap: 1.2rem } .row figure { max-width: 34rem } .pair { max-width: 17rem !important }
-svg { display: block; max-width: 100% } .axis { stroke: var(--line) } text { fill: var(--soft); font: 11px system-ui, sans-serif }
+svg { display: block; height: auto; max-width: 100% } .axis { stroke: var(--line) }
+text { fill: var(--soft); font: 11px system-ui, sans-serif }
 """
 
 
@@ -50,7 +55,7 @@ def page(found: Inspection) -> bytes:
     title = f"{dataset.name}-{dataset.fingerprint}"
     parts = [
         f"<h1>{_text(title)}</h1><p class=soft>{_text(dataset.storage.uri(dataset.folder))}</p>",
-        _section("What it is", _table(("", ""), _facts(found)), "<h3>Options it was prepared with</h3>", _table(("", ""), _options(found))),
+        _section("What it is", _table(("", ""), _facts(found)), *_prepared(found)),
         _section("Images", _table(*_counts(found, MOST_ROWS), numbers=1), _more(len(found.class_counts), "classes")),
         _section("Levels", *_levels(found)),
         _section("Examples of train images", *_examples(found)),
@@ -100,11 +105,19 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: int
     """A table; the columns from `numbers` on are numbers."""
 
     def cells(tag: str, row: Sequence[object]) -> str:
-        kind = ["" if numbers is None or place < numbers else " class=number" for place in range(len(row))]
-        return f"<tr>{''.join(f'<{tag}{kind[place]}>{_text(cell)}</{tag}>' for place, cell in enumerate(row))}</tr>"
+        kinds = ["number" if numbers is not None and place >= numbers else _kind(str(cell)) for place, cell in enumerate(row)]
+        classes = [f" class={kind}" if kind else "" for kind in kinds]
+        return f"<tr>{''.join(f'<{tag}{kind}>{_text(cell)}</{tag}>' for kind, cell in zip(classes, row, strict=True))}</tr>"
 
     head = cells("th", header) if any(header) else ""
     return f"<div class=wide><table>{head}{''.join(cells('td', row) for row in rows)}</table></div>"
+
+
+def _kind(text: str) -> str:
+    """How a cell of text is broken into lines: not at all, also in words that are too long, or between words only."""
+    if max(map(len, text.split()), default=0) > MOST_UNBROKEN:
+        return "long"
+    return "short" if len(text) <= MOST_UNBROKEN else ""
 
 
 def _more(count: int, what: str) -> str:
@@ -127,8 +140,20 @@ def _facts(found: Inspection) -> list[tuple[str, object]]:
     ]
 
 
+def _prepared(found: Inspection) -> list[str]:
+    note = "<p class=soft>Without the path, which is not kept: the same files elsewhere are the same data set.</p>"
+    is_shipped = found.dataset.manifest["options"]["source"] in SHIPPED
+    return ["<h3>Options it was prepared with</h3>", _table(("", ""), _options(found)), "" if is_shipped else note]
+
+
 def _options(found: Inspection) -> list[tuple[str, object]]:
-    return [(f"--{name.replace('_', '-')}", value) for name, value in found.dataset.manifest["options"].items()]
+    """The options as a command line has them."""
+    options = found.dataset.manifest["options"]
+    return [(f"--{name.replace('_', '-')}", " ".join(shlex.quote(str(one)) for one in _listed(value))) for name, value in options.items()]
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _counts(found: Inspection, most: int) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -194,10 +219,12 @@ def _figure(drawn: str, caption: str) -> str:
 
 
 def _picture(images_NCHW: npt.NDArray[np.uint8], levels: int, alt: str, side: int) -> str:
-    """Images beside and below each other, enlarged by a whole number to about `side` pixels each."""
+    """Images beside and below each other, in rows of about the same length, enlarged by a whole number to about `side` pixels each."""
     height, width = images_NCHW.shape[2:]
     scale = max(1, round(side / max(height, width)))
-    picture_HWC = grid(images_NCHW, levels, columns=max(2, CHART_WIDTH // (scale * (width + 1))), scale=1)
+    num, most = len(images_NCHW), max(2, CHART_WIDTH // (scale * (width + 1)))
+    num_rows = -(-num // most)
+    picture_HWC = grid(images_NCHW, levels, columns=-(-num // num_rows), scale=1)
     data = base64.b64encode(png_bytes(picture_HWC)).decode()
     size = f'width="{picture_HWC.shape[1] * scale}" height="{picture_HWC.shape[0] * scale}"'
     return f'<img {size} alt="{_text(alt)}" src="data:image/png;base64,{data}">'

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pixelmodels.data.shards import read_parquet
 from pixelmodels.errors import first_line
 from pixelmodels.likelihoods.bits import bits_per_dim
 
@@ -64,7 +65,7 @@ def nats_table(keys: Sequence[str], labels_N: np.ndarray | None, nll_nats_N: np.
 def read_nats(data: bytes) -> ImageNats:
     """What `nats_table` wrote, labels aside; raises `ValueError` for anything else, or a key that comes twice."""
     try:
-        table = pq.read_table(io.BytesIO(data), columns=["key", "nll_nats", "bits_per_dim"])
+        table = read_parquet(data, ["key", "nll_nats", "bits_per_dim"])
         keys = tuple(table["key"].to_pylist())
         nll_nats_N, bits_per_dim_N = (table[name].to_numpy().astype(np.float64) for name in ("nll_nats", "bits_per_dim"))
     except MemoryError:  # Arrow's is one of its own errors too

@@ -20,7 +20,7 @@ from pixelmodels.recipes.suites import published
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.training.cost import Cost, batch_of_a_part, cost, weight_bytes
-from pixelmodels.training.options import TrainAll, check_images
+from pixelmodels.training.options import TrainAll, check_channels, check_images, telling_options_of_training
 from pixelmodels.training.scale import GPUS, NUMBERS, Scale
 
 GIB = 1 << 30
@@ -44,6 +44,7 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
     """
     recipes, needs, storage = options.recipes(say), options.needs, Storage(options.storage)
     images = [_images(options, recipe, storage) for recipe in recipes]
+    check_channels(options, zip(recipes, (one.spec for one in images), strict=True))
     ray_cluster.connect()
     nodes = cluster_nodes(needs)
     at_once = room(needs, nodes)
@@ -86,7 +87,9 @@ def _images(options: TrainAll, recipe: Recipe, storage: Storage) -> _Images:
     papers, config = published(options.suite), recipe.dataset
     if config.path is not None or config.source in SHIPPED:
         check_has_files(config)
-        if (dataset := find_prepared(config, storage)) is not None:
+        with telling_options_of_training():
+            dataset = find_prepared(config, storage)
+        if dataset is not None:
             check_images(options, dataset)
             return _prepared(recipe, dataset)
     if papers is not None:
@@ -94,7 +97,9 @@ def _images(options: TrainAll, recipe: Recipe, storage: Storage) -> _Images:
         origin = f"{config.source}, not prepared yet: about {count:,} training images, as published"
         return _Images(papers.data.image, papers.data.context(recipe), count, origin)
     check_has_files(config)
-    return _prepared(recipe, prepare(config, storage, lambda _: None, ray_cluster.join))
+    with telling_options_of_training():
+        dataset = prepare(config, storage, lambda _: None, ray_cluster.join)
+    return _prepared(recipe, dataset)
 
 
 def _prepared(recipe: Recipe, dataset: Dataset) -> _Images:

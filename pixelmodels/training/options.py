@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ from pixelmodels.data.dataset import DATASETS, MANIFEST
 from pixelmodels.data.sources import with_files
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.likelihoods import likelihood_class
+from pixelmodels.models import architecture_class, architecture_of
 from pixelmodels.ray_cluster import WorkerNeeds
 from pixelmodels.recipes.ablation import recipes_of
 from pixelmodels.recipes.files import prepared_of, read_recipe
 from pixelmodels.recipes.recipe import ContextKind, Precision, Recipe
 from pixelmodels.recipes.suites import ablations_of, published, suite
+from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 
 _DEFAULT_SUITE = "digits"
@@ -83,7 +87,8 @@ class TrainAll:
             raise UserError(f"--only and --exclude leave no model of '{self.name}'; have {', '.join(names)}")
         datasets = {recipe.dataset: recipe.dataset for recipe in chosen}
         if self.dataset is None:  # else no files are looked at
-            datasets = {config: with_files(config, self.data_path, say) for config in datasets}
+            with telling_options_of_training():
+                datasets = {config: with_files(config, self.data_path, say) for config in datasets}
         changed = tuple(self._changed(dataclasses.replace(recipe, dataset=datasets[recipe.dataset])) for recipe in chosen)
         if self.small_factor is not None and not any("small" in recipe.condition_on for recipe in changed):
             raise UserError(f"--small-factor {self.small_factor} is given and no model is given a small image; add --condition-on small")
@@ -124,9 +129,46 @@ class TrainAll:
         return dataclasses.replace(recipe, **changes)
 
 
+@contextmanager
+def telling_options_of_training() -> Iterator[None]:
+    """Tell a mistake about files with the options of training, and of options that only `prepare_data.py` has, that it has them."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"(?<![\w-])--path(?![\w-])", "--data-path", str(error))
+        found = dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+        others = [option for option in found if option not in ("--data-path", "--dataset", "--storage")]
+        if type(error) is not UserError or (text == str(error) and not others):
+            raise
+        where = f" ({', '.join(others)}: of pipelines/prepare_data.py; then train on it with --dataset NAME)" if others else ""
+        raise UserError(f"{text}{where}") from error
+
+
 def check_images(options: TrainAll, dataset: Dataset) -> None:
     """Raise `UserError` where the files of --data-path hold other images than those that a published suite is for."""
     papers = published(options.suite)
     if papers is not None and options.data_path is not None and dataset.spec != papers.data.image:
         found, wanted = (f"{spec.height}x{spec.width} with {spec.channels} channel(s)" for spec in (dataset.spec, papers.data.image))
         raise UserError(f"'{options.data_path}' holds images of {found}, and suite '{options.suite}' is for {wanted}; give such files")
+
+
+def check_channels(options: TrainAll, images_of: Iterable[tuple[Recipe, ImageSpec]]) -> None:
+    """Raise `UserError` where recipes are for grey images only and theirs are not, with the options that mend it.
+
+    Of several channels either the network or the likelihood has to order the channels, or the model is no distribution.
+    """
+    failing = [(recipe, spec) for recipe, spec in images_of if spec.channels > 1 and not _orders_channels(recipe)]
+    if not failing:
+        return
+    names = [recipe.name for recipe, _ in failing]
+    remedies = [] if options.ablation or options.recipe_file else ["--suite photos"]
+    remedies += [] if options.ablation else ["--likelihood discretized_logistic_mixture"]
+    remedies += [] if options.recipe_file else [f"--exclude {' '.join((*options.exclude, *names))}"]
+    recipes, give = ", ".join(f"'{name}'" for name in names), ", or ".join(remedies)
+    why = f"neither the architecture nor likelihood '{failing[0][0].likelihood.name}' orders the {failing[0][1].channels} channels"
+    raise UserError(f"{recipes} of '{options.name}' cannot be trained on colour images: {why}; give {give}")
+
+
+def _orders_channels(recipe: Recipe) -> bool:
+    """Whether a recipe's network or its likelihood orders the channels of an image."""
+    return architecture_class(architecture_of(recipe.model)).orders_channels or likelihood_class(recipe.likelihood.name).orders_channels

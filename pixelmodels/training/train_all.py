@@ -16,7 +16,6 @@ from pixelmodels import ray_cluster
 from pixelmodels.data import Dataset, DatasetConfig, prepare
 from pixelmodels.data.dataset import config_of
 from pixelmodels.data.sources import check_has_files
-from pixelmodels.errors import UserError
 from pixelmodels.evaluation import baselines
 from pixelmodels.evaluation.ablation import ablation_files, compare_all, print_ablation
 from pixelmodels.evaluation.baselines import baselines_of
@@ -36,7 +35,7 @@ from pixelmodels.tracking.versions import CHAMPION, best_on, condition_tag, vers
 from pixelmodels.training.dry_run import check_weights_fit
 from pixelmodels.training.elastic import say_what_it_waits_for
 from pixelmodels.training.one_run import catch_up, train_one
-from pixelmodels.training.options import TrainAll, check_images
+from pixelmodels.training.options import TrainAll, check_channels, check_images, telling_options_of_training
 from pixelmodels.training.outbox import attempt
 from pixelmodels.training.plan import RunPlan, build_model
 from pixelmodels.training.trainer import reason
@@ -83,7 +82,8 @@ def train_all(options: TrainAll, say: Say = print) -> Outcome:
         say(place)
     ray_cluster.connect()
     configs = [recipe.dataset for recipe in recipes] if chosen is None else []
-    preflight = Preflight(storage, tracker, needs, unprepared(configs, storage))
+    with telling_options_of_training():
+        preflight = Preflight(storage, tracker, needs, unprepared(configs, storage))
     asked = preflight.check()
     at_once = min(runs_at_once(needs, wanted=len(recipes)), len(recipes))
     say_what_it_waits_for(options.name, needs, say)
@@ -133,6 +133,7 @@ def _plans(
     prepared = {config: _prepared(config, storage, say) if chosen is None else chosen for config in configs}
     for dataset in prepared.values():
         check_images(options, dataset)
+    check_channels(options, ((recipe, prepared[recipe.dataset].spec) for recipe in recipes))
     plans, nodes = [], cluster_nodes(options.needs, len(recipes))
     for recipe in recipes:
         dataset = prepared[recipe.dataset]
@@ -144,13 +145,9 @@ def _plans(
 
 
 def _prepared(config: DatasetConfig, storage: Storage, say: Say) -> Dataset:
-    """The data set of a config; what only options of another command can mend names that command."""
-    try:
+    """The data set of a config."""
+    with telling_options_of_training():
         return prepare(config, storage, say=say)
-    except UserError as error:
-        if config.path is None or "--" not in str(error):
-            raise
-        raise UserError(f"{error} (options of pipelines/prepare_data.py; then train on it with --dataset NAME)") from error
 
 
 def _train(plans: Sequence[RunPlan], at_once: int, parent: str, options: TrainAll, outcome: Outcome, say: Say) -> None:

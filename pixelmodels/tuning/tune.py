@@ -31,6 +31,7 @@ from pixelmodels.tracking.client import tracking_failure
 from pixelmodels.tracking.location import told_place
 from pixelmodels.tracking.runs import Status
 from pixelmodels.training.elastic import say_what_it_waits_for
+from pixelmodels.training.options import telling_options_of_training
 from pixelmodels.training.outbox import attempt
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.trainer import RAY_FILES
@@ -63,7 +64,8 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
     space = load_space(options.space, spaces)
     recipes = suite(options.suite)
     if (path := options.data_path) is not None:
-        datasets = {config: with_files(config, path, say) for config in dict.fromkeys(recipe.dataset for recipe in recipes)}
+        with telling_options_of_training():
+            datasets = {config: with_files(config, path, say) for config in dict.fromkeys(recipe.dataset for recipe in recipes)}
         recipes = tuple(dataclasses.replace(recipe, dataset=datasets[recipe.dataset]) for recipe in recipes)
     defaults = defaults_of(space, recipes, options)
     needs = WorkerNeeds.asked(options.num_workers, options.cpus_per_worker, options.use_gpu, options.gpus_per_worker)
@@ -77,11 +79,13 @@ def tune(options: Tune, spaces: Mapping[str, str], say: Say = print) -> str | No
     if (place := told_place(storage, tracker.uri)) is not None:
         say(place)
     ray_cluster.connect()
-    preflight = Preflight(storage, tracker, needs, unprepared([defaults.first.dataset] if chosen is None else [], storage))
+    with telling_options_of_training():
+        preflight = Preflight(storage, tracker, needs, unprepared([defaults.first.dataset] if chosen is None else [], storage))
     asked = preflight.check()
     at_once = AtOnce(needs, options.max_concurrent, options.num_samples, say)
     say_what_it_waits_for(f"sweep of {options.space}", needs, say)
-    dataset = chosen if chosen is not None else prepare(defaults.first.dataset, storage, say=say)
+    with telling_options_of_training():
+        dataset = chosen if chosen is not None else prepare(defaults.first.dataset, storage, say=say)
     config = config_of(dataset) if chosen is not None else defaults.first.dataset
     defaults = Defaults([dataclasses.replace(recipe, dataset=config) for recipe in defaults.recipes], defaults.first.name)
     _check_defaults(space, defaults, dataset, say)

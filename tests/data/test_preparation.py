@@ -110,6 +110,23 @@ def test_a_root_of_any_name_is_streamed(name: str, digits: Dataset, tmp_path: Pa
     assert sorted(key for batch in batches for key in batch["key"].to_pylist()) == sorted(digits.read("test").keys)
 
 
+@pytest.mark.parametrize("ref", ["oddd", "od", "odd-0000000000", "ODD-000000000000"])
+def test_a_mistyped_data_set_is_told_with_the_nearest(ref: str, storage: Storage) -> None:
+    for number, name in enumerate(["odd", "numbered", "odd-ones", *(f"set-{letter}" for letter in "abcdefghij")]):
+        storage.write_bytes(f"datasets/{name}-{number:012d}/manifest.json", b"{}")
+    with pytest.raises(UserError) as error:
+        find_dataset(storage, ref)
+    told = str(error.value)
+    assert told.startswith(f"data set '{ref}' unknown; have odd-000000000000, ") and told.count(", ") == 4
+    assert told.endswith(" and 8 more; did you mean 'odd'?; prepare one with pipelines/prepare_data.py")
+
+
+def test_a_data_set_that_is_like_none_is_told_without_a_guess(storage: Storage) -> None:
+    storage.write_bytes("datasets/odd-000000000000/manifest.json", b"{}")
+    with pytest.raises(UserError, match=r"^data set 'mnist' unknown; have odd-000000000000; prepare one with pipelines/prepare_data.py$"):
+        find_dataset(storage, "mnist")
+
+
 def test_a_data_set_is_picklable_and_found_by_name(digits: Dataset) -> None:
     assert pickle.loads(pickle.dumps(digits)) == digits
     assert find_dataset(digits.storage, "digits") == digits

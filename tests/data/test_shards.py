@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixelmodels.data.shards import decode_labels, decode_rows, decode_shard, decode_vectors, encode_shard
+from pixelmodels.data.shards import decode_labels, decode_rows, decode_shard, decode_vectors, encode_shard, read_parquet
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 3]), st.integers(0, 1000))
@@ -25,6 +26,30 @@ def test_shards_come_back(num: int, height: int, width: int, channels: int, seed
     assert labels_N.tolist() == [-1 if label is None else label for label in labels] and labels_N.dtype == np.int32
     assert back == keys and vectors_NV is None
     assert encode_shard(images_NHWC, labels, keys, 256) == data
+
+
+@pytest.mark.parametrize("columns", [None, ["v", "a"], ["b"], ["a"]])
+def test_parquet_is_read_as_arrow_reads_it(columns: list[str] | None, tmp_path: Path) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(6.0)), 2)
+    table = pa.table({"a": [1, None, 3], "b": ["x", "yy", None], "v": vectors}, metadata={"levels": "4"})
+    pq.write_table(table, tmp_path / "table.parquet", row_group_size=2)
+    data, expected = (tmp_path / "table.parquet").read_bytes(), pq.read_table(tmp_path / "table.parquet", columns=columns)
+    with pa.OSFile(str(tmp_path / "table.parquet")) as stream:
+        for found in (read_parquet(data, columns), read_parquet(stream, columns)):
+            assert found.equals(expected, check_metadata=True)
+    with pytest.raises(ValueError, match="it has no column 'c', 'd'"):
+        read_parquet(data, ["d", "a", "c"])
+
+
+def test_no_other_thread_ever_holds_bytes_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a thread lets go of them at some later time; where that is when Python ends, it aborts the process."""
+    data = encode_shard(np.zeros((2, 2, 2, 1), np.uint8), [1, None], ["a", "b"], 4)
+    monkeypatch.setattr(pq, "read_table", None)  # reads by threads of its own
+    made: list[dict[str, object]] = []
+    read = pq.ParquetFile.read
+    monkeypatch.setattr(pq.ParquetFile, "read", lambda file, *columns, **how: made.append(how) or read(file, *columns, **how))
+    assert decode_shard(data, (1, 2, 2))[3] == ["a", "b"]
+    assert made == [{"use_threads": False}]
 
 
 def test_vectors_come_back_and_other_shards_stay_as_they_were() -> None:

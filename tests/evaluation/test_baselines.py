@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import io
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from pixelmodels.data import DatasetConfig, prepare
 from pixelmodels.evaluation import baselines
 from pixelmodels.evaluation.baselines import baseline_rows, png_file, tall_image, webp_files
 from pixelmodels.shapes import ImageSpec
+from pixelmodels.storage import Storage
 
 SPECS = [
     ImageSpec(1, 5, 7, 2),
@@ -99,6 +102,44 @@ def test_histogram_by_hand(spec: ImageSpec) -> None:
     assert row.test_nll_nats == pytest.approx(np.mean(nll_nats_N), rel=1e-12)
     stderr = np.std(nll_nats_N, ddof=1) / math.sqrt(6) / math.log(2) / spec.num_subpixels
     assert row.test_bits_per_dim_stderr == pytest.approx(stderr, rel=1e-9)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("counts", [1, 300])
+def test_a_histogram_in_blocks_is_the_same(spec: ImageSpec, counts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_NCHW, test_NCHW = images_of(spec, 20), images_of(spec, 6)[::-1]
+    whole = baselines.histogram([train_NCHW], test_NCHW, spec)
+    for name, value in (("HISTOGRAM_COUNTS", counts), ("PLACES", 5), ("SCORING_BATCH", 4)):
+        monkeypatch.setattr(baselines, name, value)
+    blocks = baselines.histogram([train_NCHW[:7], train_NCHW[7:]], test_NCHW, spec)
+    assert blocks.test_nll_nats == pytest.approx(whole.test_nll_nats, rel=1e-13)
+    assert blocks.test_bits_per_dim_stderr == pytest.approx(whole.test_bits_per_dim_stderr, rel=1e-10)
+
+
+def test_a_histogram_of_large_images_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts of all sub-pixels at once would take 9.4 MB here, and their logarithms twice as much."""
+    spec = ImageSpec(3, 64, 48, 256)
+    train_NCHW, test_NCHW = images_of(spec, 3), images_of(spec, 2)
+    monkeypatch.setattr(baselines, "HISTOGRAM_COUNTS", 1 << 17)
+    monkeypatch.setattr(baselines, "PLACES", 128)
+    tracemalloc.start()
+    try:
+        baselines.histogram([train_NCHW], test_NCHW, spec)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 2_500_000
+
+
+def test_training_images_are_streamed_as_often_as_they_are_gone_through(
+    ray_cluster: None, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = prepare(DatasetConfig(binarize="dynamic", rows_per_shard=500), storage, say=lambda _: None)
+    whole = baselines.baselines_of([dataset])
+    for name, value in (("RESIDENT_BYTES", 1), ("HISTOGRAM_COUNTS", 64), ("STREAMED_BYTES", 64 * 100)):
+        monkeypatch.setattr(baselines, name, value)
+    for resident, streamed in zip(whole, baselines.baselines_of([dataset]), strict=True):
+        assert streamed.test_nll_nats == pytest.approx(resident.test_nll_nats, rel=1e-12)
 
 
 def test_histogram_is_a_distribution() -> None:

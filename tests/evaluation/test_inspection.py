@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import html
 import io
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -108,6 +111,36 @@ def test_a_page_is_whole_by_itself_and_says_everything(folder: Path, storage: St
     assert any(re.match(r" ants +12 +3 +3 +18", line) for line in lines) and any(CLASS in line for line in lines)
     assert inspect_data.main(["--dataset", "pictures", "--storage", storage.root]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == lines[-1]
+
+
+def test_options_are_told_as_a_command_line_has_them(folder: Path, storage: Storage) -> None:
+    config = DatasetConfig("folder", str(folder), size=(6, 5), labels=False, max_bad_share=0.1, drop_duplicates="exact", seed=4)
+    told = page(inspect(prepare(config, storage, say=lambda _: None))).decode()
+    table = told.partition("Options it was prepared with</h3>")[2].partition("</table>")[0]
+    words = [word for cell in re.findall("<td[^>]*>(.*?)</td>", table) for word in shlex.split(html.unescape(cell))]
+    assert words[:6] == ["--source", "folder", "--size", "6", "5", "--channels"]
+    given = parse(DatasetConfig, [*words, "--path", str(folder)])
+    assert given == dataclasses.replace(config, channels=3, levels=256) and "Without the path, which is not kept" in told
+
+
+def test_only_words_that_are_too_long_are_broken(folder: Path, storage: Storage) -> None:
+    long = "a" * 90
+    (folder / "train" / "ants" / f"{long}.png").write_bytes(b"no image")
+    told = page(inspect(prepare(DatasetConfig("folder", str(folder), max_bad_share=0.1), storage, say=lambda _: None))).decode()
+    style, body = told.partition("<style>")[2].split("</style>")
+    assert [rule for rule in re.findall(r"([^{}\n]*) {[^}]*overflow-wrap", style)] == [" .long", " figcaption"]
+    kinds = {html.unescape(text): kind for kind, text in re.findall("<td(?: class=([a-z]+))?>(.*?)</td>", body)}
+    assert [kinds[text] for text in ("fingerprint", "size on disk", "WebP (lossless)")] == ["short"] * 3
+    assert kinds["not an image file, or of a format that is not read"] == ""
+    assert [text for text, kind in kinds.items() if kind == "long"] == [kind for kind in kinds if "sha256" in kind or long in kind]
+
+
+@pytest.mark.parametrize(("num", "side", "columns"), [(12, 16, 6), (10, 16, 10), (80, 16, 10), (1, 16, 1), (2, 120, 2), (5, 120, 3)])
+def test_rows_of_pictures_are_about_equally_long(num: int, side: int, columns: int) -> None:
+    drawn = inspection_page._picture(np.zeros((num, 1, side, side), np.uint8), 2, "", 48)
+    ((picture, *_),) = Pictures(drawn.encode()).pictures
+    assert picture.size == (columns * (side + 1) + 1, -(-num // columns) * (side + 1) + 1)
+    assert "max-width: 100%" in inspection_page._STYLE.partition("img {")[2].partition("}")[0]
 
 
 def test_images_that_are_drawn_anew_are_shown_as_grey(folder: Path, storage: Storage) -> None:

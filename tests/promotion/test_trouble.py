@@ -151,7 +151,7 @@ def test_files_that_are_gone_or_damaged_are_a_versions_own(tracker: Tracker, dat
 
 
 def test_arrows_lack_of_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyarrow.parquet.read_table", raising(pa.ArrowMemoryError("malloc of size 9 failed")))
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", raising(pa.ArrowMemoryError("malloc of size 9 failed")))
     with pytest.raises(MemoryError):
         read_nats(b"PAR1")
 

@@ -6,22 +6,27 @@ import dataclasses
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines import train_all as pipeline
 from pixelmodels.data import prepare
 from pixelmodels.errors import UserError
 from pixelmodels.ray_cluster import WorkerNeeds, has_memory
+from pixelmodels.recipes.files import recipe_text
 from pixelmodels.recipes.suites import suite
 from pixelmodels.storage import Storage
 from pixelmodels.training import dry_run as module
 from pixelmodels.training.dry_run import check_weights_fit, dry_run
 from pixelmodels.training.options import TrainAll, check_images
+from pixelmodels.training.train_all import _plans as plans_of
 from pixelmodels.training.train_all import train_all
 from tests.data.test_packed_sources import write_cifar10
+from tests.data.writers import idx
 
 LARGE = {"CPU": 64.0, "memory": float(1 << 40)}
 
@@ -88,7 +93,7 @@ def test_memory_is_needed_where_the_cpus_are() -> None:
 def test_a_suite_without_its_files_says_how_to_name_them(storage: Storage) -> None:
     with pytest.raises(UserError, match=r"source 'cifar10', whose files .*--data-path.*--dataset"):
         train_all(TrainAll(suite="cifar10", storage=storage.root))
-    with pytest.raises(UserError, match="'x' does not exist; give --path FOLDER"):
+    with pytest.raises(UserError, match="'x' does not exist; give --data-path FOLDER"):
         train_all(TrainAll(suite="digits", data_path="x", storage=storage.root))
 
 
@@ -118,9 +123,30 @@ def test_files_of_ones_own_take_the_place_of_images_that_ship(tmp_path: Path) ->
     assert len(lines) == 1 and f"'{path}' is taken for NumPy arrays (source arrays)" in lines[0]
     (recipe, *_) = TrainAll(suite="cifar10", data_path=path).recipes(lines.append)
     assert (recipe.dataset.source, recipe.dataset.path) == ("cifar10", path) and len(lines) == 1
-    with pytest.raises(UserError, match=r"does not exist; give --path FOLDER"):
+    with pytest.raises(UserError, match=r"does not exist; give --data-path FOLDER"):
         TrainAll(data_path=f"{path}.gone").recipes()
     assert TrainAll(data_path=f"{path}.gone", dataset="digits").recipes()[0].dataset.source == "digits"
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_files_of_another_source_are_told_with_the_options_of_training(
+    tmp_path: Path, storage: Storage, dry: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images_NHW = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(images_NHW))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.arange(20, dtype=np.uint8) % 10))
+    options = TrainAll(suite="mnist_fixed", data_path=str(tmp_path), storage=storage.root, only=("pixelcnn",))
+    with pytest.raises(UserError) as error:
+        if dry:
+            said(options, monkeypatch, LARGE)
+        else:
+            plans_of(options, options.recipes(), None, SimpleNamespace(storage=storage), print)
+    told = str(error.value)
+    assert "give their folder with --data-path; it seems to hold IDX files of MNIST, Fashion-MNIST or KMNIST: give --source mnist" in told
+    assert told.endswith(" (--source: of pipelines/prepare_data.py; then train on it with --dataset NAME)")
+    with pytest.raises(UserError, match=r"'.*gone' does not exist; give --data-path FOLDER with images, or with files of a known set$"):
+        TrainAll(data_path=str(tmp_path / "gone")).recipes()
 
 
 def test_flags_change_recipes() -> None:
@@ -148,3 +174,45 @@ def test_weights_that_fit_no_gpu_of_the_cluster_are_told_by_who_has_none() -> No
     check_weights_fit(recipe, 10**8, needs, there, gpu_bytes=3 << 30)
     with pytest.raises(UserError, match=r"needs 1.9 GiB .* and a GPU has 1.0 GiB: no room; give it fewer features"):
         check_weights_fit(recipe, 10**8, needs, there, gpu_bytes=1 << 30)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """40 RGB pictures of 5x4 (height x width)."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(40):
+        Image.fromarray(np.full((5, 4, 3), (i, 2 * i, 3 * i), np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_recipe_that_cannot_order_colours_is_told_first_with_what_can(
+    pictures: Path, storage: Storage, dry: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(**given: Any) -> tuple[str, list[str]]:
+        options, lines = TrainAll(data_path=str(pictures), storage=storage.root, **given), list[str]()
+        with pytest.raises(UserError) as error:
+            if dry:
+                dry_run(options, lines.append)
+            else:
+                plans_of(options, options.recipes(), None, SimpleNamespace(storage=storage), lines.append)
+        return str(error.value), [line for line in lines if " parameters; " in line]
+
+    monkeypatch.setattr(module.ray_cluster, "connect", lambda: None)
+    monkeypatch.setattr(module, "cluster_nodes", lambda needs: [LARGE])
+    why = "cannot be trained on colour images: neither the architecture nor likelihood 'categorical' orders the 3 channels"
+    mixture = "--likelihood discretized_logistic_mixture"
+    assert told() == (f"'pixelsnail' of 'digits' {why}; give --suite photos, or {mixture}, or --exclude pixelsnail", [])
+    both = "'pixelcnn_pp', 'pixelsnail' of 'digits'"
+    exclude = "--exclude pixelcnn pixelcnn_pp pixelsnail"
+    assert told(exclude=("pixelcnn",), likelihood="categorical") == (f"{both} {why}; give --suite photos, or {mixture}, or {exclude}", [])
+    file = storage.root + "/snail.yaml"
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(recipe_text(next(recipe for recipe in suite("digits") if recipe.name == "pixelsnail")))
+    assert told(recipe_file=file) == (f"'pixelsnail' of 'snail' {why}; give {mixture}", [])
+
+
+@pytest.mark.parametrize("given", [{"suite": "photos"}, {"likelihood": "discretized_logistic_mixture"}, {"exclude": ("pixelsnail",)}])
+def test_what_is_said_of_colours_helps(given: dict[str, Any], pictures: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = said(TrainAll(data_path=str(pictures), storage=storage.root, **given), monkeypatch, LARGE)
+    assert len([line for line in lines if " parameters; " in line]) == len(suite(given.get("suite", "digits"))) - ("exclude" in given)
