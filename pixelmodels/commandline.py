@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import io
@@ -27,6 +28,7 @@ class _Terminal(io.StringIO):
 
 _FRAME = re.compile("[│╭╮╰╯]")
 _RULE = re.compile("─{3,}")
+_SEVERAL_TYPES = re.compile(r"Error parsing (--\S+): no type matching (\S.*) could be instantiated from (\[.*\])")
 
 
 def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
@@ -108,4 +110,8 @@ def _one_line(box: str, remedy: str) -> str:
     meant = next((part for part in parts if part.startswith("Perhaps you meant:")), "")
     option = re.search(r"--[\w-]+", meant)
     hint = remedy or (f"; did you mean {option.group()}?" if option else "")
+    if values := _SEVERAL_TYPES.fullmatch(parts[0].rstrip(".")):
+        flag, types, given = values.groups()
+        choices = " or ".join(one.strip("{}") for one in types.split("|"))
+        return f"{flag} {' '.join(ast.literal_eval(given))} cannot be taken; give {choices}; --help lists the options"
     return f"{parts[0].rstrip('.')}{hint}; --help lists the options"

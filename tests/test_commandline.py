@@ -130,3 +130,14 @@ def test_a_path_without_a_flag_is_told_with_the_flag(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="Unrecognized options: ") as mistake:
             parse(kind, words)
         assert "give it with" not in str(mistake.value)
+
+
+@pytest.mark.parametrize("words", [["16"], ["a", "b"], ["16", "16", "16"]])
+def test_what_several_types_may_be_is_told(words: list[str]) -> None:
+    from pixelmodels.data import DatasetConfig
+
+    text = f"--size {' '.join(words)} cannot be taken; give None or INT INT; --help lists the options"
+    with pytest.raises(UserError) as raised:
+        parse(DatasetConfig, ["--size", *words])
+    assert str(raised.value) == text
+    assert parse(DatasetConfig, ["--size", "16", "8"]).size == (16, 8)
