@@ -19,6 +19,21 @@ FILES_AT_A_TIME = 16  # that the driver looks at
 class ArrowSource(RecordSource):
     """A source of tables with a column of images; see `RecordSource`."""
 
+    newer_labels = ("y",)
+
+    def first_columns(self) -> Columns:
+        """The columns of the first file."""
+        raise NotImplementedError
+
+    def class_names(self) -> tuple[str, ...]:
+        """As the first file's schema, or its features, tell them, or a file beside."""
+        return self.first_columns().class_names or super().class_names()
+
+    def seen(self) -> tuple[str, Sequence[str]]:
+        """The column of images, and the others."""
+        columns = self.first_columns()
+        return f"column '{columns.image}'", columns.others
+
     @contextmanager
     def opened(self, file: str) -> Iterator[pa.NativeFile]:
         """A file of which it is known already what lies where; local ones as memory."""

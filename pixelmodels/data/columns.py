@@ -1,8 +1,8 @@
 """The columns of Arrow and Parquet files that hold images and labels, and what is in them.
 
 - **Images** are the bytes of image files (binary, or a struct with a field `bytes`, such as Hugging Face's images), or raw pixels: unsigned
-  bytes in lists, in nested lists or in fixed-size binaries, rows after rows, whose shape a schema tells, or the options size and channels.
-  Raw pixels go on as a PPM or PGM file, which holds just them.
+  bytes in lists, in nested lists or in fixed-size binaries, rows after rows, whose shape a schema tells, or the options size and channels;
+  where their column is named, lists of whole numbers 0..255 of any type. Raw pixels go on as a PPM or PGM file, which holds just them.
 - **Labels** are whole numbers, booleans, texts, or dictionary-encoded ones of these; floats where they are whole.
 - What a schema tells beside types is what Hugging Face's libraries write into it: features, with images, shapes and names of classes.
 """
@@ -44,6 +44,7 @@ class Columns:
     class_names: tuple[str, ...] = ()  # as the schema tells them
     shape: tuple[int, ...] | None = None  # of an image's pixels, (height, width, channels); None: the column holds image files
     channels_first: bool = False  # the pixels are stored as (channels, height, width)
+    others: tuple[str, ...] = ()  # all columns but that of images
 
     @property
     def names(self) -> list[str]:
@@ -75,8 +76,8 @@ def choose(schema: pa.Schema, features: Features, source: RecordSource, file: st
     if len(types) < len(schema):
         twice = next(name for name in types if schema.names.count(name) > 1)
         raise UserError(f"{where} has several columns '{twice}'; give each a name of its own")
-    if not _holds_images(types[image]):
-        needs = "give one of image files' bytes (binary, or a struct with a field 'bytes'), or of unsigned bytes, with --image-column"
+    if not _holds_images(types[image]) and not _holds_pixels(types[image]):
+        needs = "give one of image files' bytes (binary, or a struct with a field 'bytes'), or of lists of 0..255, with --image-column"
         raise UserError(f"column '{image}' of {where} is of type {types[image]}, which holds no images; {needs}")
     shape, channels_first = _pixels_shape(types[image], features.get(image), source, f"column '{image}' of {where}")
     wants_label &= source.with_labels is not False
@@ -84,7 +85,8 @@ def choose(schema: pa.Schema, features: Features, source: RecordSource, file: st
     if label is not None and (label not in types or not _holds_labels(types[label])):
         lacks = f"has no column '{label}'" if label not in types else f"has labels of type {types[label]} in column '{label}'"
         raise UserError(f"{where} {lacks}; have {told}: name one of whole numbers or texts with --label-column, or leave it out")
-    return Columns(image, label, _class_names(features.get(label or "")), shape, channels_first)
+    others = tuple(name for name in types if name != image)
+    return Columns(image, label, _class_names(features.get(label or "")), shape, channels_first, others)
 
 
 def contents(batch: pa.RecordBatch, columns: Columns, most_bytes: int) -> Iterator[tuple[bytes | BadImage, Label]]:
@@ -135,6 +137,9 @@ def _picture(value: pa.Scalar, columns: Columns) -> bytes | BadImage:
         if values.null_count:
             return BadImage("pixels that are null")
         pixels = values.to_numpy()
+        if len(pixels) and not 0 <= pixels.min() <= pixels.max() <= 255:
+            return BadImage(f"values from {pixels.min()} to {pixels.max()}, and pixels are 0..255")
+        pixels = pixels.astype(np.uint8, copy=False)
     if len(pixels) != height * width * channels:
         return BadImage(f"{len(pixels)} values are no image of {height} x {width} pixels and {channels} channels")
     if columns.channels_first:
@@ -174,7 +179,10 @@ def _image_column(types: Mapping[str, pa.DataType], features: Features) -> str |
 def _label_column(types: Mapping[str, pa.DataType], features: Features) -> str | None:
     able = [name for name, kind in types.items() if _holds_labels(kind)]
     are_classes = [name for name in able if _feature(features, name).get("_type") == "ClassLabel"]
-    return _by_name(are_classes, LABELS) or _by_name(able, LABELS) or (are_classes[0] if len(are_classes) == 1 else None)
+    usual = _by_name(are_classes, LABELS) or _by_name(able, LABELS) or (are_classes[0] if len(are_classes) == 1 else None)
+    if usual is None and not _by_name(able, ("x",)):  # x and y, both numbers, are a place
+        return _by_name([name for name in able if not _is_floating(types[name])], ("y",))
+    return usual
 
 
 def _by_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
@@ -229,17 +237,30 @@ def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_bytes(kind.field(place).type)
+    if _is_list(kind):
+        return _holds_pixels(kind) and bool(pa.types.is_uint8(_innermost(kind)))
+    return _is_bytes(kind) or bool(pa.types.is_fixed_size_binary(kind))
+
+
+def _holds_pixels(kind: pa.DataType) -> bool:
+    """Whether these are lists of whole numbers: boxes and points are such, too."""
+    return _is_list(kind) and bool(pa.types.is_integer(_innermost(kind)))
+
+
+def _innermost(kind: pa.DataType) -> pa.DataType:
     while _is_list(kind):
         kind = kind.value_type
-        if not _is_list(kind):
-            return bool(pa.types.is_uint8(kind))
-    return _is_bytes(kind) or bool(pa.types.is_fixed_size_binary(kind))
+    return kind
 
 
 def _holds_labels(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     tests = ("is_integer", "is_boolean", "is_string", "is_large_string", "is_string_view", "is_floating", "is_null")
     return any(getattr(pa.types, test)(kind) for test in tests)
+
+
+def _is_floating(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind.value_type if pa.types.is_dictionary(kind) else kind))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -28,7 +28,7 @@ KeysAt = Callable[[str, Int64], list[str]]  # keys of the images at some places 
 
 @dataclass(frozen=True)
 class SplitCopies:
-    """The copies of one split's images among train images."""
+    """The copies of one split's images among train images, or those of another split."""
 
     split: str
     copies: Copies  # of train images, by their place in their split, among the split's
@@ -95,11 +95,15 @@ def copies_in(dataset: Dataset) -> list[SplitCopies]:
 def copies_between(
     sketch: Callable[[Record], Record], tasks: Mapping[str, Iterable[Record]], *, with_near: bool = True
 ) -> list[SplitCopies]:
-    """The copies of each other split among train images.
+    """The copies of each other split among train images; see `sketches_of` and `copies_among`."""
+    return copies_among(sketches_of(sketch, tasks), with_near=with_near)
+
+
+def sketches_of(sketch: Callable[[Record], Record], tasks: Mapping[str, Iterable[Record]]) -> dict[str, Sketches]:
+    """The sketches of each split's images; none where a split has no images.
 
     Args: `sketch` gives the sketches of a record's images, as `Sketcher` does; `tasks`, the records of each split, in the order of its
-    images; `with_near`, whether near copies are looked for, too. The driver holds some 140 bytes of each image, and each worker sees the
-    same in shared memory.
+    images. The driver holds some 140 bytes of each image.
     """
     counts = {split: 0 for split in tasks}
 
@@ -111,12 +115,17 @@ def copies_between(
 
     parts = [result["sketches"] for result in map_records(sketch, named())]
     ends = np.cumsum(list(counts.values()))
-    sketches = {split: parts[end - counts[split] : end] for split, end in zip(counts, ends.tolist(), strict=True)}
-    if not all(sketches.values()):
-        return []
-    train = Sketches.joined(sketches.pop("train"))
+    of_split = {split: parts[end - counts[split] : end] for split, end in zip(counts, ends.tolist(), strict=True)}
+    return {split: Sketches.joined(some) for split, some in of_split.items()} if all(of_split.values()) else {}
+
+
+def copies_among(sketches: Mapping[str, Sketches], among: str = "train", *, with_near: bool = True) -> list[SplitCopies]:
+    """The copies of each other split's images among those of one; `with_near`, whether near copies are looked for, too.
+
+    Each worker sees the sketches in shared memory.
+    """
     in_bands = _in_bands if with_near else _in_none
-    return [SplitCopies(split, find_copies(train, Sketches.joined(some), in_bands)) for split, some in sketches.items()]
+    return [SplitCopies(split, find_copies(sketches[among], some, in_bands)) for split, some in sketches.items() if split != among]
 
 
 def _in_bands(images: Sketches, others: Sketches) -> Iterator[Near]:

@@ -262,6 +262,8 @@ class Dataset:
         shape = f"{image['height']}x{image['width']}, {'RGB' if image['channels'] == 3 else 'grey'}, {image['levels']} levels"
         parts = [f"{self.name}-{self.fingerprint}: {shape}; {counts}"]
         parts += [f"{self.num_classes} classes ({listed(self.label_names)})"] if self.num_classes else []
+        without = [f"{count:,} of {split}" for split in SPLITS if (count := self.num_classes and self.num_unlabelled(split))]
+        parts += [f"images without a label: {', '.join(without)}"] if without else []
         parts += [f"vectors of {self.vector_size}"] if self.vector_size else []
         if self.num_skipped:
             skipped = self.skipped()
@@ -269,7 +271,8 @@ class Dataset:
             more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.manifest["skipped"].get("kinds", {}).items())
             file = f"{self.storage.uri(self.folder)}/{self.manifest['skipped']['file']}"
-            parts.append(f"{len(skipped)} files put aside{kinds and f' ({kinds})'}: {shown}{more}; all in {file}")
+            inputs = self.manifest["skipped"].get("inputs", "files")
+            parts.append(f"{len(skipped)} {inputs} put aside{kinds and f' ({kinds})'}: {shown}{more}; all in {file}")
         parts += self._copies_told()
         if hidden := self.manifest["skipped"]["num_hidden"]:
             parts.append(f"{hidden} hidden files left out")
@@ -278,12 +281,14 @@ class Dataset:
     def _copies_told(self) -> list[str]:
         """What is known of copies of other splits' images in train, for `summary`."""
         duplicates = self.manifest.get("duplicates", {"dropped": "none", "counts": {}})
+        numbers = [f"{count:,} {kind}" for kind, count in duplicates.get("validation_in_test", {}).items() if count]
+        held_out = [f"validation has copies of test images: {', '.join(numbers)}"] if numbers else []
         if duplicates["dropped"] != "none":
             kinds = "exact" if duplicates["dropped"] == "exact" else "exact or near"
-            return [f"{duplicates['num_dropped']:,} {kinds} copies of test or validation images left out of train"]
+            return [f"{duplicates['num_dropped']:,} {kinds} copies of test or validation images left out of train", *held_out]
         told = [f"{count['train_exact']:,} of {split} images" for split, count in duplicates["counts"].items() if count["train_exact"]]
         remedy = "pipelines/inspect_data.py shows them, --drop-duplicates leaves them out"
-        return [f"train has exact copies: {', '.join(told)} ({remedy})"] if told else []
+        return [*([f"train has exact copies: {', '.join(told)} ({remedy})"] if told else []), *held_out]
 
     def _split(self, split: str) -> dict[str, Any]:
         if split not in SPLITS:

@@ -50,6 +50,7 @@ class EncodedSource:
 
     levels = 256  # values of decoded pixels
     digest_of = "key, group and content of every image"
+    inputs = "files"  # what messages call what is read
 
     def __init__(self, config: DatasetConfig) -> None:
         self.max_pixels = config.max_pixels

@@ -3,10 +3,12 @@
 - **Splits.** Where the top folders are `train` (or `training`) and one or both of `validation` (`valid`, `val`, `dev`, `eval`) and `test`
   (`testing`), in any case of letters, these are the splits, and an image elsewhere is an error. `set` and a year may follow
   (`Train set`, `test_set`, `val2017`). Folders around all images are looked through where there are splits in them (`archive/train`).
+  Several folders of one split (`valid` and `val2017`) are put together, and that is said.
   Names that may mean splits, and are none of these (`train_images` beside `test_images`), or `test` beside `val` and nothing else, are an
   error, too, as are splits below several top folders (`cat/train`); otherwise there are none.
 - **Classes.** A class is the first folder, below the split's where there is one: the folder of a split is no class, wanted or not. A folder
-  that all images (of a split) lie in is looked through where there are two classes or more further in (`archive/cat`, `train/images/cat`).
+  that all images (of a split) lie in is looked through where there are two classes or more further in (`archive/cat`, `train/images/cat`);
+  images beside such a folder, or in it and in no class, are in none.
   A class is its name as it is spelled: `Cat` and `cat` are two, and that is said. A folder without images is none. Names
   that are all numbers (digits 0..9, with `-` in front or a decimal point) are in the order of the numbers, so that label 10 of folders
   `0` to `11` is folder `10`; equal ones, such as `1` and `01`, are two classes in the order of their text. All other names are in the
@@ -109,6 +111,9 @@ def arrange(examples: Mapping[str, str], with_labels: bool | None, own_splits: b
     splits = [split_of[top] if has_splits and own_splits else None for top in tops]
     labels = [index.get(name) if name is not None else None for name in classes]
     remarks += _oddities(names, labels, splits)
+    if has_splits and own_splits:
+        of_split = {split: sorted({top for top in tops if split_of[top] == split}) for split in sorted(found)}
+        remarks += [f"the folders {listed(several)} are all of split {split}" for split, several in of_split.items() if len(several) > 1]
     return Arrangement(dict(zip(groups, splits, strict=True)), dict(zip(groups, labels, strict=True)), names, news, tuple(remarks))
 
 
@@ -119,17 +124,18 @@ def _looked_through(below: Sequence[str], splits: Sequence[str | None]) -> tuple
     `test/test_images/2.png`.
     """
     inner, walked, in_doubt = list(below), [""] * len(below), list[str]()
-    while all(firsts := [_top(path) for path in inner]):
+    while any(firsts := [_top(path) for path in inner]):  # an image beside a folder, not in it, stays where it is: in no class
         of_split: dict[str | None, set[str]] = {}
         for split, first in zip(splits, firsts, strict=True):
-            of_split.setdefault(split, set()).add(first)
-        is_shared = all(len(names) == 1 for names in of_split.values())
-        alike = _alike(set(firsts)) if is_shared else []
-        if len(set(firsts)) > 1 and not alike:
-            return inner, sorted({folder for folder in walked if folder}), []
+            of_split.setdefault(split, set()).update([first] if first else [])
+        found = set().union(*of_split.values())
+        is_shared = all(len(names) < 2 for names in of_split.values())
+        alike = _alike(found) if is_shared else []
+        if len(found) > 1 and not alike:
+            return inner, sorted({folder for folder, first in zip(walked, firsts, strict=True) if folder and first}), []
         in_doubt = in_doubt or alike
-        walked = [f"{folder}{first}/" for folder, first in zip(walked, firsts, strict=True)]
-        inner = [path.partition("/")[2] for path in inner]
+        walked = [f"{folder}{first}/" if first else folder for folder, first in zip(walked, firsts, strict=True)]
+        inner = [path.partition("/")[2] if first else path for path, first in zip(inner, firsts, strict=True)]
     return below, [], in_doubt
 
 
@@ -180,9 +186,10 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool) -> str:
     """What is noted of files with these paths beside the files: empty where the first version made the same data set of them.
 
-    Another text where it may have made another, and others where the second one may have, or the third: what they noted says nothing then.
+    Another text where it may have made another, and others where a later one may have: what they noted says nothing then.
     """
-    above = [folder.split("/") for folder in {posixpath.dirname(path) for path in paths} if folder]
+    holding = {posixpath.dirname(path) for path in paths}
+    above = [folder.split("/") for folder in holding if folder]
     tops = {folders[0] for folders in above if folders}
     deeper = {folder for folders in above for folder in folders[1:]}
     known = {top for top in tops if own_splits and top.casefold() in _SECOND_NAMES}
@@ -194,6 +201,10 @@ def reading_of(paths: Iterable[str], with_labels: bool | None, own_splits: bool)
             inside.setdefault(SPLIT_WORDS[folders[0].casefold()], set()).add(folders[1])
     in_one = with_labels is None and len(inside.get("train", ())) > 1 and any(len(names) == 1 for names in inside.values())
     no_train = {SPLIT_WORDS[top.casefold()] for top in known} == {"validation", "test"}
+    below = [tuple(folders[1:] if folders[0] in known else folders) for folders in (folder.split("/") for folder in holding)]
+    around = {folders[:depth] for folders in below for depth in range(len(folders))} | {("",)}
+    if with_labels and in_two and any(folders in around for folders in below):
+        return "folder names, set and year, around classes, images beside"
     if (with_labels is not False and (in_two or in_one or alike_deeper)) or no_train:
         return "folder names, set and year, around classes"
     if (own_splits or with_labels is not False) and (alike or alike_deeper):
@@ -211,7 +222,7 @@ def splits_of_files(paths: Sequence[str], root: str) -> list[str | None]:
 
     Of the folders below those that all files lie in, and of the file's own name, the last one decides that says a split: one word for a
     split among its words (`train-00000-of-00005.parquet`, `imagenet-val-000001.tar`, `split=test/`). There are splits where some files
-    are of train and others of another one; where all that say any say the same, none has one. Splits without train are an error.
+    are of train and others of another one; where all say the same, none has one. Splits without train are an error.
     """
     around = posixpath.join(posixpath.commonpath([posixpath.dirname(path) for path in paths]), "")
     splits = [_split_in(path.removeprefix(around)) for path in paths]
@@ -219,13 +230,11 @@ def splits_of_files(paths: Sequence[str], root: str) -> list[str | None]:
     if len(found) > 1 and "train" not in found:
         no_train = f"files of '{root}' have splits of their own ({', '.join(found)}), and none is train"
         raise UserError(f"{no_train}; give the others, too, or give --splits hash")
-    if len(found) < 2:
-        return [None] * len(paths)
     for path, split in zip(paths, splits, strict=True):
-        if split is None:
+        if split is None and found:
             stray = f"files of '{root}' have splits of their own ({', '.join(found)}), but the name of '{path}' says none, or several"
             raise UserError(f"{stray}; name it train-..., validation-... or test-..., take it out, or give --splits hash")
-    return splits
+    return splits if len(found) > 1 else [None] * len(paths)
 
 
 def _split_in(path: str) -> str | None:

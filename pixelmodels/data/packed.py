@@ -103,6 +103,10 @@ class PackedSource:
         """Values of the pixels that `read` gives."""
         return 256
 
+    def remarks(self, label_names: Sequence[str]) -> tuple[str, ...]:
+        """Sentences about what whoever made the files may not have meant, where these classes were found."""
+        return ()
+
     # --- what follows from it ---
 
     def listing(self) -> Listing:
@@ -131,6 +135,7 @@ class PackedSource:
             label_names=names,
             shape_HWC=shapes.pop(),
             levels=self.levels(found),
+            remarks=self.remarks(names),
         )
 
     def load(self, keys: Sequence[str], channels: int, size: tuple[int, int]) -> Iterator[UInt8]:

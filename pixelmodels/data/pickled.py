@@ -1,12 +1,14 @@
 """Numbers, texts and arrays out of a pickle, without running any of it: for data sets that are published as pickles.
 
 A pickle is a program for a small stack machine (the opcodes are described in Python's `pickletools`). Here the opcodes that make
-numbers, texts, lists, tuples and dictionaries are understood, and the names by which NumPy's arrays are saved. These are never called
-or imported: what they would make is written down. Everything else is refused. Long runs of bytes stay in the file.
+numbers, texts, lists, tuples and dictionaries are understood, and the names by which NumPy's arrays are saved, and bytes by Python 3 at
+protocol 2: as a text, of which `_codecs.encode` makes them. None of these is called or imported: what they would make is written down.
+Everything else is refused. Long runs of bytes stay in the file.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import struct
@@ -20,10 +22,13 @@ import numpy.typing as npt
 _UINT8 = np.dtype(np.uint8)
 LONG = 1 << 16  # bytes from which on a run of bytes stays in the file
 _MOST_READ = 1 << 24  # bytes of a pickle outside such runs
+_MOST_ENCODED = 1 << 29  # bytes of texts that stand for bytes: these are held in memory
+_ENCODED_AT_A_TIME = 1 << 20
 _LONGEST_NAME = 100  # bytes
 _ARRAY_MAKERS = ("_reconstruct", "_frombuffer")
 _MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 _NAMES = ("ndarray", "dtype", *_ARRAY_MAKERS)
+_ENCODE = ("_codecs", "encode")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Span:
 
     start: int
     num_bytes: int
+    is_text: bool = False  # UTF-8
 
 
 @dataclass
@@ -94,7 +100,7 @@ def read_pickled(stream: IO[bytes], num_bytes: int) -> Any:
     """
     try:
         return _Reader(stream, num_bytes).run()
-    except (IndexError, TypeError, struct.error, KeyError, OverflowError, UnicodeDecodeError, RecursionError) as error:
+    except (IndexError, TypeError, struct.error, KeyError, OverflowError, UnicodeError, RecursionError) as error:
         raise ValueError(f"no pickle of plain numbers and texts ({type(error).__name__})") from error
 
 
@@ -135,7 +141,7 @@ def text_of(value: Any) -> str:
 class _Reader:
     def __init__(self, stream: IO[bytes], num_bytes: int) -> None:
         self.stream, self.end = stream, stream.tell() + num_bytes
-        self.num_read = 0
+        self.num_read, self.num_encoded = 0, 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -177,7 +183,7 @@ class _Reader:
             stack.append(self._name(code))
         elif code == b"R":
             arguments, name = stack.pop(), stack.pop()
-            stack.append(_made(name, arguments))
+            stack.append(self._encoded(*arguments) if name == _Name(_ENCODE[1]) else _made(name, arguments))
         elif code == b"b":
             state = stack.pop()
             _set_state(stack[-1], state)
@@ -207,11 +213,31 @@ class _Reader:
         start = self.stream.tell()
         if not 0 <= num <= self.end - start:
             raise ValueError("it ends in the middle")
-        if num < LONG or is_text:
+        if num < LONG:
             data = self._take(num)
             return data.decode() if is_text else data
         self.stream.seek(start + num)
-        return Span(start, num)
+        return Span(start, num, is_text)
+
+    def _encoded(self, text: Any, encoding: Any) -> bytes:
+        """The bytes that a text stands for, each of them a character."""
+        if encoding != "latin1" or not (isinstance(text, str) or (isinstance(text, Span) and text.is_text)):
+            raise TypeError
+        self.num_encoded += len(text) if isinstance(text, str) else text.num_bytes  # a text may be asked for again and again
+        if self.num_encoded > _MOST_ENCODED:
+            raise ValueError(f"more than {_MOST_ENCODED} bytes as text; save it anew, with pickle.dump(..., protocol=4)")
+        if isinstance(text, str):
+            return text.encode("latin1")
+        place, left, data, decoder = self.stream.tell(), text.num_bytes, bytearray(), codecs.getincrementaldecoder("utf-8")()
+        self.stream.seek(text.start)
+        while left:
+            piece = self.stream.read(min(left, _ENCODED_AT_A_TIME))
+            if not piece:
+                raise ValueError("it ends in the middle")
+            left -= len(piece)
+            data += decoder.decode(piece, final=not left).encode("latin1")
+        self.stream.seek(place)
+        return bytes(data)
 
     def _remember(self, code: bytes) -> None:
         if code == b"\x94":
@@ -228,7 +254,7 @@ class _Reader:
             module, name = self._line(), self._line()
         else:
             name, module = self.stack.pop(), self.stack.pop()
-        if module not in _MODULES or name not in _NAMES:
+        if (module, name) != _ENCODE and (module not in _MODULES or name not in _NAMES):
             raise ValueError(f"it asks for {str(module)[:40]}.{str(name)[:40]}, and no pickle is ever executed")
         return _Name(name)
 
@@ -286,7 +312,7 @@ def _set_state(made: Any, state: Sequence[Any]) -> None:
 
 
 def _array(shape: Any, saved: Any, is_fortran: Any, data: Any) -> SavedArray:
-    if not isinstance(saved, _SavedType) or not isinstance(data, (bytes, Span)):
+    if not isinstance(saved, _SavedType) or not isinstance(data, (bytes, Span)) or (isinstance(data, Span) and data.is_text):
         raise TypeError
     if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise TypeError

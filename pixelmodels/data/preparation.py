@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pixelmodels.data.config import SPLITS, DatasetConfig
-from pixelmodels.data.copies import NEAR, OTHERS, Sketcher, copies_between, table_file, table_of, with_copies
+from pixelmodels.data.copies import NEAR, OTHERS, Sketcher, copies_among, sketches_of, table_file, table_of, with_copies
 from pixelmodels.data.dataset import DATASETS, DUPLICATES, FORMAT_VERSION, MANIFEST, REJECTED, VECTOR_BYTES, Dataset
 from pixelmodels.data.encoded import EncodedSource
 from pixelmodels.data.packed import PackedSource
@@ -63,6 +64,7 @@ LISTING = "listing.json"  # what the source looked like from outside, so that th
 _NOT_CONTENT = ("name", "path", "variant", "vectors", "max_bad_share")
 _FIRST_MAX_BAD_SHARE = 0.1  # once the default: what a listing was noted with, whatever the share is now, is found again
 _SHOWN = 3  # inputs that are named where some are no images
+_LITTER = re.compile(r"(.*/)?(eh)?thumbs\.db|(.*/)?desktop\.ini", re.IGNORECASE | re.DOTALL)  # what Windows leaves in folders of images
 NO_LABEL = -1
 
 
@@ -74,6 +76,7 @@ class _Images:
     digest: str  # SHA-256 of the content; the fingerprint's share of the source
     digest_of: str  # what it was taken of, in words
     num_read: int  # all inputs
+    inputs: str  # what messages call these
     num_hidden: int  # files left out because their name starts with a dot
     rejected: list[Rejected]
     label_names: tuple[str, ...]
@@ -157,7 +160,10 @@ def _prepare(
         if isinstance(source, PackedSource) and listing is not None:
             source.unpacked = Unpacked.of(storage, source, listing)
             pieces = source.unpacked.folder
-        images = _look(config, source, source.survey(listing))
+        survey = source.survey(listing)
+        for remark in survey.remarks:
+            say(remark)
+        images = _look(config, source, survey)
     plan = _plan(config, storage, images)
     folder = plan.writer.folder
     dataset = _find_whole(storage, folder)
@@ -225,7 +231,7 @@ def _decode(
     rejected.sort()
     if not decoded.examples:
         first = f", the first is '{rejected[0].key}': {rejected[0].reason}; all in {_report(storage, folder, rejected)}" if rejected else ""
-        raise UserError(f"folder '{config.path}' has no images ({len(rejected)} other files{first}); {source.remedy()}")
+        raise UserError(f"'{config.path}' has no images ({len(rejected)} other {source.inputs}{first}); {source.remedy()}")
     arrangement = source.arrange(dict(sorted(decoded.examples.items(), key=lambda example: example[1])))
     for remark in arrangement.remarks:
         say(remark)
@@ -239,6 +245,7 @@ def _decode(
         digest=hashlib.sha256(text.encode()).hexdigest(),
         digest_of=f"{source.digest_of}{', and what earlier versions read otherwise' if news else ''}",
         num_read=decoded.num_read + len(rejected) - len(decoded.rejected),
+        inputs=source.inputs,
         num_hidden=listing.num_hidden,
         rejected=rejected,
         label_names=arrangement.label_names,
@@ -262,6 +269,7 @@ def _look(config: DatasetConfig, source: Source, survey: Survey) -> _Images:
         digest=survey.digest,
         digest_of=survey.digest_of,
         num_read=len(survey.keys),
+        inputs="images",
         num_hidden=0,
         rejected=[],
         label_names=survey.label_names,
@@ -353,8 +361,8 @@ def _find_duplicates(
     for code, split in enumerate(SPLITS):
         places[split] = np.nonzero((splits_N == code) & images.is_image_N)[0]
     if config.drop_duplicates == "none":
-        counts = _count_same(places, images.image_hashes_N) if images.image_hashes_N is not None else {}
-        return is_dropped_N, {"dropped": "none", "num_dropped": 0, "counts": counts}
+        known = {"counts": {}} if images.image_hashes_N is None else _count_same(places, images.image_hashes_N)
+        return is_dropped_N, {"dropped": "none", "num_dropped": 0, **known}
     ranks_N = np.cumsum(images.is_image_N) - 1
 
     def tasks(split: str) -> Iterator[Record]:
@@ -366,23 +374,30 @@ def _find_duplicates(
         return [keys[rank] for rank in ranks_N[places[split][rows_M]].tolist()]
 
     sketcher, is_near = Sketcher(images.load, images.form.levels_before_draws), config.drop_duplicates == NEAR
-    found = copies_between(sketcher, {split: tasks(split) for split in ("train", *OTHERS)}, with_near=is_near)
+    sketches = sketches_of(sketcher, {split: tasks(split) for split in ("train", *OTHERS)})
+    found = copies_among(sketches, with_near=is_near) if sketches else []
     rows_M = with_copies(found)
     is_dropped_N[places["train"][rows_M]] = True
     keys = images.keys() if len(rows_M) else []
     write(storage, f"{plan.writer.folder}/{DUPLICATES}", table_file(table_of(found, keys_at)))
-    counts = {one.split: one.counts() for one in found}
-    return is_dropped_N, {"dropped": config.drop_duplicates, "num_dropped": len(rows_M), "counts": counts, "file": DUPLICATES}
+    told: dict[str, Any] = {"dropped": config.drop_duplicates, "num_dropped": len(rows_M), "file": DUPLICATES}
+    told["counts"] = {one.split: one.counts() for one in found}
+    if sketches:  # validation may have been train's, and hold copies of its own: they stay, and are told
+        held_out = {split: sketches[split] for split in OTHERS}
+        counts = copies_among(held_out, "validation", with_near=is_near)[0].counts()
+        told["validation_in_test"] = {"exact": counts["train_exact"], "near": counts["train_near"]}
+    return is_dropped_N, told
 
 
-def _count_same(places: dict[str, Int64], image_hashes_N: npt.NDArray[np.uint64]) -> dict[str, dict[str, int]]:
-    """How many train images are the same as images of another split, and how many of its images are in train."""
+def _count_same(places: dict[str, Int64], image_hashes_N: npt.NDArray[np.uint64]) -> dict[str, Any]:
+    """How many train images are the same as images of another split, how many of its images are in train, and validation's in test."""
     train, counts = image_hashes_N[places["train"]], {}
     for split in OTHERS:
         others = image_hashes_N[places[split]]
         num_train, num = int(np.isin(train, others).sum()), int(np.isin(others, train).sum())
         counts[split] = {"train_exact": num_train, "train_near": 0, "exact": num, "near": 0, "not_compared": 0}
-    return counts
+    in_test = np.isin(image_hashes_N[places["validation"]], image_hashes_N[places["test"]])
+    return {"counts": counts, "validation_in_test": {"exact": int(in_test.sum()), "near": 0}}
 
 
 def _rows_per_shard(config: DatasetConfig, image_bytes: int) -> int:
@@ -404,13 +419,16 @@ def _cut(splits_N: Int8, is_used_N: npt.NDArray[np.bool_], num_rows: int) -> lis
 
 def _check_bad_share(config: DatasetConfig, storage: Storage, images: _Images, folder: str) -> None:
     """Raise `UserError` where too many inputs are no images, after all of them are written to a table in a folder."""
-    num, total = len(images.rejected), images.num_read
+    rejected = [entry for entry in images.rejected if not _LITTER.fullmatch(entry.key)]
+    num, total = len(rejected), images.num_read - (len(images.rejected) - len(rejected))
     if num > max(1, config.max_bad_share * total):
         more = f" and {num - _SHOWN} more" if num > _SHOWN else ""
-        told = f"{', '.join(f'{entry.key} ({entry.reason})' for entry in images.rejected[:_SHOWN])}{more}"
+        told = f"{', '.join(f'{entry.key} ({entry.reason})' for entry in rejected[:_SHOWN])}{more}"
         where = f"all are in '{_report(storage, folder, images.rejected)}'"
         allowed = f"at most a share of {config.max_bad_share:g} may be"
-        raise UserError(f"{num} of {total} files are no images: {told}; {where}; {allowed}: remove them, or raise --max-bad-share")
+        raise UserError(
+            f"{num} of {total} {images.inputs} are no images: {told}; {where}; {allowed}: remove them, or raise --max-bad-share"
+        )
 
 
 def _report(storage: Storage, folder: str, rejected: Sequence[Rejected]) -> str:
@@ -451,6 +469,7 @@ def _manifest(config: DatasetConfig, images: _Images, plan: _Plan, results: list
         "splits": splits,
         "skipped": {
             "count": len(images.rejected),
+            "inputs": images.inputs,
             "kinds": dict(Counter(entry.kind for entry in images.rejected).most_common()),
             "file": REJECTED,
             "num_hidden": images.num_hidden,

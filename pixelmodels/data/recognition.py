@@ -26,6 +26,7 @@ _PACKED = r".*(\.zip|\.tgz|\.tbz2?|\.txz|\.tar\.(gz|bz2|xz|zst)|\.7z|\.rar)"
 _KNOWN_PACKED = r"(cifar|mnist|emnist|svhn|imagenet|train_32x32|kmnist|fashion)[^/]*\.tar"
 # First bytes of files of images.
 _IMAGE_MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|BM....\0\0\0\0|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
+_PACKED_TARS = (".tar.gz", ".tgz")
 _DEPTH = 4  # folders below the path that are looked into
 _MOST_FOLDERS = 20  # that are looked into at one depth
 _MOST_SNIFFED = 3  # files whose first bytes are read
@@ -98,6 +99,8 @@ def recognized(config: DatasetConfig, say: Callable[[str], None] = lambda _: Non
             raise UserError(
                 f"--{option} {os.fsencode(str(error.object))!r} is not UTF-8, so no file below it can be opened; rename it"
             ) from error
+        if path is not None and not path.partition("://")[2 if "://" in path else 0].strip("/ ") and not path.startswith("/"):
+            raise UserError(f"--{option} '{path}' names nothing; give a local path, s3://bucket/prefix or gs://bucket/prefix")
         if "://" in (path or "") and not str(path).startswith(SCHEMES):
             raise UserError(f"--{option} '{shown(str(path))}' is not supported; give a local path, s3://... or gs://...")
     if config.source != AUTO or config.path is None:
@@ -231,7 +234,8 @@ def _unpack(storage: Storage, path: str, name: str) -> UserError:
     others = {".zip": f"unzip -q {archive} -d {shlex.quote(folder)}", ".7z": f"7z x -o{shlex.quote(folder)} {archive}"}
     command = others.get(posixpath.splitext(name)[1].lower(), tar)
     fetch = "" if storage.is_local else "download it, "
-    return UserError(f"'{path}' is a packed archive; {fetch}unpack it ({command}) and give --path {shlex.quote(folder)}")
+    shards = ", or --source webdataset where it holds WebDataset's shards" if name.lower().endswith(_PACKED_TARS) else ""
+    return UserError(f"'{path}' is a packed archive; {fetch}unpack it ({command}) and give --path {shlex.quote(folder)}{shards}")
 
 
 def _choices() -> str:

@@ -24,7 +24,7 @@ from pixelmodels.data.config import DatasetConfig
 from pixelmodels.data.encoded import Arrangement, EncodedSource
 from pixelmodels.data.folder_names import in_order, splits_of_files
 from pixelmodels.data.source import Listing, files_below, unreadable
-from pixelmodels.errors import UserError, unknown
+from pixelmodels.errors import UserError, listed, unknown
 from pixelmodels.storage import FileEntry, Storage
 
 ROWS_PER_UNIT = 256  # blocks with fewer rows are read together
@@ -46,7 +46,9 @@ class RecordSource(EncodedSource):
     name: str  # of the source
     kind: str  # what one of its files is, in words
     endings: tuple[str, ...]  # of its files' names, lower-case
+    inputs = "rows"
     hidden: tuple[str, ...] = (".",)  # how the names of files and folders begin that are left out, and counted
+    newer_labels: tuple[str, ...] = ()  # names of labels that earlier versions did not take: what they noted of a listing says nothing then
 
     def __init__(self, config: DatasetConfig) -> None:
         if not config.path:
@@ -66,7 +68,8 @@ class RecordSource(EncodedSource):
         """Paths, sizes and times of all files, of any kind, and how they are to be read; see `Source`."""
         entries, num_hidden = self._entries()
         listing = Listing.of(self.storage.root, entries, ("path", "size", "modified_ns", "is_regular"), num_hidden)
-        reading = json.dumps([self.with_labels, self.own_splits, self.image_column, self.label_column])
+        newer = self.newer_labels if self.with_labels is not False and self.label_column is None else ()
+        reading = json.dumps([self.with_labels, self.own_splits, self.image_column, self.label_column, *newer])
         return replace(listing, digest=hashlib.sha256(f"{listing.digest}\0{reading}".encode()).hexdigest())
 
     def files(self, listing: Listing) -> list[FileEntry]:
@@ -111,23 +114,41 @@ class RecordSource(EncodedSource):
             lines = self.storage.read_bytes(name).decode("utf-8", "replace").splitlines()
         return tuple(line.strip() for line in lines if line.strip())
 
+    def remedy(self) -> str:
+        return f"name the images with --image-column ({self._seen_beside()}), or give other files"
+
+    def seen(self) -> tuple[str, Sequence[str]]:
+        """Where the first image is taken from, and what is there beside it."""
+        raise NotImplementedError
+
     def arrange(self, examples: dict[str, str]) -> Arrangement:
         """Splits and labels by group; raises `UserError` where the labels are no classes."""
         told: dict[str, tuple[str | None, Label]] = {group: tuple(json.loads(group)) for group in examples}
         used = {label for _, label in told.values() if label is not None}
         named = self.class_names() if used else ()
         names, index = self._classes(used, named)
-        if self.with_labels and not used:
+        if not used and (self.with_labels or self.label_column is not None):
+            where = "" if self.label_column is None else f" in '{self.label_column}'"
             remedy = "name where they are with --label-column, or leave labels out"
-            raise UserError(f"no image of '{self.storage.root}' has a label; {remedy}")
+            raise UserError(f"no image of '{self.storage.root}' has a label{where} ({self._seen_beside()}); {remedy}")
+        remarks: list[str] = []
         if self.with_labels is None and len(names) < 2:
+            if used:
+                remarks.append(f"no labels are taken: all are {listed(names)}; --labels True takes them")
+            elif told:
+                without = f"images are taken from {self.seen()[0]}, without labels ({self._seen_beside()})"
+                remarks.append(f"{without}; --image-column and --label-column name others")
             names, index = (), {}
         return Arrangement(
             splits={group: split for group, (split, _) in told.items()},
             labels={group: None if label is None else index.get(label) for group, (_, label) in told.items()},
             label_names=names,
             news={"label_names": list(names)} if named and names else {},
+            remarks=tuple(remarks),
         )
+
+    def _seen_beside(self) -> str:
+        return f"also there: {listed(others)}" if (others := self.seen()[1]) else "nothing else is there"
 
     def _classes(self, used: set[int | str], named: tuple[str, ...]) -> tuple[tuple[str, ...], dict[int | str, int]]:
         """The names of the classes in order, and the place of each label among them."""

@@ -107,6 +107,7 @@ class Survey:
     label_names: tuple[str, ...]  # empty when the source has no labels, or none were asked for
     shape_HWC: tuple[int, int, int]  # of the source's images
     levels: int = 256  # values of the pixels that `load` gives
+    remarks: tuple[str, ...] = ()  # sentences about what whoever made the source may not have meant
 
 
 class Source(Protocol):

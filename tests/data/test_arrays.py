@@ -393,3 +393,23 @@ def test_names_of_classes_are_no_labels(tmp_path: Path) -> None:
         np.savez(folder / "a.npz", **{pixels: images, told: labels, names: np.array(["cat", "dog"])})
         survey = opened(folder).survey()
         assert survey.labels == labels.tolist() and len(survey.keys) == 4
+
+
+def test_arrays_that_are_not_taken_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, foo=GREY, bar=LABELS)
+    end = "call them y, labels or targets to have them"
+    assert opened(path).survey().remarks == (
+        f"images are taken from 'foo' in 'x.npz', without labels (also there: 'bar' in 'x.npz'); {end}",
+    )
+    assert opened(path, labels=False).survey().remarks == ()
+    assert told(path, labels=True).startswith(f"'{path}' has no array of labels")
+    np.savez(path, x=GREY, y=np.array(["a", "b"] * 3))
+    assert opened(path).survey().remarks == ()
+    np.save(tmp_path / "alone.npy", GREY)
+    assert opened(tmp_path / "alone.npy").survey().remarks == (
+        f"images are taken from 'alone.npy', without labels (nothing else is there); {end}",
+    )
+    np.savez(path, x=GREY, y=np.array([1, 10**6, 2, 3, 4, 5]))
+    assert f"labels in '{path}' are 1 to 1000000" in told(path)
+    assert f"set of '{path}' 'z' unknown" in told(path, variant="z")

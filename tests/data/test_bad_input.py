@@ -134,6 +134,20 @@ def test_one_bad_file_is_always_accepted(pictures: Path, storage: Storage) -> No
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_what_windows_leaves_in_folders_does_not_count(pictures: Path, storage: Storage) -> None:
+    for name in ("Thumbs.db", "ants/desktop.ini", "bees/THUMBS.DB", "cats/ehthumbs.db"):
+        (pictures / name).write_bytes(b"no image")
+    (pictures / "notes.txt").write_text("no")
+    dataset = prepare(folder_config(pictures), storage)
+    assert dataset.num_skipped == 5 and sum(dataset.num_images(split) for split in SPLITS) == 30
+    for name in ("thumbs.db.txt", "my_desktop.ini"):
+        (pictures / name).write_bytes(b"no image")
+        with pytest.raises(UserError, match=rf"2 of 32 files are no images: .*{name}.*"):
+            prepare(folder_config(pictures), storage)
+        (pictures / name).unlink()
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_what_an_earlier_version_put_aside_is_still_told(pictures: Path, storage: Storage) -> None:
     (pictures / "notes.txt").write_text("no")
     dataset = prepare(folder_config(pictures), storage)
@@ -331,6 +345,10 @@ def test_options_out_of_range_are_one_line(options: dict[str, object], told: str
     ("arguments", "told"),
     [
         (["--source", "folder", "--path", "{empty}"], "has no images"),
+        (["--path", ""], "--path '' names nothing; give a local path, s3://bucket/prefix or gs://bucket/prefix"),
+        (["--path", "s3://"], "--path 's3://' names nothing; give"),
+        (["--source", "folder", "--path", "gs:///"], "--path 'gs:///' names nothing; give"),
+        (["--source", "folder", "--path", "{empty}", "--patch-size", "8"], "--patch-size 8 has no meaning for source 'folder'; it is for"),
         (["--source", "pictures"], "dataset source 'pictures' unknown; have arrays, binarized_mnist, cifar10, cifar100, digits, emnist"),
         (["--storage", "/proc/nowhere"], "storage root '/proc/nowhere' cannot be written"),
         (["--levels", "300"], "300 levels asked for; give 2..256"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,23 @@ def test_keys_of_some_images(places: list[int], folder: Path, storage: Storage) 
     dataset = prepare(config(folder), storage, say=lambda _: None)
     keys = dataset.read("train").keys
     assert dataset.keys_at("train", np.array(places, np.int64)) == [keys[place] for place in places]
+
+
+@pytest.mark.parametrize("which", ["none", "exact", "near"])
+def test_copies_of_test_images_in_validation_are_told(which: str, folder: Path, storage: Storage) -> None:
+    """As where validation images are drawn from train's, of which some are copies of test's."""
+    shutil.copy(folder / "test/07.png", folder / "validation/00.png")
+    shutil.copy(folder / "test/07.png", folder / "validation/01.png")
+    shutil.copy(folder / "train/03.png", folder / "validation/02.png")  # nearly one of test
+    lines: list[str] = []
+    dataset = prepare(config(folder, drop_duplicates=which), storage, say=lines.append)
+    near = 1 if which == "near" else 0
+    assert dataset.manifest["duplicates"]["validation_in_test"] == {"exact": 2, "near": near}
+    assert f"validation has copies of test images: 2 exact{', 1 near' if near else ''}" in lines[-1]
+    assert dataset.num_images("validation") == 10
+
+
+def test_no_copies_of_test_images_in_validation_are_no_words(folder: Path, storage: Storage) -> None:
+    lines: list[str] = []
+    prepare(config(folder), storage, say=lines.append)
+    assert "validation has" not in lines[-1]

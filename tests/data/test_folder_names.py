@@ -306,3 +306,35 @@ def test_what_may_not_have_been_meant_is_said() -> None:
     assert arranged(*unseen).remarks == ("no training image is of the classes 'c', 'd'",)
     assert arranged(*unseen[:4]).remarks == ("no training image is of the class 'c'",)
     assert arranged(*unseen, own_splits=False).remarks == () == arranged(*unseen, labels=False).remarks
+
+
+@pytest.mark.parametrize(
+    ("paths", "lone", "around"),
+    [
+        (["archive/cat/1.png", "archive/dog/2.png"], ["archive/cover.png"], ["archive/"]),
+        (["archive/cat/1.png", "archive/dog/2.png"], ["cover.png"], ["archive/"]),
+        (["a/b/cat/1.png", "a/b/dog/2.png"], ["0.png", "a/1.png", "a/b/2.png"], ["a/b/"]),
+        (["train/images/cat/1.png", "train/images/dog/2.png", "test/images/cat/3.png"], ["train/images/4.png"], ["images/"]),
+        (["train/images/cat/1.png", "train/images/dog/2.png"], ["test/images/3.png"], ["images/"]),
+    ],
+)
+def test_images_beside_classes_inside_other_folders(paths: list[str], lone: list[str], around: list[str]) -> None:
+    """They are told, as they are where no folder is around: nothing is lost without a word."""
+    found = arranged(*paths, *lone)
+    assert found.label_names == () and not found.news
+    (remark,) = found.remarks
+    assert remark.startswith(f"no labels are taken: some images are in no folder of a class, such as '{min(lone)}'; move or remove them")
+    asked = arranged(*paths, *lone, labels=True)
+    assert asked.label_names == ("cat", "dog") and asked.news == {"around_classes": around}
+    assert asked.labels == [*arranged(*paths, labels=True).labels, *[None] * len(lone)]
+    assert arranged(*paths, *lone, labels=False).remarks == ()
+    earlier = reading_of(paths, True, True)  # what was noted when the folder around was the one class does not count
+    assert reading_of([*paths, *lone], True, True) not in (earlier, "") and reading_of([*paths, *lone], None, True) == earlier
+
+
+def test_several_folders_of_one_split_are_told() -> None:
+    paths = ["train/cat/1.png", "train/dog/2.png", "valid/cat/3.png", "val2017/dog/4.png"]
+    found = arranged(*paths)
+    assert found.splits == ["train", "train", "validation", "validation"] and found.label_names == ("cat", "dog")
+    assert found.remarks == ("the folders 'val2017', 'valid' are all of split validation",)
+    assert arranged(*paths, own_splits=False).remarks == () == arranged(*paths[:3]).remarks

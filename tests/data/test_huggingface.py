@@ -194,3 +194,12 @@ def test_a_stream_that_is_cut_off_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"dataset.arrow' is no whole data set saved with save_to_disk .it.*cut off"):
         read_all("huggingface", tmp_path)
+
+
+def test_a_split_of_another_name_is_told(tmp_path: Path) -> None:
+    save_by_hand(tmp_path / "train", 3)
+    save_by_hand(tmp_path / "extra", 2)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "extra"]}')
+    with pytest.raises(UserError, match=r"have splits of their own \(train\), but the name of 'extra/data' says none.* --splits hash"):
+        read_all("huggingface", tmp_path)
+    assert {one.split for one in read_all("huggingface", tmp_path, splits="hash")[0]} == {None}

@@ -219,7 +219,7 @@ def test_cifar100_is_the_same_data_set_in_both_versions(tmp_path: Path) -> None:
     assert len({survey.digest for survey in surveys[0]}) == 3
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_python_3_are_read_too(protocol: int, tmp_path: Path) -> None:
     write_cifar100(tmp_path, "python")
     expected = opened("cifar100", tmp_path).survey()
@@ -324,6 +324,40 @@ def test_long_runs_stay_in_the_file_and_what_is_read_is_bounded(monkeypatch: pyt
     long = python2_pickle([1] * 1000)
     with pytest.raises(ValueError, match="more than 1000 bytes"):
         read_pickled(io.BytesIO(long), len(long))
+
+
+def test_bytes_that_are_saved_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python 3 saves them at protocol 2, short and long; in pieces that cut characters in two."""
+    monkeypatch.setattr("pixelmodels.data.pickled._ENCODED_AT_A_TIME", 1001)
+    short, long = bytes(range(256)), noise(40, 3072)
+    data = pickle.dumps({"short": short, "data": long}, 2)
+    assert data.count(b"c_codecs\nencode\n") == 1
+    found = read_pickled(io.BytesIO(data), len(data))
+    assert found["short"] == short and found["data"].open(io.BytesIO(data)).read() == long.tobytes()
+    for bad, reason in (
+        (data.replace(b"latin1", b"rot_13"), "no pickle of plain numbers"),
+        (data.replace(b"c_codecs\nencode", b"c_codecs\ndecode"), "asks for _codecs.decode, and no pickle is ever executed"),
+        (b"\x80\x02c_codecs\nencode\nX\x03\0\0\0\xe2\x82\xacX\x06\0\0\0latin1\x86R.", "no pickle of plain numbers"),
+        (b"\x80\x02c_codecs\nencode\nK\x05X\x06\0\0\0latin1\x86R.", "no pickle of plain numbers"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            read_pickled(io.BytesIO(bad), len(bad))
+    monkeypatch.setattr("pixelmodels.data.pickled._MOST_ENCODED", 1000)
+    once = b"\x80\x02(c_codecs\nencode\nq\x01X\x02\x01\0\0" + b"a" * 258 + b"X\x06\0\0\0latin1\x86q\x02R"
+    thrice, four_times = (once + times * b"h\x01h\x02R" + b"t." for times in (2, 3))
+    assert read_pickled(io.BytesIO(thrice), len(thrice)) == (b"a" * 258,) * 3
+    with pytest.raises(ValueError, match="more than 1000 bytes as text; save it anew"):
+        read_pickled(io.BytesIO(four_times), len(four_times))
+
+
+def test_the_version_that_is_there_is_told_to_lack_a_file(tmp_path: Path) -> None:
+    images = {"train": noise(10, 32, 32, 3), "test": noise(2, 32, 32, 3)}
+    write_cifar10_python(tmp_path, images, {"train": [0] * 10, "test": [1] * 2}, NAMES)
+    (tmp_path / "data_batch_2").unlink()
+    assert f"'{tmp_path}/data_batch_2' is missing" in told("cifar10", tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert f"'{tmp_path}/data_batch_1.bin' is missing" in told("cifar10", tmp_path)
 
 
 # --- down-sampled ImageNet ---

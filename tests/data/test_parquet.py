@@ -77,12 +77,14 @@ def test_splits_are_what_names_of_files_and_folders_say(files: tuple[str, ...], 
 
 
 @pytest.mark.parametrize("name", ["extra-0.parquet", "train-test-0.parquet"])
-def test_a_file_of_no_split_beside_splits_is_told(name: str, tmp_path: Path) -> None:
-    for file in ("train-0.parquet", "test-0.parquet", name):
+@pytest.mark.parametrize("others", [("test", "train"), ("train",), ("test",)])
+def test_a_file_of_no_split_beside_splits_is_told(others: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    for file in (*(f"{split}-0.parquet" for split in others), name):
         write(tmp_path, file, plain(range(1)))
-    with pytest.raises(UserError, match=rf"of their own \(test, train\), but the name of '{name}' says none, or several; .*--splits hash"):
+    have = rf"of their own \({', '.join(others)}\), but the name of '{name}' says none, or several; .*--splits hash"
+    with pytest.raises(UserError, match=have):
         read_all("parquet", tmp_path)
-    assert len(read_all("parquet", tmp_path, splits="hash")[0]) == 3
+    assert len(read_all("parquet", tmp_path, splits="hash")[0]) == len(others) + 1
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_labels_of_every_kind(labels: pa.Array, names: tuple[str, ...], tmp_path
     if names or "same" in values:
         assert read_all("parquet", tmp_path, labels=True)[1] == (names or ("same",))
     else:
-        with pytest.raises(UserError, match="has a label; name where they are with --label-column, or leave labels out"):
+        with pytest.raises(UserError, match=r"has a label \(also there: 'label'\); name where they are with --label-column, or leave"):
             read_all("parquet", tmp_path, labels=True)
 
 
@@ -238,6 +240,37 @@ def test_raw_pixels_that_are_no_image(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", pa.table({"pixels": pa.array([[1, 2, 3, 4]], pa.list_(pa.int64()))}))
     with pytest.raises(UserError, match=r"no column that is surely of images; have pixels \(list<\w+: int64>\)"):
         read_all("parquet", tmp_path, size=(2, 2), channels=1)
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int32(), pa.uint16(), pa.int8()])
+def test_pixels_as_pandas_writes_them(kind: pa.DataType, tmp_path: Path) -> None:
+    """Lists of whole numbers of any type, where they are named."""
+    pixels = [picture(i) // 2 for i in range(3)]
+    column = pa.array([one.ravel().tolist() for one in pixels], pa.list_(kind))
+    path = write(tmp_path, "a.parquet", pa.table({"image": column, "digit": [0, 1, 2]}))
+    options: dict[str, Any] = {"image_column": "image", "size": (4, 4), "channels": 3}
+    found, names = read_all("parquet", path, label_column="digit", **options)
+    assert names == ("0", "1", "2")
+    np.testing.assert_array_equal([one.pixels_HWC for one in found], pixels)
+    nested = write(
+        tmp_path, "b.parquet", pa.table({"image": pa.array([one.tolist() for one in pixels], pa.list_(pa.list_(pa.list_(kind))))})
+    )
+    np.testing.assert_array_equal([one.pixels_HWC for one in read_all("parquet", nested, **options)[0]], pixels)
+
+
+def test_whole_numbers_that_are_no_pixels(tmp_path: Path) -> None:
+    rows = [[0, 255, 3, 4], [0, 1, 2, 256], [-1, 0, 0, 0], [1, None, 3, 4], [1, 2, 3]]
+    path = write(tmp_path, "a.parquet", pa.table({"boxes": pa.array(rows, pa.list_(pa.int64()))}))
+    found, _ = read_all("parquet", path, image_column="boxes", size=(2, 2), channels=1)
+    assert [one.reason for one in found] == [
+        "",
+        "values from 0 to 256, and pixels are 0..255",
+        "values from -1 to 0, and pixels are 0..255",
+        "pixels that are null",
+        "3 values are no image of 2 x 2 pixels and 1 channels",
+    ]
+    with pytest.raises(UserError, match=r"holds raw pixels .*; give --size HEIGHT WIDTH and --channels 1 or 3"):
+        read_all("parquet", path, image_column="boxes")
 
 
 # --- Arrow ---
@@ -498,3 +531,49 @@ def test_a_unit_of_an_arrow_file_reads_its_own_batches_only(tmp_path: Path, monk
     units = source.units(source.listing())  # type: ignore[union-attr,arg-type]
     monkeypatch.setattr("pixelmodels.data.arrow_files.outline", None)  # all messages are looked at once, before
     assert len(units) == 10 and [one.key for unit in units for one in source.read(unit)][-1] == "a.arrow/0000039"  # type: ignore[union-attr,arg-type]
+
+
+def remarks(path: Path, **options: Any) -> tuple[str, ...]:
+    source = open_source(DatasetConfig(source="parquet", path=str(path), **options))
+    images = [image for unit in source.units(source.listing()) for image in source.read(unit)]  # type: ignore[union-attr]
+    return source.arrange({image.group: image.key for image in images}).remarks  # type: ignore[union-attr]
+
+
+def test_columns_that_are_not_taken_are_told(tmp_path: Path) -> None:
+    end = "--image-column and --label-column name others"
+    pictures = [png(i) for i in range(4)]
+    made = pa.table({"photo": pictures, "thumb": pictures, "species": ["a", "b", "a", "b"], "void": pa.nulls(4, pa.int64())})
+    path = write(tmp_path, "a.parquet", made)
+    assert remarks(path) == (f"images are taken from column 'photo', without labels (also there: 'thumb', 'species', 'void'); {end}",)
+    assert remarks(path, label_column="species") == () == remarks(path, labels=False)
+    with pytest.raises(UserError, match=r"no image of .* has a label in 'void' \(also there: 'thumb', 'species', 'void'\)"):
+        remarks(path, label_column="void")
+    assert remarks(write(tmp_path, "b.parquet", plain(range(4)))) == (
+        f"images are taken from column 'image', without labels (nothing else is there); {end}",
+    )
+    same = write(tmp_path, "c.parquet", plain(range(4), label=["x"] * 4))
+    assert remarks(same) == ("no labels are taken: all are 'x'; --labels True takes them",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        ({"y": ["a", "b", "b"]}, ("a", "b")),
+        ({"Y": [0, 1, 1]}, ("0", "1")),
+        ({"y": [0, 1, 2], "class": ["u", "v", "u"]}, ("u", "v")),  # the usual names come first
+        ({"x": [5, 6, 7], "y": [0, 1, 2]}, ()),  # a place
+        ({"y": [0.5, 1.0, 2.0]}, ()),  # what something is worth
+    ],
+)
+def test_y_is_a_label_where_it_can_be_one(columns: dict[str, Any], names: tuple[str, ...], tmp_path: Path) -> None:
+    assert read_all("parquet", write(tmp_path, "a.parquet", plain(range(3), **columns)))[1] == names
+
+
+def test_what_was_noted_before_y_was_a_label_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "a.parquet", plain(range(3), y=["a", "b", "b"]))
+    every = ({}, {"labels": True}, {"labels": False}, {"label_column": "y"})
+    sources = [open_source(DatasetConfig(source="parquet", path=str(path), **options)) for options in every]  # type: ignore[arg-type]
+    now = [source.listing().digest for source in sources]  # type: ignore[union-attr]
+    monkeypatch.setattr("pixelmodels.data.arrow_files.ArrowSource.newer_labels", ())
+    before = [source.listing().digest for source in sources]  # type: ignore[union-attr]
+    assert [one == other for one, other in zip(now, before, strict=True)] == [False, False, True, True]

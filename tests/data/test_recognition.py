@@ -165,6 +165,8 @@ def test_one_file_is_taken_for_what_it_is_called(name: str, source: str, tmp_pat
         ("cifar-10-python.tar", "is a packed archive; unpack it (mkdir -p cifar-10-python && tar -xf "),
         ("my images.zip", "my images.zip' -d 'my images') and give --path 'my images'"),
         ("images.7z", "7z x -oimages"),
+        ("shard0.tar.gz", "--path shard0, or --source webdataset where it holds WebDataset's shards"),
+        ("shard0.TGZ", "--path shard0, or --source webdataset"),
     ],
 )
 def test_one_file_that_will_not_do_is_told(name: str, reason: str, tmp_path: Path) -> None:
@@ -368,3 +370,10 @@ def test_a_bucket_is_asked_for_one_page(bucket: str, monkeypatch: pytest.MonkeyP
     assert storage.glance() == tuple(sorted([f"{i}.png" for i in range(5)] + [f"sub_{i}/" for i in range(5)]))
     assert len(storage.glance("", 3)) == 3 and storage.glance("sub_1") == ("x.png",) and storage.glance("gone") == ()
     assert io.BytesIO(storage.read_bytes("1.png")).read() == b""
+
+
+def test_packed_shards_that_are_not_numbered_are_told(tmp_path: Path) -> None:
+    touch("shard0.tar.gz", "shard1.tar.gz")(tmp_path)
+    assert told(tmp_path).endswith("or --source webdataset where it holds WebDataset's shards")
+    touch("birds-000.tar.gz")(tmp_path)
+    assert recognize(str(tmp_path)).source == "webdataset"

@@ -89,7 +89,7 @@ def test_what_is_no_image_is_put_aside_and_counted(tmp_path: Path, storage: Stor
     rows = [png(i) if i % 20 else None for i in range(60)]
     pq.write_table(pa.table({"image": pa.array(rows, pa.binary())}), tmp_path / "a.parquet")
     config = DatasetConfig(source="parquet", path=str(tmp_path / "a.parquet"), name="some")
-    with pytest.raises(UserError, match=r"3 of 60 files are no images: a.parquet/0000000 .null."):
+    with pytest.raises(UserError, match=r"3 of 60 rows are no images: a.parquet/0000000 .null."):
         prepare(config, storage)
     dataset = prepare(dataclasses.replace(config, max_bad_share=0.05), storage)
     assert sum(dataset.num_images(split) for split in ("train", "validation", "test")) == 57
@@ -122,3 +122,31 @@ def test_other_names_of_the_classes_make_another_data_set(tmp_path: Path, storag
     (folder / "classes.txt").write_text("x\ny\nz\n")
     second = prepare(config, storage)
     assert second.label_names == ("x", "y", "z") and second.fingerprint != first.fingerprint
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_wrong_column_of_images_is_told(tmp_path: Path, storage: Storage) -> None:
+    folder = tmp_path / "shards"
+    shard(folder / "a.tar", samples(range(3)))
+    with pytest.raises(UserError) as error:
+        prepare(DatasetConfig(source="webdataset", path=str(folder), image_column="jpg", size=(4, 4)), storage)
+    assert f"'{folder}' has no images (3 other samples, the first is 'a.tar/000000': no image among its members" in str(error.value)
+    assert str(error.value).endswith("; name the images with --image-column (also there: 'png', 'cls'), or give other files")
+    made = pa.table({"image": [png(i) for i in range(3)], "hash": [b"none"] * 3})
+    pq.write_table(made, tmp_path / "a.parquet")
+    with pytest.raises(
+        UserError, match=r"has no images \(3 other rows, .*; name the images with --image-column \(also there: 'image'\), or"
+    ):
+        prepare(DatasetConfig(source="parquet", path=str(tmp_path / "a.parquet"), image_column="hash", size=(4, 4)), storage)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_rows_without_image_or_label_are_counted_as_what_they_are(tmp_path: Path, storage: Storage) -> None:
+    made = pa.table({"image": pa.array([png(i) if i else None for i in range(60)]), "label": [("a", "b", None)[i % 3] for i in range(60)]})
+    pq.write_table(made, tmp_path / "train.parquet")
+    said: list[str] = []
+    dataset = prepare(DatasetConfig(source="parquet", path=str(tmp_path / "train.parquet")), storage, say=said.append)
+    without = {split: dataset.num_unlabelled(split) for split in ("train", "validation", "test")}
+    assert without == {"train": 16, "validation": 0, "test": 4}
+    assert "2 classes ('a', 'b'); images without a label: 16 of train, 4 of test;" in said[-1]
+    assert "1 rows put aside (1 empty): train.parquet/0000000 (null); all in" in said[-1]

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pixelmodels.data import DatasetConfig
+from pixelmodels.data.sources import open_source
 from pixelmodels.errors import UserError
 from tests.data.reading import check_pictures, picture, png, read_all
 
@@ -126,7 +128,7 @@ def test_labels_that_are_named(tmp_path: Path) -> None:
     shard(tmp_path / "a.tar", samples(range(4), lambda i: [("txt", b"t%d" % i), ("cls", b"0"), ("json", b'{"sort": "s%d"}' % (i % 2))]))
     assert read_all("webdataset", tmp_path, label_column="txt")[1] == ("t0", "t1", "t2", "t3")
     assert read_all("webdataset", tmp_path, label_column="sort")[1] == ("s0", "s1")
-    shard(tmp_path / "b.tar", samples(range(1), lambda i: [("json", b'{"boxes": [1]}')]))
+    shard(tmp_path / "b.tar", samples(range(2), lambda i: [("json", b'{"boxes": "x"}' if i else b'{"boxes": [1]}')]))
     assert "'[1]' is neither" in read_all("webdataset", tmp_path, label_column="boxes")[0][4].reason
     with pytest.raises(UserError, match=r"no image of .* has a label"):
         read_all("webdataset", tmp_path, label_column="other", labels=True)
@@ -265,3 +267,30 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     found, _ = read_all("webdataset", tmp_path, **options)
     assert found[0].reason == "67108864 bytes are too many"
     check_pictures(found[1:], [0])
+
+
+def test_a_label_that_nothing_has_is_told(tmp_path: Path) -> None:
+    shard(tmp_path / "a.tar", samples(range(3), lambda i: [("cls", b"0"), ("json", b'{"species": "s%d", "id": 1}' % i)]))
+    with pytest.raises(UserError, match=r"no image of .* has a label in 'specis' \(also there: 'cls', 'species', 'id'\); name where"):
+        read_all("webdataset", tmp_path, label_column="specis")
+
+
+def remarks(path: Path, **options: Any) -> tuple[str, ...]:
+    source = open_source(DatasetConfig(source="webdataset", path=str(path), **options))
+    images = [image for unit in source.units(source.listing()) for image in source.read(unit)]  # type: ignore[union-attr]
+    return source.arrange({image.group: image.key for image in images}).remarks  # type: ignore[union-attr]
+
+
+def test_labels_that_are_not_taken_are_told(tmp_path: Path) -> None:
+    shard(tmp_path / "a.tar", samples(range(3), lambda i: [("txt", b"x"), ("json", b'{"caption": "same", "id": %d}' % i)]))
+    end = "--image-column and --label-column name others"
+    assert remarks(tmp_path) == (f"images are taken from members '.png', without labels (also there: 'txt', 'caption', 'id'); {end}",)
+    assert remarks(tmp_path, label_column="caption") == ("no labels are taken: all are 'same'; --labels True takes them",)
+    assert (
+        remarks(tmp_path, label_column="caption", labels=True)
+        == ()
+        == remarks(tmp_path, label_column="id")
+        == remarks(tmp_path, labels=False)
+    )
+    shard(tmp_path / "a.tar", [(f"photos/{name}/1.png", png(i)) for i, name in enumerate("ab")])
+    assert remarks(tmp_path) == (f"images are taken from members '.png', without labels (nothing else is there); {end}",)

@@ -60,6 +60,9 @@ def open_source(config: DatasetConfig) -> AnySource:
     for option, column in (("image-column", config.image_column), ("label-column", config.label_column)):
         if column is not None and config.source not in RECORDS:
             raise UserError(f"--{option} '{column}' has no meaning for source '{config.source}'; it is for {', '.join(RECORDS)}")
+    if config.path is not None and config.patch_size != DatasetConfig.patch_size:
+        remedy = "it is for photos, which comes with a package; give --size HEIGHT WIDTH"
+        raise UserError(f"--patch-size {config.patch_size} has no meaning for source '{config.source}'; {remedy}")
     kind = load(SOURCES, config.source, "dataset source")
     if config.variant is not None and not getattr(kind, "variants", ()):
         raise UserError(f"variant '{config.variant}' is given, and source '{config.source}' has none; leave it out")

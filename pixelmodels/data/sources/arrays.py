@@ -18,7 +18,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -102,15 +102,15 @@ class Arrays(PackedSource):
     def settled(self, found: list[Contents]) -> list[Contents]:
         used = {label for contents in found for label in contents.labels or () if label is not None}
         if self.must_have_labels and not used:
-            raise UserError(f"'{self.storage.root}' has no array of labels; name one y, labels or targets, or leave --labels out")
+            raise UserError(f"'{self._where}' has no array of labels; name one y, labels or targets, or leave --labels out")
         numbers = {label for label in used if isinstance(label, int)}
         if numbers and len(numbers) != len(used):
-            raise UserError(f"labels in '{self.storage.root}' are numbers and texts; save one kind, or give --labels False")
+            raise UserError(f"labels in '{self._where}' are numbers and texts; save one kind, or give --labels False")
         classes: list[int] | list[str] = sorted(str(label) for label in used)
         if numbers:
             lowest, last = min(numbers), max(numbers)
             if lowest < 0 or last >= max(_ALWAYS_CLASSES, 2 * len(numbers)):
-                reason = f"labels in '{self.storage.root}' are {lowest} to {last}, {len(numbers)} different ones: they number no classes"
+                reason = f"labels in '{self._where}' are {lowest} to {last}, {len(numbers)} different ones: they number no classes"
                 raise UserError(f"{reason}; number them from 0, or give --labels False")
             classes = list(range(1 if lowest == 1 else 0, last + 1))
         places = {label: place for place, label in enumerate(classes)}
@@ -119,6 +119,14 @@ class Arrays(PackedSource):
 
     def label_names(self, used: set[int]) -> tuple[str, ...]:
         return self.class_names
+
+    def remarks(self, label_names: Sequence[str]) -> tuple[str, ...]:
+        if label_names or not self.with_labels:
+            return ()
+        images = [array for array, _ in self._chosen.values()]
+        others = [array.called for array in self._arrays if array not in images]
+        beside = f"also there: {', '.join(others[:5])}" if others else "nothing else is there"
+        return (f"images are taken from {images[0].called}, without labels ({beside}); call them y, labels or targets to have them",)
 
     def levels(self, found: list[Contents]) -> int:
         return 2 if max(contents.largest for contents in found) <= 1 else 256
@@ -180,30 +188,39 @@ class Arrays(PackedSource):
             return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values_N.tolist()]
         return [int(value) for value in values_N.tolist()]
 
+    @property
+    def _where(self) -> str:
+        """The file, or the folder."""
+        return self.storage.uri(self.file or "")
+
     # --- which array is what ---
+
+    @cached_property
+    def _arrays(self) -> list[_Array]:
+        return [array for file in self._files() for array in self._arrays_of(file)]
 
     @cached_property
     def _chosen(self) -> dict[Part, tuple[_Array, _Array | None]]:
         """Parts, with their array of images and that of their labels."""
-        arrays = [array for file in self._files() for array in self._arrays_of(file)]
+        arrays = self._arrays
         images = [array for array in arrays if array.is_labels is False and self.file in (None, array.file)]
         if not images:
             seen = ", ".join(f"{array.called} {array.head.dtype} {array.head.shape}" for array in arrays[:5]) or "no array"
             remedy = "give .npz or .npy files with an array of images x rows x columns (x channels), called images or x_train, say"
-            raise UserError(f"'{self.storage.uri(self.file or '')}' holds no images ({seen}); {remedy}{instead(self.storage, self.name)}")
+            raise UserError(f"'{self._where}' holds no images ({seen}); {remedy}{instead(self.storage, self.name)}")
         sets = sorted({array.set_name for array in images})
         if self.variant is not None and self.variant not in sets:
-            raise unknown(f"set of '{self.storage.root}'", self.variant, sets)
+            raise unknown(f"set of '{self._where}'", self.variant, sets)
         if len(sets) > 1 and self.variant is None:
-            raise UserError(f"'{self.storage.uri(self.file or '')}' holds several sets of images ({', '.join(sets)}); give --variant NAME")
+            raise UserError(f"'{self._where}' holds several sets of images ({', '.join(sets)}); give --variant NAME")
         images = [array for array in images if self.variant in (None, array.set_name)]
         kinds = {array.head.dtype.kind == "b" for array in images}
         if len(kinds) > 1:
-            raise UserError(f"arrays in '{self.storage.root}' are of bool and of numbers; save one kind")
+            raise UserError(f"arrays in '{self._where}' are of bool and of numbers; save one kind")
         twice = [key for key, count in Counter((array.split, array.set_name, array.numbers) for array in images).items() if count > 1]
         if twice:
             both = " and ".join(array.called for array in images if (array.split, array.set_name, array.numbers) == twice[0])
-            raise UserError(f"in '{self.storage.root}' {both} are images of the same split; keep one of them, or number them")
+            raise UserError(f"in '{self._where}' {both} are images of the same split; keep one of them, or number them")
         names = _part_names(images)
         return {
             Part(name, array.split, array.file, labels.file if labels else None): (array, labels)

@@ -41,7 +41,9 @@ class CIFAR10(PackedSource):
         return self.find(*self.name_files)
 
     def parts(self) -> list[Part]:
-        return [Part(name, split, self.find(f"{name}.bin", name)) for name, split in self.split_of.items()]
+        has_binary, has_python = (any(self.storage.is_file(f"{name}{end}") for name in self.split_of) for end in (".bin", ""))
+        endings = ("",) if has_python and not has_binary else (".bin", "")  # the first one is told where neither is there
+        return [Part(name, split, self.find(*(f"{name}{end}" for end in endings))) for name, split in self.split_of.items()]
 
     def look(self, part: Part) -> Contents:
         digest, place = hashlib.sha256(), list(self.label_keys).index(self.label_key)

@@ -72,11 +72,9 @@ class HuggingFace(ArrowSource):
                 for place in places[row]:
                     yield Encoded(f"{prefix}{place:07d}", data, group_of(unit["split"], label))
 
-    def class_names(self) -> tuple[str, ...]:
-        """As the features tell them, or a file beside."""
+    def first_columns(self) -> Columns:
         name = self._folders()[0]
-        columns, _ = self._look(self._files_of(name, "_data_files")[0], name)
-        return columns.class_names or super().class_names()
+        return self._look(self._files_of(name, "_data_files")[0], name)[0]
 
     def _units_of(
         self, name: str, split: str | None, files: list[str], outlines: list[Outline], mapping: npt.NDArray[np.int64] | None

@@ -69,10 +69,8 @@ class Parquet(ArrowSource):
             yield Encoded(f"{self.label_of(unit['file'])}/{row:07d}", data, group_of(unit["split"], label))
             row += 1
 
-    def class_names(self) -> tuple[str, ...]:
-        """As the first file's schema tells them, or a file beside."""
-        file = self.files(self.listing())[0].path
-        return self._look(file)[0].class_names or super().class_names()
+    def first_columns(self) -> Columns:
+        return self._look(self.files(self.listing())[0].path)[0]
 
     # --- one file ---
 

@@ -19,7 +19,7 @@ import json
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +80,7 @@ class WebDataset(RecordSource):
     name = "webdataset"
     kind = "tar shard"
     endings = TARS
+    inputs = "samples"
 
     def units(self, listing: Listing) -> list[Record]:
         """The shards, each with its split."""
@@ -104,6 +105,14 @@ class WebDataset(RecordSource):
                 data, label = (data if isinstance(data, BadImage) else label), None
             yield Encoded(key, data, group_of(unit["split"], label))
 
+    def seen(self) -> tuple[str, Sequence[str]]:
+        """The ending of the first sample's image, and its other endings and the fields of its JSON member."""
+        sample = next((sample for entry in self.files(self.listing()) for sample in self._samples(entry.path)), _Sample(""))
+        image, fields = next(iter(sample.images), None), self._fields(sample)
+        fields = fields if isinstance(fields, dict) else {}
+        others = [ending for ending in sample.endings if ending != image and not (ending == "json" and fields)]
+        return f"members '.{image}'", [*others, *fields]
+
     # --- a sample ---
 
     def _image(self, sample: _Sample, file: str) -> bytes | BadImage:
@@ -127,6 +136,15 @@ class WebDataset(RecordSource):
         ending = self.label_column or "cls"
         if (text := sample.texts.get(ending)) is not None and ending != "json":
             return text if isinstance(text, BadImage) else _label_in(text)
+        fields = self._fields(sample)
+        if not isinstance(fields, dict):
+            return fields
+        if self.label_column is not None:
+            return label_of(fields.get(self.label_column))
+        return label_of(next((fields[name] for name in LABELS if not isinstance(fields.get(name, []), list | dict)), None))
+
+    def _fields(self, sample: _Sample) -> dict[str, Any] | BadImage | None:
+        """What the JSON member of a sample holds by name, or why there is nothing."""
         told = sample.texts.get("json")
         if told is None or isinstance(told, BadImage):
             return told
@@ -134,11 +152,7 @@ class WebDataset(RecordSource):
             fields = json.loads(told)
         except (ValueError, RecursionError):
             return BadImage("its .json is no JSON")
-        if not isinstance(fields, dict):
-            return None
-        if self.label_column is not None:
-            return label_of(fields.get(self.label_column))
-        return label_of(next((fields[name] for name in LABELS if not isinstance(fields.get(name, []), list | dict)), None))
+        return fields if isinstance(fields, dict) else None
 
     def _is_image(self, ending: str) -> bool:
         return ending == self.image_column if self.image_column else ending.rpartition(".")[2] in IMAGES
