@@ -131,6 +131,8 @@ def _looked_through(below: Sequence[str], splits: Sequence[str | None]) -> tuple
         found = set().union(*of_split.values())
         is_shared = all(len(names) < 2 for names in of_split.values())
         alike = _alike(found) if is_shared else []
+        if not is_shared and set(splits) == {None} and {"train"} < {_split_of(name) for name in found} - {None}:
+            return below, [], in_doubt  # splits that are not wanted, beside an image that is in none: no classes
         if len(found) > 1 and not alike:
             return inner, sorted({folder for folder, first in zip(walked, firsts, strict=True) if folder and first}), []
         in_doubt = in_doubt or alike

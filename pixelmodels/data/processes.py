@@ -64,7 +64,8 @@ def _call(function: Callable[[Any], Any], argument: Any) -> Any:
         process = _IDLE.pop() if _IDLE else _ALL[-1]
     kind, value = process.call(function, argument)
     with _TAKING:
-        _IDLE.append(process)
+        if process in _ALL:  # it was not ended meanwhile, while another call failed
+            _IDLE.append(process)
     if kind == "user error":
         raise UserError(value)
     if kind == "error":

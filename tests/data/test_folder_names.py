@@ -338,3 +338,13 @@ def test_several_folders_of_one_split_are_told() -> None:
     assert found.splits == ["train", "train", "validation", "validation"] and found.label_names == ("cat", "dog")
     assert found.remarks == ("the folders 'val2017', 'valid' are all of split validation",)
     assert arranged(*paths, own_splits=False).remarks == () == arranged(*paths[:3]).remarks
+
+
+def test_splits_that_are_not_wanted_are_no_classes_inside_other_folders_either() -> None:
+    paths = ["cover.png", *(f"archive/{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog"))]
+    assert arranged(*paths, labels=True, own_splits=False).label_names == ("archive",)
+    assert arranged(*paths, own_splits=False).label_names == ()
+    with pytest.raises(
+        UserError, match=r"splits inside its folders \(archive/test, archive/train\).* give the folder that holds the splits"
+    ):
+        arranged(*paths)

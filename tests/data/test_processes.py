@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelmodels.data.processes import end_processes, map_here
+from pixelmodels.data.processes import _Process, end_processes, map_here
 from pixelmodels.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +45,15 @@ def test_processes_are_used_again_until_they_are_ended() -> None:
     assert os.getpid() not in first and len(first) <= 2 and set(map_here(call, [{}] * 9, 2)) <= first
     end_processes()
     assert not set(map_here(call, [{}] * 9, 2)) & first
+
+
+def test_one_that_was_ended_at_its_call_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where another call has failed: whoever prepares the next data set would lose a process that is gone already."""
+    with monkeypatch.context() as patch:
+        call = _Process.call
+        patch.setattr(_Process, "call", lambda *arguments: (call(*arguments), end_processes())[0])
+        assert list(map_here(len, ["ab"], 1)) == [2]
+    assert list(map_here(len, ["abc"], 1)) == [3]
 
 
 def test_errors_are_told() -> None:
