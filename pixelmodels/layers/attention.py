@@ -19,6 +19,8 @@ class CausalAttention(CausalLayer):
     the row is committed. The first query has nothing to attend to and gives zeros.
     """
 
+    branches_on_column = True  # the first one finishes no key
+
     def __init__(self, num_features: int, num_image: int, num_key: int, num_value: int):
         super().__init__()
         self.num_key, self.num_value = num_key, num_value

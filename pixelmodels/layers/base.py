@@ -13,13 +13,20 @@ caller owns and that the passes update in place. Weights laid out for the passes
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 State = dict[str, Tensor]  # what one layer keeps of each image; every tensor is batch first
 Weights = dict[str, Tensor]  # one layer's weights, masked and laid out for its passes
+Recent = dict["CausalLayer", list[Tensor]]  # by layer: its inputs at the columns of a run and at those to the left that it reads, B C each
 Views = dict[object, tuple[tuple[Tensor, ...], ...]]  # by owner: its views of a state's tensors, one for each column
+
+
+def column(x_BWC: Tensor, c: int) -> Tensor:
+    """A view of one column, B C. By a slice: of what was written to, Inductor selects no place that is only known when it runs."""
+    return x_BWC[:, c : c + 1].squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -49,18 +56,26 @@ class Place:
     row: int
     column: int
     group: int
-    image_BWC: Tensor  # inputs of this row, at full resolution; what is not yet known is not read
+    shifted_BWC: Tensor  # inputs of this row behind a column of zeros, at full resolution; what is not yet known is not read
     views: Views = field(default_factory=dict)  # of the states of this canvas: what a layer keeps here need not be made for each pixel
+    offset: int = 0  # the column, or one some periods away: a number also where the column is only known when what is compiled runs
+    recent: Recent | None = None  # where a run of columns is compiled: what is written to the states at its end only
+
+    @property
+    def image_BWC(self) -> Tensor:
+        """Inputs of this row, at full resolution."""
+        return self.shifted_BWC[:, 1:]
 
     def halved(self) -> Place:
         """The same place seen from half the resolution."""
-        return Place(self.row // 2, self.column // 2, self.group, self.image_BWC, self.views)
+        return Place(self.row // 2, self.column // 2, self.group, self.shifted_BWC, self.views, self.offset // 2, self.recent)
 
 
 class Layer(nn.Module):
     """A causal layer with weights that its passes use in a layout of their own."""
 
     resolution: int = 1  # 1 at full resolution, 2 after one stride of two, ...
+    branches_on_column: ClassVar[bool] = False  # whether its pixel pass asks which column it is at: what is compiled is the same for all
     weight: Tensor
     bias: Tensor
 
@@ -104,6 +119,9 @@ class CausalLayer(Layer):
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         """Pixel pass: features of group `at.group` at `at.column`, from those of the input there."""
         raise NotImplementedError
+
+    def keep(self, s: State, first: int, recent: list[Tensor]) -> None:
+        """At the end of a run of columns from `first` on: write to the state what its pixel passes put into `Place.recent`."""
 
     def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
         """All columns of the row whose row pass was made; what it keeps counts only once committed.

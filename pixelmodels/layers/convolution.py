@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelmodels.layers.base import Frame, Place, RowLayer, State, Weights
+from pixelmodels.layers.base import Frame, Place, Recent, RowLayer, State, Weights, column
 from pixelmodels.layers.channel_groups import Grouped, Groups, group_mask, num_seen
 
 
@@ -110,14 +110,38 @@ class CausalConv(_Masked):
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         c, g = at.column, at.group
+        if at.recent is not None:
+            return self._pixel_of_run(w, s, x_BC, at, at.recent)
         columns_W, windows_W, pending_W = at.views.get(self) or self._views(s, at)
         if self.reads_image:  # the last channel of the pixel before became known after its own last pass
-            first = max(c - 1, 0)
-            s["row"][:, self.left + first : self.left + c + 1] = at.image_BWC[:, first : c + 1]
+            s["row"][:, self.left + c - 1 : self.left + c + 1] = at.shifted_BWC[:, c : c + 2]
         else:
             self.put_group(columns_W[c], x_BC, g)
         pending = pending_W[c] if self.num_groups == 1 else pending_W[c][:, self.out_slices[g]]
         return torch.addmm(pending, windows_W[c], w[f"taps{g}"])
+
+    def _pixel_of_run(self, w: Weights, s: State, x_BC: Tensor, at: Place, recent: Recent) -> Tensor:
+        """`pixel` as it is compiled: each write to the row would copy all of it."""
+        c, g, pending = at.column, at.group, column(s["pending"], at.column)
+        if self.num_groups > 1:
+            pending = pending[:, self.out_slices[g]]
+        if self.num_groups > 1 or self.reads_image:
+            if self.reads_image:
+                s["row"][:, self.left + c - 1 : self.left + c + 1] = at.shifted_BWC[:, c : c + 2]
+            else:
+                self.put_group(column(s["row"], self.left + c), x_BC, g)
+            return torch.addmm(pending, s["row"][:, c : c + self.left + 1].flatten(1), w[f"taps{g}"])
+        columns = recent.setdefault(self, [column(s["row"], c + before) for before in range(self.left)])
+        columns.append(x_BC)
+        return torch.addmm(pending, torch.cat(columns[-self.left - 1 :], 1), w[f"taps{g}"])
+
+    def keep(self, s: State, first: int, recent: list[Tensor]) -> None:
+        count = len(recent) - self.left
+        num_needed = count if self.rows_above else min(count, self.left)  # the row is recorded, or else only the next columns read it
+        if not num_needed:
+            return
+        end = self.left + first + count
+        s["row"][:, end - num_needed : end] = torch.stack(recent[-num_needed:], 1)
 
     def _views(self, s: State, at: Place) -> tuple[tuple[Tensor, ...], ...]:
         """Of each column: its input, the inputs that it reads (B, (left + 1) * I), and what it takes from above."""

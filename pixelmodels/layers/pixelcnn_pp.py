@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelmodels.layers.base import CausalLayer, Frame, Place, RowLayer, State, Weights
+from pixelmodels.layers.base import CausalLayer, Frame, Place, RowLayer, State, Weights, column
 from pixelmodels.layers.convolution import convolve, weight_and_bias
 
 
@@ -34,8 +34,7 @@ class LeftColumnConv(CausalLayer):
         s["pending"].copy_(pending if extra_BWC is None else pending + extra_BWC)
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
-        c = at.column
-        return torch.addmm(s["pending"][:, c], at.image_BWC[:, c - 1], w["here"]) if c else s["pending"][:, 0]
+        return torch.addmm(column(s["pending"], at.column), column(at.shifted_BWC, at.column), w["here"])
 
     def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
         return s["pending"] + F.pad((x_BWC @ w["here"])[:, :-1], (0, 0, 1, 0))

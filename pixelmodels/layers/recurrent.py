@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelmodels.layers.base import Frame, Place, State, Weights
+from pixelmodels.layers.base import Frame, Place, State, Weights, column
 from pixelmodels.layers.channel_groups import Grouped, Groups, group_slices
 from pixelmodels.layers.convolution import convolve, init_uniform
 
@@ -79,9 +79,9 @@ class RowLSTM(_LSTM):
 
     def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
         mine, c = self.hidden_slices[at.group], at.column
-        gates_BG = gates_BG + s["pending"][:, c, self.out_slices[at.group]]
-        hidden, cell = lstm(gates_BG, s["cell"][:, c, mine])
-        s["row_hidden"][:, c, mine], s["row_cell"][:, c, mine] = hidden, cell
+        gates_BG = gates_BG + column(s["pending"], c)[:, self.out_slices[at.group]]
+        hidden, cell = lstm(gates_BG, column(s["cell"], c)[:, mine])
+        column(s["row_hidden"], c)[:, mine], column(s["row_cell"], c)[:, mine] = hidden, cell
         return hidden
 
     def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
@@ -174,10 +174,10 @@ class DiagonalLSTM(_DiagonalLSTM):
 
     def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
         mine, c = self.hidden_slices[at.group], at.column
-        gates_BG = gates_BG + s["pending"][:, c, self.out_slices[at.group]]
-        gates_BG = torch.addmm(gates_BG, s["row_hidden"][:, c], w[f"before{at.group}"])
-        hidden, cell = lstm(gates_BG, s["row_cell"][:, c, mine])
-        s["row_hidden"][:, c + 1, mine], s["row_cell"][:, c + 1, mine] = hidden, cell
+        gates_BG = gates_BG + column(s["pending"], c)[:, self.out_slices[at.group]]
+        gates_BG = torch.addmm(gates_BG, column(s["row_hidden"], c), w[f"before{at.group}"])
+        hidden, cell = lstm(gates_BG, column(s["row_cell"], c)[:, mine])
+        column(s["row_hidden"], c + 1)[:, mine], column(s["row_cell"], c + 1)[:, mine] = hidden, cell
         return hidden
 
     def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
@@ -212,8 +212,8 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
             s["extra"].copy_(extra_BWG.expand_as(s["extra"]))
 
     def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
-        s["gates"][:, at.column, self.out_slices[at.group]] = gates_BG
-        return s["hidden"][:, at.column, self.hidden_slices[at.group]]
+        column(s["gates"], at.column)[:, self.out_slices[at.group]] = gates_BG
+        return column(s["hidden"], at.column)[:, self.hidden_slices[at.group]]
 
     def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
         s["gates"].copy_(gates_BWG[..., self.order])

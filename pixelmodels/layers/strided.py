@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelmodels.layers.base import CausalLayer, Frame, Layer, Place, State, Weights
+from pixelmodels.layers.base import CausalLayer, Frame, Layer, Place, State, Weights, column
 from pixelmodels.layers.convolution import convolve, push_row, weight_and_bias
 
 
@@ -60,7 +60,7 @@ class PixelShrinkConv(ShrinkConv, CausalLayer):
 
     def record_pixel(self, s: State, x_BC: Tensor, at: Place) -> None:
         """Keep the input at this column."""
-        s["rows"][:, 1, at.column + 1] = x_BC
+        column(s["rows"][:, 1], at.column + 1).copy_(x_BC)
 
     def fire_pixel(self, w: Weights, s: State, at: Place) -> Tensor:
         """The output at half this column."""
@@ -124,8 +124,8 @@ class PixelGrowConv(GrowConv, CausalLayer):
 
     def hold_pixel(self, s: State, x_BC: Tensor, at: Place) -> None:
         """Keep the half-resolution pixel of this column."""
-        s["held"][:, at.column // 2] = x_BC
+        column(s["held"], at.column // 2).copy_(x_BC)
 
     def read_pixel(self, w: Weights, s: State, at: Place) -> Tensor:
         """The full-resolution pixel at this column."""
-        return torch.addmm(w["bias"], s["held"][:, at.column // 2], w["taps"][at.row % 2, at.column % 2])
+        return torch.addmm(w["bias"], column(s["held"], at.column // 2), w["taps"][at.row % 2, at.offset % 2])

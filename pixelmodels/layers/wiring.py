@@ -99,7 +99,7 @@ class PixelPass(_Pass):
         """`inner` fires where row and column are even; elsewhere what it gave is read again."""
         at = self.at
         shrink.record_pixel(self.states[shrink], x_BC, at)
-        if at.row % 2 == 0 and at.column % 2 == 0:
+        if at.row % 2 == 0 and at.offset % 2 == 0:
             fired = shrink.fire_pixel(self.weights[shrink], self.states[shrink], at)
             self.at = at.halved()
             held = inner(fired)

@@ -100,7 +100,11 @@ class PixelModel(nn.Module):
         if self.encoder is None:
             return {}
         c_BHWD = self.encoder(context, batch, small_BHWC)
-        return {module: module(self._at_resolution(c_BHWD, module)) for module in self.modules() if isinstance(module, ContextProjection)}
+        return {module: module(self._at_resolution(c_BHWD, module)) for module in self.context_projections()}
+
+    def context_projections(self) -> Iterator[ContextProjection]:
+        """The linear maps whose features of the context layers take, in the order of registration."""
+        return (module for module in self.modules() if isinstance(module, ContextProjection))
 
     def _at_resolution(self, c_BHWD: Tensor, module: PositionLinear) -> Tensor:
         """Features of the context as a layer sees them: padded as the image is, and averaged over what a stride leaves out."""

@@ -25,7 +25,9 @@ from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once
 from pixelmodels.samples.blocks import Block, Blocks
 from pixelmodels.samples.commission import Commission
 from pixelmodels.sampling import Engine, Request
+from pixelmodels.sampling.compiled import compiled_or_not
 from pixelmodels.sampling.engine import NotFinite
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.storage import Storage
 
 RAY_PAYS_S = 20.0  # a local Ray is not started for less drawing than this
@@ -41,6 +43,7 @@ class DrawnCommission:
     batch_size: int  # images of a block
     num_workers: int | None = None  # of the cluster: blocks at a time; None: this process, or as many as there is room for
     use_gpu: bool = False  # one GPU a worker
+    compiled: bool = False  # by compiled passes, where there can be any
 
     def images(self, storage: Storage, say: Say) -> tuple[UInt8, Callable[[], None]]:
         """The images, N C H W, and what to call when they are safe elsewhere: it removes the blocks that are on disk.
@@ -53,7 +56,7 @@ class DrawnCommission:
         except MemoryError as error:
             raise UserError(f"--n {n}: so many images do not fit in memory; give fewer") from error
         packed = PackedModel.of(self.model)
-        blocks = Blocks(storage, packed.key, self.commission, self.batch_size, "cuda" if self.use_gpu else "cpu")
+        blocks = Blocks(storage, packed.key, self.commission, self.batch_size, self._drawn_by)
         left = [block for block in blocks.all if not blocks.read(block, images_NCHW)]
         num_done = n - sum(stop - start for start, stop in left)
         if num_done:
@@ -70,6 +73,11 @@ class DrawnCommission:
             raise
         return images_NCHW, blocks.clear
 
+    @property
+    def _drawn_by(self) -> str:
+        """What rounds in its own way: blocks that another one has drawn are not gone on from."""
+        return "cuda" if self.use_gpu else "cpu, compiled" if self.compiled else "cpu"
+
     def _drawn(self, packed: PackedModel, left: list[Block], advance: Callable[[float], None]) -> Iterator[tuple[Block, UInt8]]:
         """Blocks as they are finished. Without a cluster or a number of workers, by this process as long as Ray takes longer to start.
 
@@ -82,21 +90,24 @@ class DrawnCommission:
             check_gpu(self.use_gpu)
             block, *left = left
             model = self.model.to("cuda") if self.use_gpu else self.model
-            yield block, draw_requests(model, self.commission.requests(*block), advance)
+            yield block, draw_requests(model, self.commission.requests(*block), advance, self.compiled)
             alone = (time.monotonic() - started) * len(left) < RAY_PAYS_S
         if left:
-            for block, drawn_NCHW in draw_on_ray(packed, self.commission, left, self.num_workers, self.use_gpu):
+            by = (self.num_workers, self.use_gpu, self.compiled)
+            for block, drawn_NCHW in draw_on_ray(packed, self.commission, left, *by):
                 advance(len(drawn_NCHW))
                 yield block, drawn_NCHW
 
 
-def draw_requests(model: PixelModel, requests: list[Request], advance: Callable[[float], None] = lambda images: None) -> UInt8:
+def draw_requests(
+    model: PixelModel, requests: list[Request], advance: Callable[[float], None] = lambda images: None, compiled: bool = False
+) -> UInt8:
     """Images of requests, one after the other, drawn in lockstep; `advance` is told of every row, as a share of an image.
 
     Raises `UserError` where the network's output is not finite.
     """
     n, rows_each = sum(request.n for request in requests), sum(stage.model.spec.height for stage in model.stages())
-    engine = Engine(model, num_slots=n, max_waiting=n, reserve=0)
+    engine = Engine(model, num_slots=n, max_waiting=n, reserve=0, make_passes=compiled_or_not if compiled else Passes)
     images_NCHW, first, total = np.empty((n, *model.spec.shape), np.uint8), {}, 0
     for request in requests:
         first[engine.submit(request)] = total
@@ -147,7 +158,7 @@ class PackedModel:
 
 
 def draw_on_ray(
-    packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, use_gpu: bool
+    packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, use_gpu: bool, compiled: bool = False
 ) -> Iterator[tuple[Block, UInt8]]:
     """Blocks as they are finished, in any order: `num_workers` at a time, each with a CPU (and a GPU) of its own.
 
@@ -166,7 +177,7 @@ def draw_on_ray(
         while waiting or running:
             while waiting and len(running) < at_once:
                 block = waiting.popleft()
-                running[task.remote(model, commission.requests(*block), use_gpu)] = block
+                running[task.remote(model, commission.requests(*block), use_gpu, compiled)] = block
             (done, *_), _ = ray.wait(list(running), num_returns=1)
             yield running.pop(done), ray.get(done)
     except ray.exceptions.RayTaskError as error:
@@ -178,6 +189,6 @@ def draw_on_ray(
         raise UserError(f"a worker was lost ({first_line(error)}); {remedy}") from error
 
 
-def _draw_block(packed: PackedModel, requests: list[Request], use_gpu: bool) -> UInt8:
+def _draw_block(packed: PackedModel, requests: list[Request], use_gpu: bool, compiled: bool) -> UInt8:
     check_gpu(use_gpu)
-    return draw_requests(packed.unpack(torch.device("cuda" if use_gpu else "cpu")), requests)
+    return draw_requests(packed.unpack(torch.device("cuda" if use_gpu else "cpu")), requests, compiled=compiled)

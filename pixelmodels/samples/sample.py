@@ -69,6 +69,7 @@ class Sample:
     batch_size: int = 64  # images of a block: drawn at a time by one process
     num_workers: int | None = None  # blocks drawn at a time, where there are several; as many as the cluster has room for unless given
     use_gpu: bool = False  # one GPU a worker
+    compiled: bool = False  # compile the model's passes before (a minute or some, kept for the next time), to draw faster on CPUs
     storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
 
     def __post_init__(self) -> None:
@@ -92,6 +93,8 @@ class Sample:
             raise UserError("--known-rows and --known say what is known of given images; give --complete FILE, or --dataset NAME, too")
         if self.complete is not None and not self.completes:
             raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
+        if self.compiled and self.use_gpu:
+            raise UserError("--compiled is for CPUs, and --use-gpu for GPUs; leave one of them out")
         if self.samples_each is not None and not way:
             raise UserError(f"--samples-each {self.samples_each} is of given images; give --dataset, --given or --complete, or only --n")
         if self.samples_each is not None and self.samples_each > self.n:
@@ -113,7 +116,7 @@ def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say 
     for output in outputs:
         output.check(commission, model)
     started = time.monotonic()
-    drawing = DrawnCommission(model, commission, options.batch_size, options.num_workers, options.use_gpu)
+    drawing = DrawnCommission(model, commission, options.batch_size, options.num_workers, options.use_gpu, options.compiled)
     images_NCHW, finish = drawing.images(storage, say)
     say(f"{commission.n:,} images of {options.model} in {duration(time.monotonic() - started)}")
     paths = [output.write(commission, images_NCHW, model) for output in outputs]

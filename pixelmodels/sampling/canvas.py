@@ -16,7 +16,7 @@ class Canvas:
     """The images that passes are drawing, each at a row of its own (all at the same phase of the strides): the layers' states."""
 
     x_BWC: Tensor  # levels of the current row as far as they are known, uint8
-    image_BWC: Tensor  # the network's inputs of the current row, as far as they are known
+    shifted_BWC: Tensor  # the network's inputs of the current row, as far as they are known, behind a column of zeros
     above_BWC: Tensor  # the network's inputs of the row before (zeros above row 0)
     row_B: Tensor  # each image's current row, int64
     context: Features  # what each layer takes of the context, made once for each image; B H W F, H and W may be 1
@@ -25,9 +25,14 @@ class Canvas:
     direct_BWP: Tensor | None = None  # what the parameters of the current rows take of the context, from the row pass on; W may be 1
     views: Views = field(default_factory=dict)  # of the tensors above, which are only ever written in place
 
+    @property
+    def image_BWC(self) -> Tensor:
+        """The network's inputs of the current row, as far as they are known."""
+        return self.shifted_BWC[:, 1:]
+
     def tensors(self) -> Iterator[Tensor]:
         """Everything that is kept of the images; every tensor is batch first."""
-        yield from (self.x_BWC, self.image_BWC, self.above_BWC, self.row_B, *self.context.values())
+        yield from (self.x_BWC, self.shifted_BWC, self.above_BWC, self.row_B, *self.context.values())
         for state in self.states.values():
             yield from state.values()
 
@@ -35,8 +40,8 @@ class Canvas:
         """A canvas of what `change` makes of every tensor."""
         states = {layer: {name: change(value) for name, value in state.items()} for layer, state in self.states.items()}
         context = {module: change(map_BHWF) for module, map_BHWF in self.context.items()}
-        x_BWC, image_BWC, above_BWC, row_B = map(change, (self.x_BWC, self.image_BWC, self.above_BWC, self.row_B))
-        return Canvas(x_BWC, image_BWC, above_BWC, row_B, context, states, self.phase)
+        x_BWC, shifted_BWC, above_BWC, row_B = map(change, (self.x_BWC, self.shifted_BWC, self.above_BWC, self.row_B))
+        return Canvas(x_BWC, shifted_BWC, above_BWC, row_B, context, states, self.phase)
 
     def take(self, index: Tensor | slice) -> Canvas:
         """Some of the images, in a canvas of their own; an image may be taken more than once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
@@ -12,12 +13,16 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
+from pixelmodels.sampling.compiled import CompiledPasses
 from pixelmodels.sampling.lane import DrawnRow, Lane
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.request import Drawing, Request, checked, drawing_of
 from pixelmodels.sampling.waiting import QueueFull, WaitingList
 
 __all__ = ["Engine", "NotFinite", "QueueFull", "Request", "RowDone", "draw_all"]
+
+
+_PLAIN, _SHAPED, _GUIDED = "plain", "shaped", "guided"  # kinds of drawings
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,20 @@ class Engine:
     (summed over stages), whoever else is being drawn. Where w requests wait before it, it begins within (w // num_slots + 1) times that.
 
     In float64 its images are those of the reference sampler; in float32 the width of the batch may flip a draw now and then.
-    There is no thread and no clock in it: rows advance in `step_row` only. It puts the model into evaluation mode; the weights must stay
+    `make_passes` may give compiled ones (`compiled.compiled_or_not`). There is no thread and no clock in it: rows advance in `step_row`
+    only. It puts the model into evaluation mode; the weights must stay
     as they are.
     """
 
-    def __init__(self, model: PixelModel, *, num_slots: int = 64, max_waiting: int = 4096, reserve: int | None = None):
+    def __init__(
+        self,
+        model: PixelModel,
+        *,
+        num_slots: int = 64,
+        max_waiting: int = 4096,
+        reserve: int | None = None,
+        make_passes: Callable[[PixelModel], Passes] = Passes,
+    ):
         if num_slots < 1:
             raise UserError(f"{num_slots} slots asked for; give 1 or more")
         if max_waiting < 1:
@@ -72,10 +86,11 @@ class Engine:
         self._ids = count()
         self._between: list[Drawing] = []  # images that have a slot, and wait for the phase of their lane
         widths = slot_widths(num_slots, reserve)
-        self._lanes: list[dict[bool, Lane]] = []  # of each stage: without guidance, and with it
+        self._lanes: list[dict[str, Lane]] = []  # of each stage, by kind of drawing (see `_kind`)
         for stage in model.stages():
-            passes = Passes(stage.model)
-            self._lanes.append({guided: Lane(stage, passes, widths, guided=guided) for guided in (False, True)})
+            passes = make_passes(stage.model)
+            self._is_compiled = isinstance(passes, CompiledPasses)
+            self._lanes.append({kind: Lane(stage, passes, widths, guided=kind == _GUIDED) for kind in (_PLAIN, _SHAPED, _GUIDED)})
 
     @property
     def num_active(self) -> int:
@@ -121,14 +136,14 @@ class Engine:
         """
         num_soon = sum(lane.num_ending(self._soon) for lane in self._lanes[-1].values())
         begin = self._waiting.take(
-            self.num_slots - self.num_active, num_soon, lambda request: self._lanes[0][request.guidance > 0].may_join
+            self.num_slots - self.num_active, num_soon, lambda request: self._lanes[0][self._kind(request.options)].may_join
         )
         self._between += [drawing_of(self.model, request_id, request, image) for request_id, request, image in begin]
         drawn: list[RowDone] = []
         broken: list[DrawnRow] = []
         for stage, lanes in enumerate(self._lanes):
-            for guided, lane in lanes.items():
-                joining = [drawing for drawing in self._between if (drawing.stage, drawing.guided) == (stage, guided)]
+            for kind, lane in lanes.items():
+                joining = [drawing for drawing in self._between if (drawing.stage, self._kind(drawing.options)) == (stage, kind)]
                 if joining and lane.may_join:
                     self._between = [drawing for drawing in self._between if drawing not in joining]
                     self._keep(lane.join(joining), lane, drawn, broken)
@@ -141,6 +156,16 @@ class Engine:
                 self.cancel(request_id)
             raise NotFinite(broken[0].row, request_ids, [row for row in drawn if row.request_id not in request_ids])
         return drawn
+
+    def _kind(self, options: tuple[float, float, float]) -> str:
+        """Which lane an image is drawn in: a function of its own options, so that whoever is beside it changes nothing.
+
+        What is compiled draws images whose options are at their defaults; the others would have them drawn otherwise.
+        """
+        guidance, *others = options
+        if guidance:
+            return _GUIDED
+        return _SHAPED if self._is_compiled and others != [1.0, 1.0] else _PLAIN
 
     def _keep(self, rows: list[DrawnRow], lane: Lane, drawn: list[RowDone], broken: list[DrawnRow]) -> None:
         """Report rows; an image that is through with its stage goes on to the next one, or is finished."""

@@ -176,9 +176,9 @@ class Lane:
                 mask_BW[slot] = drawing.known_HW[r, :: self.every]
         known = KnownRow.of(x_BWC, mask_BW, device, counts_B=np.array([drawing is not None for drawing in slots]))
         u = torch.from_numpy(u_BWU).to(device)
-        params = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
+        finite_in_row_B = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
         x_BCW = canvases[0].x_BWC.permute(0, 2, 1).clone().cpu().numpy()
-        finite_B = torch.stack([torch.isfinite(params_BP).all(1) for params_BP in params]).all(0).tolist()
+        finite_B = finite_in_row_B.tolist()
         for slot, drawing in images:
             drawing.x_CHW[:, row_B[slot] * self.every, :: self.every] = x_BCW[slot]
         return [DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], finite_B[slot]) for slot, drawing in images]

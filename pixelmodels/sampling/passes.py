@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pixelmodels.layers.base import CausalLayer, Frame, Place
+from pixelmodels.layers.base import CausalLayer, Frame, Layer, Place, State, Weights
 from pixelmodels.layers.wiring import PixelPass, RowPass, TakeRow
 from pixelmodels.models import PixelModel
 from pixelmodels.models.context import Given, check_context
+from pixelmodels.models.context_encoder import Features
 from pixelmodels.sampling.canvas import Canvas
 
 
@@ -24,6 +26,7 @@ class Passes:
     def __init__(self, model: PixelModel):
         self.model = model
         self.weights = {layer: {name: value.clone() for name, value in layer.prepare().items()} for layer in model.layers()}
+        self._in_phase = [in_phase(model, phase) for phase in range(model.period)]
         self._step = model.spec.step
         self._width = model.spec.width
         self._is_padded = model.padded(self._width) > self._width
@@ -40,7 +43,7 @@ class Passes:
         states = {layer: layer.start(replace(frame, height=rows // stride, width=columns // stride)) for layer, stride in of_layer}
         return Canvas(
             x_BWC=torch.zeros(batch, width, channels, dtype=torch.uint8, device=frame.device),
-            image_BWC=frame.zeros(columns, channels + 1),
+            shifted_BWC=frame.zeros(1 + columns, channels + 1),
             above_BWC=frame.zeros(columns, channels + 1),
             row_B=torch.zeros(batch, dtype=torch.long, device=frame.device),
             context=model.context_features(context, batch),
@@ -50,24 +53,25 @@ class Passes:
     @torch.no_grad()
     def row(self, canvas: Canvas) -> None:
         """Everything that the images' current rows take from the rows above them, for all columns."""
-        model = self.model
+        context = self.context_of_row(canvas)
+        layers = self._in_phase[canvas.phase]
+        row_pass(self.model, layers, self.weights, canvas.states, canvas.phase, canvas.above_BWC, canvas.shifted_BWC, context)
+
+    def context_of_row(self, canvas: Canvas) -> Features:
+        """What each layer takes of the context at the images' current rows, B W F; the canvas keeps what the parameters take of it."""
         batch_B = torch.arange(len(canvas.row_B), device=canvas.row_B.device)
         context = {
             module: map_BHWF[batch_B, canvas.row_B // module.resolution] if map_BHWF.shape[1] > 1 else map_BHWF[:, 0]
             for module, map_BHWF in canvas.context.items()
         }
-        canvas.direct_BWP = None if model.direct is None else context[model.direct]
-        extras = model.above(RowPass(self.weights, canvas.states, _place(canvas)), canvas.above_BWC, context)
-        for layer in self._in_phase(canvas):
-            layer.row(self.weights[layer], canvas.states[layer], extras.get(layer))
-        canvas.image_BWC.zero_()
-        canvas.image_BWC[:, : self._width, -1] = 1
+        canvas.direct_BWP = None if self.model.direct is None else context[self.model.direct]
+        return context
 
     @torch.no_grad()
     def pixel(self, canvas: Canvas, column: int, group: int = 0) -> Tensor:
         """Parameters of one pixel of the current row, of one group where the network orders the channels; B P."""
         model = self.model
-        params_BP = model.here(PixelPass(self.weights, canvas.states, _place(canvas, column, group)), canvas.image_BWC[:, column])
+        params_BP = model.here(PixelPass(self.weights, canvas.states, _place(canvas, column, group)), canvas.shifted_BWC[:, 1 + column])
         if canvas.direct_BWP is None:
             return params_BP
         direct_BP = canvas.direct_BWP[:, column if canvas.direct_BWP.shape[1] > 1 else 0]
@@ -100,7 +104,7 @@ class Passes:
         if self._is_padded:  # pixel passes end at the last real column, rows below may read beyond
             self._take(canvas)
         at = _place(canvas)
-        for layer in self._in_phase(canvas):
+        for layer in self._in_phase[canvas.phase]:
             layer.commit(self.weights[layer], canvas.states[layer], at)
         canvas.above_BWC.copy_(canvas.image_BWC)
         canvas.row_B += 1
@@ -109,10 +113,32 @@ class Passes:
     def _take(self, canvas: Canvas) -> Tensor:
         return self.model.here(TakeRow(self.weights, canvas.states, _place(canvas)), canvas.image_BWC)
 
-    def _in_phase(self, canvas: Canvas) -> list[CausalLayer]:
-        """The layers of the pixel streams that fire in the current rows."""
-        return [layer for layer in self.weights if isinstance(layer, CausalLayer) and canvas.phase % layer.resolution == 0]
+
+def row_pass(
+    model: PixelModel,
+    layers: Sequence[CausalLayer],
+    weights: Mapping[Layer, Weights],
+    states: Mapping[Layer, State],
+    phase: int,
+    above_BWC: Tensor,
+    shifted_BWC: Tensor,
+    context: Features,
+) -> None:
+    """Everything that rows take from the row above, `above_BWC`, and their context; of `shifted_BWC` nothing is known afterwards.
+
+    Args: `layers` of the pixel streams that fire in this phase (see `in_phase`).
+    """
+    extras = model.above(RowPass(weights, states, Place(phase, 0, 0, shifted_BWC)), above_BWC, context)
+    for layer in layers:
+        layer.row(weights[layer], states[layer], extras.get(layer))
+    shifted_BWC.zero_()
+    shifted_BWC[:, 1 : 1 + model.spec.width, -1].fill_(1)
+
+
+def in_phase(model: PixelModel, phase: int) -> list[CausalLayer]:
+    """The layers of the pixel streams that fire in rows of a phase."""
+    return [layer for layer in model.layers() if isinstance(layer, CausalLayer) and phase % layer.resolution == 0]
 
 
 def _place(canvas: Canvas, column: int = 0, group: int = 0) -> Place:
-    return Place(canvas.phase, column, group, canvas.image_BWC, canvas.views)
+    return Place(canvas.phase, column, group, canvas.shifted_BWC, canvas.views, column)

@@ -15,6 +15,7 @@ from pixelmodels.models import PixelModel
 from pixelmodels.models.context import Given, check_context
 from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.choosing import Choice, check_options, choose
+from pixelmodels.sampling.compiled import CompiledPasses
 from pixelmodels.sampling.noise import noise
 from pixelmodels.sampling.passes import Passes
 
@@ -83,16 +84,16 @@ def draw(
                 if known_BHW[:, r, ::every].any():  # given, or drawn by the stages before
                     known_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()
                     known = KnownRow.of(known_BWC, known_BHW[:, r, ::every], model.device)
-                params = draw_row(passes, canvases, u_BHWU[:, r, ::every], choice, known)
-                if not all(torch.isfinite(params_BP).all() for params_BP in params):
+                finite_B = draw_row(passes, canvases, u_BHWU[:, r, ::every], choice, known)
+                if not finite_B.all():
                     raise FloatingPointError(f"the parameters of row {r} are not finite: the weights are broken")
                 x_BCHW[:, :, r, ::every] = canvases[0].x_BWC.permute(0, 2, 1)
             known_BHW[:, ::every, ::every] = True
     return x_BCHW
 
 
-def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: Choice, known: KnownRow | None = None) -> list[Tensor]:
-    """Draw each image's current row and commit it; returns the parameters of the last column, B P for each canvas.
+def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: Choice, known: KnownRow | None = None) -> Tensor:
+    """Draw each image's current row and commit it; returns whether all of its parameters were finite, B.
 
     Args: `canvases`, of the same images with their context and, for guidance, without; `known` pixels stay as they are, and a row
     that every image knows is taken at once.
@@ -100,22 +101,33 @@ def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: 
     for canvas in canvases:
         passes.row(canvas)
     if known is not None and all(known.by_all_W):
-        params = [passes.take_row(canvas, known.x_BWC)[:, -1] for canvas in canvases]
+        finite_B = torch.stack([passes.take_row(canvas, known.x_BWC).isfinite().all(2).all(1) for canvas in canvases]).all(0)
     else:
-        for c, u_BU in enumerate(u_BWU.unbind(1)):
-            params = _draw_pixel(passes, canvases, c, u_BU, choice, known)
+        first, finite_B = 0, torch.ones(len(u_BWU), dtype=torch.bool, device=u_BWU.device)
+        if isinstance(passes, CompiledPasses) and choice.plain_N is None:
+            (canvas,), first = canvases, passes.num_columns
+            finite_B = passes.draw(canvas, u_BWU, *((known.x_BWC, known.mask_BW) if known is not None else ()))
+        used: list[Tensor] = []
+        for c, u_BU in enumerate(u_BWU.unbind(1)[first:], first):
+            _draw_pixel(passes, canvases, c, u_BU, choice, known, used)
+        if used:
+            finite_B = finite_B & torch.cat(used, 1).isfinite().all(1)
     for canvas in canvases:
         passes.commit(canvas)
-    return params
+    return finite_B
 
 
-def _draw_pixel(passes: Passes, canvases: Sequence[Canvas], c: int, u_BU: Tensor, choice: Choice, known: KnownRow | None) -> list[Tensor]:
-    """Draw every channel of column `c` of the canvases' current rows, or take what is known; returns the last parameters used."""
+def _draw_pixel(
+    passes: Passes, canvases: Sequence[Canvas], c: int, u_BU: Tensor, choice: Choice, known: KnownRow | None, used: list[Tensor]
+) -> None:
+    """Draw every channel of column `c` of the canvases' current rows, or take what is known; the parameters are added to `used`."""
     model = passes.model
     params = [passes.pixel(canvas, c) for canvas in canvases]
+    used += params
     for channel in range(model.spec.channels):
         if channel and model.num_groups > 1:
             params = [passes.pixel(canvas, c, channel) for canvas in canvases]
+            used += params
         if known is not None and known.by_all_W[c]:
             x_B = known.x_BWC[:, c, channel]
         else:
@@ -124,7 +136,6 @@ def _draw_pixel(passes: Passes, canvases: Sequence[Canvas], c: int, u_BU: Tensor
                 x_B = torch.where(known.mask_BW[:, c], known.x_BWC[:, c, channel], x_B)
         for canvas in canvases:
             passes.put(canvas, c, channel, x_B)
-    return params
 
 
 @contextmanager

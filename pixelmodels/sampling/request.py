@@ -35,6 +35,11 @@ class Request:
     known_NCHW: Tensor | None = None  # levels, integers, of one image or n; read where the mask is true
     known_mask_NHW: Tensor | None = None  # which pixels are known, booleans, of one image or n
 
+    @property
+    def options(self) -> tuple[float, float, float]:
+        """Guidance, temperature and top_p."""
+        return float(self.guidance), float(self.temperature), float(self.top_p)
+
 
 @dataclass(eq=False)
 class Drawing:
@@ -48,11 +53,6 @@ class Drawing:
     x_CHW: npt.NDArray[np.uint8]  # levels so far, with what is known
     known_HW: npt.NDArray[np.bool_] | None  # pixels that are not drawn: those given, and those of stages that are done
     stage: int = 0  # that it is in, or waits for
-
-    @property
-    def guided(self) -> bool:
-        """Whether it needs what the network gives without its context, too."""
-        return self.options[0] > 0
 
     def num_leading_known(self, every: int) -> int:
         """Rows at the top of a stage, which draws every k-th row and column, that are wholly known."""
@@ -134,5 +134,4 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
         mask_HW = given_pixels.mask_BHW[0].cpu().numpy()
         x_CHW = np.where(mask_HW, given_pixels.x_BCHW[0].cpu().numpy(), x_CHW).astype(np.uint8)
         known_HW = mask_HW if known_HW is None else known_HW | mask_HW
-    options = (float(request.guidance), float(request.temperature), float(request.top_p))
-    return Drawing(request_id, image, options, context, image_noise(model, request.seed, request.first + image), x_CHW, known_HW)
+    return Drawing(request_id, image, request.options, context, image_noise(model, request.seed, request.first + image), x_CHW, known_HW)

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from weakref import WeakSet
 
 import torch
@@ -17,7 +18,9 @@ from pixelmodels.errors import MachineTrouble, UserError, one_line
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.runs.loading import find_model
+from pixelmodels.sampling.compiled import compiled_or_not
 from pixelmodels.sampling.engine import Engine, Request, draw_all
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
@@ -265,7 +268,8 @@ class Shelf:
         model = model.to(self.device).eval()
         check_serves(model)
         # admission is the replica's; the engine's own bound is out of its way
-        return Loaded(key, model, Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40))
+        make_passes = partial(compiled_or_not, num_threads=self.settings.cpus) if self.settings.compiled else Passes
+        return Loaded(key, model, Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40, make_passes=make_passes))
 
     def _unload(self) -> None:
         """Forget the versions that were used least recently; requests that have one keep it."""

@@ -199,8 +199,9 @@ def test_a_single_block_for_a_gpu_that_only_the_cluster_has_is_drawn_there(
     asked: list[tuple[int | None, bool]] = []
 
     def on_cluster(
-        packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, use_gpu: bool
+        packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, use_gpu: bool, compiled: bool
     ) -> Iterator[tuple[Block, UInt8]]:
+        assert not compiled
         asked.append((num_workers, use_gpu))
         return ((block, draw_requests(packed.unpack(torch.device("cpu")), commission.requests(*block))) for block in blocks)
 
@@ -214,6 +215,7 @@ def test_a_single_block_for_a_gpu_that_only_the_cluster_has_is_drawn_there(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--compiled", "--use-gpu"], "--compiled is for CPUs, and --use-gpu for GPUs; leave one of them out"),
         (["--n", "0"], "--n 0 is too few; give 1 or more"),
         (["--batch-size", "0"], "--batch-size 0 is too few"),
         (["--seed", "-1"], "--seed -1 is no seed"),

@@ -17,6 +17,7 @@ from pixelmodels.models.context import join_contexts
 from pixelmodels.models.multiscale_pixelrnn import MultiscalePixelRNNConfig
 from pixelmodels.sampling import Engine, QueueFull, Request, draw_all, reference_sample, sample
 from pixelmodels.sampling.choosing import Choice, cut, shaped_table
+from pixelmodels.sampling.compiled import CannotCompile, CompiledPasses
 from pixelmodels.sampling.engine import NotFinite, slot_widths
 from pixelmodels.sampling.passes import Passes
 from tests.conformance.conftest import random_context, small_config, small_model
@@ -31,9 +32,15 @@ MODELS = {
     "three_stages": (TWICE, "categorical", 1, 5, 4),
     "pixelcnn": ("pixelcnn", "discretized_logistic_mixture", 1, 3, 4),
     "pixelcnn_pp": (SMALL_PP, "discretized_logistic_mixture", 3, 5, 3),
+    "pixelcnn_pp-wide": (SMALL_PP, "discretized_logistic_mixture", 3, 3, 6),
     "pixelrnn_diagonal_bilstm": ("pixelrnn_diagonal_bilstm", "categorical", 1, 4, 3),
     "pixelrnn_row_lstm": ("pixelrnn_row_lstm", "categorical", 3, 4, 3),
     "pixelsnail": ("pixelsnail", "discretized_logistic_mixture", 3, 4, 3),
+}
+COMPILED = ("gated_pixelcnn-binary", "pixelrnn_row_lstm")  # in each run of the tests: the others take minutes
+NOT_COMPILED = {
+    "pixelcnn_pp": "images of 3 columns are narrower than the 4 after which its strides repeat",
+    "pixelsnail": "CausalAttention computes something else at the first column",
 }
 
 
@@ -96,13 +103,34 @@ def expected(model, request, image):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_image_is_the_reference_samplers(name):
+    check_engine(name, Passes)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in COMPILED else pytest.mark.compiled) for name in MODELS])
+def test_every_image_of_a_compiled_row_is_the_reference_samplers(name, compiled_functions):
+    if name in NOT_COMPILED:
+        with pytest.raises(CannotCompile, match=NOT_COMPILED[name]):
+            CompiledPasses(model_of(name), compiled_functions)
+        return
+    made = {}
+
+    def make_passes(model):
+        if model not in made:
+            made[model] = CompiledPasses(model, compiled_functions)
+        return made[model]
+
+    check_engine(name, make_passes)
+
+
+def check_engine(name, make_passes):
+    """Requests that come and are cancelled at any moment get the reference sampler's images."""
     model = model_of(name)
     stages = model.stages()
 
     @settings(max_examples=6, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
     @given(st.data())
     def check(data):
-        engine = Engine(model, num_slots=data.draw(st.integers(1, 6)))
+        engine = Engine(model, num_slots=data.draw(st.integers(1, 6)), make_passes=make_passes)
         submitted, rows, cancelled = {}, {}, set()
         for _ in range(data.draw(st.integers(2, 7))):
             action = data.draw(st.sampled_from(("submit", "submit", "step", "cancel")))

@@ -1,0 +1,70 @@
+"""One side of a comparison of samplers: a process of a checkout that times what it is told to, a line for each. See `sampling_compiled`.
+
+It uses only what the first version had, but for what is compiled; so it is run with another checkout on its path, too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+
+from benchmarks.sampling_rows import Case
+from pixelmodels.sampling import Engine, Request, draw_all, reference_sample
+
+
+class Side:
+    """Models that were asked for, and their engines."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, object] = {}
+        self.engines: dict[str, Engine] = {}
+
+    def seconds(self, case: dict[str, object], mode: str, batch: int, seed: int) -> float:
+        """Seconds for a batch, the mean of several where they are short.
+
+        Args: `mode`, one of `forward`, `eager`, `compiled`, and `reference` (timed on some pixels, and scaled).
+        """
+        name = json.dumps(case, sort_keys=True)
+        if name not in self.models:
+            self.models[name] = Case(**case).build()  # type: ignore[arg-type]
+        model = self.models[name]
+        if mode == "forward":
+            x_BCHW = torch.randint(model.spec.levels, (batch, *model.spec.shape), dtype=torch.uint8)  # type: ignore[attr-defined]
+            calls = max(1, 64 // batch)
+            with torch.inference_mode():
+                started = time.perf_counter()
+                for _ in range(calls):
+                    model(x_BCHW)  # type: ignore[operator]
+                return (time.perf_counter() - started) / calls
+        if mode == "reference":
+            num_pixels = 4
+            started = time.perf_counter()
+            reference_sample(model, batch, seed=0, num_pixels=num_pixels)  # type: ignore[arg-type]
+            return (time.perf_counter() - started) / num_pixels * model.spec.height * model.spec.width  # type: ignore[attr-defined]
+        key = f"{name} {mode} {batch}"
+        if key not in self.engines:
+            options = {}
+            if mode == "compiled":
+                from pixelmodels.sampling.compiled import CompiledPasses
+
+                options["make_passes"] = CompiledPasses
+            self.engines[key] = Engine(model, num_slots=batch, max_waiting=batch, reserve=0, **options)  # type: ignore[arg-type]
+        draws = max(1, 16 // batch)
+        started = time.perf_counter()
+        for number in range(draws):
+            draw_all(self.engines[key], Request(n=batch, seed=seed * draws + number))
+        return (time.perf_counter() - started) / draws
+
+
+def main() -> None:
+    """Time what comes, until no more comes."""
+    side = Side()
+    for line in sys.stdin:
+        print(json.dumps(side.seconds(**json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

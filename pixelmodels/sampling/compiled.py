@@ -1,0 +1,432 @@
+"""Columns of a row as compiled functions: what pixel passes and draws cost without Python between their operations.
+
+A function draws a few columns, from any one on, of a row whose row pass was made: the pixel pass of each and the draw from its parameters,
+in place. It is traced (`torch.export`), compiled as C++ by Inductor ahead of time (AOTInductor) and kept on disk. Weights are among its
+inputs, so that it serves all weights of an architecture. There is one for a single image, and one for any number; and for each phase of
+the strides whose rows differ. What is compiled rounds otherwise than what is not: in float32 a draw may flip now and then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import stat
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, product
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._inductor.cpp_builder import get_cpp_compiler
+
+from pixelmodels.errors import UserError, first_line
+from pixelmodels.layers.base import Layer, Place, Recent, State, Weights, column
+from pixelmodels.layers.wiring import PixelPass
+from pixelmodels.models import PixelModel
+from pixelmodels.models.context_encoder import Features
+from pixelmodels.models.registry import describe
+from pixelmodels.sampling.canvas import Canvas
+from pixelmodels.sampling.passes import Passes, in_phase, row_pass
+
+logger = logging.getLogger(__name__)
+CACHE = Path("~/.cache/pixelmodels/compiled")
+MOST_CACHE_BYTES = 2 << 30  # the functions that were not used for longest are removed beyond it
+MOST_PASSES = 6  # pixel passes that are one function: more take longer to compile, fewer cost more calls
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SOURCES = (
+    "layers/*.py",
+    "models/*.py",
+    "likelihoods/*.py",
+    "sampling/*.py",
+    "shapes.py",
+)  # what they are made of
+_ENDING = ".pt2"
+
+Names = tuple[tuple[int, str], ...]  # of tensors: the number of their layer, in the order of the model's, and the name that it has for it
+
+
+class CannotCompile(Exception):
+    """Why there are no compiled functions of a model."""
+
+
+class CompiledPasses(Passes):
+    """Passes whose row pass is one compiled function, and whose columns are drawn by a few calls of another one.
+
+    Args: `cache`, the folder of compiled functions, `~/.cache/pixelmodels/compiled` unless given; `num_threads` that the functions use,
+    those of torch unless given. Raises `CannotCompile`, and `UserError` for a folder that will not do.
+    """
+
+    def __init__(self, model: PixelModel, cache: Path | None = None, num_threads: int | None = None):
+        super().__init__(model)
+        _check_can_compile(model)
+        where = _Where(_folder(cache), num_threads or torch.get_num_threads())
+        self.count = _columns_at_once(model)
+        self._rows, self._columns = dict[tuple[int, bool], _Function](), dict[tuple[int, bool], _Function]()
+        with torch.no_grad():
+            for phase, single in product(sorted({_same_phase(phase) for phase in range(model.period)}), (True, False)):
+                canvas = self.start(1 if single else 3)
+                canvas.phase = phase
+                context = self.context_of_row(canvas)
+                row, columns = _Row(model, phase), _Columns(model, phase, self.count)
+                self._rows[phase, single] = _Function(row, self, canvas, _row_inputs(canvas, context), single, where)
+                super().row(canvas)
+                self._columns[phase, single] = _Function(columns, self, canvas, _example(model, canvas), single, where)
+        _limit(where.folder)
+
+    @torch.no_grad()
+    def row(self, canvas: Canvas) -> None:
+        context = self.context_of_row(canvas)
+        self._rows[_same_phase(canvas.phase), len(canvas.row_B) == 1](canvas, _row_inputs(canvas, context))
+
+    @property
+    def num_columns(self) -> int:
+        """How many of a row's columns `draw` draws: all, but for those at its end that are fewer than one call draws."""
+        return self.model.spec.width // self.count * self.count
+
+    @torch.no_grad()
+    def draw(self, canvas: Canvas, u_BWU: Tensor, known_BWC: Tensor | None = None, mask_BW: Tensor | None = None) -> Tensor:
+        """Draw the first `num_columns` of the current row, after its row pass; whether all parameters were finite, B.
+
+        Args: `u`, uniforms, float64; `known`, levels that stay as they are where `mask` says so.
+        """
+        if self not in canvas.views:
+            canvas.views[self] = (_nothing(canvas),)
+        ((no_levels_BWC, no_BW),) = canvas.views[self]
+        finite_B = torch.ones(len(canvas.row_B), dtype=torch.bool)
+        known_BWC, mask_BW = no_levels_BWC if known_BWC is None else known_BWC, no_BW if mask_BW is None else mask_BW
+        inputs = _column_inputs(canvas, finite_B, known_BWC, mask_BW, u_BWU)
+        self._columns[_same_phase(canvas.phase), len(canvas.row_B) == 1](canvas, inputs, range(0, self.num_columns, self.count))
+        return finite_B
+
+
+def compiled_or_not(model: PixelModel, cache: Path | None = None, num_threads: int | None = None) -> Passes:
+    """Compiled passes of a model, or those that are always right where there can be none, which is said once for each reason."""
+    try:
+        return CompiledPasses(model, cache, num_threads)
+    except CannotCompile as error:
+        _say_once(f"{type(model).__name__} is drawn without compiled functions: {error}")
+        return Passes(model)
+
+
+@lru_cache(maxsize=100)
+def _say_once(text: str) -> None:
+    logger.warning(text)
+
+
+def _row_inputs(canvas: Canvas, context: Features) -> list[Tensor]:
+    return [canvas.above_BWC, canvas.shifted_BWC, *(value.contiguous() for value in context.values())]
+
+
+def _nothing(canvas: Canvas) -> tuple[Tensor, Tensor]:
+    """Levels and mask of a row of which nothing is known."""
+    return torch.zeros_like(canvas.x_BWC), torch.zeros(canvas.x_BWC.shape[:2], dtype=torch.bool)
+
+
+def _example(model: PixelModel, canvas: Canvas) -> list[Tensor]:
+    """Inputs of columns, of the form of those that will be given."""
+    batch, width = canvas.x_BWC.shape[:2]
+    u_BWU = torch.full((batch, width, model.likelihood.num_uniforms), 0.5, dtype=torch.float64)
+    return _column_inputs(canvas, torch.ones(batch, dtype=torch.bool), *_nothing(canvas), u_BWU)
+
+
+def _column_inputs(canvas: Canvas, finite_B: Tensor, known_BWC: Tensor, mask_BW: Tensor, u_BWU: Tensor) -> list[Tensor]:
+    inputs = [canvas.shifted_BWC, canvas.x_BWC, finite_B, known_BWC.contiguous(), mask_BW.contiguous(), u_BWU.contiguous()]
+    if canvas.direct_BWP is not None:
+        inputs.append(canvas.direct_BWP.expand(-1, canvas.above_BWC.shape[1], -1).contiguous())
+    return inputs
+
+
+# --- what is compiled ---
+
+
+class _Step(nn.Module):
+    """A part of a row; `names` are those of the weights and the states that it uses, of its model's layers."""
+
+    names: tuple[Names, Names]
+
+    def __init__(self, model: PixelModel, phase: int):
+        super().__init__()
+        self._model = (model,)  # in a tuple: its parameters are none of this module's
+        self.phase = phase
+
+    @property
+    def model(self) -> PixelModel:
+        """The model, of which nothing but its wiring and its buffers is used."""
+        return self._model[0]
+
+    def of_layers(self, tensors: Sequence[Tensor], names: Names) -> dict[Layer, dict[str, Tensor]]:
+        """Tensors by layer and name."""
+        layers = list(self.model.layers())
+        found: dict[Layer, dict[str, Tensor]] = {layer: {} for layer in layers}
+        for (number, name), tensor in zip(names, tensors, strict=True):
+            found[layers[number]][name] = tensor
+        return found
+
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
+        """Change inputs and states in place; `first` is the first column."""
+        raise NotImplementedError
+
+    def forward(self, first: Tensor, inputs: list[Tensor], weights: list[Tensor], states: list[Tensor]) -> None:
+        """What is traced."""
+        self.run(self.of_layers(weights, self.names[0]), self.of_layers(states, self.names[1]), inputs, cast(int, first.item()))
+
+
+class _Row(_Step):
+    """The row pass."""
+
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
+        above_BWC, shifted_BWC, *context = inputs
+        features: Features = dict(zip(self.model.context_projections() if context else (), context, strict=True))
+        row_pass(self.model, in_phase(self.model, self.phase), w, s, self.phase, above_BWC, shifted_BWC, features)
+
+
+class _Columns(_Step):
+    """Pixel passes and draws of `count` columns."""
+
+    def __init__(self, model: PixelModel, phase: int, count: int):
+        super().__init__(model, phase)
+        self.count = count
+
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
+        shifted_BWC, x_BWC, finite_B, known_BWC, mask_BW, u_BWU, *direct = inputs
+        model = self.model
+        torch._check(first >= 0)
+        torch._check(first <= x_BWC.shape[1] - self.count)
+        recent: Recent = {}
+        for offset in range(self.count):
+            c = first + offset
+            for channel in range(model.spec.channels):
+                if not channel or model.num_groups > 1:
+                    at = Place(self.phase, c, channel, shifted_BWC, offset=offset, recent=recent)
+                    params_BP = model.here(PixelPass(w, s, at), column(shifted_BWC, 1 + c))
+                    if direct:
+                        direct_BP = column(direct[0], c)
+                        params_BP = params_BP + (direct_BP if model.num_groups == 1 else direct_BP[:, model.params_of_group[channel]])
+                    finite_B &= torch.isfinite(params_BP).all(1)
+                x_B = model.likelihood.draw(params_BP, channel, column(x_BWC, c), column(u_BWU, c))
+                x_B = torch.where(column(mask_BW, c), column(known_BWC[..., channel], c), x_B.to(torch.uint8))
+                column(x_BWC[..., channel], c).copy_(x_B)
+                column(shifted_BWC[..., channel], 1 + c).copy_(x_B.to(shifted_BWC.dtype) * model.spec.step - 1)
+        for layer, inputs_BC in recent.items():
+            layer.keep(s[layer], first // layer.resolution, inputs_BC)
+
+
+class _Touched(dict[str, Tensor]):
+    """A layer's tensors, and the names of those that were asked for."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        super().__init__(tensors)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
+def _touched(step: _Step, passes: Passes, canvas: Canvas, inputs: Sequence[Tensor]) -> tuple[Names, Names]:
+    """Which weights and which states a step uses."""
+    weights = {layer: _Touched(own) for layer, own in passes.weights.items()}
+    states = {layer: _Touched(own) for layer, own in canvas.states.items()}
+    step.run(weights, states, inputs, 0)
+
+    def names(of: dict[Layer, _Touched]) -> Names:
+        return tuple((number, name) for number, own in enumerate(of.values()) for name in own if name in own.names)
+
+    return names(weights), names(states)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where functions are kept, and with how many threads they run."""
+
+    folder: Path
+    num_threads: int
+
+
+class _Function:
+    """A step as a compiled function, made or found in a folder; for a single image, or any number of them from two on.
+
+    Args: `canvas` and `inputs`, of the form of those that will be given.
+    """
+
+    def __init__(self, step: _Step, passes: Passes, canvas: Canvas, inputs: list[Tensor], single: bool, where: _Where):
+        step.names = _touched(step, passes, canvas, inputs)
+        layers = list(passes.weights)
+        self._states = [(layers[number], name) for number, name in step.names[1]]
+        self._weights = [passes.weights[layers[number]][name] for number, name in step.names[0]]
+        arguments = (torch.tensor(0), inputs, self._weights, self._states_of(canvas))
+        self._forms = [_form(one) for one in chain(*arguments[1:])]
+        path = where.folder / f"{self._name(step, single, where.num_threads)}{_ENDING}"
+        with _locked(path):
+            if not path.exists():
+                started = time.monotonic()
+                _compile(step, arguments, single, path, where.num_threads)
+                logger.info("compiled %s of %s in %.0f s", type(step).__name__, type(step.model).__name__, time.monotonic() - started)
+            os.utime(path)
+            with warnings.catch_warnings(action="ignore"):
+                self._run = torch._inductor.aoti_load_package(str(path)).loader.boxed_run
+
+    def __call__(self, canvas: Canvas, inputs: list[Tensor], firsts: Iterable[int] = (0,)) -> None:
+        """Run it, from each of some columns on."""
+        if self not in canvas.views:
+            kept = (*self._weights, *self._states_of(canvas))
+            self._check([*inputs, *kept])
+            canvas.views[self] = (kept,)
+        (kept,) = canvas.views[self]
+        for first in firsts:
+            self._run([_number(first), *inputs, *kept])
+
+    def _check(self, tensors: Sequence[Tensor]) -> None:
+        if [_form(one) for one in tensors] != self._forms:
+            raise RuntimeError("tensors of another form than those that the function was compiled for; tell us")
+
+    def _states_of(self, canvas: Canvas) -> list[Tensor]:
+        return [canvas.states[layer][name] for layer, name in self._states]
+
+    def _name(self, step: _Step, single: bool, num_threads: int) -> str:
+        made_of = {
+            "step": [type(step).__name__, {name: value for name, value in vars(step).items() if isinstance(value, int)}, step.names],
+            "model": {name: value for name, value in describe(step.model).items() if name != "context"},
+            "forms": [str(form) for form in self._forms],
+            "single": single,
+            "threads": num_threads,
+            "torch": torch.__version__,
+            "processor": _processor(),
+            "sources": _digest_of_sources(),
+        }
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=1000)
+def _number(first: int) -> Tensor:
+    """A tensor that nobody writes to."""
+    return torch.tensor(first)
+
+
+def _check_can_compile(model: PixelModel) -> None:
+    """Raise `CannotCompile` where there is no compiler, or the passes of a layer ask which column they are at."""
+    if model.device.type != "cpu":
+        raise CannotCompile(f"functions are compiled for CPUs, and the model is on {model.device}")
+    if model.period > model.spec.width:
+        narrow = f"images of {model.spec.width} columns are narrower than the {model.period} after which its strides repeat"
+        raise CannotCompile(narrow)
+    for layer in model.layers():
+        if layer.branches_on_column:
+            raise CannotCompile(f"{type(layer).__name__} computes something else at the first column")
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise CannotCompile(f"there is no C++ compiler ({first_line(error)}); install g++") from error
+
+
+def _form(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
+    """What a compiled function takes for granted: all but the number of images."""
+    return tensor.shape[1:], tensor.stride()[1:], tensor.dtype
+
+
+def _compile(step: _Step, arguments: tuple[Any, ...], single: bool, path: Path, num_threads: int) -> None:
+    """Trace and compile; the file is there whole or not at all."""
+    batch = None if single else {0: torch.export.Dim("batch", min=2, max=1 << 16)}
+    _, inputs, weights, states = arguments
+    shapes = (None, [batch] * len(inputs), [None] * len(weights), [batch] * len(states))
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch, warnings.catch_warnings(action="ignore"):
+        program = torch.export.export(step, arguments, dynamic_shapes=shapes, strict=False)
+        if baked := [name for name, value in program.constants.items() if isinstance(value, Tensor) and value.is_floating_point()]:
+            raise RuntimeError(f"weights would be compiled in: {', '.join(baked)}")
+        if single:
+            program = program.run_decompositions(_OF_ONE_IMAGE)
+        options = {"cpp.threads": num_threads}
+        made = torch._inductor.aoti_compile_and_package(program, package_path=f"{scratch}/made{_ENDING}", inductor_configs=options)
+        os.replace(made, path)
+
+
+def _vector_times_matrix(bias: Tensor, x_1I: Tensor, weight_IO: Tensor) -> Tensor:
+    """`addmm` of one row as a sum, which is compiled together with what comes before and after it."""
+    return bias + (x_1I.transpose(0, 1) * weight_IO).sum(0, keepdim=True) if x_1I.shape[0] == 1 else NotImplemented
+
+
+def _convolution_of_a_row(x_1CHW: Tensor, weight_OCHK: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
+    """A convolution that makes one row of one image as a product: oneDNN would lay out its weights anew at each call."""
+    _, channels, rows, columns = weight_OCHK.shape
+    if options or x_1CHW.shape[:3] != (1, channels, rows):  # with a stride, or of several rows
+        return NotImplemented
+    windows_WI = x_1CHW[0].unfold(2, columns, 1).permute(2, 0, 1, 3).flatten(1)
+    y_WO = windows_WI @ weight_OCHK.flatten(1).T
+    return (y_WO if bias is None else y_WO + bias).T[None, :, None]
+
+
+_OF_ONE_IMAGE = {torch.ops.aten.addmm.default: _vector_times_matrix, torch.ops.aten.conv2d.default: _convolution_of_a_row}
+
+
+def _columns_at_once(model: PixelModel) -> int:
+    """Columns of one call: a multiple of the strides' period, that leaves none over where it can."""
+    period, width = model.period, model.spec.width
+    if period > 1:
+        return period
+    return next(count for count in range(max(1, MOST_PASSES // model.num_groups), 0, -1) if width % count == 0)
+
+
+def _same_phase(phase: int) -> int:
+    """The first phase whose rows fire the same layers: those that as many halvings leave even."""
+    return phase & -phase
+
+
+# --- the folder of compiled functions ---
+
+
+def _folder(cache: Path | None) -> Path:
+    """The folder, made where it is not there; raises `UserError` where somebody else could write code into it."""
+    folder = (cache or CACHE).expanduser()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        no_folder = f"folder '{folder}' for compiled functions cannot be made ({first_line(error)})"
+        raise UserError(f"{no_folder}; make it, or do not compile") from error
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UserError(f"folder '{folder}' holds code that is run, and others may write to it; give it to yourself alone (chmod 700)")
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process of this machine at a time."""
+    with open(path.with_suffix(".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _limit(folder: Path) -> None:
+    """Remove the functions that were not used for longest, as long as all take too much."""
+    found = sorted(((path.stat().st_mtime, path.stat().st_size, path) for path in folder.glob(f"*{_ENDING}")), reverse=True)
+    left = MOST_CACHE_BYTES
+    for _, size, path in found:
+        left -= size
+        if left < 0:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def _digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in _SOURCES for file in _PACKAGE.glob(pattern)):
+        digest.update(f"{file.relative_to(_PACKAGE)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    """What of the processor the compiler makes use of."""
+    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    return f"{torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"

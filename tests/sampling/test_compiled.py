@@ -1,0 +1,95 @@
+"""Compiled passes: found again, for other weights too; what cannot be compiled, and where. Their images are tests of the engine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelmodels.errors import UserError
+from pixelmodels.samples.drawing import draw_requests
+from pixelmodels.sampling import Request, compiled, draw_all
+from pixelmodels.sampling.compiled import CompiledPasses, compiled_or_not
+from pixelmodels.sampling.noise import noise
+from pixelmodels.sampling.passes import Passes
+from tests.conformance.conftest import small_model
+from tests.sampling.test_engine import MODELS, model_of
+
+NAME = "gated_pixelcnn-binary"
+
+
+def functions(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.glob("*.pt2")}
+
+
+def test_functions_are_made_once_for_all_weights(compiled_functions: Path) -> None:
+    CompiledPasses(model_of(NAME), compiled_functions)
+    before = functions(compiled_functions)
+    assert len(before) >= 4  # row pass and columns, for one image and for several
+    torch.manual_seed(1)
+    other = small_model(*MODELS[NAME], levels=6, context="mix")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter) / 4)
+    request = Request(n=5, seed=2)
+    x_NCHW = draw_all(other, request).numpy()
+    compiled_x_NCHW = draw_requests(other, [request], compiled=True)
+    assert functions(compiled_functions) == before
+    assert (compiled_x_NCHW == x_NCHW).all() and not (x_NCHW == draw_all(model_of(NAME), request).numpy()).all()
+
+
+@pytest.fixture(autouse=True)
+def where(compiled_functions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "CACHE", compiled_functions)
+
+
+@torch.no_grad()
+def test_a_number_that_is_not_finite_is_found_in_any_column(compiled_functions: Path) -> None:
+    model = model_of(NAME)
+    passes = CompiledPasses(model, compiled_functions)
+    u_BWU = noise(model, 4, seed=0)[:, 0]
+    for column in range(model.spec.width):
+        canvas = passes.start(4)
+        passes.row(canvas)
+        first = next(layer for layer in model.layers() if "pending" in canvas.states[layer])
+        canvas.states[first]["pending"][2, column] = torch.nan
+        finite = passes.draw(canvas, u_BWU).tolist()
+        assert finite[:2] + finite[3:] == [True] * 3 and (not finite[2] or passes.num_columns <= column)
+
+
+def test_without_a_compiler_models_are_drawn_as_ever(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def none() -> str:
+        raise RuntimeError("no g++ here")
+
+    monkeypatch.setattr(compiled, "get_cpp_compiler", none)
+    compiled._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert type(compiled_or_not(model_of(NAME))) is Passes
+    assert caplog.messages == ["GatedPixelCNN is drawn without compiled functions: there is no C++ compiler (no g++ here); install g++"]
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    with pytest.raises(UserError, match="holds code that is run, and others may write to it; give it to yourself alone"):
+        CompiledPasses(model_of(NAME), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="for compiled functions cannot be made"):
+        CompiledPasses(model_of(NAME), tmp_path / "file" / "functions")
+
+
+def test_the_functions_that_were_not_used_for_longest_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        path = tmp_path / f"{number}.pt2"
+        path.write_bytes(bytes(100))
+        path.with_suffix(".lock").touch()
+        os.utime(path, (1000 + number % 3, 1000 + number % 3))
+    monkeypatch.setattr(compiled, "MOST_CACHE_BYTES", 350)
+    compiled._limit(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.lock", "1.pt2", "2.lock", "2.pt2", "4.lock", "4.pt2"]
