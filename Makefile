@@ -17,7 +17,7 @@ STAMP := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | c
 .PHONY: help install train serve test test-compiled test-faults lint format bench ui clean clean-all
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv and install the pinned packages
 

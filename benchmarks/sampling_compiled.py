@@ -5,9 +5,9 @@
     python -m benchmarks.sampling_compiled --only pixelcnn_pp gated_rgb   # of the cases in CASES
 
 Each side is a process of its own (`sampling_side.py`); they take turns, one timing each, `--rounds` times: best and median. What is
-compiled is compiled before (`compile_s`, where the functions are not in the cache yet). The reference sampler is timed on four pixels and
-scaled. Float32, torch's own number of threads, fresh weights. The last thing printed is one JSON object; it is also written to
-`benchmarks/results/` with the date.
+compiled is compiled before (`first_call_s`, most of it where the functions are not in the cache yet). The reference sampler is timed on
+four pixels and scaled. Float32, torch's own number of threads, fresh weights. The last thing printed is one JSON object; it is also
+written to `benchmarks/results/` with the date.
 """
 
 from __future__ import annotations

@@ -70,12 +70,13 @@ def _check_finite(options: object, prefix: str = "--") -> None:
         _check_finite(value, f"{flag}.")
 
 
-def _check_given(options: object, words: Sequence[str]) -> None:
+def _check_given(options: object, words: Sequence[str], prefix: str = "--") -> None:
     """Raise `UserError` for a flag that takes several values and is given without any: it would stand for nothing."""
-    given = [word.replace("_", "-") for word in words]
+    given = [word.partition("=")[0].replace("_", "-") for word in words]
     for spec in dataclasses.fields(options) if dataclasses.is_dataclass(options) else ():
-        flag = f"--{spec.name.replace('_', '-')}"
-        if getattr(options, spec.name) == () and flag in given:
+        flag, value = prefix + spec.name.replace("_", "-"), getattr(options, spec.name)
+        _check_given(value, words, f"{flag}.")
+        if value in ((), ("",)) and flag in given:
             raise UserError(f"{flag} is given without a value; give one or more, or leave it out; --help lists the options")
 
 
@@ -84,7 +85,10 @@ def _bare_path(kind: type, words: Sequence[str], said: str) -> str:
     flag = _flag_of_paths(kind)
     if "Unrecognized options" not in said or flag is None or any(word.partition("=")[0] == flag for word in words):
         return ""
-    text = "".join(_FRAME.sub("", said).split())  # a long path is on several lines
+    unrecognized = _RULE.split(_FRAME.sub("", said).partition("Unrecognized options:")[2])[0]
+    if any(word.startswith("-") for word in unrecognized.split()):  # a mistyped flag, and its values
+        return ""
+    text = "".join(unrecognized.split())  # a long path is on several lines
     bare = [word for word in words if not word.startswith("-") and "".join(word.split()) in text]
     found = next((word for word in bare if "://" in word or os.path.exists(word)), None)
     return "" if found is None else f"; give it with {flag}: {flag} {shlex.quote(found)}"

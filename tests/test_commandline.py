@@ -141,3 +141,15 @@ def test_what_several_types_may_be_is_told(words: list[str]) -> None:
         parse(DatasetConfig, ["--size", *words])
     assert str(raised.value) == text
     assert parse(DatasetConfig, ["--size", "16", "8"]).size == (16, 8)
+
+
+@pytest.mark.parametrize("words", [["--sutie", "photos", "--storage", "."], ["--epochz", "3", "--storage", "."], ["--only="]])
+def test_a_mistyped_flag_is_no_bare_path(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pixelmodels.training.options import TrainAll
+
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as raised:
+        parse(TrainAll, words)
+    told = str(raised.value)
+    assert "give it with" not in told and ("did you mean --" in told or told.startswith("--only is given without a value"))

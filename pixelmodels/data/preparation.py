@@ -129,6 +129,8 @@ def prepare(
             dataset, is_new = _prepare(config, storage, source, listing, say)
         finally:
             end_processes()
+            if isinstance(source, PackedSource) and source.unpacked is not None:
+                storage.delete(source.unpacked.folder)
     _remove_records(dataset)
     told = f"prepared in {time.monotonic() - started:.1f} s" if is_new else "already prepared"
     say(f"data set {dataset.summary()} ({told})")
@@ -158,8 +160,7 @@ def _prepare(
             raise
     else:
         if isinstance(source, PackedSource) and listing is not None:
-            source.unpacked = Unpacked.of(storage, source, listing)
-            pieces = source.unpacked.folder
+            source.unpacked = Unpacked.of(storage)
         survey = source.survey(listing)
         for remark in survey.remarks:
             say(remark)
@@ -179,9 +180,9 @@ def _prepare(
             not_there = f"shard '{missing[0]}' written by a worker is not at '{storage.uri(folder)}'"
             raise UserError(f"{not_there}; give a --storage that every host sees: a bucket or a shared folder")
         _commit(storage, folder, dataset.manifest, images.rejected)
+    remove_old_pieces(storage)
     if pieces is not None:  # before the note by which the data set is found without looking for pieces
         storage.delete(pieces)
-        remove_old_pieces(storage)
     if listing is not None and listing.is_settled:
         write(storage, f"{folder}/{LISTING}", _listing_record(config, listing, plan.vectors_digest))
     return dataset, is_new

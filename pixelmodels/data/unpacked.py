@@ -2,20 +2,20 @@
 
 What is packed (gzip, zip, MATLAB's zlib) can be read from its start only: each shard cut of it would unpack all that is in front of its
 images. So the bytes of large ones are written, as they are checked, as pieces of whole images below `preparing/<hash>/`, of which shards
-read what they need. These are removed when the data set is whole.
+read what they need. These are removed when the preparation ends; what a killed one leaves, after a week.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any, cast
 
 from pixelmodels.data.block import Block
 from pixelmodels.data.pieces import PREPARING
-from pixelmodels.data.source import Listing
 from pixelmodels.data.writing import write
 from pixelmodels.errors import UserError
 from pixelmodels.storage import Storage
@@ -32,10 +32,9 @@ class Unpacked:
     most_again: int = MOST_UNPACKED_AGAIN  # bytes
 
     @staticmethod
-    def of(storage: Storage, source: object, listing: Listing) -> Unpacked:
-        """Where they are for the files of a listing."""
-        name = hashlib.sha256(f"unpacked\0{type(source).__name__}\0{listing.digest}".encode()).hexdigest()[:16]
-        return Unpacked(storage, f"{PREPARING}/{name}")
+    def of(storage: Storage) -> Unpacked:
+        """Where they are for one preparation: another one of the same files removes its own."""
+        return Unpacked(storage, f"{PREPARING}/{uuid.uuid4().hex[:16]}")
 
     def holds(self, block: Block) -> bool:
         """Whether this is a block whose bytes are put aside."""

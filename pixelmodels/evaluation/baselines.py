@@ -75,8 +75,12 @@ def uniform(spec: ImageSpec) -> LeaderboardRow:
 def histogram(batches: Iterable[Images], test_NCHW: Images, spec: ImageSpec) -> LeaderboardRow:
     """One independent histogram for each sub-pixel of the training images, (count + 1) / (images + levels), scored on the test images.
 
+    Args: `batches`, which can be gone through several times.
+
     The counts of as many sub-pixels as `HISTOGRAM_COUNTS` allows are held at once, and the batches are gone through for each so many.
     """
+    if isinstance(batches, Iterator):
+        raise TypeError("an iterator can be gone through once only; give a list, or what makes one anew")
     started = time.perf_counter()
     nll_nats_N = np.zeros(len(test_NCHW))
     at_once = max(1, HISTOGRAM_COUNTS // spec.levels)

@@ -25,7 +25,6 @@ from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once
 from pixelmodels.samples.blocks import Block, Blocks
 from pixelmodels.samples.commission import Commission
 from pixelmodels.sampling import Engine, Request
-from pixelmodels.sampling.compiled import compiled_or_not
 from pixelmodels.sampling.engine import NotFinite
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.storage import Storage
@@ -75,7 +74,7 @@ class DrawnCommission:
 
     @property
     def _drawn_by(self) -> str:
-        """What rounds in its own way: blocks that another one has drawn are not gone on from."""
+        """What was asked for, as each rounds in its own way: blocks that another one has drawn are not gone on from."""
         return "cuda" if self.use_gpu else "cpu, compiled" if self.compiled else "cpu"
 
     def _drawn(self, packed: PackedModel, left: list[Block], advance: Callable[[float], None]) -> Iterator[tuple[Block, UInt8]]:
@@ -84,13 +83,18 @@ class DrawnCommission:
         A single one is drawn by this process in any case, unless it is for a GPU that only the cluster has.
         """
         alone = self.num_workers is None and os.environ.get("RAY_ADDRESS") in (None, "", "local")
+        passes: dict[PixelModel, Passes] = {}
         can_draw = alone or not self.use_gpu or torch.cuda.is_available()
         while left and (alone or (len(left) == 1 and can_draw)):
-            started = time.monotonic()
             check_gpu(self.use_gpu)
             block, *left = left
             model = self.model.to("cuda") if self.use_gpu else self.model
-            yield block, draw_requests(model, self.commission.requests(*block), advance, self.compiled)
+            if self.compiled and not passes:
+                from pixelmodels.sampling.compiled import compiled_or_not
+
+                passes = {stage.model: compiled_or_not(stage.model) for stage in model.stages()}
+            started = time.monotonic()
+            yield block, draw_requests(model, self.commission.requests(*block), advance, passes.__getitem__ if passes else Passes)
             alone = (time.monotonic() - started) * len(left) < RAY_PAYS_S
         if left:
             by = (self.num_workers, self.use_gpu, self.compiled)
@@ -100,14 +104,17 @@ class DrawnCommission:
 
 
 def draw_requests(
-    model: PixelModel, requests: list[Request], advance: Callable[[float], None] = lambda images: None, compiled: bool = False
+    model: PixelModel,
+    requests: list[Request],
+    advance: Callable[[float], None] = lambda images: None,
+    make_passes: Callable[[PixelModel], Passes] = Passes,
 ) -> UInt8:
     """Images of requests, one after the other, drawn in lockstep; `advance` is told of every row, as a share of an image.
 
     Raises `UserError` where the network's output is not finite.
     """
     n, rows_each = sum(request.n for request in requests), sum(stage.model.spec.height for stage in model.stages())
-    engine = Engine(model, num_slots=n, max_waiting=n, reserve=0, make_passes=compiled_or_not if compiled else Passes)
+    engine = Engine(model, num_slots=n, max_waiting=n, reserve=0, make_passes=make_passes)
     images_NCHW, first, total = np.empty((n, *model.spec.shape), np.uint8), {}, 0
     for request in requests:
         first[engine.submit(request)] = total
@@ -191,4 +198,9 @@ def draw_on_ray(
 
 def _draw_block(packed: PackedModel, requests: list[Request], use_gpu: bool, compiled: bool) -> UInt8:
     check_gpu(use_gpu)
-    return draw_requests(packed.unpack(torch.device("cuda" if use_gpu else "cpu")), requests, compiled=compiled)
+    model = packed.unpack(torch.device("cuda" if use_gpu else "cpu"))
+    if not compiled:
+        return draw_requests(model, requests)
+    from pixelmodels.sampling.compiled import compiled_or_not
+
+    return draw_requests(model, requests, make_passes=compiled_or_not)

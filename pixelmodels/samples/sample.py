@@ -95,6 +95,8 @@ class Sample:
             raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
         if self.compiled and self.use_gpu:
             raise UserError("--compiled is for CPUs, and --use-gpu for GPUs; leave one of them out")
+        if self.compiled and (self.guidance, self.temperature, self.top_p) != (0, 1, 1):
+            raise UserError("--compiled draws from the model itself; leave it out, or --guidance, --temperature and --top-p")
         if self.samples_each is not None and not way:
             raise UserError(f"--samples-each {self.samples_each} is of given images; give --dataset, --given or --complete, or only --n")
         if self.samples_each is not None and self.samples_each > self.n:

@@ -13,13 +13,14 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import shutil
 import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, product
 from pathlib import Path
@@ -28,8 +29,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
-from pixelmodels.errors import UserError, first_line
+from pixelmodels.errors import first_line
 from pixelmodels.layers.base import Layer, Place, Recent, State, Weights, column
 from pixelmodels.layers.wiring import PixelPass
 from pixelmodels.models import PixelModel
@@ -51,7 +53,11 @@ _SOURCES = (
     "shapes.py",
 )  # what they are made of
 _ENDING = ".pt2"
+_BUILDING = "building-"  # begins the name of a folder in which something is being compiled
+_IN_USE_S = 24 * 3600
+_FAILED: dict[str, str] = {}  # functions that this process could not make, and why: it does not try again
 
+Run = Callable[[list[Tensor]], object]
 Names = tuple[tuple[int, str], ...]  # of tensors: the number of their layer, in the order of the model's, and the name that it has for it
 
 
@@ -59,46 +65,42 @@ class CannotCompile(Exception):
     """Why there are no compiled functions of a model."""
 
 
+class _Baked(RuntimeError):
+    """A layer makes a pass from weights that are not among those that it prepared: other weights would be drawn as these."""
+
+
 class CompiledPasses(Passes):
     """Passes whose row pass is one compiled function, and whose columns are drawn by a few calls of another one.
 
     Args: `cache`, the folder of compiled functions, `~/.cache/pixelmodels/compiled` unless given; `num_threads` that the functions use,
-    those of torch unless given. Raises `CannotCompile`, and `UserError` for a folder that will not do.
+    those of torch unless given. Raises `CannotCompile`, also for a folder that will not do.
     """
 
     def __init__(self, model: PixelModel, cache: Path | None = None, num_threads: int | None = None):
         super().__init__(model)
         _check_can_compile(model)
-        where = _Where(_folder(cache), num_threads or torch.get_num_threads())
         self.count = _columns_at_once(model)
+        self.num_columns = model.spec.width // self.count * self.count
         self._rows, self._columns = dict[tuple[int, bool], _Function](), dict[tuple[int, bool], _Function]()
-        with torch.no_grad():
+        folder = _folder(cache)
+        with torch.no_grad(), _Maker(folder, num_threads or torch.get_num_threads()) as maker:
             for phase, single in product(sorted({_same_phase(phase) for phase in range(model.period)}), (True, False)):
                 canvas = self.start(1 if single else 3)
                 canvas.phase = phase
                 context = self.context_of_row(canvas)
                 row, columns = _Row(model, phase), _Columns(model, phase, self.count)
-                self._rows[phase, single] = _Function(row, self, canvas, _row_inputs(canvas, context), single, where)
+                self._rows[phase, single] = _Function(row, self, canvas, _row_inputs(canvas, context), single, maker)
                 super().row(canvas)
-                self._columns[phase, single] = _Function(columns, self, canvas, _example(model, canvas), single, where)
-        _limit(where.folder)
+                self._columns[phase, single] = _Function(columns, self, canvas, _example(model, canvas), single, maker)
+        _limit(folder)
 
     @torch.no_grad()
     def row(self, canvas: Canvas) -> None:
         context = self.context_of_row(canvas)
         self._rows[_same_phase(canvas.phase), len(canvas.row_B) == 1](canvas, _row_inputs(canvas, context))
 
-    @property
-    def num_columns(self) -> int:
-        """How many of a row's columns `draw` draws: all, but for those at its end that are fewer than one call draws."""
-        return self.model.spec.width // self.count * self.count
-
     @torch.no_grad()
     def draw(self, canvas: Canvas, u_BWU: Tensor, known_BWC: Tensor | None = None, mask_BW: Tensor | None = None) -> Tensor:
-        """Draw the first `num_columns` of the current row, after its row pass; whether all parameters were finite, B.
-
-        Args: `u`, uniforms, float64; `known`, levels that stay as they are where `mask` says so.
-        """
         if self not in canvas.views:
             canvas.views[self] = (_nothing(canvas),)
         ((no_levels_BWC, no_BW),) = canvas.views[self]
@@ -245,12 +247,72 @@ def _touched(step: _Step, passes: Passes, canvas: Canvas, inputs: Sequence[Tenso
     return names(weights), names(states)
 
 
-@dataclass(frozen=True)
-class _Where:
-    """Where functions are kept, and with how many threads they run."""
+class _Maker:
+    """Finds functions in a folder, or compiles them there; a context, in which the compiler's own files are in a folder that is removed.
 
-    folder: Path
-    num_threads: int
+    Those would else be in a folder of all processes, below a name that anybody may have taken before.
+    """
+
+    def __init__(self, folder: Path, num_threads: int):
+        self._folder, self._num_threads = folder, num_threads
+        self._stack = ExitStack()
+        self._begun = False
+
+    def __enter__(self) -> _Maker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def function(self, step: _Step, arguments: tuple[Any, ...], forms: Sequence[object], single: bool) -> Run:
+        """The function of a step, ready to run; raises `CannotCompile`."""
+        name = self._name(step, forms, single)
+        path = self._folder / f"{name}{_ENDING}"
+        with _locked(self._folder / f"{name}.lock"):
+            if path.exists() and (found := _load(path)) is not None:
+                return found
+            if why := _FAILED.get(name):
+                raise CannotCompile(why)
+            if not self._begun:
+                logger.warning("compiling the passes of %s, which takes a minute or some, once", type(step.model).__name__)
+                scratch = tempfile.TemporaryDirectory(prefix=_BUILDING, dir=self._folder, ignore_cleanup_errors=True)
+                self._stack.enter_context(temporary_cache_dir(self._stack.enter_context(scratch)))
+                self._begun = True
+            try:
+                _compile(step, arguments, single, path, self._num_threads)
+                made = _load(path)
+            except _Baked:
+                raise
+            except Exception as error:
+                made, _FAILED[name] = None, f"its {type(step).__name__} cannot be compiled: {type(error).__name__}, {first_line(error)}"
+            if made is None:
+                raise CannotCompile(_FAILED.setdefault(name, f"its {type(step).__name__} was compiled, and cannot be loaded"))
+            return made
+
+    def _name(self, step: _Step, forms: Sequence[object], single: bool) -> str:
+        made_of = {
+            "step": [type(step).__name__, {name: value for name, value in vars(step).items() if isinstance(value, int)}, step.names],
+            "model": {name: value for name, value in describe(step.model).items() if name != "context"},
+            "forms": [str(form) for form in forms],
+            "single": single,
+            "threads": self._num_threads,
+            "torch": torch.__version__,
+            "processor": _processor(),
+            "sources": _digest_of_sources(),
+        }
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _load(path: Path) -> Run | None:
+    """A function of a file; None, and no file any more, where it is none that can be run here."""
+    try:
+        os.utime(path)
+        with warnings.catch_warnings(action="ignore"):
+            run: Run = torch._inductor.aoti_load_package(str(path)).loader.boxed_run
+        return run
+    except Exception:
+        path.unlink(missing_ok=True)
+        return None
 
 
 class _Function:
@@ -259,22 +321,14 @@ class _Function:
     Args: `canvas` and `inputs`, of the form of those that will be given.
     """
 
-    def __init__(self, step: _Step, passes: Passes, canvas: Canvas, inputs: list[Tensor], single: bool, where: _Where):
+    def __init__(self, step: _Step, passes: Passes, canvas: Canvas, inputs: list[Tensor], single: bool, maker: _Maker):
         step.names = _touched(step, passes, canvas, inputs)
         layers = list(passes.weights)
         self._states = [(layers[number], name) for number, name in step.names[1]]
         self._weights = [passes.weights[layers[number]][name] for number, name in step.names[0]]
         arguments = (torch.tensor(0), inputs, self._weights, self._states_of(canvas))
         self._forms = [_form(one) for one in chain(*arguments[1:])]
-        path = where.folder / f"{self._name(step, single, where.num_threads)}{_ENDING}"
-        with _locked(path):
-            if not path.exists():
-                started = time.monotonic()
-                _compile(step, arguments, single, path, where.num_threads)
-                logger.info("compiled %s of %s in %.0f s", type(step).__name__, type(step.model).__name__, time.monotonic() - started)
-            os.utime(path)
-            with warnings.catch_warnings(action="ignore"):
-                self._run = torch._inductor.aoti_load_package(str(path)).loader.boxed_run
+        self._run = maker.function(step, arguments, self._forms, single)
 
     def __call__(self, canvas: Canvas, inputs: list[Tensor], firsts: Iterable[int] = (0,)) -> None:
         """Run it, from each of some columns on."""
@@ -288,29 +342,21 @@ class _Function:
 
     def _check(self, tensors: Sequence[Tensor]) -> None:
         if [_form(one) for one in tensors] != self._forms:
-            raise RuntimeError("tensors of another form than those that the function was compiled for; tell us")
+            raise RuntimeError("a compiled function was given tensors of another form than it was compiled for")
 
     def _states_of(self, canvas: Canvas) -> list[Tensor]:
         return [canvas.states[layer][name] for layer, name in self._states]
-
-    def _name(self, step: _Step, single: bool, num_threads: int) -> str:
-        made_of = {
-            "step": [type(step).__name__, {name: value for name, value in vars(step).items() if isinstance(value, int)}, step.names],
-            "model": {name: value for name, value in describe(step.model).items() if name != "context"},
-            "forms": [str(form) for form in self._forms],
-            "single": single,
-            "threads": num_threads,
-            "torch": torch.__version__,
-            "processor": _processor(),
-            "sources": _digest_of_sources(),
-        }
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=1000)
 def _number(first: int) -> Tensor:
     """A tensor that nobody writes to."""
     return torch.tensor(first)
+
+
+def _compiler() -> str:
+    """The name of the C++ compiler; raises where there is none."""
+    return str(get_cpp_compiler())
 
 
 def _check_can_compile(model: PixelModel) -> None:
@@ -324,7 +370,7 @@ def _check_can_compile(model: PixelModel) -> None:
         if layer.branches_on_column:
             raise CannotCompile(f"{type(layer).__name__} computes something else at the first column")
     try:
-        get_cpp_compiler()
+        _compiler()
     except Exception as error:
         raise CannotCompile(f"there is no C++ compiler ({first_line(error)}); install g++") from error
 
@@ -342,7 +388,7 @@ def _compile(step: _Step, arguments: tuple[Any, ...], single: bool, path: Path, 
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch, warnings.catch_warnings(action="ignore"):
         program = torch.export.export(step, arguments, dynamic_shapes=shapes, strict=False)
         if baked := [name for name, value in program.constants.items() if isinstance(value, Tensor) and value.is_floating_point()]:
-            raise RuntimeError(f"weights would be compiled in: {', '.join(baked)}")
+            raise _Baked(f"weights would be compiled in: {', '.join(baked)}")
         if single:
             program = program.run_decompositions(_OF_ONE_IMAGE)
         options = {"cpp.threads": num_threads}
@@ -385,36 +431,43 @@ def _same_phase(phase: int) -> int:
 
 
 def _folder(cache: Path | None) -> Path:
-    """The folder, made where it is not there; raises `UserError` where somebody else could write code into it."""
-    folder = (cache or CACHE).expanduser()
+    """The folder, made where it is not there; raises `CannotCompile` where somebody else could write code into it."""
     try:
+        folder = (cache or CACHE).expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except OSError as error:
-        no_folder = f"folder '{folder}' for compiled functions cannot be made ({first_line(error)})"
-        raise UserError(f"{no_folder}; make it, or do not compile") from error
+    except (OSError, RuntimeError) as error:  # of a user without a home
+        raise CannotCompile(f"folder '{cache or CACHE}' for compiled functions cannot be made ({first_line(error)})") from error
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UserError(f"folder '{folder}' holds code that is run, and others may write to it; give it to yourself alone (chmod 700)")
+        raise CannotCompile(f"folder '{folder}' holds code that is run, and others may write to it; give it to yourself alone (chmod 700)")
     return folder
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process of this machine at a time."""
-    with open(path.with_suffix(".lock"), "w") as file:
+    with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _limit(folder: Path) -> None:
-    """Remove the functions that were not used for longest, as long as all take too much."""
-    found = sorted(((path.stat().st_mtime, path.stat().st_size, path) for path in folder.glob(f"*{_ENDING}")), reverse=True)
-    left = MOST_CACHE_BYTES
-    for _, size, path in found:
+    """Remove the functions that were not used for longest, as long as all take too much, and what killed compilations left.
+
+    What was used within `_IN_USE_S` stays: another process may be about to load it.
+    """
+    found, left, old = list[tuple[float, int, Path]](), MOST_CACHE_BYTES, time.time() - _IN_USE_S
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            status = path.stat()
+            if path.name.endswith(_ENDING):
+                found.append((status.st_mtime, status.st_size, path))
+            elif path.name.startswith(_BUILDING) and status.st_mtime < old:
+                shutil.rmtree(path, ignore_errors=True)
+    for used, size, path in sorted(found, reverse=True):
         left -= size
-        if left < 0:
+        if left < 0 and used < old:
             path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=1)
@@ -428,5 +481,8 @@ def _digest_of_sources() -> str:
 @lru_cache(maxsize=1)
 def _processor() -> str:
     """What of the processor the compiler makes use of."""
-    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    return f"{torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"
+    flags = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), flags)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
-from pixelmodels.sampling.compiled import CompiledPasses
 from pixelmodels.sampling.lane import DrawnRow, Lane
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.request import Drawing, Request, checked, drawing_of
@@ -59,8 +58,7 @@ class Engine:
 
     In float64 its images are those of the reference sampler; in float32 the width of the batch may flip a draw now and then.
     `make_passes` may give compiled ones (`compiled.compiled_or_not`). There is no thread and no clock in it: rows advance in `step_row`
-    only. It puts the model into evaluation mode; the weights must stay
-    as they are.
+    only. It puts the model into evaluation mode; the weights must stay as they are.
     """
 
     def __init__(
@@ -87,9 +85,9 @@ class Engine:
         self._between: list[Drawing] = []  # images that have a slot, and wait for the phase of their lane
         widths = slot_widths(num_slots, reserve)
         self._lanes: list[dict[str, Lane]] = []  # of each stage, by kind of drawing (see `_kind`)
-        for stage in model.stages():
-            passes = make_passes(stage.model)
-            self._is_compiled = isinstance(passes, CompiledPasses)
+        passes_of = [make_passes(stage.model) for stage in model.stages()]
+        self._is_compiled = any(passes.num_columns for passes in passes_of)
+        for stage, passes in zip(model.stages(), passes_of, strict=True):
             self._lanes.append({kind: Lane(stage, passes, widths, guided=kind == _GUIDED) for kind in (_PLAIN, _SHAPED, _GUIDED)})
 
     @property

@@ -22,6 +22,8 @@ class Passes:
     One object serves as many canvases as wanted; a canvas is given to it at each call and changed in place.
     """
 
+    num_columns = 0  # that `draw` draws of a row, from the first one on
+
     @torch.no_grad()
     def __init__(self, model: PixelModel):
         self.model = model
@@ -76,6 +78,13 @@ class Passes:
             return params_BP
         direct_BP = canvas.direct_BWP[:, column if canvas.direct_BWP.shape[1] > 1 else 0]
         return params_BP + (direct_BP if model.num_groups == 1 else direct_BP[:, model.params_of_group[group]])
+
+    def draw(self, canvas: Canvas, u_BWU: Tensor, known_BWC: Tensor | None = None, mask_BW: Tensor | None = None) -> Tensor:
+        """Draw the first `num_columns` of the current row, after its row pass; whether all parameters were finite, B.
+
+        Args: `u`, uniforms, float64; `known`, levels that stay as they are where `mask` says so. Options are those of the model itself.
+        """
+        raise NotImplementedError(f"{type(self).__name__} draws no columns at once")
 
     def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
         """Fix one sub-pixel of the current row: levels, integers, B."""

@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,6 @@ from pixelmodels.errors import MachineTrouble, UserError, one_line
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.runs.loading import find_model
-from pixelmodels.sampling.compiled import compiled_or_not
 from pixelmodels.sampling.engine import Engine, Request, draw_all
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.serving.refusals import Refused, overloaded
@@ -268,8 +268,16 @@ class Shelf:
         model = model.to(self.device).eval()
         check_serves(model)
         # admission is the replica's; the engine's own bound is out of its way
-        make_passes = partial(compiled_or_not, num_threads=self.settings.cpus) if self.settings.compiled else Passes
-        return Loaded(key, model, Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40, make_passes=make_passes))
+        make_passes: Callable[[PixelModel], Passes] = Passes
+        if self.settings.compiled:
+            from pixelmodels.sampling.compiled import compiled_or_not
+
+            make_passes = partial(compiled_or_not, num_threads=self.settings.cpus)
+        engine = Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40, make_passes=make_passes)
+        if self.settings.compiled:  # what has not drawn yet
+            for n in (1, min(2, self.settings.slots)):
+                draw_all(engine, Request(n=n))
+        return Loaded(key, model, engine)
 
     def _unload(self) -> None:
         """Forget the versions that were used least recently; requests that have one keep it."""

@@ -62,7 +62,7 @@ def opened(source: str, folder: Path, storage: Storage | None = None, most_again
     found = open_source(DatasetConfig(source=source, path=str(folder)))
     assert isinstance(found, PackedSource)
     if storage is not None:
-        found.unpacked = replace(Unpacked.of(storage, found, found.listing()), most_again=most_again)
+        found.unpacked = replace(Unpacked.of(storage), most_again=most_again)
     return pickle.loads(pickle.dumps(found))  # type: ignore[no-any-return]
 
 
@@ -150,3 +150,21 @@ def test_a_preparation_leaves_none_behind(tmp_path: Path, storage: Storage, monk
         np.testing.assert_array_equal(part.images_NCHW[:, 0], images_NHW[numbers])
         seen += numbers
     assert sorted(seen) == list(range(count))
+
+
+def test_a_preparation_that_fails_leaves_none_behind_and_none_of_another_is_touched(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That there are too few images is found after they were looked at; another preparation is under way."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    np.savez_compressed(folder / "x.npz", noise(2, 12, 10))
+    monkeypatch.setattr(Unpacked, "of", staticmethod(lambda storage: Unpacked(storage, "preparing/mine", 0)))
+    storage.write_bytes("preparing/others/0.raw", b"of another preparation")
+    with pytest.raises(UserError, match="2 images cannot be split into train, test, validation"):
+        prepare(DatasetConfig(source="arrays", path=str(folder), name="few"), storage)
+    assert [file.path for file in storage.files("preparing")] == ["others/0.raw"]
+
+
+def test_each_preparation_has_a_place_of_its_own(storage: Storage) -> None:
+    assert Unpacked.of(storage).folder != Unpacked.of(storage).folder

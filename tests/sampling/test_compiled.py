@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelmodels.errors import UserError
+from pixelmodels.models import PixelModel
 from pixelmodels.samples.drawing import draw_requests
-from pixelmodels.sampling import Request, compiled, draw_all
-from pixelmodels.sampling.compiled import CompiledPasses, compiled_or_not
+from pixelmodels.sampling import Engine, Request, compiled, draw_all
+from pixelmodels.sampling.compiled import CannotCompile, CompiledPasses, compiled_or_not
 from pixelmodels.sampling.noise import noise
 from pixelmodels.sampling.passes import Passes
 from tests.conformance.conftest import small_model
@@ -36,7 +36,7 @@ def test_functions_are_made_once_for_all_weights(compiled_functions: Path) -> No
             parameter.add_(torch.randn_like(parameter) / 4)
     request = Request(n=5, seed=2)
     x_NCHW = draw_all(other, request).numpy()
-    compiled_x_NCHW = draw_requests(other, [request], compiled=True)
+    compiled_x_NCHW = draw_requests(other, [request], make_passes=compiled_or_not)
     assert functions(compiled_functions) == before
     assert (compiled_x_NCHW == x_NCHW).all() and not (x_NCHW == draw_all(model_of(NAME), request).numpy()).all()
 
@@ -64,7 +64,7 @@ def test_without_a_compiler_models_are_drawn_as_ever(monkeypatch: pytest.MonkeyP
     def none() -> str:
         raise RuntimeError("no g++ here")
 
-    monkeypatch.setattr(compiled, "get_cpp_compiler", none)
+    monkeypatch.setattr(compiled, "_compiler", none)
     compiled._say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -74,22 +74,97 @@ def test_without_a_compiler_models_are_drawn_as_ever(monkeypatch: pytest.MonkeyP
 
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)
-    with pytest.raises(UserError, match="holds code that is run, and others may write to it; give it to yourself alone"):
+    with pytest.raises(CannotCompile, match="holds code that is run, and others may write to it; give it to yourself alone"):
         CompiledPasses(model_of(NAME), tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="for compiled functions cannot be made"):
+    with pytest.raises(CannotCompile, match="for compiled functions cannot be made"):
         CompiledPasses(model_of(NAME), tmp_path / "file" / "functions")
+
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(CannotCompile, match=r"cannot be made \(Could not determine home directory"):
+        CompiledPasses(model_of(NAME))
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "functions"
+    monkeypatch.setattr(compiled, "_FAILED", {})
+    return folder
+
+
+def test_what_fails_to_compile_is_drawn_as_ever_and_not_tried_again(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def fails(*arguments: object) -> None:
+        tries.append(arguments)
+        raise OSError("omp.h: No such file or directory")
+
+    monkeypatch.setattr(compiled, "_compile", fails)
+    for _ in range(2):
+        with pytest.raises(CannotCompile, match=r"its _Row cannot be compiled: OSError, omp\.h: No such file or directory"):
+            CompiledPasses(model_of(NAME), own_folder)
+    assert len(tries) == 1 and type(compiled_or_not(model_of(NAME), own_folder)) is Passes
+    assert not [path.name for path in own_folder.iterdir() if not path.name.endswith(".lock")]
+
+
+def test_a_damaged_function_is_made_again(own_folder: Path, compiled_functions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CompiledPasses(model_of(NAME), compiled_functions)
+    made = []
+
+    def copied(step: object, arguments: object, single: bool, path: Path, num_threads: int) -> None:
+        made.append(path.name)
+        path.write_bytes((compiled_functions / path.name).read_bytes())
+
+    monkeypatch.setattr(compiled, "_compile", copied)
+    CompiledPasses(model_of(NAME), own_folder)
+    assert len(made) == 4
+    (own_folder / made[1]).write_bytes(b"damaged")
+    CompiledPasses(model_of(NAME), own_folder)
+    assert made[4:] == [made[1]]
+
+
+def test_weights_that_would_be_compiled_in_are_a_fault_of_ours(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(*MODELS[NAME], levels=6, context="mix")
+    head = model.head  # type: ignore[attr-defined]
+    prepare = type(head).prepare
+    monkeypatch.setattr(type(head), "pixel", lambda self, w, s, x_BC, at: x_BC @ prepare(self)["taps0"])
+    with pytest.raises(RuntimeError, match="weights would be compiled in"):
+        CompiledPasses(model, own_folder)
 
 
 def test_the_functions_that_were_not_used_for_longest_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         path = tmp_path / f"{number}.pt2"
         path.write_bytes(bytes(100))
-        path.with_suffix(".lock").touch()
         os.utime(path, (1000 + number % 3, 1000 + number % 3))
-    monkeypatch.setattr(compiled, "MOST_CACHE_BYTES", 350)
+    (tmp_path / "5.pt2").write_bytes(bytes(1000))  # of this moment: it may be in use
+    for name, age in (("building-1", 1000), ("building-2", None)):
+        (tmp_path / name).mkdir()
+        if age:
+            os.utime(tmp_path / name, (age, age))
+    monkeypatch.setattr(compiled, "MOST_CACHE_BYTES", 1350)
     compiled._limit(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.lock", "1.pt2", "2.lock", "2.pt2", "4.lock", "4.pt2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.pt2", "2.pt2", "4.pt2", "5.pt2", "building-2"]
+
+
+def test_kinds_are_apart_where_any_stage_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model of several stages, only the first of which can be compiled."""
+    model = model_of("multiscale_pixelrnn")
+
+    def make_passes(part: PixelModel) -> Passes:
+        passes = Passes(part)
+        if part is model.stages()[0].model:
+            passes.num_columns = part.spec.width
+        return passes
+
+    engine = Engine(model, make_passes=make_passes)
+    assert (
+        engine._kind((0.0, 1.0, 1.0)) == "plain" and engine._kind((0.0, 0.9, 1.0)) == "shaped" and engine._kind((1.0, 1.0, 1.0)) == "guided"
+    )
+    assert Engine(model)._kind((0.0, 0.9, 1.0)) == "plain"

@@ -107,7 +107,8 @@ class WebDataset(RecordSource):
 
     def seen(self) -> tuple[str, Sequence[str]]:
         """The ending of the first sample's image, and its other endings and the fields of its JSON member."""
-        sample = next((sample for entry in self.files(self.listing()) for sample in self._samples(entry.path)), _Sample(""))
+        samples = (sample for entry in self.files(self.listing()) for sample in self._samples(entry.path))
+        sample = next((sample for sample in samples if sample.images), _Sample(""))
         image, fields = next(iter(sample.images), None), self._fields(sample)
         fields = fields if isinstance(fields, dict) else {}
         others = [ending for ending in sample.endings if ending != image and not (ending == "json" and fields)]
