@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from pixelmodels.data.columns import label_of
@@ -40,6 +41,7 @@ _TEXT_BYTES, _JSON_BYTES, _HEADER_BYTES = 4096, 4 << 20, 1 << 20  # of a label, 
 _MOST_IMAGES = 64  # of a sample
 _BUFFER_BYTES = 4 << 20
 _GZIP = b"\x1f\x8b"
+_LOOKED_AT = 100  # samples, for what messages tell
 _DAMAGES = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, IndexError, OverflowError)
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
@@ -106,9 +108,13 @@ class WebDataset(RecordSource):
             yield Encoded(key, data, group_of(unit["split"], label))
 
     def seen(self) -> tuple[str, Sequence[str]]:
-        """The ending of the first sample's image, and its other endings and the fields of its JSON member."""
+        """The ending of the first sample's image, and its other endings and the fields of its JSON member.
+
+        It is the first one that has an image, of some; where none of them has, the very first.
+        """
         samples = (sample for entry in self.files(self.listing()) for sample in self._samples(entry.path))
-        sample = next((sample for sample in samples if sample.images), _Sample(""))
+        some = list(islice(samples, _LOOKED_AT)) or [_Sample("")]
+        sample = next((sample for sample in some if sample.images), some[0])
         image, fields = next(iter(sample.images), None), self._fields(sample)
         fields = fields if isinstance(fields, dict) else {}
         others = [ending for ending in sample.endings if ending != image and not (ending == "json" and fields)]
