@@ -294,3 +294,5 @@ def test_labels_that_are_not_taken_are_told(tmp_path: Path) -> None:
     )
     shard(tmp_path / "a.tar", [(f"photos/{name}/1.png", png(i)) for i, name in enumerate("ab")])
     assert remarks(tmp_path) == (f"images are taken from members '.png', without labels (nothing else is there); {end}",)
+    shard(tmp_path / "a.tar", [("0.txt", b"no image"), ("1.png", png(1)), ("1.txt", b"one")])
+    assert remarks(tmp_path) == (f"images are taken from members '.png', without labels (also there: 'txt'); {end}",)
