@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 
 from benchmarks.sampling_rows import Case
+from pixelmodels.models import PixelModel
 from pixelmodels.sampling import Engine, Request, draw_all, reference_sample
 
 
@@ -19,39 +21,39 @@ class Side:
     """Models that were asked for, and their engines."""
 
     def __init__(self) -> None:
-        self.models: dict[str, object] = {}
+        self.models: dict[str, PixelModel] = {}
         self.engines: dict[str, Engine] = {}
 
-    def seconds(self, case: dict[str, object], mode: str, batch: int, seed: int) -> float:
+    def seconds(self, case: dict[str, Any], mode: str, batch: int, seed: int) -> float:
         """Seconds for a batch, the mean of several where they are short.
 
         Args: `mode`, one of `forward`, `eager`, `compiled`, and `reference` (timed on some pixels, and scaled).
         """
         name = json.dumps(case, sort_keys=True)
         if name not in self.models:
-            self.models[name] = Case(**case).build()  # type: ignore[arg-type]
+            self.models[name] = Case(**case).build()
         model = self.models[name]
         if mode == "forward":
-            x_BCHW = torch.randint(model.spec.levels, (batch, *model.spec.shape), dtype=torch.uint8)  # type: ignore[attr-defined]
+            x_BCHW = torch.randint(model.spec.levels, (batch, *model.spec.shape), dtype=torch.uint8)
             calls = max(1, 64 // batch)
             with torch.inference_mode():
                 started = time.perf_counter()
                 for _ in range(calls):
-                    model(x_BCHW)  # type: ignore[operator]
+                    model(x_BCHW)
                 return (time.perf_counter() - started) / calls
         if mode == "reference":
             num_pixels = 4
             started = time.perf_counter()
-            reference_sample(model, batch, seed=0, num_pixels=num_pixels)  # type: ignore[arg-type]
-            return (time.perf_counter() - started) / num_pixels * model.spec.height * model.spec.width  # type: ignore[attr-defined]
+            reference_sample(model, batch, seed=0, num_pixels=num_pixels)
+            return (time.perf_counter() - started) / num_pixels * model.spec.height * model.spec.width
         key = f"{name} {mode} {batch}"
         if key not in self.engines:
-            options = {}
+            options: dict[str, Any] = {}
             if mode == "compiled":
                 from pixelmodels.sampling.compiled import CompiledPasses
 
                 options["make_passes"] = CompiledPasses
-            self.engines[key] = Engine(model, num_slots=batch, max_waiting=batch, reserve=0, **options)  # type: ignore[arg-type]
+            self.engines[key] = Engine(model, num_slots=batch, max_waiting=batch, reserve=0, **options)
         draws = max(1, 16 // batch)
         started = time.perf_counter()
         for number in range(draws):

@@ -1,7 +1,7 @@
 """Images of packed files, put aside unpacked while the files are looked at.
 
 What is packed (gzip, zip, MATLAB's zlib) can be read from its start only: each shard cut of it would unpack all that is in front of its
-images. So the bytes of large ones are written, as they are checked, as pieces of whole images below `preparing/<hash>/`, of which shards
+images. So the bytes of large ones are written, as they are checked, as pieces of whole images below `preparing/<name>/`, of which shards
 read what they need. These are removed when the preparation ends; what a killed one leaves, after a week.
 """
 
@@ -61,7 +61,7 @@ class Unpacked:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
             gone = f"'{self.storage.uri(path)}' is gone, or this host does not see it"
-            raise UserError(f"{gone}; give a --storage that every host sees, prepare one folder at a time, and run it again") from error
+            raise UserError(f"{gone}; give a --storage that every host sees, and run it again") from error
 
     def _file(self, part: str, number: int) -> str:
         return f"{self.folder}/{hashlib.sha256(part.encode()).hexdigest()[:16]}-{number:06d}.raw"

@@ -45,16 +45,10 @@ CACHE = Path("~/.cache/pixelmodels/compiled")
 MOST_CACHE_BYTES = 2 << 30  # the functions that were not used for longest are removed beyond it
 MOST_PASSES = 6  # pixel passes that are one function: more take longer to compile, fewer cost more calls
 _PACKAGE = Path(__file__).resolve().parents[1]
-_SOURCES = (
-    "layers/*.py",
-    "models/*.py",
-    "likelihoods/*.py",
-    "sampling/*.py",
-    "shapes.py",
-)  # what they are made of
+_SOURCES = ("layers/*.py", "models/*.py", "likelihoods/*.py", "sampling/*.py", "shapes.py")  # of what functions are made
 _ENDING = ".pt2"
 _BUILDING = "building-"  # begins the name of a folder in which something is being compiled
-_IN_USE_S = 24 * 3600
+_IN_USE_S = 24 * 3600  # for which a function that was used is not removed
 _FAILED: dict[str, str] = {}  # functions that this process could not make, and why: it does not try again
 
 Run = Callable[[list[Tensor]], object]
