@@ -91,10 +91,11 @@ class CausalAttention(CausalLayer):
         query_B1D = F.linear(x_BC, w["query"])[:, None]
         return self.attend(query_B1D, s["key"], s["value"], self._allowed(s, c, 1))[:, 0]
 
-    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        s["row"].copy_(x_BWC)
-        self._store(w, s, 0, x_BWC, at.image_BWC)
-        return self.attend(F.linear(x_BWC, w["query"]), s["key"], s["value"], self._allowed(s, 0, x_BWC.shape[1]))
+    def take_row(self, w: Weights, s: State, x_BKC: Tensor, at: Place) -> Tensor:
+        first, count = at.column, x_BKC.shape[1]
+        s["row"][:, first : first + count] = x_BKC
+        self._store(w, s, first, x_BKC, at.image_BWC[:, first : first + count])
+        return self.attend(F.linear(x_BKC, w["query"]), s["key"], s["value"], self._allowed(s, first, count))
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
         self._store(w, s, 0, s["row"], at.image_BWC)

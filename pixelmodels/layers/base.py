@@ -123,10 +123,10 @@ class CausalLayer(Layer):
     def keep(self, s: State, first: int, recent: list[Tensor]) -> None:
         """At the end of a run of columns from `first` on: write to the state what its pixel passes put into `Place.recent`."""
 
-    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        """All columns of the row whose row pass was made; what it keeps counts only once committed.
+    def take_row(self, w: Weights, s: State, x_BKC: Tensor, at: Place) -> Tensor:
+        """K columns from `at.column` on of the row whose row pass was made, of all groups; what it keeps counts only once committed.
 
-        May be called again with another row: a later call replaces an earlier one.
+        Columns to the left were taken, or passed, before. May be called again with others: a later call replaces an earlier one.
         """
         raise NotImplementedError
 

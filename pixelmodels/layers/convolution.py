@@ -150,10 +150,11 @@ class CausalConv(_Masked):
         at.views[self] = (row_BWI[:, self.left :].unbind(1), windows.unbind(1), s["pending"].unbind(1))
         return at.views[self]
 
-    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        s["row"][:, self.left :] = x_BWC
-        y_BWC = s["pending"] + convolve(s["row"][:, None], w["row"])[:, 0]
-        return y_BWC if self.num_groups == 1 else y_BWC[..., self.unsort]
+    def take_row(self, w: Weights, s: State, x_BKC: Tensor, at: Place) -> Tensor:
+        first, end = at.column, at.column + x_BKC.shape[1]
+        s["row"][:, self.left + first : self.left + end] = x_BKC
+        y_BKC = s["pending"][:, first:end] + convolve(s["row"][:, None, first : self.left + end], w["row"])[:, 0]
+        return y_BKC if self.num_groups == 1 else y_BKC[..., self.unsort]
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
         if self.rows_above:
@@ -202,8 +203,8 @@ class CausalLinear(_Masked):
             x_BC = s["pixel"]
         return torch.addmm(w[f"bias{g}"], x_BC, w[f"taps{g}"])
 
-    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        return F.linear(x_BWC, w["weight"], w["all_bias"])
+    def take_row(self, w: Weights, s: State, x_BKC: Tensor, at: Place) -> Tensor:
+        return F.linear(x_BKC, w["weight"], w["all_bias"])
 
 
 class RowConv(RowLayer):

@@ -36,8 +36,9 @@ class LeftColumnConv(CausalLayer):
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         return torch.addmm(column(s["pending"], at.column), column(at.shifted_BWC, at.column), w["here"])
 
-    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        return s["pending"] + F.pad((x_BWC @ w["here"])[:, :-1], (0, 0, 1, 0))
+    def take_row(self, w: Weights, s: State, x_BKC: Tensor, at: Place) -> Tensor:
+        columns = slice(at.column, at.column + x_BKC.shape[1])
+        return s["pending"][:, columns] + at.shifted_BWC[:, columns] @ w["here"]
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
         s["above"].copy_(at.image_BWC)
@@ -73,8 +74,8 @@ class SplitLinear(CausalLayer):
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         return F.linear(x_BC, w["weight"], w["bias"])
 
-    def take_row(self, w: Weights, s: State, x_BWC: Tensor, at: Place) -> Tensor:
-        return F.linear(x_BWC, w["weight"], w["bias"])
+    def take_row(self, w: Weights, s: State, x_BKC: Tensor, at: Place) -> Tensor:
+        return F.linear(x_BKC, w["weight"], w["bias"])
 
 
 class _FromAbove(RowLayer):

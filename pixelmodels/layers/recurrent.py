@@ -84,10 +84,10 @@ class RowLSTM(_LSTM):
         column(s["row_hidden"], c)[:, mine], column(s["row_cell"], c)[:, mine] = hidden, cell
         return hidden
 
-    def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
-        hidden, cell = lstm(gates_BWG + s["pending"][..., self.unsort], s["cell"])
-        s["row_hidden"].copy_(hidden)
-        s["row_cell"].copy_(cell)
+    def take_row(self, w: Weights, s: State, gates_BKG: Tensor, at: Place) -> Tensor:
+        columns = slice(at.column, at.column + gates_BKG.shape[1])
+        hidden, cell = lstm(gates_BKG + s["pending"][:, columns][..., self.unsort], s["cell"][:, columns])
+        s["row_hidden"][:, columns], s["row_cell"][:, columns] = hidden, cell
         return hidden
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
@@ -144,11 +144,9 @@ class _DiagonalLSTM(_LSTM):
         w = {"before": before.T, "above": above, "first_hidden": self.first_hidden, "first_cell": self.first_cell}
         return w | {f"before{g}": before[self.order[rows]].T.contiguous() for g, rows in enumerate(self.out_slices)}
 
-    def scan_row(self, w: Weights, gates_BWG: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states and cells of one row, left to right, from gates that hold what comes from above."""
-        batch, before = gates_BWG.shape[0], w["before"]
-        hidden, cell = w["first_hidden"].expand(batch, -1), w["first_cell"].expand(batch, -1)
-        steps, cells = [], []
+    def scan_row(self, w: Weights, gates_BWG: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states and cells of columns, left to right: from gates that hold what comes from above, and the state before them."""
+        before, steps, cells = w["before"], [], []
         for gates_BG in gates_BWG.unbind(1):
             hidden, cell = lstm(torch.addmm(gates_BG, hidden, before), cell)
             steps.append(hidden)
@@ -180,9 +178,11 @@ class DiagonalLSTM(_DiagonalLSTM):
         column(s["row_hidden"], c + 1)[:, mine], column(s["row_cell"], c + 1)[:, mine] = hidden, cell
         return hidden
 
-    def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
-        hidden, cell = self.scan_row(w, gates_BWG + s["pending"][..., self.unsort])
-        s["row_hidden"][:, 1:], s["row_cell"][:, 1:] = hidden, cell
+    def take_row(self, w: Weights, s: State, gates_BKG: Tensor, at: Place) -> Tensor:
+        first, end = at.column, at.column + gates_BKG.shape[1]
+        before = column(s["row_hidden"], first), column(s["row_cell"], first)
+        hidden, cell = self.scan_row(w, gates_BKG + s["pending"][:, first:end][..., self.unsort], *before)
+        s["row_hidden"][:, 1 + first : 1 + end], s["row_cell"][:, 1 + first : 1 + end] = hidden, cell
         return hidden
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
@@ -206,7 +206,8 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
         gates_BWG = s["gates"][..., self.unsort] + s["extra"] + F.linear(s["hidden"], w["above"])
-        hidden, _ = self.scan_row(w, gates_BWG.flip(1))
+        first = w["first_hidden"].expand(len(gates_BWG), -1), w["first_cell"].expand(len(gates_BWG), -1)
+        hidden, _ = self.scan_row(w, gates_BWG.flip(1), *first)
         s["hidden"].copy_(hidden.flip(1) * s["started"])
         if extra_BWG is not None:
             s["extra"].copy_(extra_BWG.expand_as(s["extra"]))
@@ -215,9 +216,10 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
         column(s["gates"], at.column)[:, self.out_slices[at.group]] = gates_BG
         return column(s["hidden"], at.column)[:, self.hidden_slices[at.group]]
 
-    def take_row(self, w: Weights, s: State, gates_BWG: Tensor, at: Place) -> Tensor:
-        s["gates"].copy_(gates_BWG[..., self.order])
-        return s["hidden"]
+    def take_row(self, w: Weights, s: State, gates_BKG: Tensor, at: Place) -> Tensor:
+        columns = slice(at.column, at.column + gates_BKG.shape[1])
+        s["gates"][:, columns] = gates_BKG[..., self.order]
+        return s["hidden"][:, columns]
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
         s["started"].fill_(1)

@@ -32,13 +32,13 @@ class ShrinkConv(Layer):
     def start(self, frame: Frame) -> State:
         return {"rows": frame.zeros(2, 1 + frame.width + self.right, self.weight.shape[1])}  # the row before and this row
 
-    def record_row(self, s: State, x_BWC: Tensor) -> None:
-        """Keep the next input row."""
+    def record_row(self, s: State, x_BKC: Tensor, first: int) -> None:
+        """Keep the columns from `first` on of the next input row: all of a row stream's."""
         raise NotImplementedError
 
-    def fire_row(self, w: Weights, s: State) -> Tensor:
-        """The output row, at half the width."""
-        return convolve(s["rows"], w["weight"], w["bias"], stride=2)[:, 0]
+    def fire_row(self, w: Weights, s: State, first: int, count: int) -> Tensor:
+        """The output row, at half the width: of `count` input columns from `first` on, both even."""
+        return convolve(s["rows"][:, :, first : first + 1 + count + self.right], w["weight"], w["bias"], stride=2)[:, 0]
 
 
 class RowShrinkConv(ShrinkConv):
@@ -46,8 +46,8 @@ class RowShrinkConv(ShrinkConv):
 
     right = 1
 
-    def record_row(self, s: State, x_BWC: Tensor) -> None:
-        push_row(s["rows"], x_BWC, 1)
+    def record_row(self, s: State, x_BKC: Tensor, first: int) -> None:
+        push_row(s["rows"], x_BKC, 1)
 
 
 class PixelShrinkConv(ShrinkConv, CausalLayer):
@@ -67,8 +67,8 @@ class PixelShrinkConv(ShrinkConv, CausalLayer):
         window = s["rows"][:, :, at.column : at.column + 2].flatten(1)
         return torch.addmm(w["bias"], window, w["taps"])
 
-    def record_row(self, s: State, x_BWC: Tensor) -> None:
-        s["rows"][:, 1, 1:] = x_BWC
+    def record_row(self, s: State, x_BKC: Tensor, first: int) -> None:
+        s["rows"][:, 1, 1 + first : 1 + first + x_BKC.shape[1]] = x_BKC
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
         s["rows"][:, 0] = s["rows"][:, 1]
@@ -99,13 +99,13 @@ class GrowConv(Layer):
     def start(self, frame: Frame) -> State:
         return {"held": frame.zeros(frame.width // 2, self.weight.shape[0])}
 
-    def hold_row(self, s: State, x_BWC: Tensor) -> None:
-        """Keep the half-resolution row."""
-        s["held"].copy_(x_BWC)
+    def hold_row(self, s: State, x_BKC: Tensor, first: int) -> None:
+        """Keep columns of the half-resolution row from `first` on."""
+        s["held"][:, first : first + x_BKC.shape[1]] = x_BKC
 
-    def read_row(self, w: Weights, s: State, odd: int) -> Tensor:
-        """The full-resolution row, even or odd, that the held row gives."""
-        return self.grow(s["held"][:, None], w["weight"], w["bias"])[:, odd]
+    def read_row(self, w: Weights, s: State, odd: int, first: int, count: int) -> Tensor:
+        """The full-resolution row, even or odd, that `count` columns of the held row give; all of a row stream's."""
+        return self.grow(s["held"][:, None, first : first + count], w["weight"], w["bias"])[:, odd]
 
 
 class RowGrowConv(GrowConv):

@@ -7,7 +7,7 @@ for the pixel streams; `do` decides which of its passes each layer makes:
     Forward        h_BHWC       `forward`: the whole image at once (training, scoring)
     RowPass        h_BWC        `row`: all that row r takes from above, for all columns
     PixelPass      h_BC         `pixel`: what column c still needs once (r, c-1) is known
-    TakeRow        h_BWC        `take_row`: all columns of a row that is known, or guessed
+    TakeRow        h_BKC        `take_row`: columns of a row that is known, or guessed
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class _Pass:
 class _OfRow(_Pass):
     def strided(self, shrink: ShrinkConv, grow: GrowConv, inner: Callable[[Tensor], Tensor], x_BWC: Tensor) -> Tensor:
         """`inner` fires at even rows; at odd rows the row it gave is held and read again."""
-        at = self.at
-        shrink.record_row(self.states[shrink], x_BWC)
+        at, count = self.at, x_BWC.shape[1]
+        shrink.record_row(self.states[shrink], x_BWC, at.column)
         if at.row % 2 == 0:
-            fired = shrink.fire_row(self.weights[shrink], self.states[shrink])
+            fired = shrink.fire_row(self.weights[shrink], self.states[shrink], at.column, count)
             self.at = at.halved()
-            grow.hold_row(self.states[grow], inner(fired))
+            grow.hold_row(self.states[grow], inner(fired), self.at.column)
             self.at = at
-        return grow.read_row(self.weights[grow], self.states[grow], at.row % 2)
+        return grow.read_row(self.weights[grow], self.states[grow], at.row % 2, at.column // 2, count // 2)
 
 
 class RowPass(_OfRow):
@@ -81,11 +81,11 @@ class RowPass(_OfRow):
 
 
 class TakeRow(_OfRow):
-    """The pixel streams of one row, all columns of it known or guessed."""
+    """The pixel streams of one row from a column on, which strides divide; these columns are known or guessed."""
 
-    def __call__(self, layer: CausalLayer, x_BWC: Tensor) -> Tensor:
-        """The layer's whole row."""
-        return layer.take_row(self.weights[layer], self.states[layer], x_BWC, self.at)
+    def __call__(self, layer: CausalLayer, x_BKC: Tensor) -> Tensor:
+        """The layer at all of these columns."""
+        return layer.take_row(self.weights[layer], self.states[layer], x_BKC, self.at)
 
 
 class PixelPass(_Pass):

@@ -95,23 +95,23 @@ class Passes:
         image_W[column].copy_(x_B).mul_(self._step).sub_(1)
 
     @torch.no_grad()
-    def take_row(self, canvas: Canvas, x_BWC: Tensor) -> Tensor:
-        """Parameters of every column of the current row if it were `x_BWC` (levels); B W P.
+    def take_row(self, canvas: Canvas, x_BKC: Tensor, first: int = 0) -> Tensor:
+        """Parameters of K columns of the current row from `first` on (a multiple of the period) if they were `x_BKC` (levels); B K P.
 
-        Nothing is final before `commit`: another row may be taken in instead.
+        Nothing is final before `commit`: others may be taken in instead.
         """
-        canvas.x_BWC.copy_(x_BWC)
-        canvas.image_BWC[:, : self._width, :-1] = self.model.spec.scaled(x_BWC, self.model.dtype)
-        params_BWP = self._take(canvas)
-        if canvas.direct_BWP is not None:
-            params_BWP = params_BWP + canvas.direct_BWP
-        return params_BWP[:, : self._width]
+        end = first + x_BKC.shape[1]
+        canvas.x_BWC[:, first:end] = x_BKC
+        canvas.image_BWC[:, first:end, :-1] = self.model.spec.scaled(x_BKC, self.model.dtype)
+        if end < self._width:
+            return self._take(canvas, first, end)
+        return self._take(canvas, first, canvas.image_BWC.shape[1])[:, : end - first]
 
     @torch.no_grad()
     def commit(self, canvas: Canvas) -> None:
         """The current row is final: record it and go to the next (`x_BWC` stays as it is until the next row is drawn)."""
         if self._is_padded:  # pixel passes end at the last real column, rows below may read beyond
-            self._take(canvas)
+            self._take(canvas, 0, canvas.image_BWC.shape[1])
         at = _place(canvas)
         for layer in self._in_phase[canvas.phase]:
             layer.commit(self.weights[layer], canvas.states[layer], at)
@@ -119,8 +119,12 @@ class Passes:
         canvas.row_B += 1
         canvas.phase = (canvas.phase + 1) % self.model.period
 
-    def _take(self, canvas: Canvas) -> Tensor:
-        return self.model.here(TakeRow(self.weights, canvas.states, _place(canvas)), canvas.image_BWC)
+    def _take(self, canvas: Canvas, first: int, end: int) -> Tensor:
+        params_BKP = self.model.here(TakeRow(self.weights, canvas.states, _place(canvas, first)), canvas.image_BWC[:, first:end])
+        direct_BWP = canvas.direct_BWP
+        if direct_BWP is None:
+            return params_BKP
+        return params_BKP + (direct_BWP[:, first:end] if direct_BWP.shape[1] > 1 else direct_BWP)
 
 
 def row_pass(

@@ -85,7 +85,7 @@ def by_pixel_passes(model: PixelModel, x_BCHW: Tensor, context: Context | None =
 
 
 def by_taking_rows(model: PixelModel, x_BCHW: Tensor, context: Context | None = None, guess: bool = False) -> Tensor:
-    """Parameters from row passes and `take_row`; with `guess`, another row is taken in (and dropped) before each."""
+    """Parameters from row passes and `take_row`; with `guess`, other columns are taken in (and dropped) before each: as many as count."""
     return _by_stages(model, x_BCHW, context, partial(_stage_by_taking_rows, guess=guess))
 
 
@@ -123,8 +123,15 @@ def _stage_by_taking_rows(model: PixelModel, x_BCHW: Tensor, context: Context | 
     for r in range(model.spec.height):
         passes.row(canvas)
         row_BWC = x_BCHW[:, :, r].permute(0, 2, 1)
-        if guess:
-            passes.take_row(canvas, torch.randint(model.spec.levels, row_BWC.shape, generator=rng))
-        rows.append(passes.take_row(canvas, row_BWC))
+        if not guess:
+            rows.append(passes.take_row(canvas, row_BWC))
+        else:  # each time, what is right ends at another column
+            whole = passes.take_row(canvas, torch.randint(model.spec.levels, row_BWC.shape, generator=rng))
+            for first in range(0, model.spec.width, model.period):
+                end = first + model.period
+                guessed_BKC = torch.randint(model.spec.levels, row_BWC[:, first:].shape, generator=rng)
+                guessed_BKC[:, : model.period] = row_BWC[:, first:end]
+                whole[:, first:end] = passes.take_row(canvas, guessed_BKC, first)[:, : model.period]
+            rows.append(whole)
         passes.commit(canvas)
     return torch.stack(rows, 1).permute(0, 3, 1, 2)

@@ -193,7 +193,7 @@ def pixel_read_at_the_wrong_phase(patch, _):
 @passes(PP)
 def row_read_at_the_wrong_phase(patch, _):
     read = RowGrowConv.read_row
-    patch.setattr(RowGrowConv, "read_row", lambda self, w, s, odd: read(self, w, s, 1 - odd))
+    patch.setattr(RowGrowConv, "read_row", lambda self, w, s, odd, *columns: read(self, w, s, 1 - odd, *columns))
 
 
 @passes(PP)
