@@ -39,11 +39,13 @@ from pixelmodels.models.context_encoder import Features
 from pixelmodels.models.registry import describe
 from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.passes import Passes, in_phase, row_pass
+from pixelmodels.sampling.speculation import no_guesses, settle
 
 logger = logging.getLogger(__name__)
 CACHE = Path("~/.cache/pixelmodels/compiled")
 MOST_CACHE_BYTES = 2 << 30  # the functions that were not used for longest are removed beyond it
 MOST_PASSES = 6  # pixel passes that are one function: more take longer to compile, fewer cost more calls
+PART_OF_ROW = 16  # columns of a round that does not take in the whole row; strides divide it
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SOURCES = ("layers/*.py", "models/*.py", "likelihoods/*.py", "sampling/*.py", "shapes.py")  # of what functions are made
 _ENDING = ".pt2"
@@ -67,15 +69,18 @@ class CompiledPasses(Passes):
     """Passes whose row pass is one compiled function, and whose columns are drawn by a few calls of another one.
 
     Args: `cache`, the folder of compiled functions, `~/.cache/pixelmodels/compiled` unless given; `num_threads` that the functions use,
-    those of torch unless given. Raises `CannotCompile`, also for a folder that will not do.
+    those of torch unless given; `speculates`, whether there are rounds of guesses, too. Raises `CannotCompile`, also for a folder that
+    will not do.
     """
 
-    def __init__(self, model: PixelModel, cache: Path | None = None, num_threads: int | None = None):
+    def __init__(self, model: PixelModel, cache: Path | None = None, num_threads: int | None = None, *, speculates: bool = False):
         super().__init__(model)
         _check_can_compile(model)
+        self._counts = _counts(model)
         self.count = _columns_at_once(model)
         self.num_columns = model.spec.width // self.count * self.count
         self._rows, self._columns = dict[tuple[int, bool], _Function](), dict[tuple[int, bool], _Function]()
+        self._rounds = dict[tuple[int, bool], list[_Function]]()
         folder = _folder(cache)
         with torch.no_grad(), _Maker(folder, num_threads or torch.get_num_threads()) as maker:
             for phase, single in product(sorted({_same_phase(phase) for phase in range(model.period)}), (True, False)):
@@ -86,6 +91,10 @@ class CompiledPasses(Passes):
                 self._rows[phase, single] = _Function(row, self, canvas, _row_inputs(canvas, context), single, maker)
                 super().row(canvas)
                 self._columns[phase, single] = _Function(columns, self, canvas, _example(model, canvas), single, maker)
+                if speculates:
+                    canvas.guesses = no_guesses(model, len(canvas.row_B))
+                    inputs, rounds = _guess_inputs(canvas), [_Round(model, phase, count) for count in self._counts]
+                    self._rounds[phase, single] = [_Function(one, self, canvas, inputs, single, maker) for one in rounds]
         _limit(folder)
 
     @torch.no_grad()
@@ -103,6 +112,13 @@ class CompiledPasses(Passes):
         inputs = _column_inputs(canvas, finite_B, known_BWC, mask_BW, u_BWU)
         self._columns[_same_phase(canvas.phase), len(canvas.row_B) == 1](canvas, inputs, range(0, self.num_columns, self.count))
         return finite_B
+
+    @torch.no_grad()
+    def settle(self, canvas: Canvas, first: int) -> None:
+        width = self.model.spec.width
+        place = next(place for place, count in enumerate(self._counts) if count >= width - first)
+        run = self._rounds[_same_phase(canvas.phase), len(canvas.row_B) == 1][place]
+        run(canvas, _guess_inputs(canvas), (width - self._counts[place],))
 
 
 def compiled_or_not(model: PixelModel, cache: Path | None = None, num_threads: int | None = None) -> Passes:
@@ -140,6 +156,10 @@ def _column_inputs(canvas: Canvas, finite_B: Tensor, known_BWC: Tensor, mask_BW:
     if canvas.direct_BWP is not None:
         inputs.append(canvas.direct_BWP.expand(-1, canvas.above_BWC.shape[1], -1).contiguous())
     return inputs
+
+
+def _guess_inputs(canvas: Canvas) -> list[Tensor]:
+    return [canvas.shifted_BWC, canvas.x_BWC, *canvas.guesses.values()]
 
 
 # --- what is compiled ---
@@ -215,6 +235,24 @@ class _Columns(_Step):
                 column(shifted_BWC[..., channel], 1 + c).copy_(x_B.to(shifted_BWC.dtype) * model.spec.step - 1)
         for layer, inputs_BC in recent.items():
             layer.keep(s[layer], first // layer.resolution, inputs_BC)
+
+
+class _Round(_Step):
+    """A round of guessed columns, `count` of them."""
+
+    def __init__(self, model: PixelModel, phase: int, count: int):
+        super().__init__(model, phase)
+        self.count = count
+
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
+        shifted_BWC, x_BWC, *guesses = inputs
+        named = dict(zip(no_guesses(self.model, 1), guesses, strict=True))
+        if self.count == self.model.spec.width:
+            first = 0
+        else:
+            torch._check(first >= 0)
+            torch._check(first <= x_BWC.shape[1] - self.count)
+        settle(self.model, w, s, self.phase, first, self.count, shifted_BWC, x_BWC, named)
 
 
 class _Touched(dict[str, Tensor]):
@@ -414,6 +452,12 @@ def _columns_at_once(model: PixelModel) -> int:
     if period > 1:
         return period
     return next(count for count in range(max(1, MOST_PASSES // model.num_groups), 0, -1) if width % count == 0)
+
+
+def _counts(model: PixelModel) -> tuple[int, ...]:
+    """Columns that a round may take in, the fewest first: a part of the row, or all of it."""
+    width = model.spec.width
+    return (PART_OF_ROW, width) if PART_OF_ROW < width == model.padded(width) else (width,)
 
 
 def _same_phase(phase: int) -> int:

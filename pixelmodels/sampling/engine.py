@@ -57,7 +57,8 @@ class Engine:
     (summed over stages), whoever else is being drawn. Where w requests wait before it, it begins within (w // num_slots + 1) times that.
 
     In float64 its images are those of the reference sampler; in float32 the width of the batch may flip a draw now and then.
-    `make_passes` may give compiled ones (`compiled.compiled_or_not`). There is no thread and no clock in it: rows advance in `step_row`
+    `make_passes` may give compiled ones (`compiled.compiled_or_not`); at widths that `speculates` names, rows are guessed (`speculation`).
+    There is no thread and no clock in it: rows advance in `step_row`
     only. It puts the model into evaluation mode; the weights must stay as they are.
     """
 
@@ -69,6 +70,7 @@ class Engine:
         max_waiting: int = 4096,
         reserve: int | None = None,
         make_passes: Callable[[PixelModel], Passes] = Passes,
+        speculates: Callable[[int], bool] = lambda width: False,
     ):
         if num_slots < 1:
             raise UserError(f"{num_slots} slots asked for; give 1 or more")
@@ -86,9 +88,10 @@ class Engine:
         widths = slot_widths(num_slots, reserve)
         self._lanes: list[dict[str, Lane]] = []  # of each stage, by kind of drawing (see `_kind`)
         passes_of = [make_passes(stage.model) for stage in model.stages()]
-        self._is_compiled = any(passes.num_columns for passes in passes_of)
+        self._sets_plain_apart = any(passes.num_columns for passes in passes_of) or any(map(speculates, widths))
         for stage, passes in zip(model.stages(), passes_of, strict=True):
-            self._lanes.append({kind: Lane(stage, passes, widths, guided=kind == _GUIDED) for kind in (_PLAIN, _SHAPED, _GUIDED)})
+            lanes = {kind: Lane(stage, passes, widths, guided=kind == _GUIDED) for kind in (_SHAPED, _GUIDED)}
+            self._lanes.append({_PLAIN: Lane(stage, passes, widths, speculates=speculates), **lanes})
 
     @property
     def num_active(self) -> int:
@@ -158,12 +161,12 @@ class Engine:
     def _kind(self, options: tuple[float, float, float]) -> str:
         """Which lane an image is drawn in: a function of its own options, so that whoever is beside it changes nothing.
 
-        What is compiled draws images whose options are at their defaults; the others would have them drawn otherwise.
+        What is compiled or guessed are images whose options are at their defaults; the others would have them drawn otherwise.
         """
         guidance, *others = options
         if guidance:
             return _GUIDED
-        return _SHAPED if self._is_compiled and others != [1.0, 1.0] else _PLAIN
+        return _SHAPED if self._sets_plain_apart and others != [1.0, 1.0] else _PLAIN
 
     def _keep(self, rows: list[DrawnRow], lane: Lane, drawn: list[RowDone], broken: list[DrawnRow]) -> None:
         """Report rows; an image that is through with its stage goes on to the next one, or is finished."""

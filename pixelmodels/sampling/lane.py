@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,6 +17,7 @@ from pixelmodels.sampling.choosing import Choice
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.raster import KnownRow, draw_row
 from pixelmodels.sampling.request import Drawing
+from pixelmodels.sampling.speculation import first_open, guess_row, no_guesses, num_steps
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,27 @@ class Lane:
 
     The width is the smallest of `widths` that holds all images; images beyond it move into free slots at the row
     boundary. A slot without an image (below the width) repeats what the slot of another image held.
-    Guided images have two canvases, with their context and without.
+    Guided images have two canvases, with their context and without. Where the width is one of those that `speculates` names, rows are
+    guessed: an image goes on to its next row as soon as its own is settled (all at once in a model with strides).
     """
 
-    def __init__(self, stage: Stage, passes: Passes, widths: tuple[int, ...], *, guided: bool):
+    def __init__(
+        self,
+        stage: Stage,
+        passes: Passes,
+        widths: tuple[int, ...],
+        *,
+        guided: bool = False,
+        speculates: Callable[[int], bool] = lambda width: False,
+    ):
         self.stage, self.model, self.every = stage, stage.model, stage.every
-        self.passes, self.widths, self.guided = passes, widths, guided
+        self.passes, self.widths, self.guided, self.speculates = passes, widths, guided, speculates
+        self._may_speculate = any(map(speculates, widths))
         self.height = stage.model.spec.height
         self._clear()
 
     def _clear(self) -> None:
+        self._within = set[Drawing]()  # images that are in the middle of a row that was guessed
         self._slots: list[Drawing | None] = []
         self._row = np.zeros(0, dtype=np.int64)  # of each slot, as the canvases have it
         self._canvases: list[Canvas] = []  # of all slots
@@ -67,6 +79,7 @@ class Lane:
     def remove(self, gone: Callable[[Drawing], bool]) -> None:
         """Free the slots of some of the images."""
         self._slots = [None if drawing is not None and gone(drawing) else drawing for drawing in self._slots]
+        self._within.intersection_update(self.drawings)
         if not any(self._slots):
             self._clear()
 
@@ -94,7 +107,10 @@ class Lane:
     def _start(self, group: list[Drawing]) -> list[Canvas]:
         x_BCHW = torch.from_numpy(np.stack([drawing.x_CHW for drawing in group])).to(self.model.device)
         given = join_contexts([drawing.context for drawing in group])
-        return [self.passes.start(len(group), self.stage.context(one, x_BCHW)) for one in ((given, None) if self.guided else (given,))]
+        canvases = [self.passes.start(len(group), self.stage.context(one, x_BCHW)) for one in ((given, None) if self.guided else (given,))]
+        if self._may_speculate:
+            canvases[0].guesses = no_guesses(self.model, len(group))
+        return canvases
 
     def _place(self, group: list[Drawing], canvases: list[Canvas], row: int) -> None:
         """Put images that begin into free slots, of which there are more if need be."""
@@ -124,19 +140,79 @@ class Lane:
         return next(width for width in self.widths if width >= num_images)
 
     def step(self) -> list[DrawnRow]:
-        """Every image's next row; those that are at the end of the stage leave."""
+        """Every image's next row, and more of some where rows are guessed; those that are at the end of the stage leave."""
         if not self._canvases:
             return []
         with torch.inference_mode():
             self._compact()
             width = self._running[0].row_B.shape[0]
-            drawn = self._draw(self._slots[:width], self._running, self._row[:width])
-        self._row[:width] += 1
+            speculates = self.speculates(width)
+            only_ends = bool(self._within) and not speculates  # other images are not to be in the middle of a row
+            if speculates or only_ends:
+                drawn = self._guess(width, only_ends)
+            else:
+                drawn = self._draw(self._slots[:width], self._running, self._row[:width])
+                self._row[:width] += 1
         for canvas, running in zip(self._canvases, self._running, strict=True):
             canvas.phase = running.phase
-        ended = {id(one.drawing) for one in drawn if one.row == self.height - 1 or not one.finite}
-        self.remove(lambda drawing: id(drawing) in ended)
+        ended = {one.drawing for one in drawn if self._is_last(one)}
+        self.remove(lambda drawing: drawing in ended)
+        return drawn + self.step() if only_ends else drawn
+
+    def _is_last(self, row: DrawnRow) -> bool:
+        return row.row == self.height - 1 or not row.finite
+
+    def _guess(self, width: int, only_ends: bool) -> list[DrawnRow]:
+        """Rounds until every image has a row more, or `only_ends`: until none is in the middle of one."""
+        (running,), together = self._running, only_ends or self.model.period > 1
+        images = {slot: drawing for slot, drawing in enumerate(self._slots[:width]) if drawing is not None}
+        within = [slot for slot, drawing in images.items() if drawing in self._within]
+        behind, begin = set(within if only_ends else images), [slot for slot in images if slot not in within]
+        if only_ends:
+            begin = []
+        settled, drawn = running.guesses["settled"].tolist(), list[DrawnRow]()
+        while behind:
+            for run in [range(width)] if together and begin else runs(begin):
+                self._begin(run, self._part(run))
+            for slot in begin:
+                settled[slot] = 0
+            within += begin
+            self.passes.settle(running, min(first_open(self.model, settled[slot]) for slot in within))
+            settled = running.guesses["settled"].tolist()
+            begin, ended = [], [slot for slot in within if settled[slot] == num_steps(self.model)]
+            if not ended or (together and len(ended) < len(within)):
+                continue
+            rows = [row for run in ([range(width)] if together else runs(ended)) for row in self._end(run, self._part(run))]
+            within = [slot for slot in within if slot not in ended]
+            behind.difference_update(ended)
+            over = {row.drawing for row in rows if self._is_last(row)}
+            begin = [slot for slot in ended if images[slot] not in over]
+            drawn += rows
+        self._within = {images[slot] for slot in within}
         return drawn
+
+    def _part(self, run: range) -> Canvas:
+        """The canvas of a run of slots, none of which is beyond the width."""
+        (running,) = self._running
+        if len(run) == len(running.row_B):
+            return running
+        if run not in self._parts:
+            self._parts[run] = running.take(slice(run.start, run.stop))
+        return self._parts[run]
+
+    def _begin(self, run: range, part: Canvas) -> None:
+        """The next rows of a run of slots."""
+        self.passes.row(part)
+        given = self._given([self._slots[slot] for slot in run], self._row[run.start : run.stop])
+        guess_row(part, self.model.spec, *(torch.from_numpy(one) for one in given))
+
+    def _end(self, run: range, part: Canvas) -> list[DrawnRow]:
+        """The rows of a run of slots, which are settled; those of slots without an image are as good as any."""
+        self.passes.commit(part)
+        x_BCW = part.x_BWC.permute(0, 2, 1).clone().cpu().numpy()
+        rows = self._keep([self._slots[slot] for slot in run], self._row[run.start : run.stop], x_BCW, part.guesses["finite"].tolist())
+        self._row[run.start : run.stop] += 1
+        return rows
 
     def _compact(self) -> None:
         """Move images from beyond the width into free slots below it; see to it that no slot below it is beyond the last row."""
@@ -151,6 +227,7 @@ class Lane:
         self._copy(stale, [alive] * len(stale))
         if not self._running or self._running[0].row_B.shape[0] != width:
             self._running = [canvas.take(slice(width)) for canvas in self._canvases]
+            self._parts = dict[range, Canvas]()
 
     def _copy(self, to: list[int], slots: list[int]) -> None:
         if to:
@@ -161,24 +238,47 @@ class Lane:
 
     def _draw(self, slots: Sequence[Drawing | None], canvases: list[Canvas], row_B: npt.NDArray[np.int64]) -> list[DrawnRow]:
         """One row of the canvases' images, kept in those images that there are."""
-        device, (channels, _, columns) = self.model.device, self.model.spec.shape
-        u_BWU = np.zeros((len(slots), columns, self.model.likelihood.num_uniforms))
-        x_BWC = np.zeros((len(slots), columns, channels), dtype=np.uint8)
-        mask_BW = np.zeros((len(slots), columns), dtype=np.bool_)
-        images = [(slot, drawing) for slot, drawing in enumerate(slots) if drawing is not None]
-        options = [images[0][1].options] * len(slots)
-        for slot, drawing in images:
-            r = row_B[slot] * self.every
-            u_BWU[slot] = drawing.u_HWU[r, :: self.every]
-            options[slot] = drawing.options
-            if drawing.known_HW is not None:
-                x_BWC[slot] = drawing.x_CHW[:, r, :: self.every].T
-                mask_BW[slot] = drawing.known_HW[r, :: self.every]
+        device = self.model.device
+        u_BWU, x_BWC, mask_BW = self._given(slots, row_B)
+        options_of_any = next(drawing.options for drawing in slots if drawing is not None)
+        options = [options_of_any if drawing is None else drawing.options for drawing in slots]
         known = KnownRow.of(x_BWC, mask_BW, device, counts_B=np.array([drawing is not None for drawing in slots]))
         u = torch.from_numpy(u_BWU).to(device)
         finite_in_row_B = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
         x_BCW = canvases[0].x_BWC.permute(0, 2, 1).clone().cpu().numpy()
-        finite_B = finite_in_row_B.tolist()
-        for slot, drawing in images:
-            drawing.x_CHW[:, row_B[slot] * self.every, :: self.every] = x_BCW[slot]
-        return [DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], finite_B[slot]) for slot, drawing in images]
+        return self._keep(slots, row_B, x_BCW, finite_in_row_B.tolist())
+
+    def _given(
+        self, slots: Sequence[Drawing | None], row_B: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Noise of the slots' rows (B W U), levels that are known (B W C), and which pixels are."""
+        channels, _, columns = self.model.spec.shape
+        u_BWU = np.zeros((len(slots), columns, self.model.likelihood.num_uniforms))
+        x_BWC = np.zeros((len(slots), columns, channels), dtype=np.uint8)
+        mask_BW = np.zeros((len(slots), columns), dtype=np.bool_)
+        for slot, drawing in enumerate(slots):
+            if drawing is not None:
+                r = row_B[slot] * self.every
+                u_BWU[slot] = drawing.u_HWU[r, :: self.every]
+                if drawing.known_HW is not None:
+                    x_BWC[slot] = drawing.x_CHW[:, r, :: self.every].T
+                    mask_BW[slot] = drawing.known_HW[r, :: self.every]
+        return u_BWU, x_BWC, mask_BW
+
+    def _keep(
+        self, slots: Sequence[Drawing | None], row_B: npt.NDArray[np.int64], x_BCW: npt.NDArray[np.uint8], finite_B: list[bool]
+    ) -> list[DrawnRow]:
+        """The slots' rows, written to those images that there are."""
+        rows: list[DrawnRow] = []
+        for slot, drawing in enumerate(slots):
+            if drawing is not None:
+                drawing.x_CHW[:, row_B[slot] * self.every, :: self.every] = x_BCW[slot]
+                rows.append(DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], finite_B[slot]))
+        return rows
+
+
+def runs(slots: Sequence[int]) -> Iterator[range]:
+    """Slots, in order, as runs of those that follow one another."""
+    for _, run in groupby(enumerate(sorted(slots)), lambda one: one[1] - one[0]):
+        first, *others = [slot for _, slot in run]
+        yield range(first, first + 1 + len(others))

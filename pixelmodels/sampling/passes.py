@@ -14,6 +14,7 @@ from pixelmodels.models import PixelModel
 from pixelmodels.models.context import Given, check_context
 from pixelmodels.models.context_encoder import Features
 from pixelmodels.sampling.canvas import Canvas
+from pixelmodels.sampling.speculation import settle
 
 
 class Passes:
@@ -85,6 +86,12 @@ class Passes:
         Args: `u`, uniforms, float64; `known`, levels that stay as they are where `mask` says so. Options are those of the model itself.
         """
         raise NotImplementedError(f"{type(self).__name__} draws no columns at once")
+
+    @torch.no_grad()
+    def settle(self, canvas: Canvas, first: int) -> None:
+        """A round of the guesses of the images' current rows, from column `first` on (see `speculation.first_open`)."""
+        count = self._width - first
+        settle(self.model, self.weights, canvas.states, canvas.phase, first, count, canvas.shifted_BWC, canvas.x_BWC, canvas.guesses)
 
     def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
         """Fix one sub-pixel of the current row: levels, integers, B."""

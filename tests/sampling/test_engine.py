@@ -106,6 +106,12 @@ def test_every_image_is_the_reference_samplers(name):
     check_engine(name, Passes)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_image_of_guessed_rows_is_the_reference_samplers(name):
+    check_engine(name, Passes, lambda width: True)
+    check_engine(name, Passes, lambda width: width in (1, 4))  # images go from one way of drawing to the other as others come and go
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in COMPILED else pytest.mark.compiled) for name in MODELS])
 def test_every_image_of_a_compiled_row_is_the_reference_samplers(name, compiled_functions):
     if name in NOT_COMPILED:
@@ -122,7 +128,7 @@ def test_every_image_of_a_compiled_row_is_the_reference_samplers(name, compiled_
     check_engine(name, make_passes)
 
 
-def check_engine(name, make_passes):
+def check_engine(name, make_passes, speculates=lambda width: False):
     """Requests that come and are cancelled at any moment get the reference sampler's images."""
     model = model_of(name)
     stages = model.stages()
@@ -130,7 +136,7 @@ def check_engine(name, make_passes):
     @settings(max_examples=6, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
     @given(st.data())
     def check(data):
-        engine = Engine(model, num_slots=data.draw(st.integers(1, 6)), make_passes=make_passes)
+        engine = Engine(model, num_slots=data.draw(st.integers(1, 6)), make_passes=make_passes, speculates=speculates)
         submitted, rows, cancelled = {}, {}, set()
         for _ in range(data.draw(st.integers(2, 7))):
             action = data.draw(st.sampled_from(("submit", "submit", "step", "cancel")))
