@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,28 @@ MAX_RETRIES = 3  # of a block whose worker died
 
 
 @dataclass(frozen=True)
+class Means:
+    """With what images are drawn; each rounds in its own way."""
+
+    use_gpu: bool = False  # one GPU a worker
+    compiled: bool = False  # by compiled passes, where there can be any
+    speculation: bool = False  # whether rows are guessed
+
+    def __str__(self) -> str:
+        """What tells blocks drawn by one from those drawn by another."""
+        return ", ".join(["cuda" if self.use_gpu else "cpu", *["compiled"] * self.compiled, *["speculation"] * self.speculation])
+
+    @property
+    def make_passes(self) -> Callable[[PixelModel], Passes]:
+        """The passes of a model, once for all blocks."""
+        if not self.compiled:
+            return Passes
+        from pixelmodels.sampling.compiled import compiled_or_not
+
+        return cache(partial(compiled_or_not, speculates=self.speculation))
+
+
+@dataclass(frozen=True)
 class DrawnCommission:
     """What is drawn, in blocks of how many images, and by whom."""
 
@@ -41,8 +64,7 @@ class DrawnCommission:
     commission: Commission
     batch_size: int  # images of a block
     num_workers: int | None = None  # of the cluster: blocks at a time; None: this process, or as many as there is room for
-    use_gpu: bool = False  # one GPU a worker
-    compiled: bool = False  # by compiled passes, where there can be any
+    means: Means = Means()
 
     def images(self, storage: Storage, say: Say) -> tuple[UInt8, Callable[[], None]]:
         """The images, N C H W, and what to call when they are safe elsewhere: it removes the blocks that are on disk.
@@ -55,7 +77,7 @@ class DrawnCommission:
         except MemoryError as error:
             raise UserError(f"--n {n}: so many images do not fit in memory; give fewer") from error
         packed = PackedModel.of(self.model)
-        blocks = Blocks(storage, packed.key, self.commission, self.batch_size, self._drawn_by)
+        blocks = Blocks(storage, packed.key, self.commission, self.batch_size, str(self.means))
         left = [block for block in blocks.all if not blocks.read(block, images_NCHW)]
         num_done = n - sum(stop - start for start, stop in left)
         if num_done:
@@ -72,33 +94,23 @@ class DrawnCommission:
             raise
         return images_NCHW, blocks.clear
 
-    @property
-    def _drawn_by(self) -> str:
-        """What was asked for, as each rounds in its own way: blocks that another one has drawn are not gone on from."""
-        return "cuda" if self.use_gpu else "cpu, compiled" if self.compiled else "cpu"
-
     def _drawn(self, packed: PackedModel, left: list[Block], advance: Callable[[float], None]) -> Iterator[tuple[Block, UInt8]]:
         """Blocks as they are finished. Without a cluster or a number of workers, by this process as long as Ray takes longer to start.
 
         A single one is drawn by this process in any case, unless it is for a GPU that only the cluster has.
         """
         alone = self.num_workers is None and os.environ.get("RAY_ADDRESS") in (None, "", "local")
-        passes: dict[PixelModel, Passes] = {}
-        can_draw = alone or not self.use_gpu or torch.cuda.is_available()
+        use_gpu, make_passes = self.means.use_gpu, self.means.make_passes
+        can_draw = alone or not use_gpu or torch.cuda.is_available()
         while left and (alone or (len(left) == 1 and can_draw)):
-            check_gpu(self.use_gpu)
+            check_gpu(use_gpu)
             block, *left = left
-            model = self.model.to("cuda") if self.use_gpu else self.model
-            if self.compiled and not passes:
-                from pixelmodels.sampling.compiled import compiled_or_not
-
-                passes = {stage.model: compiled_or_not(stage.model) for stage in model.stages()}
+            model = self.model.to("cuda") if use_gpu else self.model
             started = time.monotonic()
-            yield block, draw_requests(model, self.commission.requests(*block), advance, passes.__getitem__ if passes else Passes)
+            yield block, draw_requests(model, self.commission.requests(*block), advance, make_passes, self.means.speculation)
             alone = (time.monotonic() - started) * len(left) < RAY_PAYS_S
         if left:
-            by = (self.num_workers, self.use_gpu, self.compiled)
-            for block, drawn_NCHW in draw_on_ray(packed, self.commission, left, *by):
+            for block, drawn_NCHW in draw_on_ray(packed, self.commission, left, self.num_workers, self.means):
                 advance(len(drawn_NCHW))
                 yield block, drawn_NCHW
 
@@ -108,13 +120,16 @@ def draw_requests(
     requests: list[Request],
     advance: Callable[[float], None] = lambda images: None,
     make_passes: Callable[[PixelModel], Passes] = Passes,
+    speculation: bool = False,
 ) -> UInt8:
     """Images of requests, one after the other, drawn in lockstep; `advance` is told of every row, as a share of an image.
+
+    Args: `speculation`, whether rows are guessed.
 
     Raises `UserError` where the network's output is not finite.
     """
     n, rows_each = sum(request.n for request in requests), sum(stage.model.spec.height for stage in model.stages())
-    engine = Engine(model, num_slots=n, max_waiting=n, reserve=0, make_passes=make_passes)
+    engine = Engine(model, num_slots=n, max_waiting=n, reserve=0, make_passes=make_passes, speculates=lambda width: speculation)
     images_NCHW, first, total = np.empty((n, *model.spec.shape), np.uint8), {}, 0
     for request in requests:
         first[engine.submit(request)] = total
@@ -165,7 +180,7 @@ class PackedModel:
 
 
 def draw_on_ray(
-    packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, use_gpu: bool, compiled: bool = False
+    packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, means: Means
 ) -> Iterator[tuple[Block, UInt8]]:
     """Blocks as they are finished, in any order: `num_workers` at a time, each with a CPU (and a GPU) of its own.
 
@@ -175,16 +190,16 @@ def draw_on_ray(
     ray_cluster.connect(ray_cluster.num_cores())  # nothing here needs the CPU that a local Ray has for Ray Data
     import ray
 
-    room = runs_at_once(WorkerNeeds(num_workers or 1, use_gpu=use_gpu), spare_cpus=0)
+    room = runs_at_once(WorkerNeeds(num_workers or 1, use_gpu=means.use_gpu), spare_cpus=0)
     at_once = num_workers or room
-    task = ray.remote(_draw_block).options(num_cpus=1, num_gpus=1 if use_gpu else 0, max_retries=MAX_RETRIES)
+    task = ray.remote(_draw_block).options(num_cpus=1, num_gpus=1 if means.use_gpu else 0, max_retries=MAX_RETRIES)
     model, waiting = ray.put(packed), deque(blocks)
     running: dict[Any, Block] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 block = waiting.popleft()
-                running[task.remote(model, commission.requests(*block), use_gpu, compiled)] = block
+                running[task.remote(model, commission.requests(*block), means)] = block
             (done, *_), _ = ray.wait(list(running), num_returns=1)
             yield running.pop(done), ray.get(done)
     except ray.exceptions.RayTaskError as error:
@@ -196,11 +211,7 @@ def draw_on_ray(
         raise UserError(f"a worker was lost ({first_line(error)}); {remedy}") from error
 
 
-def _draw_block(packed: PackedModel, requests: list[Request], use_gpu: bool, compiled: bool) -> UInt8:
-    check_gpu(use_gpu)
-    model = packed.unpack(torch.device("cuda" if use_gpu else "cpu"))
-    if not compiled:
-        return draw_requests(model, requests)
-    from pixelmodels.sampling.compiled import compiled_or_not
-
-    return draw_requests(model, requests, make_passes=compiled_or_not)
+def _draw_block(packed: PackedModel, requests: list[Request], means: Means) -> UInt8:
+    check_gpu(means.use_gpu)
+    model = packed.unpack(torch.device("cuda" if means.use_gpu else "cpu"))
+    return draw_requests(model, requests, make_passes=means.make_passes, speculation=means.speculation)

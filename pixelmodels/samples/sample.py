@@ -21,7 +21,7 @@ from pixelmodels.models.class_names import MOST_TOLD, class_name, label_of
 from pixelmodels.models.context import ABSENT
 from pixelmodels.progress import Say, duration
 from pixelmodels.samples.commission import Commission
-from pixelmodels.samples.drawing import DrawnCommission
+from pixelmodels.samples.drawing import DrawnCommission, Means
 from pixelmodels.samples.files import PICTURE, outputs_of
 from pixelmodels.samples.given import FilesToComplete, FilesToGive, HeldOut, Images, absent_kinds, known_pixels, num_known_later, shares
 from pixelmodels.samples.pictures import check_size
@@ -70,6 +70,7 @@ class Sample:
     num_workers: int | None = None  # blocks drawn at a time, where there are several; as many as the cluster has room for unless given
     use_gpu: bool = False  # one GPU a worker
     compiled: bool = False  # compile the model's passes before (a minute or some, kept for the next time), to draw faster on CPUs
+    speculation: bool = False  # guess rows, and check the guesses all at once: faster for few images of few levels; they are the same
     storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
 
     def __post_init__(self) -> None:
@@ -95,8 +96,9 @@ class Sample:
             raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
         if self.compiled and self.use_gpu:
             raise UserError("--compiled is for CPUs, and --use-gpu for GPUs; leave one of them out")
-        if self.compiled and (self.guidance, self.temperature, self.top_p) != (0, 1, 1):
-            raise UserError("--compiled draws from the model itself; leave it out, or --guidance, --temperature and --top-p")
+        for flag in ("compiled", "speculation"):
+            if getattr(self, flag) and (self.guidance, self.temperature, self.top_p) != (0, 1, 1):
+                raise UserError(f"--{flag} draws from the model itself; leave it out, or --guidance, --temperature and --top-p")
         if self.samples_each is not None and not way:
             raise UserError(f"--samples-each {self.samples_each} is of given images; give --dataset, --given or --complete, or only --n")
         if self.samples_each is not None and self.samples_each > self.n:
@@ -118,7 +120,8 @@ def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say 
     for output in outputs:
         output.check(commission, model)
     started = time.monotonic()
-    drawing = DrawnCommission(model, commission, options.batch_size, options.num_workers, options.use_gpu, options.compiled)
+    means = Means(options.use_gpu, options.compiled, options.speculation)
+    drawing = DrawnCommission(model, commission, options.batch_size, options.num_workers, means)
     images_NCHW, finish = drawing.images(storage, say)
     say(f"{commission.n:,} images of {options.model} in {duration(time.monotonic() - started)}")
     paths = [output.write(commission, images_NCHW, model) for output in outputs]

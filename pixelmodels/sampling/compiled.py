@@ -121,10 +121,10 @@ class CompiledPasses(Passes):
         run(canvas, _guess_inputs(canvas), (width - self._counts[place],))
 
 
-def compiled_or_not(model: PixelModel, cache: Path | None = None, num_threads: int | None = None) -> Passes:
+def compiled_or_not(model: PixelModel, cache: Path | None = None, num_threads: int | None = None, *, speculates: bool = False) -> Passes:
     """Compiled passes of a model, or those that are always right where there can be none, which is said once for each reason."""
     try:
-        return CompiledPasses(model, cache, num_threads)
+        return CompiledPasses(model, cache, num_threads, speculates=speculates)
     except CannotCompile as error:
         _say_once(f"{type(model).__name__} is drawn without compiled functions: {error}")
         return Passes(model)

@@ -24,10 +24,11 @@ from pixelmodels.samples import drawing as sample_drawing
 from pixelmodels.samples import sample as sample_run
 from pixelmodels.samples.blocks import Block
 from pixelmodels.samples.commission import Commission
-from pixelmodels.samples.drawing import PackedModel, draw_requests
+from pixelmodels.samples.drawing import Means, PackedModel, draw_requests
 from pixelmodels.samples.files import Output
 from pixelmodels.samples.pictures import MAX_FRAMES, UInt8, film, gif_bytes, picture
 from pixelmodels.sampling import Engine, Request, reference_sample, sample
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.storage import Storage
 from tests.conformance.conftest import small_config, small_model
 from tests.training.tiny_run import SPEC, TinyDataset
@@ -199,22 +200,36 @@ def test_a_single_block_for_a_gpu_that_only_the_cluster_has_is_drawn_there(
     asked: list[tuple[int | None, bool]] = []
 
     def on_cluster(
-        packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, use_gpu: bool, compiled: bool
+        packed: PackedModel, commission: Commission, blocks: list[Block], num_workers: int | None, means: Means
     ) -> Iterator[tuple[Block, UInt8]]:
-        assert not compiled
-        asked.append((num_workers, use_gpu))
+        asked.append((num_workers, means))
         return ((block, draw_requests(packed.unpack(torch.device("cpu")), commission.requests(*block))) for block in blocks)
 
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.setattr(sample_drawing, "draw_on_ray", on_cluster)
     command = [folder, "--storage", storage.root, "--out", tmp_path / "drawn.npz", "--n", 7, *(["--use-gpu"] if use_gpu else [])]
     assert np.array_equal(np.load(run(capsys, *command))["images_NCHW"], sample(load_model(folder), 7, seed=0).numpy())
-    assert asked == ([(None, True)] if use_gpu else [])
+    assert asked == ([(None, Means(use_gpu=True))] if use_gpu else [])
+
+
+def test_guessed_rows_are_the_same_images(
+    folder: Path, storage: Storage, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    settle = Passes.settle
+    monkeypatch.setattr(Passes, "settle", lambda passes, canvas, first: rounds.append(first) or settle(passes, canvas, first))
+    command = [folder, "--storage", storage.root, "--out", tmp_path / "drawn.npz", "--n", 7, "--batch-size", 3]
+    assert np.array_equal(np.load(run(capsys, *command, "--speculation"))["images_NCHW"], sample(load_model(folder), 7, seed=0).numpy())
+    assert rounds
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--speculation", "--top-p", "0.9"],
+            "--speculation draws from the model itself; leave it out, or --guidance, --temperature and --top-p",
+        ),
         (["--compiled", "--use-gpu"], "--compiled is for CPUs, and --use-gpu for GPUs; leave one of them out"),
         (["--n", "0"], "--n 0 is too few; give 1 or more"),
         (["--batch-size", "0"], "--batch-size 0 is too few"),
