@@ -40,7 +40,9 @@ CASES = {
     "diagonal_bilstm": Case("pixelrnn_diagonal_bilstm"),
     "multiscale": Case("multiscale_pixelrnn"),
     "gated_rgb": Case("gated_pixelcnn", "categorical", 3, 256, 32),
-    "pixelcnn_pp": Case("pixelcnn_pp", "discretized_logistic_mixture", 3, 256, 32),
+    "pixelsnail": Case("pixelsnail"),
+    "pixelcnn_pp": Case("pixelcnn_pp", "discretized_logistic_mixture", 3, 256, 32, num_features=40, num_layers=2),
+    "pixelcnn_pp_paper": Case("pixelcnn_pp", "discretized_logistic_mixture", 3, 256, 32, num_features=160, num_layers=5),
 }
 MODES = ("forward", "eager", "compiled", "reference")
 

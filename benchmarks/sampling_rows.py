@@ -17,6 +17,7 @@ from pixelmodels.sampling.passes import Passes
 from pixelmodels.shapes import ImageSpec
 
 # where `num_layers` counts the layers of one block or resolution of several
+NUM_LAYERS = 8
 LAYERS = {"pixelcnn_pp": 1, "pixelsnail": 3}
 LEAST_S = 0.2  # seconds that one timing covers, of as many calls as it takes
 
@@ -31,7 +32,7 @@ class Case:
     levels: int = 2  # of the images
     size: int = 28  # rows and columns of the images
     num_features: int = 64
-    num_layers: int = 8
+    num_layers: int = NUM_LAYERS  # or those of LAYERS, unless another number is given
     seed: int = 0  # of the weights
 
     def build(self) -> PixelModel:
@@ -47,7 +48,7 @@ class Case:
         wanted = {
             "num_features": self.num_features,
             "head_features": self.num_features,
-            "num_layers": min(self.num_layers, LAYERS.get(architecture, self.num_layers)),
+            "num_layers": LAYERS.get(architecture, NUM_LAYERS) if self.num_layers == NUM_LAYERS else self.num_layers,
         }
         return kind(**nested, **{name: value for name, value in wanted.items() if name in names})
 

@@ -5,9 +5,9 @@
     python -m benchmarks.speculation --models models:/binary_digits/1 --datasets binary_digits
 
 The models (folders of runs or checkpoints, or registered ones) are trained; the first one is timed, with compiled passes, of the others
-(on the same images at other numbers of levels, say) only rounds are counted. Bits/dim are those of the first 256 test images. For each width: pixel passes, guessed rows and a forward pass take turns, `--rounds` times, on seeds that the
-calibration has not seen. Float32, torch's own number of threads. The last thing printed is one JSON object; it is also written to
-`benchmarks/results/` with the date.
+(on the same images at other numbers of levels, say) only rounds are counted. Bits/dim are those of the first 256 test images. For each
+width: pixel passes, guessed rows and a forward pass take turns, `--rounds` times, on seeds that the calibration has not seen. Float32,
+torch's own number of threads. The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date.
 """
 
 from __future__ import annotations
