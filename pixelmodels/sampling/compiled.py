@@ -61,6 +61,10 @@ class CannotCompile(Exception):
     """Why there are no compiled functions of a model."""
 
 
+class NotMade(Exception):
+    """A function is not in the folder, and was to be compiled by nobody."""
+
+
 class _Baked(RuntimeError):
     """A layer makes a pass from weights that are not among those that it prepared: other weights would be drawn as these."""
 
@@ -69,11 +73,19 @@ class CompiledPasses(Passes):
     """Passes whose row pass is one compiled function, and whose columns are drawn by a few calls of another one.
 
     Args: `cache`, the folder of compiled functions, `~/.cache/pixelmodels/compiled` unless given; `num_threads` that the functions use,
-    those of torch unless given; `speculates`, whether there are rounds of guesses, too. Raises `CannotCompile`, also for a folder that
-    will not do.
+    those of torch unless given; `speculates`, whether there are rounds of guesses, too; `instead`, raised where a function is not there,
+    in place of compiling it. Raises `CannotCompile`, also for a folder that will not do.
     """
 
-    def __init__(self, model: PixelModel, cache: Path | None = None, num_threads: int | None = None, *, speculates: bool = False):
+    def __init__(
+        self,
+        model: PixelModel,
+        cache: Path | None = None,
+        num_threads: int | None = None,
+        *,
+        speculates: bool = False,
+        instead: CannotCompile | NotMade | None = None,
+    ):
         super().__init__(model)
         _check_can_compile(model)
         self._counts = _counts(model)
@@ -82,7 +94,7 @@ class CompiledPasses(Passes):
         self._rows, self._columns = dict[tuple[int, bool], _Function](), dict[tuple[int, bool], _Function]()
         self._rounds = dict[tuple[int, bool], list[_Function]]()
         folder = _folder(cache)
-        with torch.no_grad(), _Maker(folder, num_threads or torch.get_num_threads()) as maker:
+        with torch.no_grad(), _Maker(folder, num_threads or torch.get_num_threads(), instead) as maker:
             for phase, single in product(sorted({_same_phase(phase) for phase in range(model.period)}), (True, False)):
                 canvas = self.start(1 if single else 3)
                 canvas.phase = phase
@@ -121,10 +133,20 @@ class CompiledPasses(Passes):
         run(canvas, _guess_inputs(canvas), (width - self._counts[place],))
 
 
-def compiled_or_not(model: PixelModel, cache: Path | None = None, num_threads: int | None = None, *, speculates: bool = False) -> Passes:
-    """Compiled passes of a model, or those that are always right where there can be none, which is said once for each reason."""
+def compiled_or_not(
+    model: PixelModel,
+    cache: Path | None = None,
+    num_threads: int | None = None,
+    *,
+    speculates: bool = False,
+    instead: CannotCompile | NotMade | None = None,
+) -> Passes:
+    """Compiled passes of a model, or those that are always right where there can be none, which is said once for each reason.
+
+    Args: as of `CompiledPasses`. Raises `NotMade` where that is what is raised `instead`.
+    """
     try:
-        return CompiledPasses(model, cache, num_threads, speculates=speculates)
+        return CompiledPasses(model, cache, num_threads, speculates=speculates, instead=instead)
     except CannotCompile as error:
         _say_once(f"{type(model).__name__} is drawn without compiled functions: {error}")
         return Passes(model)
@@ -285,8 +307,8 @@ class _Maker:
     Those would else be in a folder of all processes, below a name that anybody may have taken before.
     """
 
-    def __init__(self, folder: Path, num_threads: int):
-        self._folder, self._num_threads = folder, num_threads
+    def __init__(self, folder: Path, num_threads: int, instead: CannotCompile | NotMade | None = None):
+        self._folder, self._num_threads, self._instead = folder, num_threads, instead
         self._stack = ExitStack()
         self._begun = False
 
@@ -297,9 +319,13 @@ class _Maker:
         self._stack.close()
 
     def function(self, step: _Step, arguments: tuple[Any, ...], forms: Sequence[object], single: bool) -> Run:
-        """The function of a step, ready to run; raises `CannotCompile`."""
+        """The function of a step, ready to run; raises `CannotCompile`, and what is raised in place of compiling it."""
         name = self._name(step, forms, single)
         path = self._folder / f"{name}{_ENDING}"
+        if self._instead is not None:  # without the lock, which another process has for as long as it compiles the function
+            if path.exists() and (found := _load(path)) is not None:
+                return found
+            raise self._instead
         with _locked(self._folder / f"{name}.lock"):
             if path.exists() and (found := _load(path)) is not None:
                 return found
@@ -417,7 +443,7 @@ def _compile(step: _Step, arguments: tuple[Any, ...], single: bool, path: Path, 
     batch = None if single else {0: torch.export.Dim("batch", min=2, max=1 << 16)}
     _, inputs, weights, states = arguments
     shapes = (None, [batch] * len(inputs), [None] * len(weights), [batch] * len(states))
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch, warnings.catch_warnings(action="ignore"):
+    with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=path.parent) as scratch, warnings.catch_warnings(action="ignore"):
         program = torch.export.export(step, arguments, dynamic_shapes=shapes, strict=False)
         if baked := [name for name, value in program.constants.items() if isinstance(value, Tensor) and value.is_floating_point()]:
             raise _Baked(f"weights would be compiled in: {', '.join(baked)}")

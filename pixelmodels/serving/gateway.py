@@ -19,7 +19,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from pixelmodels.serving.deadlines import GRACE_S, left_s, time_allowed
-from pixelmodels.serving.refusals import DEADLINE, LOST, Refused, lost, overloaded, too_late
+from pixelmodels.serving.refusals import DEADLINE, LOST, NOT_LOADED, Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
 from pixelmodels.serving.schemas import ModelInfo, Models, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
@@ -60,7 +60,8 @@ class Gateway:
             try:
                 return await self._draw_in_parts(_shared_out(asked, num_parts), deadline)
             except Refused as refused:
-                if refused.status == 429:  # a sampler is gone, or not idle after all: one may still take the whole
+                # a sampler is gone, not idle after all, or has not this version yet: one may still take the whole
+                if refused.status == 429 or refused.code == NOT_LOADED:
                     return await self._draw(asked.model_copy(update={"timeout_s": left_s(deadline)}), is_begun=True)
                 raise too_late(timeout_s) if refused.code == DEADLINE else refused from None
 

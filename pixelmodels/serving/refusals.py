@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 LOST = "sampler_lost"  # the code of `lost`
+NOT_LOADED = "not_loaded"  # the code of a version that cannot be loaded now, and may be later
 DEADLINE = "deadline"  # the code of `too_late`
 NOT_FINITE = "not_finite"  # the code of what a network makes of broken weights, or of numbers that are too large for it
 

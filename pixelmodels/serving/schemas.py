@@ -196,7 +196,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "the body is not sent as JSON",
         422: "a field that cannot be used",
         429: "too much waits; see Retry-After",
-        503: "the sampler was lost, or the service is ending",
+        503: "the sampler was lost, the version cannot be loaded yet, or the service is ending",
         504: "not finished by the deadline",
     }.items()
 }

@@ -7,10 +7,9 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
@@ -20,14 +19,16 @@ from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.runs.loading import find_model
 from pixelmodels.sampling.engine import Engine, Request, draw_all
-from pixelmodels.sampling.passes import Passes
-from pixelmodels.serving.refusals import Refused, overloaded
+from pixelmodels.serving.refusals import NOT_LOADED, Refused, overloaded
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.client import is_of_mlflow, tracking_failure
 from pixelmodels.tracking.registry import find_version
 from pixelmodels.tracking.versions import CHAMPION, PREVIOUS, best_without_champion, versions_of
+
+if TYPE_CHECKING:
+    from pixelmodels.serving.compiling import Compiling
 
 logger = logging.getLogger(__name__)
 LATEST = "latest"
@@ -51,8 +52,17 @@ class NotLoaded(UserError):
     """A version that may be sound could not be loaded: nobody remembers it, and it is tried again when it is next asked for."""
 
 
+class BeingMadeReady(NotLoaded):
+    """A version whose passes are compiled first: it is loaded when it is asked for after that."""
+
+    def __init__(self, told: str):
+        super().__init__(f"{told}; ask again in {BUSY_S:g} s")
+
+
 class Shelf:
     """The versions of one replica. `find` waits for a version that is not loaded; `follow` is for a thread of its own.
+
+    Nobody but `open` waits for passes that are being compiled: meanwhile the version is refused, and what an alias was before is served.
 
     A request is given the version that its address means at that moment, and keeps it: a version that is replaced or unloaded goes once
     the last request has let go of it. Until then it is in memory, and is taken up again rather than loaded another time; no more than
@@ -72,20 +82,25 @@ class Shelf:
         self.default = _LOCAL if self._local else settings.model
         self._served = (_LOCAL,) if self._local else tuple(dict.fromkeys((re.split("[@/]", settings.model)[0], *settings.others)))
         self._tracker = None if self._local else Tracker(Storage(settings.storage))
+        self._compiling: Compiling | None = None
+        if settings.compiled:
+            from pixelmodels.serving.compiling import Compiling  # here: it takes long to import
+
+            self._compiling = Compiling(settings.cpus)
 
     def open(self) -> None:
-        """Load the default model; raises `UserError` where it is not there or does not pass.
+        """Load the default model, compiled before where that is to be; raises `UserError` where it is not there or does not pass.
 
         In place of a champion, and of nothing else, the one before it serves.
         """
         try:
-            self._hold(self.default)
+            self._hold_compiled(self.default)
         except UserError as error:
             name = self._served[0]
             if self._local or self.default not in (name, f"{name}@{CHAMPION}"):
                 raise
             try:
-                found = self._hold(f"{name}@{PREVIOUS}")
+                found = self._hold_compiled(f"{name}@{PREVIOUS}")
             except UserError:
                 raise error from None
             logger.warning("%s; serving %s instead", error, found.address)
@@ -124,13 +139,16 @@ class Shelf:
         try:
             return self._hold(address)
         except NotLoaded as error:
-            raise Refused(503, "not_loaded", str(error), "model", BUSY_S) from None
+            raise _not_loaded(error) from None
         except UserError as error:
-            status, code = (503, "not_loaded") if address == self.default else (404, "unknown_model")
+            status, code = (503, NOT_LOADED) if address == self.default else (404, "unknown_model")
             raise Refused(status, code, str(error), "model") from None
 
     def found(self, asked: str | None) -> Loaded | None:
-        """The version that a request asks for if it is held under another name, without waiting for what is being loaded."""
+        """The version that a request asks for if it is held under another name, without waiting for what is being loaded.
+
+        Raises `Refused` for one whose passes are being compiled.
+        """
         address = self.address_of(asked)
         try:
             key = self._resolve(address)
@@ -140,7 +158,12 @@ class Shelf:
         if loaded is not None:
             loaded.used = time.monotonic()
             self._names[address] = loaded
-        return loaded
+            return loaded
+        try:
+            self._check_ready(key)
+        except BeingMadeReady as error:
+            raise _not_loaded(error) from None
+        return None
 
     def follow(self) -> None:
         """Look once where every address in use points, and swap what has moved; a version that does not pass changes nothing."""
@@ -151,6 +174,8 @@ class Shelf:
                 continue  # a version never changes
             try:
                 self._hold(address, anew=True)
+            except BeingMadeReady:  # at a later look it is
+                continue
             except (UserError, Refused) as error:
                 held = self._names.get(address)
                 if held is not None:  # not unloaded meanwhile
@@ -180,6 +205,21 @@ class Shelf:
             found[name] = [*aliases, *versions]
         return found
 
+    def _hold_compiled(self, address: str) -> Loaded:
+        """As `_hold`, once its passes are compiled."""
+        while True:
+            try:
+                return self._hold(address)
+            except BeingMadeReady:
+                assert self._compiling is not None
+                self._compiling.wait()
+
+    def _check_ready(self, key: str) -> None:
+        """Raise `BeingMadeReady` for a version whose passes are being compiled."""
+        told = None if self._compiling is None else self._compiling.waits(key)
+        if told is not None:
+            raise BeingMadeReady(told)
+
     def _hold(self, address: str, *, anew: bool = False) -> Loaded:
         """The version of an address, loaded, checked and entered; raises `UserError` where it does not exist or pass."""
         held = self._names.get(address)
@@ -207,6 +247,7 @@ class Shelf:
         """Load a version; raises `UserError` where it does not pass, now or lately, and `Refused` (429) where too many are in memory."""
         if key in self.refused and time.monotonic() - self._refused_at[key] < RETRY_S:
             raise UserError(f"{key} is refused: {self.refused[key]}")
+        self._check_ready(key)
         if len(self._alive) > self.settings.max_models:
             gc.collect()  # what only a cycle keeps
         if len(self._alive) > self.settings.max_models:
@@ -214,6 +255,8 @@ class Shelf:
             raise overloaded(f"{key} cannot be loaded while requests keep what was unloaded in memory ({kept})", BUSY_S)
         try:
             loaded = self._load(key)
+        except NotLoaded:
+            raise
         except MachineTrouble as error:
             raise NotLoaded(str(error)) from error
         except (UserError, FloatingPointError) as error:
@@ -268,15 +311,14 @@ class Shelf:
         model = model.to(self.device).eval()
         check_serves(model)
         # admission is the replica's; the engine's own bound is out of its way
-        make_passes: Callable[[PixelModel], Passes] = Passes
-        if self.settings.compiled:
-            from pixelmodels.sampling.compiled import compiled_or_not
-
-            make_passes = partial(compiled_or_not, num_threads=self.settings.cpus)
-        engine = Engine(model, num_slots=self.settings.slots, max_waiting=1 << 40, make_passes=make_passes)
-        if self.settings.compiled:  # what has not drawn yet
-            for n in (1, min(2, self.settings.slots)):
-                draw_all(engine, Request(n=n))
+        options: dict[str, Any] = {"num_slots": self.settings.slots, "max_waiting": 1 << 40}
+        if self._compiling is None:
+            return Loaded(key, model, Engine(model, **options))
+        engine = self._compiling.engine(key, model, gives_way=bool(self._names), **options)
+        if isinstance(engine, str):
+            raise BeingMadeReady(engine)
+        for n in (1, min(2, self.settings.slots)):  # what has not drawn yet
+            draw_all(engine, Request(n=n))
         return Loaded(key, model, engine)
 
     def _unload(self) -> None:
@@ -287,6 +329,10 @@ class Shelf:
             logger.info("%s is unloaded", loaded.address)
             for address in held[loaded]:
                 self._names.pop(address, None)
+
+
+def _not_loaded(error: NotLoaded) -> Refused:
+    return Refused(503, NOT_LOADED, str(error), "model", BUSY_S)
 
 
 def is_folder(model: str) -> bool:

@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from pixelmodels.serving import gateway as gateways
 from pixelmodels.serving.gateway import Gateway
-from pixelmodels.serving.refusals import Refused, lost, overloaded, too_late
+from pixelmodels.serving.refusals import NOT_LOADED, Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, StreamedRow
 from pixelmodels.serving.schemas import SampleRequest
 from pixelmodels.serving.settings import Settings
@@ -166,8 +166,9 @@ def test_where_a_part_is_refused_the_others_are_given_up() -> None:
     assert (samplers.num_cancelled, made.num_ongoing) == (2, 0)
 
 
-def test_one_sampler_takes_the_whole_where_several_would_not() -> None:
-    samplers = Shared([overloaded("busy", 1.0), "a/1", "a/1", "a/1"])
+@pytest.mark.parametrize("refused", [overloaded("busy", 1.0), Refused(503, NOT_LOADED, "a/2 is being made ready", "model", 5.0)])
+def test_one_sampler_takes_the_whole_where_several_would_not(refused: Refused) -> None:
+    samplers = Shared([refused, "a/1", "a/1", "a/1"])
     made = Gateway(samplers, Settings(replicas=3, slots=4))  # type: ignore[arg-type]
     drawn = asyncio.run(made.sample(SampleRequest(n=12)))
     assert samplers.asked[-1] == (0, 12, None) and len(drawn.images_NCHW) == 12 and made.num_ongoing == 0

@@ -1,0 +1,104 @@
+"""Passes compiled by a process of its own: whoever draws meanwhile is not disturbed, and finds the functions in their folder afterwards.
+
+The process is told of a model without its weights, on which no function depends. It ends with the process that began it, and all that it
+has begun itself does: it reads its input to the end, which comes in any case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from pixelmodels.errors import one_line
+from pixelmodels.models import PixelModel
+from pixelmodels.models.registry import describe, from_description
+from pixelmodels.sampling import compiled
+
+NICENESS = 19  # of a process that gives way
+# No module is looked for in the working directory (-P). The last argument is the niceness, from the import of torch on.
+COMMAND = (
+    sys.executable,
+    "-P",
+    "-c",
+    "import os, sys; os.nice(int(sys.argv[1])); from pixelmodels.sampling import precompile as p; p.main()",
+)
+
+
+def order_of(model: PixelModel, num_threads: int) -> str:
+    """What is to be compiled, a line of JSON; the same for models that have the same functions."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return json.dumps({"model": describe(model), "dtype": dtype, "num_threads": num_threads, "cache": str(compiled.CACHE)})
+
+
+class Compilation:
+    """A process that compiles what was ordered, giving way to others or not; `why_not` tells, once it no longer `is_running`."""
+
+    def __init__(self, order: str, *, gives_way: bool):
+        self.order = order
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        # In a group of its own, that it ends with the compilers it started, and that no ctrl-c of a terminal reaches.
+        self._process = subprocess.Popen(
+            [*COMMAND, str(NICENESS if gives_way else 0)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended already
+            self._process.stdin.write(f"{order}\n")
+            self._process.stdin.flush()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it goes on."""
+        return self._process.poll() is None
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
+
+    def why_not(self) -> str:
+        """What it said, in a line, where something could not be compiled; nothing where all was. To be asked once, when it has ended."""
+        assert self._process.stdout is not None
+        said = self._process.stdout.read().strip()
+        if self._process.returncode and not said:
+            return f"the process that compiled them ended with status {self._process.returncode}, perhaps for want of memory"
+        return said
+
+
+def main() -> None:
+    """Compile what the first line of the input orders; the output is why something cannot be compiled, and nothing where all was."""
+    outcome = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever somebody prints is no outcome
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    torch.set_num_threads(1)
+    model = from_description(order["model"]).to(getattr(torch, order["dtype"])).eval()
+    reasons = list[str]()
+    for stage in model.stages():
+        try:
+            compiled.CompiledPasses(stage.model, Path(order["cache"]), order["num_threads"])
+        except compiled.CannotCompile as error:
+            reasons.append(" ".join(str(error).split()))
+        except Exception as error:
+            reasons.append(one_line(error))
+    print("; ".join(dict.fromkeys(reasons)), file=outcome, flush=True)
+
+
+def _end_with_input() -> None:
+    """Nobody waits for the functions any more: end, with all that was begun here."""
+    sys.stdin.read()
+    os.killpg(0, signal.SIGKILL)
