@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 from statistics import median
+
+import torch
 
 from pixelmodels.models import PixelModel
 from pixelmodels.sampling.canvas import Canvas
-from pixelmodels.sampling.engine import Engine, Request, draw_all, slot_widths
+from pixelmodels.sampling.engine import Engine, Request, draw_all, reserve_of, slot_widths
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.speculation import num_steps
 
 ROUNDS = 3  # timings of each, in turn, after one that does not count
-ENOUGH_S = 5.0  # of timings at one width
+ENOUGH_S = 5.0  # of counting rounds, and of timings at all widths
 MOST_STEPS = 0.5  # rounds a row, of the pixels in it, beyond which nothing is measured: pixel passes cost less than rounds do
 HOPELESS = 1.3  # times the seconds of pixel passes, at which wider batches are not tried: their rounds cost more of what a pass costs
 
@@ -26,21 +34,29 @@ class _Counting(Passes):
         super().settle(canvas, first)
 
 
-def rounds_a_row(model: PixelModel, seed: int = 0) -> float:
-    """Rounds that a row of one image takes, the mean over its rows (and stages)."""
+def rounds_a_row(model: PixelModel, seed: int = 0, *, most: float = math.inf, most_s: float = math.inf) -> float:
+    """Rounds that a row of one image takes, the mean over its rows (and stages); infinite beyond `most`, or `most_s` seconds."""
     made: list[_Counting] = []
 
     def make_passes(of: PixelModel) -> Passes:
         made.append(_Counting(of))
         return made[-1]
 
-    draw_all(Engine(model, num_slots=1, make_passes=make_passes, speculates=lambda width: True), Request(seed=seed))
-    return sum(passes.num_rounds for passes in made) / sum(passes.model.spec.height for passes in made)
+    engine = Engine(model, num_slots=1, make_passes=make_passes, speculates=lambda width: True)
+    num_rows, started = sum(passes.model.spec.height for passes in made), time.perf_counter()
+    engine.submit(Request(seed=seed))
+    while not engine.is_idle:
+        engine.step_row()
+        rounds = sum(passes.num_rounds for passes in made) / num_rows
+        if rounds > most or time.perf_counter() - started > most_s:
+            return math.inf
+    return rounds
 
 
 def is_worth_measuring(model: PixelModel) -> bool:
-    """Whether rows settle in so few rounds that guessing them may be faster than pixel passes are."""
-    return rounds_a_row(model) <= MOST_STEPS * min(num_steps(stage.model) for stage in model.stages())
+    """Whether rows settle in so few rounds, and so soon, that guessing them may be faster than pixel passes are."""
+    most = MOST_STEPS * min(num_steps(stage.model) for stage in model.stages())
+    return rounds_a_row(model, most=most, most_s=ENOUGH_S) <= most
 
 
 def guessed_widths(model: PixelModel, num_slots: int, make_passes: Callable[[PixelModel], Passes] = Passes) -> tuple[int, ...]:
@@ -50,18 +66,28 @@ def guessed_widths(model: PixelModel, num_slots: int, make_passes: Callable[[Pix
     """
     if not is_worth_measuring(model):
         return ()
-    found: list[int] = []
-    for width in slot_widths(num_slots, 0):
-        ratio = _times_passes(model, width, make_passes)
+    found, until = list[int](), time.perf_counter() + ENOUGH_S
+    for width in slot_widths(num_slots, reserve_of(num_slots)):
+        ratio = _times_passes(model, width, make_passes, until)
         if ratio < 1:
             found.append(width)
-        elif ratio > HOPELESS:
+        if ratio > HOPELESS or time.perf_counter() > until:
             break
     return tuple(found)
 
 
-def _times_passes(model: PixelModel, width: int, make_passes: Callable[[PixelModel], Passes]) -> float:
-    """Seconds of a batch whose rows are guessed over those of pixel passes: the median of some rounds in turn."""
+@lru_cache(maxsize=1)
+def processor() -> str:
+    """What of the processor code makes use of."""
+    flags = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), flags)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"
+
+
+def _times_passes(model: PixelModel, width: int, make_passes: Callable[[PixelModel], Passes], until: float) -> float:
+    """Seconds of a batch whose rows are guessed over those of pixel passes: the median of some rounds in turn, fewer at the time given."""
 
     def seconds(engine: Engine, seed: int) -> float:
         started = time.perf_counter()
@@ -71,10 +97,9 @@ def _times_passes(model: PixelModel, width: int, make_passes: Callable[[PixelMod
     options = {"num_slots": width, "max_waiting": width, "reserve": 0, "make_passes": make_passes}
     guesses = Engine(model, speculates=lambda width: True, **options)  # type: ignore[arg-type]
     passes = Engine(model, **options)  # type: ignore[arg-type]
-    started = time.perf_counter()
     ratios: list[float] = []
     for seed in range(1 + ROUNDS):
         ratios.append(seconds(guesses, seed) / seconds(passes, seed))
-        if time.perf_counter() - started > ENOUGH_S:
+        if time.perf_counter() > until:
             break
     return median(ratios[1:] or ratios)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 import stat
 import tempfile
@@ -37,6 +36,7 @@ from pixelmodels.layers.wiring import PixelPass
 from pixelmodels.models import PixelModel
 from pixelmodels.models.context_encoder import Features
 from pixelmodels.models.registry import describe
+from pixelmodels.sampling.calibration import processor
 from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.passes import Passes, in_phase, row_pass
 from pixelmodels.sampling.speculation import no_guesses, settle
@@ -355,7 +355,7 @@ class _Maker:
             "single": single,
             "threads": self._num_threads,
             "torch": torch.__version__,
-            "processor": _processor(),
+            "processor": processor(),
             "sources": _digest_of_sources(),
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
@@ -540,13 +540,3 @@ def _digest_of_sources() -> str:
     for file in sorted(file for pattern in _SOURCES for file in _PACKAGE.glob(pattern)):
         digest.update(f"{file.relative_to(_PACKAGE)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _processor() -> str:
-    """What of the processor the compiler makes use of."""
-    flags = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), flags)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"

@@ -76,7 +76,7 @@ class Engine:
             raise UserError(f"{num_slots} slots asked for; give 1 or more")
         if max_waiting < 1:
             raise UserError(f"at most {max_waiting} waiting images asked for; give 1 or more")
-        reserve = max(1, num_slots // 16) if reserve is None else reserve
+        reserve = reserve_of(num_slots) if reserve is None else reserve
         if not 0 <= reserve <= num_slots:
             raise UserError(f"a reserve of {reserve} of {num_slots} slots asked for; give 0..{num_slots}")
         self.model, self.num_slots = model.eval(), num_slots
@@ -190,6 +190,11 @@ class Engine:
         self._left[request_id] -= 1
         if not self._left[request_id]:
             del self._left[request_id]
+
+
+def reserve_of(num_slots: int) -> int:
+    """Slots that are left to requests that hold none, unless another number is given."""
+    return max(1, num_slots // 16)
 
 
 def slot_widths(num_slots: int, reserve: int) -> tuple[int, ...]:

@@ -32,10 +32,10 @@ COMMAND = (
 )
 
 
-def order_of(model: PixelModel, num_threads: int) -> str:
-    """What is to be compiled, a line of JSON; the same for models that have the same functions."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return json.dumps({"model": describe(model), "dtype": dtype, "num_threads": num_threads, "cache": str(compiled.CACHE)})
+def order_of(model: PixelModel, num_threads: int, speculates: bool = False) -> str:
+    """What is to be compiled, a line of JSON; the same for models that have the same functions. Args: as of `CompiledPasses`."""
+    options = {"num_threads": num_threads, "speculates": speculates, "cache": str(compiled.CACHE)}
+    return json.dumps({"model": describe(model), "dtype": str(model.dtype).removeprefix("torch."), **options})
 
 
 class Compilation:
@@ -90,7 +90,7 @@ def main() -> None:
     reasons = list[str]()
     for stage in model.stages():
         try:
-            compiled.CompiledPasses(stage.model, Path(order["cache"]), order["num_threads"])
+            compiled.CompiledPasses(stage.model, Path(order["cache"]), order["num_threads"], speculates=order["speculates"])
         except compiled.CannotCompile as error:
             reasons.append(" ".join(str(error).split()))
         except Exception as error:

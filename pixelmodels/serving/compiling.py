@@ -1,14 +1,12 @@
-"""Engines with compiled passes: of functions that are in their folder at once, else once a process of its own has compiled them."""
+"""Compiled passes: of functions that are in their folder at once, else once a process of its own has compiled them."""
 
 from __future__ import annotations
 
 import logging
-from functools import partial
-from typing import Any
 
 from pixelmodels.models import PixelModel
 from pixelmodels.sampling.compiled import CannotCompile, NotMade, compiled_or_not
-from pixelmodels.sampling.engine import Engine
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.precompile import Compilation, order_of
 
 logger = logging.getLogger(__name__)
@@ -17,34 +15,35 @@ logger = logging.getLogger(__name__)
 class Compiling:
     """What one replica has compiled: one model at a time, and none again that could not be.
 
-    Engines are made by one thread at a time; others may ask who `waits` meanwhile.
+    Passes are made by one thread at a time; others may ask who `waits` meanwhile.
     """
 
     def __init__(self, num_threads: int):
         self._num_threads = num_threads
         self._current: Compilation | None = None
         self._waiting: dict[str, str] = {}  # versions that wait until it has ended, and what they are told
-        self._made: set[str] = set()  # orders that were compiled, until an engine has the functions
+        self._made: set[str] = set()  # orders that were compiled, until passes have the functions
         self._why_not: dict[str, str] = {}  # by order: why there are no functions
 
-    def engine(self, key: str, model: PixelModel, *, gives_way: bool = True, **options: Any) -> Engine | str:
-        """An engine of a version, by compiled passes where there can be any; what it is told while it waits for these.
+    def passes(self, key: str, model: PixelModel, *, speculates: bool, gives_way: bool = True) -> dict[PixelModel, Passes] | str:
+        """The passes of each stage of a version, compiled where they can be; what it is told while it waits for these.
 
-        Args: `gives_way`, what compiles them does, to what draws; `options` of the engine.
+        Args: `speculates`, whether rows are guessed; `gives_way`, what compiles them does, to what draws.
         """
-        order = order_of(model, self._num_threads)
+        order = order_of(model, self._num_threads, speculates)
         self._take_note()
         why = self._why_not.get(order)
         instead = NotMade() if why is None else CannotCompile(why)
         try:
-            engine = Engine(model, make_passes=partial(compiled_or_not, num_threads=self._num_threads, instead=instead), **options)
+            options = {"num_threads": self._num_threads, "speculates": speculates, "instead": instead}
+            passes = {stage.model: compiled_or_not(stage.model, **options) for stage in model.stages()}  # type: ignore[arg-type]
         except NotMade:
             if order not in self._made:
                 return self._let_wait(key, order, gives_way)
             self._why_not[order] = "they were compiled, and are not found; start the service again if its code was changed"
-            return self.engine(key, model, **options)
+            return self.passes(key, model, speculates=speculates)
         self._made.discard(order)
-        return engine
+        return passes
 
     def waits(self, key: str) -> str | None:
         """What a version is told that waits for a compilation which goes on; None of any other one."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -61,6 +61,8 @@ class Serve:
     cpus: int | None = None  # cores of a sampler; unless given 1 where that makes 8 samplers at most, else all cores shared out
     gpus: float = 0.0  # GPUs of a sampler
     compiled: bool = False  # compile models as they are loaded (minutes, kept for the next time), to draw faster on CPUs
+    # Guess rows, and check the guesses all at once: always, never, or for so many images at a time as that was measured to be faster.
+    speculation: Literal["auto", "on", "off"] = "auto"
     slots: int | None = None  # images that a sampler draws at once; 32 for each of its cores, 64 at most or with --gpus, unless given
     max_waiting: int = 1024  # images that wait at a sampler beyond those; then requests are answered with 429
     max_models: int = 3  # versions that a sampler holds at a time

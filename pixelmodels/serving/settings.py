@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -33,6 +33,7 @@ class Settings(BaseModel):
     images_per_replica: Annotated[int, Field(ge=1)] = 128  # unfinished images that one sampler is kept busy with, for adding more
     cpus: Annotated[int, Field(ge=1)] = 1  # cores of a sampler: the threads of its engine
     compiled: bool = False  # whether models are compiled when they are loaded, which takes minutes where it was not done before
+    speculation: Literal["auto", "on", "off"] = "auto"  # whether rows are guessed; auto: at the widths at which that was found to be faster
     gpus: Annotated[float, Field(ge=0)] = 0.0  # GPUs of a sampler; above 0 its models are on one
     slots: Annotated[int, Field(ge=1)] = 32  # images that a sampler draws at once; 64 with several cores or a GPU
     max_waiting: Annotated[int, Field(ge=1)] = 1024  # images that wait at a sampler beyond those; then 429

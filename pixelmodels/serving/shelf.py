@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import re
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import torch
@@ -18,7 +19,9 @@ from pixelmodels.errors import MachineTrouble, UserError, one_line
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.runs.loading import find_model
+from pixelmodels.sampling.calibration import guessed_widths, is_worth_measuring, processor
 from pixelmodels.sampling.engine import Engine, Request, draw_all
+from pixelmodels.sampling.passes import Passes
 from pixelmodels.serving.refusals import NOT_LOADED, Refused, overloaded
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
@@ -310,16 +313,50 @@ class Shelf:
             model = load_model(registry.model_folder(self._tracker, f"models:/{key}"))
         model = model.to(self.device).eval()
         check_serves(model)
+        stored = self._stored_widths(key)
+        speculates = is_worth_measuring(model) if stored is None else bool(stored)
+        passes = {stage.model: Passes(stage.model) for stage in model.stages()}
+        if self._compiling is not None:
+            made = self._compiling.passes(key, model, speculates=speculates, gives_way=bool(self._names))
+            if isinstance(made, str):
+                raise BeingMadeReady(made)
+            passes = made
+        if stored is None:
+            stored = guessed_widths(model, self.settings.slots, passes.__getitem__) if speculates else ()
+            stored = self._store_widths(key, stored)
         # admission is the replica's; the engine's own bound is out of its way
-        options: dict[str, Any] = {"num_slots": self.settings.slots, "max_waiting": 1 << 40}
-        if self._compiling is None:
-            return Loaded(key, model, Engine(model, **options))
-        engine = self._compiling.engine(key, model, gives_way=bool(self._names), **options)
-        if isinstance(engine, str):
-            raise BeingMadeReady(engine)
-        for n in (1, min(2, self.settings.slots)):  # what has not drawn yet
-            draw_all(engine, Request(n=n))
+        engine = Engine(
+            model, num_slots=self.settings.slots, max_waiting=1 << 40, make_passes=passes.__getitem__, speculates=set(stored).__contains__
+        )
+        if self._compiling is not None:  # what has not drawn yet
+            for n in (1, min(2, self.settings.slots)):
+                draw_all(engine, Request(n=n))
         return Loaded(key, model, engine)
+
+    @property
+    def _widths_tag(self) -> str:
+        """Under which a version has the widths at which rows are guessed: they are kept, so that all replicas draw it in one way."""
+        on = f"{self.settings.slots} {self.settings.cpus} {self.settings.compiled} {self.device.type} {torch.__version__} {processor()}"
+        return f"guessed_widths.{hashlib.sha256(on.encode()).hexdigest()[:8]}"
+
+    def _stored_widths(self, key: str) -> tuple[int, ...] | None:
+        """The widths at which rows of a version are guessed, as was asked for or as it was measured; None: nobody has measured."""
+        if self.settings.speculation != "auto":
+            return tuple(range(1, 1 + self.settings.slots)) if self.settings.speculation == "on" else ()
+        if self._tracker is None:
+            return None
+        text = self._tracker.client.get_model_version(*key.split("/")).tags.get(self._widths_tag)
+        return None if text is None else tuple(int(width) for width in text.split())
+
+    def _store_widths(self, key: str, widths: tuple[int, ...]) -> tuple[int, ...]:
+        """Keep what was measured with the version, unless another replica did before; what is kept."""
+        if self._tracker is None:
+            return widths
+        before = self._stored_widths(key)
+        if before is None:
+            with suppress(Exception):  # a registry that may only be read: every replica measures for itself
+                self._tracker.client.set_model_version_tag(*key.split("/"), self._widths_tag, " ".join(map(str, widths)))
+        return widths if before is None else before
 
     def _unload(self) -> None:
         """Forget the versions that were used least recently; requests that have one keep it."""

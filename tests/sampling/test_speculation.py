@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import pytest
@@ -127,8 +128,9 @@ def test_guesses_are_measured_where_rows_settle_soon(monkeypatch: pytest.MonkeyP
     engine, passes = guessing(model, 1)
     draw_all(engine, Request(seed=3))
     assert rounds_a_row(model, 3) == len(passes.rounds) / model.spec.height
+    assert rounds_a_row(model, 3, most=1.1) == math.inf == rounds_a_row(model, 3, most_s=0)
     for rounds, is_worth in ((4.5, True), (4.6, False)):  # of rows of 9 pixels
-        monkeypatch.setattr(calibration, "rounds_a_row", lambda model, rounds=rounds: rounds)
+        monkeypatch.setattr(calibration, "rounds_a_row", lambda model, rounds=rounds, **bounds: rounds)
         assert is_worth_measuring(model) == is_worth
     assert guessed_widths(model, 4) == ()
 
@@ -136,7 +138,7 @@ def test_guesses_are_measured_where_rows_settle_soon(monkeypatch: pytest.MonkeyP
 def test_the_widths_are_those_at_which_guesses_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tried = strong("binary"), list[int]()
 
-    def ratio(of: PixelModel, width: int, make_passes: object) -> float:
+    def ratio(of: PixelModel, width: int, make_passes: object, until: float) -> float:
         tried.append(width)
         return {1: 0.5, 2: 1.1, 4: 0.9, 8: 1.4, 12: 0.1}[width]
 

@@ -84,6 +84,7 @@ def settings_of(registry: Registry, **changes: object) -> Settings:
         "model": NAME,
         "storage": registry.tracker.storage.root,
         "cpus": 1,
+        "speculation": "off",
         "slots": 8,
         "max_waiting": 64,
         "max_n": 64,

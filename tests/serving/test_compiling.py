@@ -101,8 +101,8 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Factory:
     class OfFactory(Passes):
         """Compiled passes where the stand-in has made their functions."""
 
-        def __init__(self, model: PixelModel, cache: Path | None, num_threads: int, instead: CannotCompile | NotMade):
-            path = made.path(precompile.order_of(model, num_threads))
+        def __init__(self, model: PixelModel, cache: Path | None, num_threads: int, *, speculates: bool, instead: CannotCompile | NotMade):
+            path = made.path(precompile.order_of(model, num_threads, speculates))
             if not path.exists() or path.read_text():
                 raise instead
             super().__init__(model)

@@ -10,8 +10,11 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from pixelmodels.errors import MachineTrouble, UserError
+from pixelmodels.models import PixelModel
 from pixelmodels.models.files import save_model
+from pixelmodels.sampling.engine import slot_widths
 from pixelmodels.serving import serve
+from pixelmodels.serving import shelf as shelves
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.shelf import Loaded, NotLoaded, Shelf
@@ -338,3 +341,50 @@ def test_a_folder_is_served_under_no_other_name(tmp_path: Path) -> None:
     assert shelf.find(None).address == "local/model" and shelf.available() == {"local": []}
     with pytest.raises(Refused):
         shelf.find("champion")
+
+
+def test_the_widths_at_which_rows_are_guessed_are_kept_with_the_version(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    measured: list[tuple[int, ...]] = []
+
+    def found(model: PixelModel, num_slots: int, make_passes: object) -> tuple[int, ...]:
+        assert num_slots == 8
+        measured.append((1, 4) if not measured else (8,))
+        return measured[-1]
+
+    monkeypatch.setattr(shelves, "guessed_widths", found)
+    monkeypatch.setattr(shelves, "is_worth_measuring", lambda model: True)
+    for _ in range(2):  # the second replica takes what the first one has found
+        engine = opened(own, speculation="auto").find(None).engine
+        assert [width for width in slot_widths(8, 1) if engine._lanes[0]["plain"].speculates(width)] == [1, 4]
+    assert measured == [(1, 4)]
+    opened(own, speculation="auto", slots=8, compiled=False, cpus=2)  # on other cores it may be otherwise
+    assert len(measured) == 2
+    for speculation, widths in (("on", [1, 2, 4, 7, 8]), ("off", [])):
+        engine = opened(own, speculation=speculation).find(None).engine
+        assert [width for width in slot_widths(8, 1) if engine._lanes[0]["plain"].speculates(width)] == widths
+    assert len(measured) == 2
+
+
+def test_another_replica_may_have_measured_meanwhile(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "2")
+
+    def found(model: PixelModel, num_slots: int, make_passes: object) -> tuple[int, ...]:
+        monkeypatch.setattr(shelves, "guessed_widths", lambda *arguments: (1, 2))
+        opened(own, speculation="auto", slots=8)
+        return (4,)
+
+    monkeypatch.setattr(shelves, "guessed_widths", found)
+    monkeypatch.setattr(shelves, "is_worth_measuring", lambda model: True)
+    engine = opened(own, speculation="auto", slots=8).find(None).engine
+    assert [width for width in (1, 2, 4, 8) if engine._lanes[0]["plain"].speculates(width)] == [1, 2]
+
+
+def test_rows_that_settle_late_are_not_guessed(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "3")
+    monkeypatch.delattr(shelves, "guessed_widths")
+    monkeypatch.setattr(shelves, "is_worth_measuring", lambda model: False)
+    for _ in range(2):
+        engine = opened(own, speculation="auto", slots=9).find(None).engine
+        assert not any(engine._lanes[0]["plain"].speculates(width) for width in range(10))
+        monkeypatch.delattr(shelves, "is_worth_measuring", raising=False)  # it is known now
