@@ -147,9 +147,8 @@ class Lane:
             self._compact()
             width = self._running[0].row_B.shape[0]
             speculates = self.speculates(width)
-            only_ends = bool(self._within) and not speculates  # other images are not to be in the middle of a row
-            if speculates or only_ends:
-                drawn = self._guess(width, only_ends)
+            if speculates or self._within:  # where rows are not guessed any more, those that were begun are ended before
+                drawn = self._guess(width, together=not speculates or self.model.period > 1)
             else:
                 drawn = self._draw(self._slots[:width], self._running, self._row[:width])
                 self._row[:width] += 1
@@ -157,22 +156,24 @@ class Lane:
             canvas.phase = running.phase
         ended = {one.drawing for one in drawn if self._is_last(one)}
         self.remove(lambda drawing: drawing in ended)
-        return drawn + self.step() if only_ends else drawn
+        return drawn
 
     def _is_last(self, row: DrawnRow) -> bool:
         return row.row == self.height - 1 or not row.finite
 
-    def _guess(self, width: int, only_ends: bool) -> list[DrawnRow]:
-        """Rounds until every image has a row more, or `only_ends`: until none is in the middle of one."""
-        (running,), together = self._running, only_ends or self.model.period > 1
+    def _guess(self, width: int, *, together: bool) -> list[DrawnRow]:
+        """Rounds until every image has a row more; `together`, where none begins another row before, and none is left in the middle of one.
+
+        A round is of all slots: where an image has a final row it has begun the next one before, or what is recorded would not stay as it is.
+        """
+        (running,) = self._running
         images = {slot: drawing for slot, drawing in enumerate(self._slots[:width]) if drawing is not None}
         within = [slot for slot, drawing in images.items() if drawing in self._within]
-        behind, begin = set(within if only_ends else images), [slot for slot in images if slot not in within]
-        if only_ends:
-            begin = []
+        behind, begin = set(images), [slot for slot in images if slot not in within]
+        all_at_once = [range(width)] if self.model.period > 1 else []  # rows of one phase: none is begun yet
         settled, drawn = running.guesses["settled"].tolist(), list[DrawnRow]()
         while behind:
-            for run in [range(width)] if together and begin else runs(begin):
+            for run in (all_at_once or runs(begin)) if begin else ():
                 self._begin(run, self._part(run))
             for slot in begin:
                 settled[slot] = 0
@@ -182,7 +183,7 @@ class Lane:
             begin, ended = [], [slot for slot in within if settled[slot] == num_steps(self.model)]
             if not ended or (together and len(ended) < len(within)):
                 continue
-            rows = [row for run in ([range(width)] if together else runs(ended)) for row in self._end(run, self._part(run))]
+            rows = [row for run in all_at_once or runs(ended) for row in self._end(run, self._part(run))]
             within = [slot for slot in within if slot not in ended]
             behind.difference_update(ended)
             over = {row.drawing for row in rows if self._is_last(row)}
