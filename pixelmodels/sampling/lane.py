@@ -164,7 +164,7 @@ class Lane:
     def _guess(self, width: int, *, together: bool) -> list[DrawnRow]:
         """Rounds until every image has a row more; `together`, where none begins another row before, and none is left in the middle of one.
 
-        A round is of all slots: where an image has a final row it has begun the next one before, or what is recorded would not stay as it is.
+        A round is of all slots: where an image has a final row it has begun the next one, or what is recorded would not stay as it is.
         """
         (running,) = self._running
         images = {slot: drawing for slot, drawing in enumerate(self._slots[:width]) if drawing is not None}
