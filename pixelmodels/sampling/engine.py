@@ -217,20 +217,25 @@ def sample(
         return draw_all(model, request).to(model.device)
 
 
-def draw_all(engine: Engine | PixelModel, request: Request) -> Tensor:
-    """Draw the images of one request, by an engine that is idle or by one made for it, of 64 slots; uint8 levels shaped N C H W.
+def draw_all(engine: Engine | PixelModel, *requests: Request) -> Tensor:
+    """Draw the images of requests, by an engine that is idle or by one made for them, of 64 slots; uint8 levels shaped N C H W.
 
-    Raises `UserError` as `Engine.submit`, and `ValueError` for an engine that is not idle.
+    The images of one request come after the other's. Raises what `Engine.submit` and `Engine.step_row` raise, and `ValueError` for an
+    engine that is not idle.
     """
+    n = sum(request.n for request in requests)
     if isinstance(engine, PixelModel):
-        n = max(request.n, 1)
-        engine = Engine(engine, num_slots=min(n, 64), max_waiting=n, reserve=0)
+        engine = Engine(engine, num_slots=min(max(n, 1), 64), max_waiting=max(n, 1), reserve=0)
     elif not engine.is_idle:
         raise ValueError("the engine is drawing for others; submit the request and step it")
-    request_id = engine.submit(request)
-    x_NCHW = torch.zeros(request.n, *engine.model.spec.shape, dtype=torch.uint8)
+    first: dict[int, int] = {}  # of each request: where its images are
+    num_before = 0
+    for request in requests:
+        first[engine.submit(request)] = num_before
+        num_before += request.n
+    x_NCHW = torch.zeros(n, *engine.model.spec.shape, dtype=torch.uint8)
     while not engine.is_idle:
         for row in engine.step_row():
-            if row.image_CHW is not None and row.request_id == request_id:
-                x_NCHW[row.image] = row.image_CHW
+            if row.image_CHW is not None:
+                x_NCHW[first[row.request_id] + row.image] = row.image_CHW
     return x_NCHW
