@@ -54,7 +54,7 @@ def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: 
         finite_B = torch.stack([passes.take_row(canvas, known.x_BWC).isfinite().all(2).all(1) for canvas in canvases]).all(0)
     else:
         first, finite_B = 0, torch.ones(len(u_BWU), dtype=torch.bool, device=u_BWU.device)
-        if passes.num_columns and choice.plain_N is None:
+        if passes.num_columns and not choice.has_shaped:
             (canvas,), first = canvases, passes.num_columns
             finite_B = passes.draw(canvas, u_BWU, *((known.x_BWC, known.mask_BW) if known is not None else ()))
         used: list[Tensor] = []
