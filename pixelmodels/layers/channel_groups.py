@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -48,6 +48,17 @@ def group_slices(groups: Groups) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(ends)]
 
 
+def group_runs(groups: Groups, group: int) -> list[slice]:
+    """Where one group's features are, in order: as few slices as there can be."""
+    runs, start = [], 0
+    for found, same in groupby(groups):
+        stop = start + len(list(same))
+        if found == group:
+            runs.append(slice(start, stop))
+        start = stop
+    return runs
+
+
 class Grouped(CausalLayer):
     """What layers with groups share: their outputs sorted by group, for one group a pass."""
 
@@ -61,17 +72,18 @@ class Grouped(CausalLayer):
         self.register_buffer("order", torch.tensor(order), persistent=False)
         self.register_buffer("unsort", torch.argsort(self.order), persistent=False)
         self.out_slices = group_slices(out_groups)
-        self.in_index = [[i for i, group in enumerate(in_groups) if group == g] for g in range(self.num_groups)]
-        if any(index != list(range(index[0], index[-1] + 1)) for index in self.in_index if index):
-            self.in_slices = None  # features of a group are scattered: index them
-        else:
-            self.in_slices = [slice(index[0], index[-1] + 1) if index else slice(0, 0) for index in self.in_index]
+        self.in_runs = [_with_sources(group_runs(in_groups, g)) for g in range(self.num_groups)]
 
     def put_group(self, target_BI: Tensor, x_BC: Tensor, group: int) -> None:
         """Write one group's features into a buffer of all of them."""
         if self.num_groups == 1:
             target_BI.copy_(x_BC)
-        elif self.in_slices is not None:
-            target_BI[:, self.in_slices[group]] = x_BC
-        else:
-            target_BI[:, self.in_index[group]] = x_BC
+            return
+        for run, source in self.in_runs[group]:
+            target_BI[:, run] = x_BC[:, source]
+
+
+def _with_sources(runs: list[slice]) -> list[tuple[slice, slice]]:
+    """Runs of a group's features among all, each with where it is among the group's own."""
+    ends = [0, *accumulate(run.stop - run.start for run in runs)]
+    return list(zip(runs, (slice(start, stop) for start, stop in pairwise(ends)), strict=True))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pixelmodels.errors import UserError, unknown
 from pixelmodels.layers.base import Layer
+from pixelmodels.layers.channel_groups import Groups, group_runs
 from pixelmodels.layers.wiring import Forward, PixelPass, Record, RowPass, TakeRow
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.context import ContextSpec, Given, check_context
@@ -86,7 +87,7 @@ class PixelModel(nn.Module):
         # a channel of ones tells padding from mid-grey; it belongs to no colour, so every group may see it
         self.input_groups = (*(range(spec.channels) if network_orders else (0,) * spec.channels), -1)
         self.param_groups = likelihood.param_channels if network_orders else (0,) * likelihood.num_params
-        self.params_of_group = [[i for i, group in enumerate(self.param_groups) if group == g] for g in range(self.num_groups)]
+        self.params_of_group = [_one_slice(self.param_groups, g) for g in range(self.num_groups)]
         # straight to the parameters: a given image's levels come there exactly, whatever the layers have learned so far
         self.direct = projection(context_spec, likelihood.num_params)
         if self.direct is not None:
@@ -296,3 +297,11 @@ def active_flops_per_image(model: PixelModel) -> float:
         pixels = stage.model.spec.height * stage.model.spec.width
         total += sum(layer.active_flops(pixels / layer.resolution**2) for layer in stage.model.layers())
     return total
+
+
+def _one_slice(param_groups: Groups, group: int) -> slice:
+    """Where the parameters of a group are, which must be beside each other."""
+    runs = group_runs(param_groups, group)
+    if len(runs) != 1:
+        raise ValueError(f"the parameters of channel {group} are in {len(runs)} places; give `param_channels` with each channel's together")
+    return runs[0]

@@ -1,8 +1,7 @@
-"""Exact samples: the engine and the plain sampler over the passes, and the slow reference sampler that they are tested against."""
+"""Exact samples: the engine, which draws all of them, and the slow reference sampler that it is tested against."""
 
-from pixelmodels.sampling.engine import Engine, QueueFull, Request, RowDone, draw_all
+from pixelmodels.sampling.engine import Engine, QueueFull, Request, RowDone, draw_all, sample
 from pixelmodels.sampling.noise import noise
-from pixelmodels.sampling.raster import sample
 from pixelmodels.sampling.reference import reference_sample
 
 __all__ = ["Engine", "QueueFull", "Request", "RowDone", "draw_all", "noise", "reference_sample", "sample"]

@@ -26,48 +26,39 @@ class Choice:
     guidance_B: Tensor  # w of p(x | context)^(1+w) / p(x)^w; 0: the model itself
     temperature_B: Tensor  # T > 0 of softmax(log p / T), after the guidance
     top_p_B: Tensor  # in (0, 1]: the smallest set of levels whose probability reaches it is left, after the temperature
-    plain_N: Tensor | None  # which images have all options at their defaults; None: all of them
-    shaped_N: Tensor | None  # which images have not; None: all of them
+    plain_B: Tensor  # which images have all options at their defaults
+    has_plain: bool  # whether any image has
+    has_shaped: bool  # whether any image has not
     cuts: bool  # whether any image's top_p is below 1
 
     @classmethod
     def of(cls, options: Sequence[tuple[float, float, float]], device: torch.device) -> Choice:
         """From each image's guidance, temperature and top_p."""
         plain = [option == (0.0, 1.0, 1.0) for option in options]
-        if all(plain):
-            ones_B = torch.ones(len(options), dtype=torch.float64, device=device)
-            return cls(ones_B - 1, ones_B, ones_B, None, ones_B[:0].long(), False)
-        guidance_B, temperature_B, top_p_B = torch.tensor(options, dtype=torch.float64, device=device).unbind(1)
-        plain_N, shaped_N = (
-            torch.tensor([i for i, one in enumerate(plain) if one is wanted], dtype=torch.long, device=device) for wanted in (True, False)
-        )
-        return cls(guidance_B, temperature_B, top_p_B, plain_N, shaped_N if any(plain) else None, any(top_p < 1 for _, _, top_p in options))
+        guidance_B, temperature_B, top_p_B, plain_B = torch.tensor(
+            [(*option, one) for option, one in zip(options, plain, strict=True)], dtype=torch.float64, device=device
+        ).unbind(1)
+        return cls(guidance_B, temperature_B, top_p_B, plain_B > 0, any(plain), not all(plain), any(top_p < 1 for _, _, top_p in options))
 
 
 def choose(likelihood: Likelihood, params: Sequence[Tensor], channel: int, x_BC: Tensor, u_BU: Tensor, choice: Choice) -> Tensor:
     """Levels drawn for one channel (int64, B), from the parameters with the context and, for guidance, those without; B P each."""
-    if choice.plain_N is None:
+    if not choice.has_shaped:
         return likelihood.draw(params[0], channel, x_BC, u_BU)
-    if choice.shaped_N is None:
-        return draw_from_table(shaped_table(likelihood, params, channel, x_BC, choice), u_BU[:, channel])
-    plain_N, shaped_N = choice.plain_N, choice.shaped_N
-    x_B = torch.empty(len(u_BU), dtype=torch.long, device=u_BU.device)
-    x_B[plain_N] = likelihood.draw(params[0][plain_N], channel, x_BC[plain_N], u_BU[plain_N])
-    of_shaped = Choice(
-        choice.guidance_B[shaped_N], choice.temperature_B[shaped_N], choice.top_p_B[shaped_N], choice.plain_N, None, choice.cuts
-    )
-    table_NL = shaped_table(likelihood, [params_BP[shaped_N] for params_BP in params], channel, x_BC[shaped_N], of_shaped)
-    x_B[shaped_N] = draw_from_table(table_NL, u_BU[shaped_N, channel])
-    return x_B
+    shaped_B = draw_from_table(shaped_table(likelihood, params, channel, x_BC, choice), u_BU[:, channel])
+    if not choice.has_plain:
+        return shaped_B
+    return torch.where(choice.plain_B, likelihood.draw(params[0], channel, x_BC, u_BU), shaped_B)
 
 
 def shaped_table(likelihood: Likelihood, params: Sequence[Tensor], channel: int, x_BC: Tensor, choice: Choice) -> Tensor:
     """Exact log-probabilities over levels after guidance, temperature and top-p, in that order; float64, B L."""
     log_BL = likelihood.table(params[0], channel, x_BC).double()
     if len(params) > 1:
+        guidance_B1 = choice.guidance_B[:, None]
         without_BL = likelihood.table(params[1], channel, x_BC).double()
-        impossible_BL = log_BL.isneginf()
-        log_BL = (log_BL + choice.guidance_B[:, None] * (log_BL - without_BL)).masked_fill(impossible_BL, -math.inf)
+        guided_BL = (log_BL + guidance_B1 * (log_BL - without_BL)).masked_fill(log_BL.isneginf(), -math.inf)
+        log_BL = torch.where(guidance_B1 > 0, guided_BL, log_BL)
     log_BL = log_BL - log_BL.amax(1, keepdim=True)  # no temperature makes the likeliest level impossible
     log_BL = torch.log_softmax(log_BL / choice.temperature_B[:, None], 1)
     return cut(log_BL, choice.top_p_B) if choice.cuts else log_BL

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
+from pixelmodels.models.context import Given
 from pixelmodels.sampling.lane import DrawnRow, Lane
 from pixelmodels.sampling.passes import Passes
+from pixelmodels.sampling.raster import evaluating
 from pixelmodels.sampling.request import Drawing, Request, checked, drawing_of
 from pixelmodels.sampling.waiting import QueueFull, WaitingList
 
-__all__ = ["Engine", "NotFinite", "QueueFull", "Request", "RowDone", "draw_all"]
+__all__ = ["Engine", "NotFinite", "QueueFull", "Request", "RowDone", "draw_all", "sample"]
 
 
 _PLAIN, _SHAPED, _GUIDED = "plain", "shaped", "guided"  # kinds of drawings
@@ -207,20 +209,41 @@ def slot_widths(num_slots: int, reserve: int) -> tuple[int, ...]:
     return tuple(sorted(width for width in widths if width <= num_slots))
 
 
-def draw_all(engine: Engine | PixelModel, request: Request) -> Tensor:
-    """Draw the images of one request, by an engine that is idle or by one made for it; uint8 levels shaped N C H W.
+def sample(
+    model: PixelModel, n: int, *, seed: int, context: Given = None, guidance: float = 0.0, temperature: float = 1.0, top_p: float = 1.0
+) -> Tensor:
+    """Draw `n` images, uint8 levels shaped N C H W on the model's device; image i is a function of (weights, its context, seed, i).
 
-    Raises `UserError` as `Engine.submit`, and `ValueError` for an engine that is not idle.
+    Args: `guidance` w draws from p(x | context)^(1+w) / p(x)^w, made to sum to 1 for each sub-pixel (its exact
+    table over levels); 0 is the model itself. `temperature` T then draws from softmax(log p / T), and `top_p` from the
+    smallest set of levels whose probability reaches it, on the same table.
+    Raises `UserError` where the context does not fit the model, for options out of their range, or guidance without a context, and
+    `NotFinite` where the network gives parameters that are not finite. The model's modes (training, evaluation) are left as they were.
     """
+    with evaluating(model):
+        request = Request(n=n, seed=seed, context=context, guidance=guidance, temperature=temperature, top_p=top_p)
+        return draw_all(model, request).to(model.device)
+
+
+def draw_all(engine: Engine | PixelModel, *requests: Request) -> Tensor:
+    """Draw the images of requests, by an engine that is idle or by one made for them, of 64 slots; uint8 levels shaped N C H W.
+
+    The images of one request come after the other's. Raises what `Engine.submit` and `Engine.step_row` raise, and `ValueError` for an
+    engine that is not idle.
+    """
+    n = sum(request.n for request in requests)
     if isinstance(engine, PixelModel):
-        n = max(request.n, 1)
-        engine = Engine(engine, num_slots=min(n, 64), max_waiting=n, reserve=0)
+        engine = Engine(engine, num_slots=min(max(n, 1), 64), max_waiting=max(n, 1), reserve=0)
     elif not engine.is_idle:
         raise ValueError("the engine is drawing for others; submit the request and step it")
-    request_id = engine.submit(request)
-    x_NCHW = torch.zeros(request.n, *engine.model.spec.shape, dtype=torch.uint8)
+    first: dict[int, int] = {}  # of each request: where its images are
+    num_before = 0
+    for request in requests:
+        first[engine.submit(request)] = num_before
+        num_before += request.n
+    x_NCHW = torch.zeros(n, *engine.model.spec.shape, dtype=torch.uint8)
     while not engine.is_idle:
         for row in engine.step_row():
-            if row.image_CHW is not None and row.request_id == request_id:
-                x_NCHW[row.image] = row.image_CHW
+            if row.image_CHW is not None:
+                x_NCHW[first[row.request_id] + row.image] = row.image_CHW
     return x_NCHW

@@ -1,4 +1,4 @@
-"""The raster sampler: one row pass a row and one pixel pass a pixel (and group) for a whole batch."""
+"""One row of a batch of images: one row pass, and one pixel pass for each pixel (and group)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from pixelmodels.models import PixelModel
-from pixelmodels.models.context import Given, check_context
 from pixelmodels.sampling.canvas import Canvas
-from pixelmodels.sampling.choosing import Choice, check_options, choose
-from pixelmodels.sampling.noise import noise
+from pixelmodels.sampling.choosing import Choice, choose
 from pixelmodels.sampling.passes import Passes
 
 
@@ -44,53 +42,6 @@ class KnownRow:
         return cls(torch.from_numpy(x_BWC).to(device), torch.from_numpy(mask_BW).to(device), by_all, by_any)
 
 
-def sample(
-    model: PixelModel, n: int, *, seed: int, context: Given = None, guidance: float = 0.0, temperature: float = 1.0, top_p: float = 1.0
-) -> Tensor:
-    """Draw `n` images, uint8 levels shaped N C H W; image i is a function of (weights, its context, seed, i).
-
-    Args: `guidance` w draws from p(x | context)^(1+w) / p(x)^w, made to sum to 1 for each sub-pixel (its exact
-    table over levels); 0 is the model itself. `temperature` T then draws from softmax(log p / T), and `top_p` from the
-    smallest set of levels whose probability reaches it, on the same table.
-    Raises `UserError` where the context does not fit the model, for options out of their range, or guidance without a context.
-    """
-    return draw(model, noise(model, n, seed), context, guidance, temperature, top_p)
-
-
-def draw(
-    model: PixelModel, u_BHWU: Tensor, context: Given = None, guidance: float = 0.0, temperature: float = 1.0, top_p: float = 1.0
-) -> Tensor:
-    """Draw one image for each row of uniforms; uint8 levels shaped B C H W.
-
-    Raises `FloatingPointError` where the network gives parameters that are not finite.
-    """
-    check_options(model, guidance, temperature, top_p)
-    batch, (channels, height, width) = u_BHWU.shape[0], model.spec.shape
-    choice = Choice.of([(guidance, temperature, top_p)] * batch, model.device)
-    x_BCHW = torch.zeros(batch, channels, height, width, dtype=torch.uint8, device=u_BHWU.device)
-    known_BHW = np.zeros((batch, height, width), dtype=np.bool_)
-    check_context(context, model.context_spec, batch)
-    given_pixels = model.given_pixels(context)
-    if given_pixels is not None:
-        x_BCHW = torch.where(given_pixels.mask_BHW[:, None], given_pixels.x_BCHW, 0).to(x_BCHW)
-        known_BHW |= given_pixels.mask_BHW.cpu().numpy()
-    with evaluating(model), torch.inference_mode():
-        for stage in model.stages():
-            passes, every = Passes(stage.model), stage.every
-            canvases = [passes.start(batch, stage.context(given, x_BCHW)) for given in ((context, None) if guidance else (context,))]
-            for r in range(0, height, every):
-                known = None
-                if known_BHW[:, r, ::every].any():  # given, or drawn by the stages before
-                    known_BWC = x_BCHW[:, :, r, ::every].permute(0, 2, 1).cpu().numpy()
-                    known = KnownRow.of(known_BWC, known_BHW[:, r, ::every], model.device)
-                finite_B = draw_row(passes, canvases, u_BHWU[:, r, ::every], choice, known)
-                if not finite_B.all():
-                    raise FloatingPointError(f"the parameters of row {r} are not finite: the weights are broken")
-                x_BCHW[:, :, r, ::every] = canvases[0].x_BWC.permute(0, 2, 1)
-            known_BHW[:, ::every, ::every] = True
-    return x_BCHW
-
-
 def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: Choice, known: KnownRow | None = None) -> Tensor:
     """Draw each image's current row and commit it; returns whether all of its parameters were finite, B.
 
@@ -103,7 +54,7 @@ def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: 
         finite_B = torch.stack([passes.take_row(canvas, known.x_BWC).isfinite().all(2).all(1) for canvas in canvases]).all(0)
     else:
         first, finite_B = 0, torch.ones(len(u_BWU), dtype=torch.bool, device=u_BWU.device)
-        if passes.num_columns and choice.plain_N is None:
+        if passes.num_columns and not choice.has_shaped:
             (canvas,), first = canvases, passes.num_columns
             finite_B = passes.draw(canvas, u_BWU, *((known.x_BWC, known.mask_BW) if known is not None else ()))
         used: list[Tensor] = []

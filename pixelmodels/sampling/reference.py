@@ -34,15 +34,14 @@ def reference_sample(
     check_options(model, guidance, temperature, top_p)
     u_NHWU, choice = noise(model, n, seed, first), Choice.of([(guidance, temperature, top_p)] * n, model.device)
     channels, height, width = model.spec.shape
-    groups = torch.tensor(model.param_groups, device=model.device)
     given_pixels = model.given_pixels(context)
     x_NCHW = torch.zeros(n, channels, height, width, dtype=torch.uint8, device=model.device)
     with evaluating(model), torch.no_grad():
         for place in torch.argsort(model.pixel_ranks().flatten())[:num_pixels].tolist():
             r, c = divmod(place, width)
             for k in range(channels):
-                mine = groups == k if model.num_groups > 1 else slice(None)
-                if k == 0 or model.num_groups > 1:  # else the channels before are told to the likelihood alone
+                if k < model.num_groups:  # else the channels before are told to the likelihood alone
+                    mine = model.params_of_group[k]
                     params = [model(x_NCHW, given)[:, mine, r, c] for given in ((context, None) if guidance else (context,))]
                 x_N = choose(model.likelihood, params, k, x_NCHW[:, :, r, c], u_NHWU[:, r, c], choice)
                 if known_NCHW is not None and known_mask_NHW is not None:

@@ -19,7 +19,7 @@ from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.class_names import label_of
 from pixelmodels.models.context import ABSENT
 from pixelmodels.models.files import load_model
-from pixelmodels.sampling import sample
+from pixelmodels.sampling import Request, draw_all
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.tracking.registry import MODEL_ARTIFACT
 
@@ -65,12 +65,15 @@ class PixelModelPyfunc(PythonModel):
         return self.score(images_NCHW, self._context(len(images_NCHW), table, label))
 
     def sample(self, n: int, *, seed: int = 0, label: int = ABSENT, table: pd.DataFrame | None = None) -> npt.NDArray[np.uint8]:
-        """Draw `n` images, or `n` for each row of a table of contexts: (images, C, H, W), uint8; the same seed draws the same images."""
+        """Draw `n` images, or `n` for each row of a table of contexts: (images, C, H, W), uint8; the same seed draws the same images.
+
+        64 of them are being drawn at a time: what is kept of the others is their levels.
+        """
         num_rows = 1 if table is None else len(table)
         context = self._context(num_rows, table, label)
-        if context is not None:
-            context = context.rows(torch.arange(num_rows).repeat_interleave(n))
-        images: npt.NDArray[np.uint8] = sample(self._model, num_rows * n, seed=seed, context=context).cpu().numpy().astype(np.uint8)
+        contexts = [None if context is None else context.rows(slice(row, row + 1)) for row in range(num_rows)]
+        requests = [Request(n=n, seed=seed, first=row * n, context=one) for row, one in enumerate(contexts)]
+        images: npt.NDArray[np.uint8] = draw_all(self._model, *requests).numpy()
         return images
 
     def score(self, images_NCHW: npt.NDArray[Any], context: Context | None = None) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from pixelmodels.models.context_encoder import ContextEncoder, ContextProjection
 from pixelmodels.models.context_images import GivenPixels
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNN
 from pixelmodels.models.pixelcnn import PixelCNN, PixelCNNConfig
-from pixelmodels.sampling import raster
+from pixelmodels.sampling import request
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.shapes import ImageSpec
 from tests.conformance import test_distribution as distribution
@@ -33,7 +33,7 @@ from tests.conformance.layer_bugs import CASES, GATED, PIXELCNN, PP_MIXTURE, cau
 # ---- samples and likelihoods
 
 
-@caught_by(distribution.test_raster_sampler_equals_the_reference, "torch.equal", pair=PIXELCNN)
+@caught_by(distribution.test_samples_equal_the_reference, "torch.equal", pair=PIXELCNN)
 def pixel_that_the_network_is_not_told(patch, _):
     def put(self, canvas, column, channel, x_B):
         canvas.x_BWC[:, column, channel] = x_B
@@ -42,13 +42,13 @@ def pixel_that_the_network_is_not_told(patch, _):
 
 
 @caught_by(distribution.test_an_image_is_the_same_whoever_shares_its_batch, "torch.equal", pair=PIXELCNN)
-def noise_by_the_batch(patch, _):
-    def noise(model, n, seed, first=0):
-        shape = (n, model.spec.height, model.spec.width, model.likelihood.num_uniforms)
-        return torch.from_numpy(np.random.default_rng([seed, first, n]).random(shape))
+def noise_of_one_stream_for_all(patch, _):
+    stream = np.random.default_rng(0)
 
-    for module in (raster, distribution):
-        patch.setattr(module, "noise", noise)
+    def image_noise(model, seed, index):
+        return stream.random((model.spec.height, model.spec.width, model.likelihood.num_uniforms))
+
+    patch.setattr(request, "image_noise", image_noise)
 
 
 @caught_by(distribution.test_samples_follow_the_distribution, r"< \(\(8 \+ ", pair=PIXELCNN)
@@ -72,7 +72,7 @@ def likelihood_in_half_precision(patch, _):
     patch.setattr(PixelModel, "log_prob_map", lambda self, x, context=None: self.likelihood.log_prob_map(self(x, context), x))
 
 
-@caught_by(distribution.test_raster_sampler_in_float32_differs_from_the_reference_in_few_images, "<= 1", pair=PIXELCNN)
+@caught_by(distribution.test_samples_in_float32_differ_from_the_reference_in_few_images, "<= 1", pair=PIXELCNN)
 def weights_of_the_passes_in_half_precision(patch, _):
     prepare = Passes.__init__
 

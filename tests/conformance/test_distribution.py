@@ -12,8 +12,7 @@ import torch
 from pixelmodels.errors import UserError
 from pixelmodels.models import Context, ContextBlend, ContextSpec, build, describe, from_description
 from pixelmodels.models.files import load_model, save_model
-from pixelmodels.sampling import noise, reference_sample, sample
-from pixelmodels.sampling.raster import draw
+from pixelmodels.sampling import Request, draw_all, reference_sample, sample
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.checks import by_pixel_passes, by_taking_rows, declared, dependencies, illegal, total_probability
 from tests.conformance.conftest import WITHOUT_SMALL, random_context, small_model
@@ -100,7 +99,7 @@ def check_passes(model):
     torch.testing.assert_close(by_taking_rows(model, x_BCHW, context, guess=True), expected, rtol=0, atol=1e-11)
 
 
-def test_raster_sampler_equals_the_reference(pair):
+def test_samples_equal_the_reference(pair):
     model = small_model(*pair, height=4, width=5, levels=16, context="mix")
     context = random_context(model, 3)
     x_NCHW = sample(model, 3, seed=1, context=context)
@@ -112,7 +111,7 @@ def test_an_image_is_the_same_whoever_shares_its_batch(pair):
     model = small_model(*pair, height=4, width=3, levels=16)
     together = sample(model, 5, seed=11)
     assert torch.equal(sample(model, 2, seed=11), together[:2])
-    assert torch.equal(draw(model, noise(model, 1, 11, first=4)), together[4:])
+    assert torch.equal(draw_all(model, Request(n=1, seed=11, first=4)), together[4:])
     assert not torch.equal(sample(model, 5, seed=12), together)
 
 
@@ -161,7 +160,7 @@ def test_half_precision_networks_keep_the_likelihood_in_float32(pair):
     torch.testing.assert_close(found_B, model.log_prob(x_BCHW), rtol=0.05, atol=0.5)
 
 
-def test_raster_sampler_in_float32_differs_from_the_reference_in_few_images(pair):
+def test_samples_in_float32_differ_from_the_reference_in_few_images(pair):
     model = small_model(*pair, height=4, width=5, levels=16).float()
     differ = (sample(model, 16, seed=2) != reference_sample(model, 16, seed=2)).flatten(1).any(1)
     assert int(differ.sum()) <= 1  # about 2 draws in a million flip

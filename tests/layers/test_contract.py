@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pixelmodels.layers.attention import CausalAttention
-from pixelmodels.layers.channel_groups import even_groups
+from pixelmodels.layers.channel_groups import even_groups, group_runs
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear
 from pixelmodels.layers.recurrent import DiagonalLSTM, ReversedDiagonalLSTM, RowLSTM
 from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowConv, RowShrinkConv
 from pixelmodels.likelihoods import LikelihoodConfig, build_likelihood
+from pixelmodels.likelihoods.categorical import Categorical
 from pixelmodels.models.base import PixelModel
 from pixelmodels.models.context import ContextSpec
 from pixelmodels.sampling.passes import Passes
@@ -72,6 +73,18 @@ class DiagonalToy(Toy):
 
     def middle(self, do, h):
         return h + do(self.left, do(self.to_left, h)) + do(self.right, do(self.to_right, h))
+
+
+class ScatteredToy(Toy):
+    """Features of a group in two runs, as both halves of a gate have them, read by both kinds of layers that write groups."""
+
+    def make(self):
+        twice = self.features * 2
+        self.widen, self.mix = CausalLinear(self.features, twice), CausalLinear(twice, twice)
+        self.narrow = CausalConv(twice, self.features, (2, 3), "B")
+
+    def middle(self, do, h):
+        return h + do(self.narrow, torch.tanh(do(self.mix, torch.tanh(do(self.widen, h)))))
 
 
 class AttentionToy(Toy):
@@ -137,7 +150,7 @@ class StridedToy(Toy):
 
 CASES = [
     (toy, channels, likelihood)
-    for toy in (RowLSTMToy, DiagonalToy, AttentionToy, PaddedAttentionToy, StridedToy)
+    for toy in (RowLSTMToy, DiagonalToy, ScatteredToy, AttentionToy, PaddedAttentionToy, StridedToy)
     for channels, likelihood in ((1, "categorical"), (3, "categorical"), (3, "discretized_logistic_mixture"))
     if toy.orders_channels or (channels, likelihood) != (3, "categorical")
 ]
@@ -156,6 +169,18 @@ def test_passes_equal_forward(toy):
     torch.testing.assert_close(by_pixel_passes(toy, x_BCHW), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(by_taking_rows(toy, x_BCHW), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(by_taking_rows(toy, x_BCHW, guess=True), expected, rtol=0, atol=1e-12)
+
+
+def test_a_group_is_as_few_slices_as_there_can_be():
+    groups = (0, 0, 1, -1, 0, 2, 2, 0)
+    assert group_runs(groups, 0) == [slice(0, 2), slice(4, 5), slice(7, 8)]
+    assert group_runs(groups, 2) == [slice(5, 7)] and group_runs(groups, 3) == []
+
+
+def test_parameters_of_a_channel_must_lie_together(monkeypatch):
+    monkeypatch.setattr(Categorical, "param_channels", (0, 1, 2) * 4)
+    with pytest.raises(ValueError, match="the parameters of channel 0 are in 4 places; give `param_channels` with each channel's together"):
+        ScatteredToy(ImageSpec(3, 6, 5, 4), "categorical")
 
 
 def test_prepared_weights_are_a_copy(toy):

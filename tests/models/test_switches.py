@@ -23,7 +23,7 @@ PAIRS = [
 CHECKS = (
     conformance.test_probabilities_of_all_images_sum_to_one,
     conformance.test_depends_on_exactly_what_is_declared,
-    conformance.test_raster_sampler_equals_the_reference,
+    conformance.test_samples_equal_the_reference,
 )
 
 

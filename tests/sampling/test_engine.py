@@ -177,13 +177,28 @@ def step(engine, rows, cancelled):
     assert max(held, engine.num_active) <= engine.num_slots
 
 
-def test_the_plain_sampler_and_the_engine_draw_the_same():
-    for name in ("pixelcnn_pp", "multiscale_pixelrnn", "gated_pixelcnn-rgb"):
-        model = model_of(name)
-        context = random_context(model, 3)
-        for options in ({}, {"guidance": 0.5, "top_p": 0.8}, {"temperature": 0.5}):
-            x_NCHW = sample(model, 3, seed=4, context=context, **options)
-            assert torch.equal(draw_all(model, Request(n=3, seed=4, context=context, **options)), x_NCHW)
+@pytest.mark.parametrize("options", [{}, {"guidance": 0.5, "top_p": 0.8}, {"temperature": 0.5}], ids=str)
+def test_samples_of_more_images_than_slots_are_the_reference_samplers(options, monkeypatch):
+    model, n, active = tiny(context="label"), 67, []
+    step_row = Engine.step_row
+    monkeypatch.setattr(Engine, "step_row", lambda engine: (step_row(engine), active.append(engine.num_active))[0])
+    context = random_context(model, n)
+    assert torch.equal(sample(model, n, seed=4, context=context, **options), reference_sample(model, n, seed=4, context=context, **options))
+    assert max(active) == 64
+
+
+def test_sampling_leaves_the_modes_of_modules_as_they_were():
+    model = small_model("gated_pixelcnn", "categorical", 1, 4, 3)
+    model.train()
+    model.output.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    expected_NCHW = reference_sample(model, 2, seed=1)
+    assert torch.equal(sample(model, 2, seed=1), expected_NCHW)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    model.output.bias.data.fill_(float("nan"))
+    with pytest.raises(NotFinite, match="the parameters of row 0 are not finite"):
+        sample(model, 2, seed=1)
+    assert {name: module.training for name, module in model.named_modules()} == modes
 
 
 def test_tables_are_those_of_temperature_and_top_p():

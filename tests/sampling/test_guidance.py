@@ -13,7 +13,7 @@ from tests.conformance.conftest import PAIRS, random_context, small_model
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(map(str, pair)))
-def test_raster_sampler_equals_the_reference_with_guidance(pair):
+def test_guided_samples_equal_the_reference(pair):
     model = small_model(*pair, height=3, width=4, levels=8, context="label")
     context = random_context(model, 3)
     guided = sample(model, 3, seed=1, context=context, guidance=1.5)

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
+from weakref import WeakSet
 
 import mlflow.models
 import mlflow.pyfunc
@@ -15,12 +17,13 @@ import torch
 
 from pixelmodels.errors import MachineTrouble, UserError
 from pixelmodels.models import Context
-from pixelmodels.models.files import load_model
-from pixelmodels.sampling import sample
+from pixelmodels.models.files import load_model, save_model
+from pixelmodels.sampling import engine, reference_sample, sample
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.tracking import Tracker, registry
-from pixelmodels.tracking.registry import save_pyfunc
-from tests.tracking.conftest import NUM_CLASSES, SPEC, model_files
+from pixelmodels.tracking.pyfunc import PixelModelPyfunc
+from pixelmodels.tracking.registry import MODEL_ARTIFACT, save_pyfunc
+from tests.tracking.conftest import NUM_CLASSES, SPEC, model_files, small_model
 
 GIVEN = ImageSpec(channels=1, height=2, width=1, levels=SPEC.levels)
 IMAGES_NCHW = np.random.default_rng(0).integers(0, SPEC.levels, (6, *SPEC.shape)).astype(np.uint8)
@@ -165,6 +168,37 @@ def test_predict_draws_the_same_samples(conditional) -> None:  # type: ignore[no
     drawn = pyfunc.predict(None, params={"n": 4, "seed": 5, "label": 1})
     assert drawn.dtype == np.uint8 and drawn.shape == (4, *SPEC.shape)
     np.testing.assert_array_equal(drawn, sample(model, 4, seed=5, context=Context(torch.full((4,), 1))).numpy())
+
+
+def test_predict_draws_many_images_in_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(NUM_CLASSES).double()
+    save_model(tmp_path, model)
+    pyfunc = PixelModelPyfunc()
+    pyfunc.load_context(SimpleNamespace(artifacts={MODEL_ARTIFACT: tmp_path}))
+    drawings: WeakSet[object] = WeakSet()
+    num_drawings, num_active = [], []
+    drawing_of, step_row = engine.drawing_of, engine.Engine.step_row
+
+    def watched_drawing(*args):  # type: ignore[no-untyped-def]
+        drawing = drawing_of(*args)
+        drawings.add(drawing)
+        num_drawings.append(len(drawings))
+        return drawing
+
+    def watched_row(self):  # type: ignore[no-untyped-def]
+        rows = step_row(self)
+        num_active.append(self.num_active)
+        return rows
+
+    monkeypatch.setattr(engine, "drawing_of", watched_drawing)
+    monkeypatch.setattr(engine.Engine, "step_row", watched_row)
+    for given, n, label_B in (
+        (None, 150, torch.full((150,), -1)),
+        (pd.DataFrame({"label": [2, 0]}), 75, torch.tensor([2, 0]).repeat_interleave(75)),
+    ):
+        drawn = pyfunc.predict(None, given, params={"n": n, "seed": 5})
+        np.testing.assert_array_equal(drawn, reference_sample(model, 150, seed=5, context=Context(label_B)).numpy())
+    assert len(num_drawings) == 300 and max(num_drawings) == max(num_active) == 64
 
 
 def test_predict_takes_classes_by_name(tmp_path: Path) -> None:
