@@ -2,6 +2,8 @@
 
     python benchmarks/serving.py            # a minute of load for each figure, 10,000 requests of a soak: about half an hour
     python benchmarks/serving.py --quick    # to see that it works: under 10 minutes on 2 cores
+    python benchmarks/serving.py --compiled # service, engine and static batches by compiled passes
+    python benchmarks/serving.py --compiled --before ../earlier   # beside the service of the checkout there, by its own .venv: 6 minutes
 
 The 28x28 net of `benchmarks/sampling.py` (gated, 8 layers of 64 features, 2 levels, fresh weights), served over HTTP as
 `pipelines/serve.py` does unless told otherwise (a sampler on each core), against one raster engine on all these cores, alone. Requests
@@ -17,6 +19,10 @@ answered together. Engine, service and baseline take turns, so that all of them 
                               (70% of what is drawn when saturated by those) and for a mix in which one request in ten is of 64 (70%
                               of what is drawn when saturated by requests of four)
     late_single_over_full     a single image while a request of 500 is drawn, over the time that an image takes in a full batch (median)
+
+With `--before` the services of this and of the other checkout run side by side and are loaded in turn, and there are two figures only
+(best and median of the rounds of each, and the median of their quotients): images/s by requests of four images with more asked for than
+can be drawn (`images_per_s`), and the median of a single image on an idle service (`single_s`).
 
 The last thing printed is one JSON object, also written to `benchmarks/results/` with the date, beside a picture. `unexpected` holds what
 should not have been, such as a status that is not allowed; then the exit status is 1. `goals` says of each figure what it is held to, and
@@ -42,6 +48,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where this is run as a script
 
+from benchmarks import serving_before
 from benchmarks import serving_figures as experiments
 from benchmarks.sampling_load import MIX
 from benchmarks.sampling_rows import GATED
@@ -50,7 +57,7 @@ from benchmarks.serving_load import Connections, closed_loop
 from benchmarks.serving_plot import plot
 from pixelmodels import ray_cluster
 from pixelmodels.commandline import parse
-from pixelmodels.errors import exit_with
+from pixelmodels.errors import UserError, exit_with
 from pixelmodels.models.files import load_model, save_model
 from pixelmodels.serving import serve
 from pixelmodels.storage import Storage
@@ -85,19 +92,30 @@ class Arguments:
 
     quick: bool = False  # to see that it works: seconds of load for each figure
     seconds: float = 60.0  # of load for each figure (12 with --quick)
-    rounds: int = 3  # in which the engine, the service and the baseline take turns (1 with --quick)
+    rounds: int = 3  # in which the engine, the service and the baseline take turns (5 at least with --before, 1 with --quick)
     num_features: int = 64  # of the net
     num_layers: int = 8  # of the net
     soak: int = 10_000  # requests (300 with --quick)
+    compiled: bool = False  # draw by compiled passes, which are compiled first (minutes, kept for the next time)
+    before: Path | None = None  # another checkout, whose service is measured beside this one's
     out: Path = RESULTS  # folder for the JSON
     engine: Path | None = None  # measure the engine alone, of the model in this folder, and print that; used by the benchmark itself
     threads: int = 1  # of that engine
 
+    def __post_init__(self) -> None:
+        if self.before is not None and not (self.before / ".venv" / "bin" / "python").exists():
+            raise UserError(f"--before '{self.before}' has no .venv; give a checkout in which 'make install' was run")
+
     def chosen(self) -> Arguments:
         """As they are, or less of everything with --quick."""
-        if not self.quick:
-            return self
-        return dataclasses.replace(self, seconds=min(self.seconds, 12.0), rounds=1, soak=min(self.soak, 300))
+        if self.quick:
+            return dataclasses.replace(self, seconds=min(self.seconds, 12.0), rounds=1, soak=min(self.soak, 300))
+        return self if self.before is None else dataclasses.replace(self, rounds=max(5, self.rounds))
+
+    def build(self, folder: Path, seed: int) -> None:
+        """Write the net into a folder."""
+        case = dataclasses.replace(GATED, num_layers=self.num_layers, num_features=self.num_features, seed=seed)
+        save_model(folder, case.build())
 
 
 class Bench:
@@ -106,16 +124,16 @@ class Bench:
     def __init__(self, arguments: Arguments, folder: Path):
         """Register two versions of the net and serve the first."""
         self.arguments, self.found, self.unexpected = arguments, dict[str, Any](), experiments.Unexpected()
-        case = dataclasses.replace(GATED, num_layers=arguments.num_layers, num_features=arguments.num_features)
         tracker = Tracker(Storage(str(folder / "storage")))
         tracker.check()
         run_id = tracker.start_parent("serving", {})
         for seed in range(2):
-            save_model(folder / str(seed), dataclasses.replace(case, seed=seed).build())
+            arguments.build(folder / str(seed), seed)
             registry.register(tracker, run_id, folder / str(seed), NAME, {})
         self.tracker, self.folder = tracker, folder / "0"
         self.point(1)
-        self.settings = serve.Serve(model=NAME, storage=tracker.storage.root).settings()  # as pipelines/serve.py does
+        options = serve.Serve(model=NAME, storage=tracker.storage.root, compiled=arguments.compiled)
+        self.settings = options.settings()  # as pipelines/serve.py does
         self.port = serve.free_port("127.0.0.1", 0)
         serve.connect(self.settings, num_services=2)
         serve.start(self.settings, "127.0.0.1", self.port)
@@ -150,12 +168,12 @@ class Bench:
         arguments, seconds = self.arguments, self.arguments.seconds
         engines, on_each_core, services, idles, lates = [], list[float](), [], [], []
         for _ in range(arguments.rounds):
-            engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4))
+            engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4, arguments.compiled))
             services.append(await experiments.saturation(self.web, seconds / 3, self.unexpected))
             idles.append(await experiments.idle(self.web, 12 if arguments.quick else 40, self.unexpected))
             lates.append(await experiments.late_single(self.web, 6 if arguments.quick else 12, self.unexpected))
-            engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4))
-            on_each_core.append(await asyncio.to_thread(engine_on_each_core, self.folder, seconds / 4))
+            engines.append(await asyncio.to_thread(engine_alone, self.folder, seconds / 4, arguments.compiled))
+            on_each_core.append(await asyncio.to_thread(engine_on_each_core, self.folder, seconds / 4, arguments.compiled))
         engine = {name: float(np.median([one[name] for one in engines])) for name in engines[0]}
         service = {name: float(np.median([one[name] for one in services])) for name in services[0]}
         self.add("engine", {**engine, "images_per_s_of_one_on_each_core": float(np.median(on_each_core))})
@@ -197,10 +215,10 @@ def grown(figures: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "memory_growth": memory["end"] / memory["half"]}
 
 
-def goals(found: dict[str, Any]) -> dict[str, Any]:
+def goals(found: dict[str, Any], limits: dict[str, tuple[str, float]]) -> dict[str, Any]:
     """Each figure that is held to something, and whether it keeps that."""
     kept = {}
-    for name, (sign, limit) in GOALS.items():
+    for name, (sign, limit) in limits.items():
         value: Any = found
         for part in name.split("."):
             value = None if value is None else value.get(part)
@@ -218,41 +236,63 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
+def beside(arguments: Arguments, before: Path, folder: Path, unexpected: experiments.Unexpected) -> dict[str, Any]:
+    """The figures of this checkout's service and of that of another one."""
+    arguments.build(folder / "model", 0)
+    both = serving_before.services(before.resolve(), folder / "model", folder, *(["--compiled"] if arguments.compiled else []))
+    try:
+        webs = {side: service.is_up() for side, service in both.items()}
+        num_singles, seconds = 8 if arguments.quick else 24, arguments.seconds / 5
+        return rounded(asyncio.run(serving_before.compare(webs, arguments.rounds, seconds, num_singles, unexpected)))
+    finally:
+        for service in both.values():
+            service.end()
+
+
 def main() -> int:
     """Measure, write, print; the last thing printed is one JSON object."""
     arguments = parse(Arguments).chosen()
     if arguments.engine is not None:
-        print(json.dumps(measure_engine(arguments.engine, arguments.seconds, arguments.threads)))
+        print(json.dumps(measure_engine(arguments.engine, arguments.seconds, arguments.threads, arguments.compiled)))
         return 0
+    name, limits = "serving", GOALS
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(arguments, Path(folder))
-        try:
-            asyncio.run(bench.measure())
-        finally:
-            serve.end()
+        if arguments.before is not None:
+            name, limits, unexpected = "serving_before", serving_before.GOALS, experiments.Unexpected()
+            found = beside(arguments, arguments.before, Path(folder), unexpected)
+        else:
+            bench = Bench(arguments, Path(folder))
+            found, unexpected = bench.found, bench.unexpected
+            try:
+                asyncio.run(bench.measure())
+            finally:
+                serve.end()
     today = datetime.date.today().isoformat()
     report = {
-        "benchmark": "serving",
+        "benchmark": name,
         "date": today,
         "quick": arguments.quick,
+        "compiled": arguments.compiled,
         "net": {"num_layers": arguments.num_layers, "num_features": arguments.num_features, "size": GATED.size},
         "seconds_of_load": arguments.seconds,
         "cores": ray_cluster.num_cores(),
         "load_average_at_end": os.getloadavg()[0],
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **bench.found,
-        "goals": goals(bench.found),
-        "unexpected": list(bench.unexpected),
+        **found,
+        "goals": goals(found, limits),
+        "unexpected": list(unexpected),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"serving-{today}{'-quick' if arguments.quick else ''}.json"
+    kind = ("-compiled" if arguments.compiled and arguments.before is None else "") + ("-quick" if arguments.quick else "")
+    path = arguments.out / f"{name}-{today}{kind}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
-    plot(report, path.with_suffix(".png"))
-    for line in bench.unexpected:
+    if arguments.before is None:
+        plot(report, path.with_suffix(".png"))
+    for line in unexpected:
         print(f"unexpected: {line}", file=sys.stderr)
     print(json.dumps(report))
-    return 1 if bench.unexpected else 0
+    return 1 if unexpected else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,10 @@ async def num_drawn(web: Connections) -> float:
 # --- experiments ---
 
 
-async def saturation(web: Connections, seconds: float, unexpected: Unexpected) -> dict[str, float]:
+async def saturation(web: Connections, seconds: float, unexpected: Unexpected, sizes: Mapping[str, int] = SIZES) -> dict[str, float]:
     """Images a second with more asked for than can be drawn: twice as many images as slots, by requests of one size."""
     found = {}
-    for name, n in SIZES.items():
+    for name, n in sizes.items():
         at_a_time = 2 * NUM_SLOTS // n
         load = asyncio.create_task(closed_loop(web, at_a_time, SETTLE_S + seconds, n))
         await asyncio.sleep(SETTLE_S)  # from when the slots are taken until the load ends

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ray import serve
 
+from benchmarks.serving_engine import passes_of
 from pixelmodels.sampling.engine import Engine
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.replica import Drawn, Sampler
@@ -40,7 +41,8 @@ class StaticSampler(Sampler):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         model = self.shelf.find(None).model
-        self._engine = Engine(model, num_slots=MAX_BATCH, max_waiting=1 << 30, reserve=0)
+        make_passes = passes_of(settings.compiled, settings.cpus)
+        self._engine = Engine(model, num_slots=MAX_BATCH, max_waiting=1 << 30, reserve=0, make_passes=make_passes)
         self._drawer = ThreadPoolExecutor(1, "drawer")  # one thread that has the cores, like the engine's of the other service
         self._drawer.submit(_take_cores, settings.cpus).result()
         torch.set_num_threads(1)

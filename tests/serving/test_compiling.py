@@ -30,7 +30,7 @@ from pixelmodels.sampling.passes import Passes
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.replica import Drawn, Sampler
 from pixelmodels.serving.schemas import SampleRequest
-from pixelmodels.serving.shelf import Shelf
+from pixelmodels.serving.shelf import Loaded, Shelf
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
@@ -149,7 +149,16 @@ COMPILES = "compiling the passes of tiny/4 in another process, which takes a min
 READY = "tiny/2 is being made ready (its passes are compiled, which takes a minute or some); ask again in 5 s"
 
 
-def test_a_version_that_is_compiled_keeps_nobody_waiting(shelf: Shelf, factory: Factory, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_version_that_is_compiled_keeps_nobody_waiting(
+    shelf: Shelf, factory: Factory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load, loads = shelf._load, list[str]()
+
+    def counted(key: str) -> Loaded:
+        loads.append(key)
+        return load(key)
+
+    monkeypatch.setattr(shelf, "_load", counted)
     factory.has_made(small_model(3, LAYERS[3]))
     with caplog.at_level(logging.WARNING):
         assert refusal(shelf, "2") == READY
@@ -159,7 +168,9 @@ def test_a_version_that_is_compiled_keeps_nobody_waiting(shelf: Shelf, factory: 
     with shelf._loading, pytest.raises(Refused, match="is being made ready") as refused:
         shelf.found("2")  # also while another one is loaded
     assert refused.value.retry_after_s == 5.0 and shelf.found("3") is None
-    assert refusal(shelf, "3") == READY.replace("tiny/2", "tiny/3")  # for whose functions it waits, too
+    for _ in range(2):
+        assert refusal(shelf, "3") == READY.replace("tiny/2", "tiny/3")  # for whose functions it waits, too
+    assert loads == ["tiny/2", "tiny/4", "tiny/3"]  # each once, however often it is asked for
     factory.end()
     shelf._compiling.wait()  # type: ignore[union-attr]
     assert factory.serves(shelf, "2") and factory.serves(shelf, "3")
