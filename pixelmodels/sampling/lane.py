@@ -34,6 +34,7 @@ class Lane:
 
     The width is the smallest of `widths` that holds all images; images beyond it move into free slots at the row
     boundary. A slot without an image (below the width) repeats what the slot of another image held.
+    The canvases are allocated once, with all slots, when images join a lane that has none, and are let go with its last image.
     Guided images have two canvases, with their context and without.
     """
 
@@ -97,28 +98,20 @@ class Lane:
         return [self.passes.start(len(group), self.stage.context(one, x_BCHW)) for one in ((given, None) if self.guided else (given,))]
 
     def _place(self, group: list[Drawing], canvases: list[Canvas], row: int) -> None:
-        """Put images that begin into free slots, of which there are more if need be."""
-        num_before, num_all = len(self._slots), self._width(len(self.drawings) + len(group))
+        """Put images that begin into free slots. The first ones of all make the canvases, with every slot that there may be."""
         if not self._canvases:
-            more = torch.arange(num_all, device=self.model.device).clamp_(max=len(group) - 1)
-            self._canvases = canvases if num_all == len(group) else [canvas.take(more) for canvas in canvases]
-            self._slots = [*group, *[None] * (num_all - len(group))]
-            self._row = np.full(num_all, row)
-            self._running = []
-        else:
-            if num_all > num_before:
-                self._running = []
-                more = torch.arange(num_all, device=self.model.device)
-                more[num_before:] = 0
-                self._canvases = [canvas.take(more) for canvas in self._canvases]
-                self._slots += [None] * (num_all - num_before)
-                self._row = np.concatenate([self._row, np.full(num_all - num_before, self._row[0])])
-            free = [slot for slot, drawing in enumerate(self._slots) if drawing is None][: len(group)]
+            num_slots = self.widths[-1]
+            self._slots, self._row = [None] * num_slots, np.full(num_slots, self.height)  # a slot beyond the last row holds nothing yet
+            is_full = len(group) == num_slots
+            self._canvases = canvases if is_full else [canvas.empty(num_slots) for canvas in canvases]
+        free = [slot for slot, drawing in enumerate(self._slots) if drawing is None][: len(group)]
+        if self._canvases is not canvases:
+            index_N = torch.tensor(free, device=self.model.device)
             for canvas, joining in zip(self._canvases, canvases, strict=True):
-                canvas.write(torch.tensor(free, device=self.model.device), joining)
-            for slot, drawing in zip(free, group, strict=True):
-                self._slots[slot] = drawing
-            self._row[free] = row
+                canvas.write(index_N, joining)
+        for slot, drawing in zip(free, group, strict=True):
+            self._slots[slot] = drawing
+        self._row[free] = row
 
     def _width(self, num_images: int) -> int:
         return next(width for width in self.widths if width >= num_images)
@@ -176,9 +169,9 @@ class Lane:
                 mask_BW[slot] = drawing.known_HW[r, :: self.every]
         known = KnownRow.of(x_BWC, mask_BW, device, counts_B=np.array([drawing is not None for drawing in slots]))
         u = torch.from_numpy(u_BWU).to(device)
-        finite_in_row_B = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
-        x_BCW = canvases[0].x_BWC.permute(0, 2, 1).clone().cpu().numpy()
-        finite_B = finite_in_row_B.tolist()
+        finite_B = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
+        drawn = torch.cat([canvases[0].x_BWC.flatten(1), finite_B[:, None]], 1).cpu().numpy()  # in one: the host waits for a row once
+        x_BCW = drawn[:, :-1].reshape(-1, columns, channels).transpose(0, 2, 1)
         for slot, drawing in images:
             drawing.x_CHW[:, row_B[slot] * self.every, :: self.every] = x_BCW[slot]
-        return [DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], finite_B[slot]) for slot, drawing in images]
+        return [DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], bool(drawn[slot, -1])) for slot, drawing in images]
