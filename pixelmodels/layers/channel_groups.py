@@ -72,18 +72,15 @@ class Grouped(CausalLayer):
         self.register_buffer("order", torch.tensor(order), persistent=False)
         self.register_buffer("unsort", torch.argsort(self.order), persistent=False)
         self.out_slices = group_slices(out_groups)
-        self.in_runs = [_with_sources(group_runs(in_groups, g)) for g in range(self.num_groups)]
+        self.in_runs = [group_runs(in_groups, g) for g in range(self.num_groups)]
 
     def put_group(self, target_BI: Tensor, x_BC: Tensor, group: int) -> None:
         """Write one group's features into a buffer of all of them."""
+        runs = self.in_runs[group]
         if self.num_groups == 1:
             target_BI.copy_(x_BC)
-            return
-        for run, source in self.in_runs[group]:
-            target_BI[:, run] = x_BC[:, source]
-
-
-def _with_sources(runs: list[slice]) -> list[tuple[slice, slice]]:
-    """Runs of a group's features among all, each with where it is among the group's own."""
-    ends = [0, *accumulate(run.stop - run.start for run in runs)]
-    return list(zip(runs, (slice(start, stop) for start, stop in pairwise(ends)), strict=True))
+        elif len(runs) == 1:
+            target_BI[:, runs[0]] = x_BC
+        else:
+            for run, part in zip(runs, x_BC.split([run.stop - run.start for run in runs], 1), strict=True):
+                target_BI[:, run] = part

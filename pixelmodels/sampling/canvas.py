@@ -52,6 +52,10 @@ class Canvas:
         """
         return self.each(lambda value: value[index])
 
+    def empty(self, batch: int) -> Canvas:
+        """A canvas of as many images, at the same phase, of which nothing is known: its memory is as it was found."""
+        return self.each(lambda value: value.new_empty(batch, *value.shape[1:]))
+
     def write(self, index_N: Tensor, images: Canvas) -> None:
         """Put other images in the place of these; `ValueError` for images at another phase."""
         if images.phase != self.phase:

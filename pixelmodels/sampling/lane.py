@@ -9,6 +9,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pixelmodels.models.base import Stage
 from pixelmodels.models.context import join_contexts
@@ -35,6 +36,7 @@ class Lane:
 
     The width is the smallest of `widths` that holds all images; images beyond it move into free slots at the row
     boundary. A slot without an image (below the width) repeats what the slot of another image held.
+    The canvases are allocated once, with all slots, when images join a lane that has none, and are let go with its last image.
     Guided images have two canvases, with their context and without. Where the width is one of those that `speculates` names, rows are
     guessed: an image goes on to its next row as soon as its own is settled (all at once in a model with strides).
     """
@@ -113,28 +115,20 @@ class Lane:
         return canvases
 
     def _place(self, group: list[Drawing], canvases: list[Canvas], row: int) -> None:
-        """Put images that begin into free slots, of which there are more if need be."""
-        num_before, num_all = len(self._slots), self._width(len(self.drawings) + len(group))
+        """Put images that begin into free slots. The first ones of all make the canvases, with every slot that there may be."""
         if not self._canvases:
-            more = torch.arange(num_all, device=self.model.device).clamp_(max=len(group) - 1)
-            self._canvases = canvases if num_all == len(group) else [canvas.take(more) for canvas in canvases]
-            self._slots = [*group, *[None] * (num_all - len(group))]
-            self._row = np.full(num_all, row)
-            self._running = []
-        else:
-            if num_all > num_before:
-                self._running = []
-                more = torch.arange(num_all, device=self.model.device)
-                more[num_before:] = 0
-                self._canvases = [canvas.take(more) for canvas in self._canvases]
-                self._slots += [None] * (num_all - num_before)
-                self._row = np.concatenate([self._row, np.full(num_all - num_before, self._row[0])])
-            free = [slot for slot, drawing in enumerate(self._slots) if drawing is None][: len(group)]
+            num_slots = self.widths[-1]
+            self._slots, self._row = [None] * num_slots, np.full(num_slots, self.height)  # a slot beyond the last row holds nothing yet
+            is_full = len(group) == num_slots
+            self._canvases = canvases if is_full else [canvas.empty(num_slots) for canvas in canvases]
+        free = [slot for slot, drawing in enumerate(self._slots) if drawing is None][: len(group)]
+        if self._canvases is not canvases:
+            index_N = torch.tensor(free, device=self.model.device)
             for canvas, joining in zip(self._canvases, canvases, strict=True):
-                canvas.write(torch.tensor(free, device=self.model.device), joining)
-            for slot, drawing in zip(free, group, strict=True):
-                self._slots[slot] = drawing
-            self._row[free] = row
+                canvas.write(index_N, joining)
+        for slot, drawing in zip(free, group, strict=True):
+            self._slots[slot] = drawing
+        self._row[free] = row
 
     def _width(self, num_images: int) -> int:
         return next(width for width in self.widths if width >= num_images)
@@ -210,8 +204,7 @@ class Lane:
     def _end(self, run: range, part: Canvas) -> list[DrawnRow]:
         """The rows of a run of slots, which are settled; those of slots without an image are as good as any."""
         self.passes.commit(part)
-        x_BCW = part.x_BWC.permute(0, 2, 1).clone().cpu().numpy()
-        rows = self._keep([self._slots[slot] for slot in run], self._row[run.start : run.stop], x_BCW, part.guesses["finite"].tolist())
+        rows = self._keep([self._slots[slot] for slot in run], self._row[run.start : run.stop], part.x_BWC, part.guesses["finite"])
         self._row[run.start : run.stop] += 1
         return rows
 
@@ -245,9 +238,8 @@ class Lane:
         options = [options_of_any if drawing is None else drawing.options for drawing in slots]
         known = KnownRow.of(x_BWC, mask_BW, device, counts_B=np.array([drawing is not None for drawing in slots]))
         u = torch.from_numpy(u_BWU).to(device)
-        finite_in_row_B = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
-        x_BCW = canvases[0].x_BWC.permute(0, 2, 1).clone().cpu().numpy()
-        return self._keep(slots, row_B, x_BCW, finite_in_row_B.tolist())
+        finite_B = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
+        return self._keep(slots, row_B, canvases[0].x_BWC, finite_B)
 
     def _given(
         self, slots: Sequence[Drawing | None], row_B: npt.NDArray[np.int64]
@@ -266,15 +258,14 @@ class Lane:
                     mask_BW[slot] = drawing.known_HW[r, :: self.every]
         return u_BWU, x_BWC, mask_BW
 
-    def _keep(
-        self, slots: Sequence[Drawing | None], row_B: npt.NDArray[np.int64], x_BCW: npt.NDArray[np.uint8], finite_B: list[bool]
-    ) -> list[DrawnRow]:
+    def _keep(self, slots: Sequence[Drawing | None], row_B: npt.NDArray[np.int64], x_BWC: Tensor, finite_B: Tensor) -> list[DrawnRow]:
         """The slots' rows, written to those images that there are."""
-        rows: list[DrawnRow] = []
+        drawn = torch.cat([x_BWC.flatten(1), finite_B[:, None]], 1).cpu().numpy()  # in one: the host waits for a row once
+        x_BCW, rows = drawn[:, :-1].reshape(x_BWC.shape).transpose(0, 2, 1), list[DrawnRow]()
         for slot, drawing in enumerate(slots):
             if drawing is not None:
                 drawing.x_CHW[:, row_B[slot] * self.every, :: self.every] = x_BCW[slot]
-                rows.append(DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], finite_B[slot]))
+                rows.append(DrawnRow(drawing, int(row_B[slot]), x_BCW[slot], bool(drawn[slot, -1])))
         return rows
 
 

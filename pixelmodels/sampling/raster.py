@@ -23,23 +23,17 @@ class KnownRow:
 
     x_BWC: Tensor  # levels, where they are known
     mask_BW: Tensor  # which pixels are known
-    by_all_W: Sequence[bool]  # columns that every image knows
-    by_any_W: Sequence[bool]  # columns that some image knows
+    is_whole: bool  # whether every image knows all of it
 
     @classmethod
     def of(
-        cls,
-        x_BWC: npt.NDArray[np.uint8],
-        mask_BW: npt.NDArray[np.bool_],
-        device: torch.device,
-        counts_B: npt.NDArray[np.bool_] | None = None,  # which images matter
+        cls, x_BWC: npt.NDArray[np.uint8], mask_BW: npt.NDArray[np.bool_], device: torch.device, counts_B: npt.NDArray[np.bool_]
     ) -> KnownRow | None:
-        """From levels and mask; None where nothing is known."""
+        """From levels and mask; None where nothing is known. Args: `counts_B`, which images matter."""
         if not mask_BW.any():
             return None
-        by_all: list[bool] = np.all(mask_BW if counts_B is None else mask_BW | ~counts_B[:, None], axis=0).tolist()
-        by_any: list[bool] = np.any(mask_BW, axis=0).tolist()
-        return cls(torch.from_numpy(x_BWC).to(device), torch.from_numpy(mask_BW).to(device), by_all, by_any)
+        is_whole = bool(mask_BW[counts_B].all())
+        return cls(torch.from_numpy(x_BWC).to(device), torch.from_numpy(mask_BW).to(device), is_whole)
 
 
 def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: Choice, known: KnownRow | None = None) -> Tensor:
@@ -50,7 +44,7 @@ def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: 
     """
     for canvas in canvases:
         passes.row(canvas)
-    if known is not None and all(known.by_all_W):
+    if known is not None and known.is_whole:
         finite_B = torch.stack([passes.take_row(canvas, known.x_BWC).isfinite().all(2).all(1) for canvas in canvases]).all(0)
     else:
         first, finite_B = 0, torch.ones(len(u_BWU), dtype=torch.bool, device=u_BWU.device)
@@ -70,7 +64,7 @@ def draw_row(passes: Passes, canvases: Sequence[Canvas], u_BWU: Tensor, choice: 
 def _draw_pixel(
     passes: Passes, canvases: Sequence[Canvas], c: int, u_BU: Tensor, choice: Choice, known: KnownRow | None, used: list[Tensor]
 ) -> None:
-    """Draw every channel of column `c` of the canvases' current rows, or take what is known; the parameters are added to `used`."""
+    """Draw every channel of column `c` of the canvases' current rows where it is not known; the parameters are added to `used`."""
     model = passes.model
     params = [passes.pixel(canvas, c) for canvas in canvases]
     used += params
@@ -78,12 +72,9 @@ def _draw_pixel(
         if channel and model.num_groups > 1:
             params = [passes.pixel(canvas, c, channel) for canvas in canvases]
             used += params
-        if known is not None and known.by_all_W[c]:
-            x_B = known.x_BWC[:, c, channel]
-        else:
-            x_B = choose(model.likelihood, params, channel, canvases[0].x_BWC[:, c], u_BU, choice)
-            if known is not None and known.by_any_W[c]:
-                x_B = torch.where(known.mask_BW[:, c], known.x_BWC[:, c, channel], x_B)
+        x_B = choose(model.likelihood, params, channel, canvases[0].x_BWC[:, c], u_BU, choice)
+        if known is not None:  # for all columns of a row, or for none
+            x_B = torch.where(known.mask_BW[:, c], known.x_BWC[:, c, channel], x_B)
         for canvas in canvases:
             passes.put(canvas, c, channel, x_B)
 

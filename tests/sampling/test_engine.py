@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -20,7 +21,10 @@ from pixelmodels.sampling.choosing import Choice, cut, shaped_table
 from pixelmodels.sampling.compiled import CannotCompile, CompiledPasses
 from pixelmodels.sampling.engine import NotFinite, slot_widths
 from pixelmodels.sampling.passes import Passes
+from pixelmodels.sampling.raster import KnownRow, draw_row
+from pixelmodels.sampling.request import drawing_of
 from tests.conformance.conftest import random_context, small_config, small_model
+from tests.sampling.test_choosing import CPU, Operations
 
 SMALL_TWICE = MultiscalePixelRNNConfig(2, small_config("pixelcnn"), small_config("gated_pixelcnn"))
 TWICE = MultiscalePixelRNNConfig(2, SMALL_TWICE, small_config("pixelcnn"))
@@ -318,6 +322,56 @@ def test_a_batch_is_compacted_to_the_images_that_are_left(monkeypatch):
     assert widths == [16, 4, 4, 4]
     done = {row.image: row.image_CHW for row in rest if row.is_last}
     assert all(torch.equal(done[i], x_CHW) for i, x_CHW in enumerate(reference_sample(model, 3, seed=1))) and few == rest[0].request_id
+
+
+@pytest.fixture
+def poisoned_memory():
+    """What is allocated without being filled holds NaN, and the largest integers."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+def test_a_lane_allocates_all_slots_once_and_lets_go_of_them_when_it_is_empty():
+    model = model_of("gated_pixelcnn-rgb")
+    engine, drawn = Engine(model, num_slots=16, reserve=0), {}
+    lane, submitted, places = engine._lanes[0]["plain"], {}, set()
+    for number, n in enumerate((1, 2, 6, 3)):
+        request = Request(n=n, seed=number, context=random_context(model, n, seed=number))
+        submitted[engine.submit(request)] = request
+        step(engine, drawn, ())
+        tensors = list(lane._canvases[0].tensors())
+        assert {len(tensor) for tensor in tensors} == {16}
+        places.add(tuple(tensor.data_ptr() for tensor in tensors))
+    assert len(places) == 1
+    while not engine.is_idle:
+        step(engine, drawn, ())
+    assert not lane._canvases and len(drawn) == 12
+    for (request_id, image), rows in drawn.items():
+        assert torch.equal(rows[-1].image_CHW, expected(model, submitted[request_id], image))
+
+
+def test_images_that_fill_all_slots_at_once_are_copied_nowhere(monkeypatch):
+    made, start = [], Passes.start
+    monkeypatch.setattr(Passes, "start", lambda *given: made.append(start(*given)) or made[-1])
+    engine = Engine(tiny(), num_slots=7)
+    engine._lanes[0]["plain"].join([drawing_of(engine.model, 0, Request(n=7), image) for image in range(7)])
+    assert engine._lanes[0]["plain"]._canvases == made
+
+
+def test_what_is_known_of_a_row_changes_no_operation_of_it():
+    passes, names = Passes(tiny()), []
+    for columns in ([0], [2], [0, 1]):
+        mask_BW = np.zeros((2, 3), dtype=np.bool_)
+        mask_BW[:, columns] = True
+        known = KnownRow.of(np.full((2, 3, 1), 4, np.uint8), mask_BW, CPU, np.ones(2, np.bool_))
+        canvas, u_BWU = passes.start(2), torch.full((2, 3, 1), 0.01, dtype=torch.float64)
+        with Operations() as done:
+            draw_row(passes, [canvas], u_BWU, Choice.of([(0.0, 1.0, 1.0)] * 2, CPU), known)
+        assert torch.equal(canvas.x_BWC[..., 0] == 4, known.mask_BW)
+        names.append(done.names)
+    assert names[0] == names[1] == names[2]
 
 
 def test_known_rows_at_the_top_are_taken_in_as_an_image_begins():
