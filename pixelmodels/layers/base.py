@@ -114,7 +114,7 @@ class CausalLayer(Layer):
     """
 
     def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
-        """Row pass: keep in `s` what the next row takes from above (recorded rows and `extra`)."""
+        """Row pass: keep in `s` what the next row takes from above (`extra`, and rows that are final, the last one among them)."""
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         """Pixel pass: features of group `at.group` at `at.column`, from those of the input there."""
@@ -131,4 +131,4 @@ class CausalLayer(Layer):
         raise NotImplementedError
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
-        """Record the row that pixel passes or `take_row` went through: it is final."""
+        """The row that pixel passes or `take_row` went through is final: keep what they did not of what the next row pass reads."""

@@ -96,16 +96,20 @@ class CausalConv(_Masked):
         return w
 
     def start(self, frame: Frame) -> State:
-        num_in, num_out = len(self.in_groups), len(self.out_groups)
-        s = {"row": frame.zeros(self.left + frame.width, num_in), "pending": frame.zeros(frame.width, num_out)}
-        if self.rows_above:
-            s["rows"] = frame.zeros(self.rows_above, self.left + frame.width + self.right, num_in)
+        num_in, columns = len(self.in_groups), self.left + frame.width + self.right
+        s = {"row": frame.zeros(columns, num_in), "pending": frame.zeros(frame.width, len(self.out_groups))}
+        if self.rows_above > 1:
+            s["rows"] = frame.zeros(self.rows_above - 1, columns, num_in)  # the finished ones before `row`, which a row pass finds finished
         return s
 
     def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
         pending = w["bias"] if extra_BWC is None else w["bias"] + (extra_BWC if self.num_groups == 1 else extra_BWC[..., self.order])
         if self.rows_above:
-            pending = convolve(s["rows"], w["above"])[:, 0] + pending
+            rows_BHWI = s["row"][:, None]
+            if self.rows_above > 1:
+                rows_BHWI = torch.cat([s["rows"], rows_BHWI], 1)
+                s["rows"].copy_(rows_BHWI[:, 1:])
+            pending = convolve(rows_BHWI, w["above"])[:, 0] + pending
         s["pending"].copy_(pending)
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
@@ -157,16 +161,8 @@ class CausalConv(_Masked):
         return y_BKC if self.num_groups == 1 else y_BKC[..., self.unsort]
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
-        if self.rows_above:
-            row_BWI = at.image_BWC if self.reads_image else s["row"][:, self.left :]
-            push_row(s["rows"], row_BWI, self.left)
-
-
-def push_row(rows_BHWC: Tensor, row_BWC: Tensor, margin: int) -> None:
-    """Drop the oldest of the recorded rows and append `row_BWC`, between `margin` columns of zeros."""
-    if rows_BHWC.shape[1] > 1:
-        rows_BHWC[:, :-1] = rows_BHWC[:, 1:].clone()
-    rows_BHWC[:, -1, margin : margin + row_BWC.shape[1]] = row_BWC
+        if self.reads_image and self.rows_above:  # what was drawn last is in no pixel pass
+            s["row"][:, self.left : self.left + at.image_BWC.shape[1]] = at.image_BWC
 
 
 class CausalLinear(_Masked):
@@ -220,11 +216,15 @@ class RowConv(RowLayer):
         return convolve(padded, self.weight, self.bias)
 
     def start(self, frame: Frame) -> State:
-        return {"rows": frame.zeros(self.kernel[0], frame.width + 2 * self.side, self.weight.shape[1])}
+        num_recorded = self.kernel[0] - 1
+        return {"rows": frame.zeros(num_recorded, frame.width + 2 * self.side, self.weight.shape[1])} if num_recorded else {}
 
     def row(self, w: Weights, s: State, x_BWC: Tensor) -> Tensor:
-        push_row(s["rows"], x_BWC, self.side)
-        return convolve(s["rows"], w["weight"], w["bias"])[:, 0]
+        rows_BHWC = F.pad(x_BWC, (0, 0, self.side, self.side))[:, None]
+        if self.kernel[0] > 1:
+            rows_BHWC = torch.cat([s["rows"], rows_BHWC], 1)
+            s["rows"].copy_(rows_BHWC[:, 1:])
+        return convolve(rows_BHWC, w["weight"], w["bias"])[:, 0]
 
 
 class RowLinear(RowLayer):

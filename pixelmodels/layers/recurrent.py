@@ -70,29 +70,25 @@ class RowLSTM(_LSTM):
     def start(self, frame: Frame) -> State:
         shape = (frame.batch, frame.width, self.num_hidden)
         s = {"hidden": self.first_hidden.expand(shape).clone(), "cell": self.first_cell.expand(shape).clone()}
-        pending = frame.zeros(frame.width, 4 * self.num_hidden)
-        return {**s, "row_hidden": s["hidden"].clone(), "row_cell": s["cell"].clone(), "pending": pending}
+        return {**s, "cell_above": s["cell"].clone(), "pending": frame.zeros(frame.width, 4 * self.num_hidden)}
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
         pending = self.state_to_state(s["hidden"], w["state"])
         s["pending"].copy_(pending if extra_BWG is None else pending + extra_BWG[..., self.order])
+        s["cell_above"].copy_(s["cell"])
 
     def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
         mine, c = self.hidden_slices[at.group], at.column
         gates_BG = gates_BG + column(s["pending"], c)[:, self.out_slices[at.group]]
-        hidden, cell = lstm(gates_BG, column(s["cell"], c)[:, mine])
-        column(s["row_hidden"], c)[:, mine], column(s["row_cell"], c)[:, mine] = hidden, cell
+        hidden, cell = lstm(gates_BG, column(s["cell_above"], c)[:, mine])
+        column(s["hidden"], c)[:, mine], column(s["cell"], c)[:, mine] = hidden, cell
         return hidden
 
     def take_row(self, w: Weights, s: State, gates_BKG: Tensor, at: Place) -> Tensor:
         columns = slice(at.column, at.column + gates_BKG.shape[1])
-        hidden, cell = lstm(gates_BKG + s["pending"][:, columns][..., self.unsort], s["cell"][:, columns])
-        s["row_hidden"][:, columns], s["row_cell"][:, columns] = hidden, cell
+        hidden, cell = lstm(gates_BKG + s["pending"][:, columns][..., self.unsort], s["cell_above"][:, columns])
+        s["hidden"][:, columns], s["cell"][:, columns] = hidden, cell
         return hidden
-
-    def commit(self, w: Weights, s: State, at: Place) -> None:
-        s["hidden"].copy_(s["row_hidden"])
-        s["cell"].copy_(s["row_cell"])
 
 
 @lru_cache(maxsize=64)
@@ -159,34 +155,30 @@ class DiagonalLSTM(_DiagonalLSTM):
 
     def start(self, frame: Frame) -> State:
         width, batch = frame.width, frame.batch
-        s = {"above": frame.zeros(width, self.num_hidden), "pending": frame.zeros(width, 4 * self.num_hidden)}
         # one column more: the learned state before column 0
-        s["row_hidden"] = self.first_hidden.expand(batch, width + 1, -1).clone()
-        s["row_cell"] = self.first_cell.expand(batch, width + 1, -1).clone()
-        return s
+        first = {"hidden": self.first_hidden, "cell": self.first_cell}
+        s = {name: torch.cat([value.expand(batch, 1, -1), frame.zeros(width, self.num_hidden)], 1) for name, value in first.items()}
+        return {**s, "pending": frame.zeros(width, 4 * self.num_hidden)}
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
-        pending = F.linear(s["above"], w["above"])
+        pending = F.linear(s["hidden"][:, 1:], w["above"])
         pending = pending if extra_BWG is None else pending + extra_BWG
         s["pending"].copy_(pending[..., self.order])
 
     def pixel(self, w: Weights, s: State, gates_BG: Tensor, at: Place) -> Tensor:
         mine, c = self.hidden_slices[at.group], at.column
         gates_BG = gates_BG + column(s["pending"], c)[:, self.out_slices[at.group]]
-        gates_BG = torch.addmm(gates_BG, column(s["row_hidden"], c), w[f"before{at.group}"])
-        hidden, cell = lstm(gates_BG, column(s["row_cell"], c)[:, mine])
-        column(s["row_hidden"], c + 1)[:, mine], column(s["row_cell"], c + 1)[:, mine] = hidden, cell
+        gates_BG = torch.addmm(gates_BG, column(s["hidden"], c), w[f"before{at.group}"])
+        hidden, cell = lstm(gates_BG, column(s["cell"], c)[:, mine])
+        column(s["hidden"], c + 1)[:, mine], column(s["cell"], c + 1)[:, mine] = hidden, cell
         return hidden
 
     def take_row(self, w: Weights, s: State, gates_BKG: Tensor, at: Place) -> Tensor:
         first, end = at.column, at.column + gates_BKG.shape[1]
-        before = column(s["row_hidden"], first), column(s["row_cell"], first)
+        before = column(s["hidden"], first), column(s["cell"], first)
         hidden, cell = self.scan_row(w, gates_BKG + s["pending"][:, first:end][..., self.unsort], *before)
-        s["row_hidden"][:, 1 + first : 1 + end], s["row_cell"][:, 1 + first : 1 + end] = hidden, cell
+        s["hidden"][:, 1 + first : 1 + end], s["cell"][:, 1 + first : 1 + end] = hidden, cell
         return hidden
-
-    def commit(self, w: Weights, s: State, at: Place) -> None:
-        s["above"].copy_(s["row_hidden"][:, 1:])
 
 
 class ReversedDiagonalLSTM(_DiagonalLSTM):
@@ -201,7 +193,7 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
             "hidden": frame.zeros(frame.width, self.num_hidden),  # of the row before
             "gates": frame.zeros(frame.width, 4 * self.num_hidden),  # of the row before, then of this row
             "extra": frame.zeros(frame.width, 4 * self.num_hidden),
-            "started": frame.zeros(1, 1),  # 1 once a row was recorded
+            "started": frame.zeros(1, 1),  # 1 from row 1 on
         }
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
@@ -209,6 +201,7 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
         first = w["first_hidden"].expand(len(gates_BWG), -1), w["first_cell"].expand(len(gates_BWG), -1)
         hidden, _ = self.scan_row(w, gates_BWG.flip(1), *first)
         s["hidden"].copy_(hidden.flip(1) * s["started"])
+        s["started"].fill_(1)
         if extra_BWG is not None:
             s["extra"].copy_(extra_BWG.expand_as(s["extra"]))
 
@@ -220,6 +213,3 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
         columns = slice(at.column, at.column + gates_BKG.shape[1])
         s["gates"][:, columns] = gates_BKG[..., self.order]
         return s["hidden"][:, columns]
-
-    def commit(self, w: Weights, s: State, at: Place) -> None:
-        s["started"].fill_(1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelmodels.layers.base import CausalLayer, Frame, Layer, Place, State, Weights, column
-from pixelmodels.layers.convolution import convolve, push_row, weight_and_bias
+from pixelmodels.layers.convolution import convolve, weight_and_bias
 
 
 class ShrinkConv(Layer):
@@ -30,11 +30,16 @@ class ShrinkConv(Layer):
         return convolve(F.pad(x_BHWC, (0, 0, 1, self.right, 1, 0)), self.weight, self.bias, stride=2)
 
     def start(self, frame: Frame) -> State:
-        return {"rows": frame.zeros(2, 1 + frame.width + self.right, self.weight.shape[1])}  # the row before and this row
+        # each row has a place of its own: the odd one before, and the even one
+        return {"rows": frame.zeros(2, 1 + frame.width + self.right, self.weight.shape[1])}
 
-    def record_row(self, s: State, x_BKC: Tensor, first: int) -> None:
-        """Keep the columns from `first` on of the next input row: all of a row stream's."""
-        raise NotImplementedError
+    def row_of(self, s: State, at: Place) -> Tensor:
+        """Where the input of the row at `at` is kept, B (1 + W + right) C."""
+        return s["rows"][:, 1 - at.row % 2]
+
+    def record_row(self, s: State, x_BKC: Tensor, at: Place) -> None:
+        """Keep the columns from `at.column` on of the input row: all of a row stream's."""
+        self.row_of(s, at)[:, 1 + at.column : 1 + at.column + x_BKC.shape[1]] = x_BKC
 
     def fire_row(self, w: Weights, s: State, first: int, count: int) -> Tensor:
         """The output row, at half the width: of `count` input columns from `first` on, both even."""
@@ -45,9 +50,6 @@ class RowShrinkConv(ShrinkConv):
     """2 x 3 convolution with stride two of a row stream."""
 
     right = 1
-
-    def record_row(self, s: State, x_BKC: Tensor, first: int) -> None:
-        push_row(s["rows"], x_BKC, 1)
 
 
 class PixelShrinkConv(ShrinkConv, CausalLayer):
@@ -60,18 +62,12 @@ class PixelShrinkConv(ShrinkConv, CausalLayer):
 
     def record_pixel(self, s: State, x_BC: Tensor, at: Place) -> None:
         """Keep the input at this column."""
-        column(s["rows"][:, 1], at.column + 1).copy_(x_BC)
+        column(self.row_of(s, at), at.column + 1).copy_(x_BC)
 
     def fire_pixel(self, w: Weights, s: State, at: Place) -> Tensor:
         """The output at half this column."""
         window = s["rows"][:, :, at.column : at.column + 2].flatten(1)
         return torch.addmm(w["bias"], window, w["taps"])
-
-    def record_row(self, s: State, x_BKC: Tensor, first: int) -> None:
-        s["rows"][:, 1, 1 + first : 1 + first + x_BKC.shape[1]] = x_BKC
-
-    def commit(self, w: Weights, s: State, at: Place) -> None:
-        s["rows"][:, 0] = s["rows"][:, 1]
 
 
 class GrowConv(Layer):
@@ -92,9 +88,14 @@ class GrowConv(Layer):
         return self.grow(x_BHWC, self.weight, self.bias)
 
     def grow(self, x_BHWC: Tensor, weight_IOHW: Tensor, bias_O: Tensor) -> Tensor:
-        """Twice the size."""
-        y = F.conv_transpose2d(x_BHWC.permute(0, 3, 1, 2), weight_IOHW, bias_O, stride=2, output_padding=1).permute(0, 2, 3, 1)
-        return y[:, : 2 * x_BHWC.shape[1], self.margin : self.margin + 2 * x_BHWC.shape[2]]
+        """Twice the width, and as many rows for each as the weight has."""
+        stride = weight_IOHW.shape[2], 2
+        y = F.conv_transpose2d(x_BHWC.permute(0, 3, 1, 2), weight_IOHW, bias_O, stride).permute(0, 2, 3, 1)
+        return y[:, :, self.margin : self.margin + 2 * x_BHWC.shape[2]]
+
+    def prepare(self) -> Weights:
+        even, odd = self.weight.split(1, 2)
+        return {"row0": even, "row1": odd, "bias": self.bias}
 
     def start(self, frame: Frame) -> State:
         return {"held": frame.zeros(frame.width // 2, self.weight.shape[0])}
@@ -105,7 +106,7 @@ class GrowConv(Layer):
 
     def read_row(self, w: Weights, s: State, odd: int, first: int, count: int) -> Tensor:
         """The full-resolution row, even or odd, that `count` columns of the held row give; all of a row stream's."""
-        return self.grow(s["held"][:, None, first : first + count], w["weight"], w["bias"])[:, odd]
+        return self.grow(s["held"][:, None, first : first + count], w[f"row{odd}"], w["bias"])[:, 0]
 
 
 class RowGrowConv(GrowConv):

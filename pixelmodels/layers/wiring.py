@@ -63,7 +63,7 @@ class _OfRow(_Pass):
     def strided(self, shrink: ShrinkConv, grow: GrowConv, inner: Callable[[Tensor], Tensor], x_BWC: Tensor) -> Tensor:
         """`inner` fires at even rows; at odd rows the row it gave is held and read again."""
         at, count = self.at, x_BWC.shape[1]
-        shrink.record_row(self.states[shrink], x_BWC, at.column)
+        shrink.record_row(self.states[shrink], x_BWC, at)
         if at.row % 2 == 0:
             fired = shrink.fire_row(self.weights[shrink], self.states[shrink], at.column, count)
             self.at = at.halved()

@@ -447,11 +447,16 @@ def _compile(step: _Step, arguments: tuple[Any, ...], single: bool, path: Path, 
         program = torch.export.export(step, arguments, dynamic_shapes=shapes, strict=False)
         if baked := [name for name, value in program.constants.items() if isinstance(value, Tensor) and value.is_floating_point()]:
             raise _Baked(f"weights would be compiled in: {', '.join(baked)}")
-        if single:
-            program = program.run_decompositions(_OF_ONE_IMAGE)
-        options = {"cpp.threads": num_threads}
+        program = program.run_decompositions(_OF_ONE_IMAGE if single else _OF_SEVERAL)
+        # without its patterns: one would put together again what `_product_and_sum` took apart
+        options = {"cpp.threads": num_threads, "pattern_matcher": False}
         made = torch._inductor.aoti_compile_and_package(program, package_path=f"{scratch}/made{_ENDING}", inductor_configs=options)
         os.replace(made, path)
+
+
+def _product_and_sum(bias: Tensor, x_BI: Tensor, weight_IO: Tensor) -> Tensor:
+    """`addmm` as a product and a sum, which is compiled together with what comes after it: `addmm` copies what is added first."""
+    return bias + x_BI @ weight_IO
 
 
 def _vector_times_matrix(bias: Tensor, x_1I: Tensor, weight_IO: Tensor) -> Tensor:
@@ -469,6 +474,7 @@ def _convolution_of_a_row(x_1CHW: Tensor, weight_OCHK: Tensor, bias: Tensor | No
     return (y_WO if bias is None else y_WO + bias).T[None, :, None]
 
 
+_OF_SEVERAL = {torch.ops.aten.addmm.default: _product_and_sum}
 _OF_ONE_IMAGE = {torch.ops.aten.addmm.default: _vector_times_matrix, torch.ops.aten.conv2d.default: _convolution_of_a_row}
 
 

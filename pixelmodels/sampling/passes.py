@@ -118,7 +118,7 @@ class Passes:
     def commit(self, canvas: Canvas) -> None:
         """The current row is final: record it and go to the next (`x_BWC` stays as it is until the next row is drawn)."""
         if self._is_padded:  # pixel passes end at the last real column, rows below may read beyond
-            self._take(canvas, 0, canvas.image_BWC.shape[1])
+            self._take(canvas, self._width - self._width % self.model.period, canvas.image_BWC.shape[1])
         at = _place(canvas)
         for layer in self._in_phase[canvas.phase]:
             layer.commit(self.weights[layer], canvas.states[layer], at)

@@ -15,7 +15,7 @@ from pixelmodels.layers import convolution
 from pixelmodels.layers.attention import CausalAttention
 from pixelmodels.layers.convolution import CausalConv, RowConv, convolve
 from pixelmodels.layers.pixelcnn_pp import LeftColumnConv, SplitLinear
-from pixelmodels.layers.recurrent import DiagonalLSTM, RowLSTM
+from pixelmodels.layers.recurrent import DiagonalLSTM, ReversedDiagonalLSTM, RowLSTM
 from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowConv, RowShrinkConv
 from pixelmodels.models import base
 from tests.conformance import test_distribution as distribution
@@ -161,12 +161,37 @@ def forgetting(kind, pair):
     passes(pair)(bug)
 
 
-forgetting(CausalConv, PIXELCNN)
-forgetting(RowLSTM, ROW_LSTM)
-forgetting(DiagonalLSTM, DIAGONAL)
+forgetting(CausalConv, PIXELCNN)  # the image
 forgetting(CausalAttention, SNAIL)
 forgetting(LeftColumnConv, PP)
-forgetting(PixelShrinkConv, PP)
+
+
+def losing(kind, name, pair):
+    """What pixel passes left of a row is lost before the next row's pass."""
+
+    def bug(patch, _):
+        row = kind.row
+
+        def without(self, w, s, extra_BWC):
+            s[name].zero_()
+            row(self, w, s, extra_BWC)
+
+        patch.setattr(kind, "row", without)
+
+    bug.__name__ = f"{name}_that_{kind.__name__}_loses"
+    passes(pair)(bug)
+
+
+losing(CausalConv, "row", PIXELCNN)
+losing(RowLSTM, "hidden", ROW_LSTM)
+losing(RowLSTM, "cell", ROW_LSTM)
+losing(DiagonalLSTM, "hidden", DIAGONAL)
+losing(ReversedDiagonalLSTM, "gates", DIAGONAL)
+
+
+@passes(PP)
+def row_kept_in_the_place_of_the_other(patch, _):
+    patch.setattr(PixelShrinkConv, "row_of", lambda self, s, at: s["rows"][:, at.row % 2])
 
 
 @passes(PP)
