@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelmodels.layers.base import CausalLayer, Frame, Place, State, Weights
+from pixelmodels.layers.base import CausalLayer, Frame, Place, State, Weights, column
 from pixelmodels.layers.convolution import init_uniform
 
 
@@ -18,8 +18,6 @@ class CausalAttention(CausalLayer):
     A key holds its own pixel, so it is finished once that pixel is known: by the pass of the next column, or when
     the row is committed. The first query has nothing to attend to and gives zeros.
     """
-
-    branches_on_column = True  # the first one finishes no key
 
     def __init__(self, num_features: int, num_image: int, num_key: int, num_value: int):
         super().__init__()
@@ -40,9 +38,7 @@ class CausalAttention(CausalLayer):
     def attend(self, query_BQD: Tensor, key_BKD: Tensor, value_BKV: Tensor, allowed_BQK: Tensor) -> Tensor:
         """Softmax over the allowed keys; zeros where there are none."""
         logits_BQK = query_BQD @ key_BKD.transpose(1, 2) / math.sqrt(self.num_key)
-        logits_BQK = logits_BQK.masked_fill(~allowed_BQK, float("-inf"))
-        logits_BQK = logits_BQK.masked_fill(~allowed_BQK.any(-1, keepdim=True), 0.0)  # keeps NaN out of the gradient
-        return (torch.softmax(logits_BQK, -1) * allowed_BQK) @ value_BKV
+        return _weights(logits_BQK, allowed_BQK) @ value_BKV
 
     def project(self, x: Tensor, image: Tensor, key_value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values."""
@@ -65,38 +61,55 @@ class CausalAttention(CausalLayer):
     def start(self, frame: Frame) -> State:
         num_pixels = frame.height * frame.width
         return {
-            "key": frame.zeros(num_pixels, self.num_key),
+            "key": frame.zeros(num_pixels, self.num_key),  # of finished rows
             "value": frame.zeros(num_pixels, self.num_value),
             "length": torch.zeros(frame.batch, dtype=torch.long, device=frame.device),  # pixels of finished rows
-            "row": frame.zeros(frame.width, self.query.shape[1]),  # features of this row
+            # of this row, each a column late: what is not there yet is at the first place, and counts for nobody
+            "row": frame.zeros(1 + frame.width, self.query.shape[1]),  # features
+            "row_key": frame.zeros(frame.width, self.num_key),
+            "row_value": frame.zeros(frame.width, self.num_value),
         }
 
-    def _store(self, w: Weights, s: State, first: int, x_BWC: Tensor, image_BWC: Tensor) -> None:
-        """Keys and values of this row's columns from `first` on; they count by the query's own position."""
-        key, value = self.project(x_BWC, image_BWC, w["key_value"])
-        batch = torch.arange(x_BWC.shape[0], device=x_BWC.device)[:, None]
-        places = s["length"][:, None] + torch.arange(first, first + x_BWC.shape[1], device=x_BWC.device)
-        s["key"][batch, places], s["value"][batch, places] = key, value
-
-    def _allowed(self, s: State, first: int, count: int) -> Tensor:
-        """Which keys the queries of columns `first`..`first + count - 1` see; B Q K."""
-        position_BQ = s["length"][:, None] + torch.arange(first, first + count, device=s["key"].device)
-        return torch.arange(s["key"].shape[1], device=s["key"].device) < position_BQ[:, :, None]
+    def _attend(self, w: Weights, s: State, x_BQC: Tensor, at: Place) -> Tensor:
+        """What the columns from `at.column` on get of finished rows and of the columns before them."""
+        query_BQD, first, device = F.linear(x_BQC, w["query"]), at.column, x_BQC.device
+        num_keys = s["key"].shape[1] if at.num_rows is None else at.num_rows * s["row_key"].shape[1]
+        key_BKD, value_BKV = s["key"][:, :num_keys], s["value"][:, :num_keys]
+        logits_BQK = torch.cat([query_BQD @ key_BKD.transpose(1, 2), query_BQD @ s["row_key"].transpose(1, 2)], 2) / math.sqrt(self.num_key)
+        finished_B1K = torch.arange(num_keys, device=device) < s["length"][:, None, None]
+        column_W, query_Q1 = torch.arange(s["row_key"].shape[1], device=device), torch.arange(x_BQC.shape[1], device=device)[:, None]
+        before_QW = (column_W > 0) & (column_W <= first + query_Q1)
+        batch, count = x_BQC.shape[0], x_BQC.shape[1]
+        allowed_BQK = torch.cat([finished_B1K.expand(-1, count, -1), before_QW.expand(batch, -1, -1)], 2)
+        weights_BQK = _weights(logits_BQK, allowed_BQK)
+        return weights_BQK[..., :num_keys] @ value_BKV + weights_BQK[..., num_keys:] @ s["row_value"]
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         c = at.column
-        s["row"][:, c] = x_BC
-        if c:
-            self._store(w, s, c - 1, s["row"][:, c - 1 : c], at.image_BWC[:, c - 1 : c])
-        query_B1D = F.linear(x_BC, w["query"])[:, None]
-        return self.attend(query_B1D, s["key"], s["value"], self._allowed(s, c, 1))[:, 0]
+        key_BD, value_BV = self.project(column(s["row"], c), column(at.shifted_BWC, c), w["key_value"])  # of the column before
+        column(s["row"], 1 + c).copy_(x_BC)
+        column(s["row_key"], c).copy_(key_BD)
+        column(s["row_value"], c).copy_(value_BV)
+        return self._attend(w, s, x_BC[:, None], at)[:, 0]
 
     def take_row(self, w: Weights, s: State, x_BKC: Tensor, at: Place) -> Tensor:
-        first, count = at.column, x_BKC.shape[1]
-        s["row"][:, first : first + count] = x_BKC
-        self._store(w, s, first, x_BKC, at.image_BWC[:, first : first + count])
-        return self.attend(F.linear(x_BKC, w["query"]), s["key"], s["value"], self._allowed(s, first, count))
+        first, end = at.column, at.column + x_BKC.shape[1]
+        s["row"][:, 1 + first : 1 + end] = x_BKC
+        s["row_key"][:, first:end], s["row_value"][:, first:end] = self.project(
+            s["row"][:, first:end], at.shifted_BWC[:, first:end], w["key_value"]
+        )
+        return self._attend(w, s, x_BKC, at)
 
     def commit(self, w: Weights, s: State, at: Place) -> None:
-        self._store(w, s, 0, s["row"], at.image_BWC)
-        s["length"] += s["row"].shape[1]
+        key_BWD, value_BWV = self.project(s["row"][:, 1:], at.image_BWC, w["key_value"])
+        images_B1 = torch.arange(key_BWD.shape[0], device=key_BWD.device)[:, None]
+        places_BW = s["length"][:, None] + torch.arange(key_BWD.shape[1], device=key_BWD.device)
+        s["key"][images_B1, places_BW], s["value"][images_B1, places_BW] = key_BWD, value_BWV
+        s["length"] += key_BWD.shape[1]
+
+
+def _weights(logits_BQK: Tensor, allowed_BQK: Tensor) -> Tensor:
+    """Softmax over what is allowed; zeros where nothing is."""
+    logits_BQK = logits_BQK.masked_fill(~allowed_BQK, float("-inf"))
+    logits_BQK = logits_BQK.masked_fill(~allowed_BQK.any(-1, keepdim=True), 0.0)  # keeps NaN out of the gradient
+    return torch.softmax(logits_BQK, -1) * allowed_BQK

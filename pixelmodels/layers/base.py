@@ -12,8 +12,7 @@ caller owns and that the passes update in place. Weights laid out for the passes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +58,7 @@ class Place:
     shifted_BWC: Tensor  # inputs of this row behind a column of zeros, at full resolution; what is not yet known is not read
     views: Views = field(default_factory=dict)  # of the states of this canvas: what a layer keeps here need not be made for each pixel
     offset: int = 0  # the column, or one some periods away: a number also where the column is only known when what is compiled runs
+    num_rows: int | None = None  # that are final in each image, at most; None: any number
     recent: Recent | None = None  # where a run of columns is compiled: what is written to the states at its end only
 
     @property
@@ -68,14 +68,13 @@ class Place:
 
     def halved(self) -> Place:
         """The same place seen from half the resolution."""
-        return Place(self.row // 2, self.column // 2, self.group, self.shifted_BWC, self.views, self.offset // 2, self.recent)
+        return replace(self, row=self.row // 2, column=self.column // 2, offset=self.offset // 2)
 
 
 class Layer(nn.Module):
     """A causal layer with weights that its passes use in a layout of their own."""
 
     resolution: int = 1  # 1 at full resolution, 2 after one stride of two, ...
-    branches_on_column: ClassVar[bool] = False  # whether its pixel pass asks which column it is at: what is compiled is the same for all
     weight: Tensor
     bias: Tensor
 

@@ -22,6 +22,7 @@ class Canvas:
     context: Features  # what each layer takes of the context, made once for each image; B H W F, H and W may be 1
     states: dict[Layer, State]
     phase: int = 0  # of the current rows: their index modulo the model's period
+    num_rows: int | None = None  # that are final in each of these images, at most; None: any number
     guesses: State = field(default_factory=dict)  # of rows that are guessed (see `speculation`)
     direct_BWP: Tensor | None = None  # what the parameters of the current rows take of the context, from the row pass on; W may be 1
     views: Views = field(default_factory=dict)  # of the tensors above, which are only ever written in place
@@ -43,7 +44,7 @@ class Canvas:
         context = {module: change(map_BHWF) for module, map_BHWF in self.context.items()}
         x_BWC, shifted_BWC, above_BWC, row_B = map(change, (self.x_BWC, self.shifted_BWC, self.above_BWC, self.row_B))
         guesses = {name: change(value) for name, value in self.guesses.items()}
-        return Canvas(x_BWC, shifted_BWC, above_BWC, row_B, context, states, self.phase, guesses)
+        return Canvas(x_BWC, shifted_BWC, above_BWC, row_B, context, states, self.phase, self.num_rows, guesses)
 
     def take(self, index: Tensor | slice) -> Canvas:
         """Some of the images, in a canvas of their own; an image may be taken more than once.

@@ -274,7 +274,7 @@ class _Round(_Step):
         else:
             torch._check(first >= 0)
             torch._check(first <= x_BWC.shape[1] - self.count)
-        settle(self.model, w, s, self.phase, first, self.count, shifted_BWC, x_BWC, named)
+        settle(self.model, w, s, Place(self.phase, first, 0, shifted_BWC), self.count, x_BWC, named)
 
 
 class _Touched(dict[str, Tensor]):
@@ -418,15 +418,12 @@ def _compiler() -> str:
 
 
 def _check_can_compile(model: PixelModel) -> None:
-    """Raise `CannotCompile` where there is no compiler, or the passes of a layer ask which column they are at."""
+    """Raise `CannotCompile` where there is no compiler, or images are narrower than what is compiled."""
     if model.device.type != "cpu":
         raise CannotCompile(f"functions are compiled for CPUs, and the model is on {model.device}")
     if model.period > model.spec.width:
         narrow = f"images of {model.spec.width} columns are narrower than the {model.period} after which its strides repeat"
         raise CannotCompile(narrow)
-    for layer in model.layers():
-        if layer.branches_on_column:
-            raise CannotCompile(f"{type(layer).__name__} computes something else at the first column")
     try:
         _compiler()
     except Exception as error:

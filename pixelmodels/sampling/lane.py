@@ -172,6 +172,7 @@ class Lane:
             for slot in begin:
                 settled[slot] = 0
             within += begin
+            running.num_rows = int(max(self._row[slot] for slot in within))
             self.passes.settle(running, min(first_open(self.model, settled[slot]) for slot in within))
             settled = running.guesses["settled"].tolist()
             begin, ended = [], [slot for slot in within if settled[slot] == num_steps(self.model)]
@@ -238,6 +239,8 @@ class Lane:
         options = [options_of_any if drawing is None else drawing.options for drawing in slots]
         known = KnownRow.of(x_BWC, mask_BW, device, counts_B=np.array([drawing is not None for drawing in slots]))
         u = torch.from_numpy(u_BWU).to(device)
+        for canvas in canvases:
+            canvas.num_rows = int(max(row_B[slot] for slot, drawing in enumerate(slots) if drawing is not None))
         finite_B = draw_row(self.passes, canvases, u, Choice.of(options, device), known)
         return self._keep(slots, row_B, canvases[0].x_BWC, finite_B)
 

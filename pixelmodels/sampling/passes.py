@@ -91,7 +91,7 @@ class Passes:
     def settle(self, canvas: Canvas, first: int) -> None:
         """A round of the guesses of the images' current rows, from column `first` on (see `speculation.first_open`)."""
         count = self._width - first
-        settle(self.model, self.weights, canvas.states, canvas.phase, first, count, canvas.shifted_BWC, canvas.x_BWC, canvas.guesses)
+        settle(self.model, self.weights, canvas.states, _place(canvas, first), count, canvas.x_BWC, canvas.guesses)
 
     def put(self, canvas: Canvas, column: int, channel: int, x_B: Tensor) -> None:
         """Fix one sub-pixel of the current row: levels, integers, B."""
@@ -161,4 +161,4 @@ def in_phase(model: PixelModel, phase: int) -> list[CausalLayer]:
 
 
 def _place(canvas: Canvas, column: int = 0, group: int = 0) -> Place:
-    return Place(canvas.phase, column, group, canvas.shifted_BWC, canvas.views, column)
+    return Place(canvas.phase, column, group, canvas.shifted_BWC, canvas.views, column, canvas.num_rows)

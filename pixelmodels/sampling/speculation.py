@@ -63,20 +63,18 @@ def settle(
     model: PixelModel,
     weights: Mapping[Layer, Weights],
     states: Mapping[Layer, State],
-    phase: int,
-    first: int,
+    at: Place,
     count: int,
-    shifted_BWC: Tensor,
     x_BWC: Tensor,
     guesses: State,
 ) -> None:
-    """One round: take in `count` columns from `first` on, draw them, and settle what is right; all in place.
+    """One round: take in `count` columns from `at.column` on, draw them, and settle what is right; all in place.
 
-    Every image has settled all columns but one before `first`. The last columns of a padded row are taken in with what pads it.
+    Every image has settled all columns but one before these. The last columns of a padded row are taken in with what pads it.
     """
-    end, spec, groups = first + count, model.spec, model.num_groups
+    first, end, shifted_BWC, spec, groups = at.column, at.column + count, at.shifted_BWC, model.spec, model.num_groups
     until = 1 + end if model.padded(spec.width) == spec.width else shifted_BWC.shape[1]
-    params_BKP = model.here(TakeRow(weights, states, Place(phase, first, 0, shifted_BWC)), shifted_BWC[:, 1 + first : until])[:, :count]
+    params_BKP = model.here(TakeRow(weights, states, at), shifted_BWC[:, 1 + first : until])[:, :count]
     if "direct" in guesses:
         params_BKP = params_BKP + guesses["direct"][:, first:end]
     x_BKC, u_RU = x_BWC[:, first:end], guesses["u"][:, first:end].flatten(0, 1)

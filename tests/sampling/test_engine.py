@@ -44,7 +44,6 @@ MODELS = {
 COMPILED = ("gated_pixelcnn-binary", "pixelrnn_row_lstm")  # in each run of the tests: the others take minutes
 NOT_COMPILED = {
     "pixelcnn_pp": "images of 3 columns are narrower than the 4 after which its strides repeat",
-    "pixelsnail": "CausalAttention computes something else at the first column",
 }
 
 
