@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import platform
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
 from statistics import median
-
-import torch
 
 from pixelmodels.models import PixelModel
 from pixelmodels.sampling.canvas import Canvas
@@ -60,12 +53,11 @@ def is_worth_measuring(model: PixelModel) -> bool:
 
 
 def guessed_widths(model: PixelModel, num_slots: int, make_passes: Callable[[PixelModel], Passes] = Passes) -> tuple[int, ...]:
-    """The widths, of those that an engine of `num_slots` has, at which guessed rows were faster: draws, and takes its time for it.
+    """The widths, of those that an engine of `num_slots` has, at which guessed rows were faster: draws, and takes some seconds for it.
 
+    To be asked of models that are worth measuring. Widths beyond those that there was time for are none of them.
     Args: `make_passes`, which are given out for each engine: the same ones serve all.
     """
-    if not is_worth_measuring(model):
-        return ()
     found, until = list[int](), time.perf_counter() + ENOUGH_S
     for width in slot_widths(num_slots, reserve_of(num_slots)):
         ratio = _times_passes(model, width, make_passes, until)
@@ -74,16 +66,6 @@ def guessed_widths(model: PixelModel, num_slots: int, make_passes: Callable[[Pix
         if ratio > HOPELESS or time.perf_counter() > until:
             break
     return tuple(found)
-
-
-@lru_cache(maxsize=1)
-def processor() -> str:
-    """What of the processor code makes use of."""
-    flags = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), flags)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"
 
 
 def _times_passes(model: PixelModel, width: int, make_passes: Callable[[PixelModel], Passes], until: float) -> float:
@@ -97,9 +79,11 @@ def _times_passes(model: PixelModel, width: int, make_passes: Callable[[PixelMod
     options = {"num_slots": width, "max_waiting": width, "reserve": 0, "make_passes": make_passes}
     guesses = Engine(model, speculates=lambda width: True, **options)  # type: ignore[arg-type]
     passes = Engine(model, **options)  # type: ignore[arg-type]
+    seconds(guesses, 0), seconds(passes, 0)  # what has not drawn yet
     ratios: list[float] = []
-    for seed in range(1 + ROUNDS):
-        ratios.append(seconds(guesses, seed) / seconds(passes, seed))
+    for seed in range(1, 1 + ROUNDS):
+        took = {engine: seconds(engine, seed) for engine in ((guesses, passes) if seed % 2 else (passes, guesses))}
+        ratios.append(took[guesses] / took[passes])
         if time.perf_counter() > until:
             break
-    return median(ratios[1:] or ratios)
+    return median(ratios)

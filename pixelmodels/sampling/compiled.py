@@ -36,8 +36,8 @@ from pixelmodels.layers.wiring import PixelPass
 from pixelmodels.models import PixelModel
 from pixelmodels.models.context_encoder import Features
 from pixelmodels.models.registry import describe
-from pixelmodels.sampling.calibration import processor
 from pixelmodels.sampling.canvas import Canvas
+from pixelmodels.sampling.machine import digest_of_sources, processor
 from pixelmodels.sampling.passes import Passes, in_phase, row_pass
 from pixelmodels.sampling.speculation import no_guesses, settle
 
@@ -46,8 +46,6 @@ CACHE = Path("~/.cache/pixelmodels/compiled")
 MOST_CACHE_BYTES = 2 << 30  # the functions that were not used for longest are removed beyond it
 MOST_PASSES = 6  # pixel passes that are one function: more take longer to compile, fewer cost more calls
 PART_OF_ROW = 16  # columns of a round that does not take in the whole row; strides divide it
-_PACKAGE = Path(__file__).resolve().parents[1]
-_SOURCES = ("layers/*.py", "models/*.py", "likelihoods/*.py", "sampling/*.py", "shapes.py")  # of what functions are made
 _ENDING = ".pt2"
 _BUILDING = "building-"  # begins the name of a folder in which something is being compiled
 _IN_USE_S = 24 * 3600  # for which a function that was used is not removed
@@ -356,7 +354,7 @@ class _Maker:
             "threads": self._num_threads,
             "torch": torch.__version__,
             "processor": processor(),
-            "sources": _digest_of_sources(),
+            "sources": digest_of_sources(),
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -535,11 +533,3 @@ def _limit(folder: Path) -> None:
         left -= size
         if left < 0 and used < old:
             path.unlink(missing_ok=True)
-
-
-@lru_cache(maxsize=1)
-def _digest_of_sources() -> str:
-    digest = hashlib.sha256()
-    for file in sorted(file for pattern in _SOURCES for file in _PACKAGE.glob(pattern)):
-        digest.update(f"{file.relative_to(_PACKAGE)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()

@@ -86,6 +86,7 @@ class Engine:
         self._soon = model.spec.height // 8  # rows
         self._left: dict[int, int] = {}  # of each request: images that are not finished
         self._ids = count()
+        self.num_rows_drawn = 0  # by the last step; not those that were known
         self._between: list[Drawing] = []  # images that have a slot, and wait for the phase of their lane
         widths = slot_widths(num_slots, reserve)
         self._lanes: list[dict[str, Lane]] = []  # of each stage, by kind of drawing (see `_kind`)
@@ -132,7 +133,7 @@ class Engine:
                 lane.remove(lambda drawing: drawing.request_id == request_id)
 
     def step_row(self) -> list[RowDone]:
-        """Every image that has a slot advances by one row of its stage; images begin where slots are free.
+        """Every image that has a slot advances by one row of its stage, or more where rows are guessed; images begin where slots are free.
 
         Rows at the top of an image that are wholly known are taken in as it begins, and are among those returned. Raises `NotFinite`
         where the parameters of an image are not finite: its request is cancelled, all others go on.
@@ -150,9 +151,11 @@ class Engine:
                 if joining and lane.may_join:
                     self._between = [drawing for drawing in self._between if drawing not in joining]
                     self._keep(lane.join(joining), lane, drawn, broken)
+        num_taken = len(drawn)
         for lanes in self._lanes:
             for lane in lanes.values():
                 self._keep(lane.step(), lane, drawn, broken)
+        self.num_rows_drawn = len(drawn) - num_taken
         if broken:
             request_ids = {one.drawing.request_id for one in broken}
             for request_id in request_ids:

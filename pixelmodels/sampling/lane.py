@@ -20,6 +20,8 @@ from pixelmodels.sampling.raster import KnownRow, draw_row
 from pixelmodels.sampling.request import Drawing
 from pixelmodels.sampling.speculation import first_open, guess_row, no_guesses, num_steps
 
+MOST_PARTS = 64  # views of runs of slots that are kept
+
 
 @dataclass(frozen=True)
 class DrawnRow:
@@ -193,6 +195,8 @@ class Lane:
         if len(run) == len(running.row_B):
             return running
         if run not in self._parts:
+            if len(self._parts) >= MOST_PARTS:
+                self._parts.clear()
             self._parts[run] = running.take(slice(run.start, run.stop))
         return self._parts[run]
 

@@ -75,7 +75,8 @@ class Compilation:
         assert self._process.stdout is not None
         said = self._process.stdout.read().strip()
         if self._process.returncode and not said:
-            return f"the process that compiled them ended with status {self._process.returncode}, perhaps for want of memory"
+            why = ", perhaps for want of memory" if self._process.returncode == -signal.SIGKILL else ""
+            return f"the process that compiled them ended with status {self._process.returncode}{why}"
         return said
 
 

@@ -95,6 +95,11 @@ def settle(
     x_BKC = torch.where(is_open_BN.unflatten(1, (count, groups)), drawn_BKC, x_BKC)
     x_BWC[:, first:end] = x_BKC
     shifted_BWC[:, 1 + first : 1 + end, :-1] = spec.scaled(x_BKC, shifted_BWC.dtype)
-    unsettled_BK = (first + torch.arange(count, device=x_BWC.device)) * groups >= settled_B[:, None]
-    guesses["finite"] &= (params_BKP.isfinite().all(-1) | unsettled_BK).all(1)
+    finite_BN = params_BKP.isfinite().all(-1) if groups == 1 else _finite_in_groups(model, params_BKP)
+    guesses["finite"] &= (finite_BN | (step_N >= settled_B[:, None])).all(1)  # those that come of a wrong guess do not count
     guesses["settled"].copy_(settled_B)
+
+
+def _finite_in_groups(model: PixelModel, params_BKP: Tensor) -> Tensor:
+    """Whether the parameters of each step are finite, where the network orders the channels; B N."""
+    return torch.stack([params_BKP[..., mine].isfinite().all(-1) for mine in model.params_of_group], -1).flatten(1)

@@ -270,7 +270,7 @@ class EngineThread:
             began = time.monotonic()
             rows = self._step_engine(engine)
             self._share.drew(time.monotonic() - began)
-            stepped.append((engine, engine.num_active, len(rows or ()) / num_rows))
+            stepped.append((engine, engine.num_active, 0.0 if rows is None else engine.num_rows_drawn / num_rows))
             if rows is not None:
                 self._tell(engine, rows)
             if rows is None or engine.is_idle:

@@ -56,6 +56,12 @@ class Settings(BaseModel):
     key_hashes: tuple[str, ...] = ()  # SHA-256 of the keys that are let in, hexadecimal; PIXELMODELS_API_KEYS adds to them
     require_key: bool = True  # do not start without a key
 
+    @field_validator("speculation", mode="before")
+    @classmethod
+    def _of_yaml(cls, value: object) -> object:
+        """YAML's `on` and `off` without quotes."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
     @field_validator("key_hashes")
     @classmethod
     def _are_hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import logging
 import re
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -19,8 +20,9 @@ from pixelmodels.errors import MachineTrouble, UserError, one_line
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
 from pixelmodels.runs.loading import find_model
-from pixelmodels.sampling.calibration import guessed_widths, is_worth_measuring, processor
+from pixelmodels.sampling.calibration import guessed_widths, is_worth_measuring
 from pixelmodels.sampling.engine import Engine, Request, draw_all
+from pixelmodels.sampling.machine import digest_of_sources, processor
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.serving.refusals import NOT_LOADED, Refused, overloaded
 from pixelmodels.serving.settings import Settings
@@ -85,6 +87,7 @@ class Shelf:
         self.default = _LOCAL if self._local else settings.model
         self._served = (_LOCAL,) if self._local else tuple(dict.fromkeys((re.split("[@/]", settings.model)[0], *settings.others)))
         self._tracker = None if self._local else Tracker(Storage(settings.storage))
+        self._worth_measuring: dict[str, bool] = {}  # of versions: whether guessed rows may be faster
         self._compiling: Compiling | None = None
         if settings.compiled:
             from pixelmodels.serving.compiling import Compiling  # here: it takes long to import
@@ -314,7 +317,9 @@ class Shelf:
         model = model.to(self.device).eval()
         check_serves(model)
         stored = self._stored_widths(key)
-        speculates = is_worth_measuring(model) if stored is None else bool(stored)
+        if stored is None and key not in self._worth_measuring:  # once: what is compiled depends on it
+            self._worth_measuring[key] = is_worth_measuring(model)
+        speculates = self._worth_measuring[key] if stored is None else bool(stored)
         passes = {stage.model: Passes(stage.model) for stage in model.stages()}
         if self._compiling is not None:
             made = self._compiling.passes(key, model, speculates=speculates, gives_way=bool(self._names))
@@ -322,7 +327,8 @@ class Shelf:
                 raise BeingMadeReady(made)
             passes = made
         if stored is None:
-            stored = guessed_widths(model, self.settings.slots, passes.__getitem__) if speculates else ()
+            with threads_of_engine(self.settings.cpus):
+                stored = guessed_widths(model, self.settings.slots, passes.__getitem__) if speculates else ()
             stored = self._store_widths(key, stored)
         # admission is the replica's; the engine's own bound is out of its way
         engine = Engine(
@@ -336,7 +342,8 @@ class Shelf:
     @property
     def _widths_tag(self) -> str:
         """Under which a version has the widths at which rows are guessed: they are kept, so that all replicas draw it in one way."""
-        on = f"{self.settings.slots} {self.settings.cpus} {self.settings.compiled} {self.device.type} {torch.__version__} {processor()}"
+        settings, device = self.settings, torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor()
+        on = f"{settings.slots} {settings.cpus} {settings.compiled} {device} {torch.__version__} {digest_of_sources()}"
         return f"guessed_widths.{hashlib.sha256(on.encode()).hexdigest()[:8]}"
 
     def _stored_widths(self, key: str) -> tuple[int, ...] | None:
@@ -346,17 +353,20 @@ class Shelf:
         if self._tracker is None:
             return None
         text = self._tracker.client.get_model_version(*key.split("/")).tags.get(self._widths_tag)
-        return None if text is None else tuple(int(width) for width in text.split())
+        return None if text is None or not re.fullmatch(r"[\d ]*", text) else tuple(int(width) for width in text.split())
 
     def _store_widths(self, key: str, widths: tuple[int, ...]) -> tuple[int, ...]:
         """Keep what was measured with the version, unless another replica did before; what is kept."""
         if self._tracker is None:
             return widths
-        before = self._stored_widths(key)
-        if before is None:
-            with suppress(Exception):  # a registry that may only be read: every replica measures for itself
+        try:
+            if self._stored_widths(key) is None:
                 self._tracker.client.set_model_version_tag(*key.split("/"), self._widths_tag, " ".join(map(str, widths)))
-        return widths if before is None else before
+            kept = self._stored_widths(key)
+        except Exception as error:  # such as a registry that may only be read: every replica measures for itself
+            logger.warning("%s does not keep at which widths its rows are guessed (%s)", key, one_line(error))
+            return widths
+        return widths if kept is None else kept
 
     def _unload(self) -> None:
         """Forget the versions that were used least recently; requests that have one keep it."""
@@ -366,6 +376,17 @@ class Shelf:
             logger.info("%s is unloaded", loaded.address)
             for address in held[loaded]:
                 self._names.pop(address, None)
+
+
+@contextmanager
+def threads_of_engine(num: int) -> Iterator[None]:
+    """As many threads as the engine has: it is another thread than the one that loads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _not_loaded(error: NotLoaded) -> Refused:
