@@ -60,7 +60,7 @@ class Serve:
     max_replicas: int | None = None  # samplers at most, added while images wait; they never change unless given
     cpus: int | None = None  # cores of a sampler; unless given 1 where that makes 8 samplers at most, else all cores shared out
     gpus: float = 0.0  # GPUs of a sampler
-    compiled: bool = False  # compile models as they are loaded (minutes, kept for the next time), to draw faster on CPUs
+    compiled: bool = False  # compile models before they are loaded (a minute or some, kept for the next time), to draw faster on CPUs
     slots: int | None = None  # images that a sampler draws at once; 32 for each of its cores, 64 at most or with --gpus, unless given
     max_waiting: int = 1024  # images that wait at a sampler beyond those; then requests are answered with 429
     max_models: int = 3  # versions that a sampler holds at a time
