@@ -60,7 +60,7 @@ class Serve:
     max_replicas: int | None = None  # samplers at most, added while images wait; they never change unless given
     cpus: int | None = None  # cores of a sampler; unless given 1 where that makes 8 samplers at most, else all cores shared out
     gpus: float = 0.0  # GPUs of a sampler
-    compiled: bool = False  # compile models as they are loaded (minutes, kept for the next time), to draw faster on CPUs
+    compiled: bool = False  # compile models before they are loaded (a minute or some, kept for the next time), to draw faster on CPUs
     # Guess rows, and check the guesses all at once: always, never, or for so many images at a time as that was measured to be faster.
     speculation: Literal["auto", "on", "off"] = "auto"
     slots: int | None = None  # images that a sampler draws at once; 32 for each of its cores, 64 at most or with --gpus, unless given

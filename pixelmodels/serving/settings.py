@@ -32,7 +32,7 @@ class Settings(BaseModel):
     max_replicas: Annotated[int | None, Field(ge=1)] = None  # samplers are added while images wait; None: never
     images_per_replica: Annotated[int, Field(ge=1)] = 128  # unfinished images that one sampler is kept busy with, for adding more
     cpus: Annotated[int, Field(ge=1)] = 1  # cores of a sampler: the threads of its engine
-    compiled: bool = False  # whether models are compiled when they are loaded, which takes minutes where it was not done before
+    compiled: bool = False  # whether models are compiled before they are loaded, by a process of its own: a minute or some, once
     speculation: Literal["auto", "on", "off"] = "auto"  # whether rows are guessed; auto: at the widths at which that was found to be faster
     gpus: Annotated[float, Field(ge=0)] = 0.0  # GPUs of a sampler; above 0 its models are on one
     slots: Annotated[int, Field(ge=1)] = 32  # images that a sampler draws at once; 64 with several cores or a GPU

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mlflow.exceptions import MlflowException
 
 from pixelmodels.errors import MachineTrouble, UserError
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import save_model
-from pixelmodels.sampling.engine import slot_widths
+from pixelmodels.sampling.engine import Request, draw_all, slot_widths
 from pixelmodels.serving import serve
 from pixelmodels.serving import shelf as shelves
 from pixelmodels.serving.refusals import Refused
@@ -388,3 +389,41 @@ def test_rows_that_settle_late_are_not_guessed(own: Registry, monkeypatch: pytes
         engine = opened(own, speculation="auto", slots=9).find(None).engine
         assert not any(engine._lanes[0]["plain"].speculates(width) for width in range(10))
         monkeypatch.delattr(shelves, "is_worth_measuring", raising=False)  # it is known now
+
+
+def test_a_tag_that_says_no_widths_is_measured_anew(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "1")
+    monkeypatch.setattr(shelves, "guessed_widths", lambda *arguments: (2,))
+    monkeypatch.setattr(shelves, "is_worth_measuring", lambda model: True)
+    shelf = opened(own, speculation="auto", slots=5)
+    own.tracker.client.set_model_version_tag("tiny", "1", shelf._widths_tag, "1,two")
+    engine = opened(own, speculation="auto", slots=5).find(None).engine
+    assert [width for width in range(6) if engine._lanes[0]["plain"].speculates(width)] == [2]
+    assert own.tracker.client.get_model_version("tiny", "1").tags[shelf._widths_tag] == "2"
+
+
+def test_a_registry_that_keeps_nothing_is_told(own: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def may_not(*arguments: object) -> None:
+        raise MlflowException("read only")
+
+    own.point("champion", "1")
+    monkeypatch.setattr(shelves, "guessed_widths", lambda *arguments: (1,))
+    monkeypatch.setattr(shelves, "is_worth_measuring", lambda model: True)
+    monkeypatch.setattr("mlflow.MlflowClient.set_model_version_tag", may_not)
+    engine = opened(own, speculation="auto", slots=6).find(None).engine
+    assert engine._lanes[0]["plain"].speculates(1)
+    assert "tiny/1 does not keep at which widths its rows are guessed (MlflowException: read only)" in caplog.text
+
+
+def test_the_service_decides_by_itself_whether_rows_are_guessed(own: Registry) -> None:
+    own.point("champion", "1")
+    shelf = opened(own, speculation="auto", slots=3)
+    text = own.tracker.client.get_model_version("tiny", "1").tags[shelf._widths_tag]
+    assert {int(width) for width in text.split()} <= {1, 2, 3}
+    x_NCHW = draw_all(shelf.find(None).engine, Request(n=3, seed=4))
+    assert torch.equal(x_NCHW, draw_all(shelf.find(None).model, Request(n=3, seed=4)))
+
+
+@pytest.mark.parametrize(("text", "found"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'on'", "on")])
+def test_words_of_yaml_say_whether_rows_are_guessed(text: str, found: str) -> None:
+    assert Settings(**yaml.safe_load(f"speculation: {text}")).speculation == found
