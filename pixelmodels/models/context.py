@@ -105,11 +105,11 @@ Given = Context | ContextBlend | None  # what a batch is conditioned on
 
 def join_contexts(contexts: Sequence[Given]) -> Given:
     """The context of several images from the contexts of one image each; what some of them have is absent for the others."""
-    if not any(isinstance(one, ContextBlend) for one in contexts):
+    device = next((one.share_B.device for one in contexts if isinstance(one, ContextBlend)), None)
+    if device is None:
         return _join([one if isinstance(one, Context) else Context() for one in contexts])
-    blends = [
-        one if isinstance(one, ContextBlend) else ContextBlend(one or Context(), one or Context(), torch.zeros(1)) for one in contexts
-    ]
+    no_share_1 = torch.zeros(1, device=device)
+    blends = [one if isinstance(one, ContextBlend) else ContextBlend(one or Context(), one or Context(), no_share_1) for one in contexts]
     shares = [blend.share_B.to(torch.float64) for blend in blends]
     return ContextBlend(_join([blend.first for blend in blends]), _join([blend.second for blend in blends]), torch.cat(shares))
 

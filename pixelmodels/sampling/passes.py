@@ -11,7 +11,7 @@ from torch import Tensor
 from pixelmodels.layers.base import CausalLayer, Frame, Layer, Place, State, Weights
 from pixelmodels.layers.wiring import PixelPass, RowPass, TakeRow
 from pixelmodels.models import PixelModel
-from pixelmodels.models.context import Given, check_context
+from pixelmodels.models.context import Given
 from pixelmodels.models.context_encoder import Features
 from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.speculation import settle
@@ -36,9 +36,8 @@ class Passes:
 
     @torch.no_grad()
     def start(self, batch: int, context: Given = None) -> Canvas:
-        """An empty canvas for `batch` images, before row 0; `UserError` for a context that does not fit the model."""
+        """An empty canvas for `batch` images, before row 0, with a context that `check_context` accepts (it would wait for a device)."""
         model = self.model
-        check_context(context, model.context_spec, batch)
         channels, height, width = model.spec.shape
         rows, columns = model.padded(height), model.padded(width)
         frame = Frame(batch, rows, columns, model.device, model.dtype)

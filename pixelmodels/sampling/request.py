@@ -12,8 +12,11 @@ from torch import Tensor
 from pixelmodels.errors import UserError
 from pixelmodels.models import Context, ContextBlend, PixelModel
 from pixelmodels.models.context import Given, check_context
+from pixelmodels.models.context_images import GivenPixels, given_pixels
 from pixelmodels.sampling.choosing import check_options
 from pixelmodels.sampling.noise import image_noise
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,10 @@ class Drawing:
 
 
 def checked(model: PixelModel, request: Request) -> Request:
-    """The request, with a context on the model's device; `UserError` for what does not fit the model or is out of range."""
+    """The request, with a context on the model's device and all known pixels, those of a given small image too, on the CPU.
+
+    Raises `UserError` for what does not fit the model or is out of range.
+    """
     if request.n < 1:
         raise UserError(f"{request.n} images asked for; give 1 or more")
     for name in ("seed", "first"):
@@ -80,13 +86,12 @@ def checked(model: PixelModel, request: Request) -> Request:
     if isinstance(context, Context) and not len(context):
         context = None
     if context is not None:
-        context = context.to(model.device)
+        context = context.to(CPU)  # its values are looked at there: on a device each look would be waited for
         check_context(context, model.context_spec, 1 if len(context) == 1 else request.n)
     check_options(model, request.guidance, request.temperature, request.top_p)
     _check_known(model, request)
-    request = replace(request, context=context)
-    _check_agreement(model, request)
-    return request
+    request = _with_given_pixels(model, replace(request, context=context))
+    return replace(request, context=None if context is None else context.to(model.device))
 
 
 def _check_known(model: PixelModel, request: Request) -> None:
@@ -105,11 +110,24 @@ def _check_known(model: PixelModel, request: Request) -> None:
     model.spec.check_values(torch.where(mask[:, None], known, 0))
 
 
-def _check_agreement(model: PixelModel, request: Request) -> None:
-    given, known, mask = model.given_pixels(request.context), request.known_NCHW, request.known_mask_NHW
-    if given is None or known is None or mask is None:
-        return
-    differ_NCHW = given.mask_BHW[:, None] & mask[:, None].to(model.device) & (given.x_BCHW != known.to(model.device))
+def _with_given_pixels(model: PixelModel, request: Request) -> Request:
+    """The request with the pixels of a small image that is given among the known ones; `UserError` where both say something else."""
+    known, mask = request.known_NCHW, request.known_mask_NHW
+    if known is not None and mask is not None:
+        known, mask = known.to(CPU), mask.to(CPU)
+    given = given_pixels(request.context, model.context_spec.small, model.spec)
+    if given is not None:
+        if known is None or mask is None:
+            known, mask = given.x_BCHW.to(torch.uint8), given.mask_BHW
+        else:
+            _check_agreement(given, known, mask)
+            known = torch.where(given.mask_BHW[:, None], given.x_BCHW, known).to(torch.uint8)
+            mask = given.mask_BHW | mask
+    return replace(request, known_NCHW=known, known_mask_NHW=mask)
+
+
+def _check_agreement(given: GivenPixels, known_NCHW: Tensor, mask_NHW: Tensor) -> None:
+    differ_NCHW = given.mask_BHW[:, None] & mask_NHW[:, None] & (given.x_BCHW != known_NCHW)
     if differ_NCHW.any():
         image, channel, row, column = differ_NCHW.nonzero()[0].tolist()
         raise UserError(
@@ -127,11 +145,6 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
     x_CHW, known_HW = np.zeros(model.spec.shape, dtype=np.uint8), None
     if request.known_NCHW is not None and request.known_mask_NHW is not None:
         known, mask = request.known_NCHW, request.known_mask_NHW
-        known_HW = mask[image % len(mask)].cpu().numpy().copy()
-        x_CHW = np.where(known_HW, known[image % len(known)].cpu().numpy(), 0).astype(np.uint8)
-    given_pixels = model.given_pixels(context)
-    if given_pixels is not None:
-        mask_HW = given_pixels.mask_BHW[0].cpu().numpy()
-        x_CHW = np.where(mask_HW, given_pixels.x_BCHW[0].cpu().numpy(), x_CHW).astype(np.uint8)
-        known_HW = mask_HW if known_HW is None else known_HW | mask_HW
+        known_HW = mask[image % len(mask)].numpy().copy()
+        x_CHW = np.where(known_HW, known[image % len(known)].numpy(), 0).astype(np.uint8)
     return Drawing(request_id, image, request.options, context, image_noise(model, request.seed, request.first + image), x_CHW, known_HW)

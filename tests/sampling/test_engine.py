@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 
@@ -374,6 +375,34 @@ def test_what_is_known_of_a_row_changes_no_operation_of_it():
     assert names[0] == names[1] == names[2]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_waits_for_a_device_inside_a_row_or_lies_on_another(name):
+    # tensors of the meta device have no values: to ask for one is an error, and so is a tensor of another device beside them
+    model, meta = deepcopy(model_of(name)).to("meta"), torch.device("meta")
+    context, x_BCHW = random_context(model, 2).to(meta), torch.zeros(2, *model.spec.shape, dtype=torch.uint8, device=meta)
+    plain, warm, guided = (0.0, 1.0, 1.0), (0.0, 0.7, 0.9), (1.5, 1.0, 1.0)
+    for stage in model.stages():
+        passes, (channels, _, width) = Passes(stage.model), stage.model.spec.shape
+        u_BWU = torch.zeros(2, width, model.likelihood.num_uniforms, dtype=torch.float64, device=meta)
+        some_BW = np.array([[True] + [False] * (width - 1)] * 2)
+        for options in ([plain, plain], [plain, warm], [warm, warm], [guided, guided]):
+            canvases = [passes.start(2, stage.context(given, x_BCHW)) for given in ((context, None) if guided in options else (context,))]
+            for mask_BW in (~some_BW & some_BW, some_BW, some_BW | ~some_BW):
+                known = KnownRow.of(np.zeros((2, width, channels), np.uint8), mask_BW, meta, np.ones(2, np.bool_))
+                assert draw_row(passes, canvases, u_BWU, Choice.of(options, meta), known).device == meta
+
+
+def test_a_row_is_waited_for_once(monkeypatch):
+    engine, waits = Engine(model_of("gated_pixelcnn-rgb")), []
+    engine.submit(Request(n=3, top_p=0.9))
+    engine.submit(Request(n=2, context=random_context(engine.model, 2)))
+    engine.step_row()
+    for name in ("cpu", "tolist", "item", "__bool__", "__int__", "__float__", "nonzero"):
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda *given, name=name, method=method: waits.append(name) or method(*given))
+    assert len(engine.step_row()) == 5 and waits == ["cpu"]
+
+
 def test_known_rows_at_the_top_are_taken_in_as_an_image_begins():
     model = model_of("pixelcnn_pp")  # of period 4
     mask_1HW = torch.zeros(1, 5, 3, dtype=torch.bool)
@@ -399,6 +428,12 @@ def test_parameters_that_are_not_finite_end_their_request_alone():
     done = {row.image: row.image_CHW for _ in range(3) for row in engine.step_row() if row.is_last}
     expected_NCHW = reference_sample(model, 2, seed=0, context=Context(label_B=torch.tensor([0, 0])))
     assert torch.equal(torch.stack([done[0], done[1]]), expected_NCHW) and engine.is_idle
+
+
+def test_contexts_join_on_their_device():
+    label = Context(label_B=torch.tensor([2], device="meta"))
+    joined = join_contexts([label, None, ContextBlend(label, label, torch.zeros(1, device="meta"))])
+    assert joined.share_B.device.type == joined.second.label_B.device.type == "meta"
 
 
 def test_contexts_of_different_kinds_join_as_they_are():
