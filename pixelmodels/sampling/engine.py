@@ -229,14 +229,15 @@ def sample(
 
 
 def draw_all(engine: Engine | PixelModel, *requests: Request) -> Tensor:
-    """Draw the images of requests, by an engine that is idle or by one made for them, of 64 slots; uint8 levels shaped N C H W.
+    """Draw the images of requests, by an engine that is idle or by one made for them, of 64 slots (256 on a GPU); uint8 levels shaped N C H W.
 
     The images of one request come after the other's. Raises what `Engine.submit` and `Engine.step_row` raise, and `ValueError` for an
     engine that is not idle.
     """
     n = sum(request.n for request in requests)
     if isinstance(engine, PixelModel):
-        engine = Engine(engine, num_slots=min(max(n, 1), 64), max_waiting=max(n, 1), reserve=0)
+        num_slots = min(max(n, 1), 64 if engine.device.type == "cpu" else 256)
+        engine = Engine(engine, num_slots=num_slots, max_waiting=max(n, 1), reserve=0)
     elif not engine.is_idle:
         raise ValueError("the engine is drawing for others; submit the request and step it")
     first: dict[int, int] = {}  # of each request: where its images are
