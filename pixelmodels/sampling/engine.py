@@ -229,7 +229,7 @@ def sample(
 
 
 def draw_all(engine: Engine | PixelModel, *requests: Request) -> Tensor:
-    """Draw the images of requests, by an engine that is idle or by one made for them, of 64 slots (256 on a GPU); uint8 levels shaped N C H W.
+    """Draw the images of requests, by an idle engine or one made for them, of 64 slots (256 on a GPU); uint8 levels shaped N C H W.
 
     The images of one request come after the other's. Raises what `Engine.submit` and `Engine.step_row` raise, and `ValueError` for an
     engine that is not idle.
