@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,5 +231,5 @@ def pixel_taken_a_column_late(patch, _):
 
 @passes(SNAIL)
 def key_of_the_pixel_before_left_out(patch, _):
-    allowed = CausalAttention._allowed
-    patch.setattr(CausalAttention, "_allowed", lambda self, s, first, count: allowed(self, s, first - 1, count))
+    attend = CausalAttention._attend
+    patch.setattr(CausalAttention, "_attend", lambda self, w, s, x_BQC, at: attend(self, w, s, x_BQC, replace(at, column=at.column - 1)))
