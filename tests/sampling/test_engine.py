@@ -112,7 +112,6 @@ def test_every_image_is_the_reference_samplers(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_image_of_guessed_rows_is_the_reference_samplers(name):
-    check_engine(name, Passes, lambda width: True)
     check_engine(name, Passes, lambda width: width in (1, 4))  # images go from one way of drawing to the other as others come and go
 
 
