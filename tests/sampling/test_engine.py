@@ -121,15 +121,16 @@ def test_every_image_of_a_compiled_row_is_the_reference_samplers(name, compiled_
         with pytest.raises(CannotCompile, match=NOT_COMPILED[name]):
             CompiledPasses(model_of(name), compiled_functions)
         return
-    made = {}
+    made, speculates = {}, name != "pixelrnn_row_lstm"  # which is compiled in each run: one net with rounds of guesses is enough there
 
     def make_passes(model):
         if model not in made:
-            made[model] = CompiledPasses(model, compiled_functions, speculates=True)
+            made[model] = CompiledPasses(model, compiled_functions, speculates=speculates)
         return made[model]
 
     check_engine(name, make_passes)
-    check_engine(name, make_passes, lambda width: width != 2)
+    if speculates:
+        check_engine(name, make_passes, lambda width: width != 2)
 
 
 def check_engine(name, make_passes, speculates=lambda width: False):
