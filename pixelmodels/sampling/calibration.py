@@ -71,14 +71,15 @@ def guessed_widths(model: PixelModel, num_slots: int, make_passes: Callable[[Pix
 def _times_passes(model: PixelModel, width: int, make_passes: Callable[[PixelModel], Passes], until: float) -> float:
     """Seconds of a batch whose rows are guessed over those of pixel passes: the median of some rounds in turn, fewer at the time given."""
 
+    def engine(speculates: Callable[[int], bool]) -> Engine:
+        return Engine(model, num_slots=width, max_waiting=width, reserve=0, make_passes=make_passes, speculates=speculates)
+
     def seconds(engine: Engine, seed: int) -> float:
         started = time.perf_counter()
         draw_all(engine, Request(n=width, seed=seed))
         return time.perf_counter() - started
 
-    options = {"num_slots": width, "max_waiting": width, "reserve": 0, "make_passes": make_passes}
-    guesses = Engine(model, speculates=lambda width: True, **options)  # type: ignore[arg-type]
-    passes = Engine(model, **options)  # type: ignore[arg-type]
+    guesses, passes = engine(lambda width: True), engine(lambda width: False)
     seconds(guesses, 0), seconds(passes, 0)  # what has not drawn yet
     ratios: list[float] = []
     for seed in range(1, 1 + ROUNDS):

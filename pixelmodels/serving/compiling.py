@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from pixelmodels.models import PixelModel
 from pixelmodels.sampling.compiled import CannotCompile, NotMade, compiled_or_not
@@ -35,8 +36,8 @@ class Compiling:
         why = self._why_not.get(order)
         instead = NotMade() if why is None else CannotCompile(why)
         try:
-            options = {"num_threads": self._num_threads, "speculates": speculates, "instead": instead}
-            passes = {stage.model: compiled_or_not(stage.model, **options) for stage in model.stages()}  # type: ignore[arg-type]
+            made = partial(compiled_or_not, num_threads=self._num_threads, speculates=speculates, instead=instead)
+            passes = {stage.model: made(stage.model) for stage in model.stages()}
         except NotMade:
             if order not in self._made:
                 return self._let_wait(key, order, gives_way)
