@@ -12,6 +12,7 @@ caller owns and that the passes update in place. Weights laid out for the passes
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -114,6 +115,14 @@ class CausalLayer(Layer):
 
     def row(self, w: Weights, s: State, extra_BWC: Tensor | None) -> None:
         """Row pass: keep in `s` what the next row takes from above (`extra`, and rows that are final, the last one among them)."""
+
+    @classmethod
+    def rows(
+        cls, layers: Sequence[CausalLayer], w: Mapping[Layer, Weights], s: Mapping[Layer, State], extras: Mapping[Layer, Tensor]
+    ) -> None:
+        """`row` of several layers of this class: none reads what another one keeps, so that a class may make them in one go."""
+        for layer in layers:
+            layer.row(w[layer], s[layer], extras.get(layer))
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         """Pixel pass: features of group `at.group` at `at.column`, from those of the input there."""

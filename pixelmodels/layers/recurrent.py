@@ -7,13 +7,14 @@ features), made by a masked convolution of the wiring; state-to-state convolutio
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelmodels.layers.base import Frame, Place, State, Weights, column
+from pixelmodels.layers.base import CausalLayer, Frame, Layer, Place, State, Weights, column
 from pixelmodels.layers.channel_groups import Grouped, Groups, group_slices
 from pixelmodels.layers.convolution import convolve, init_uniform
 
@@ -197,10 +198,35 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
         }
 
     def row(self, w: Weights, s: State, extra_BWG: Tensor | None) -> None:
-        gates_BWG = s["gates"][..., self.unsort] + s["extra"] + F.linear(s["hidden"], w["above"])
-        first = w["first_hidden"].expand(len(gates_BWG), -1), w["first_cell"].expand(len(gates_BWG), -1)
-        hidden, _ = self.scan_row(w, gates_BWG.flip(1), *first)
-        s["hidden"].copy_(hidden.flip(1) * s["started"])
+        self.rows([self], {self: w}, {self: s}, {} if extra_BWG is None else {self: extra_BWG})
+
+    @classmethod
+    def rows(
+        cls, layers: Sequence[CausalLayer], w: Mapping[Layer, Weights], s: Mapping[Layer, State], extras: Mapping[Layer, Tensor]
+    ) -> None:
+        """The scans of all layers in one loop over the columns: a step is one product for all of them."""
+        by_shape: dict[tuple[int, ...], list[ReversedDiagonalLSTM]] = {}
+        for layer in layers:
+            assert isinstance(layer, ReversedDiagonalLSTM)
+            by_shape.setdefault(tuple(s[layer]["gates"].shape), []).append(layer)
+        for alike in by_shape.values():
+            gates_LBWG = torch.stack([layer._gates(w[layer], s[layer]) for layer in alike])
+            batch = gates_LBWG.shape[1]
+            hidden_LBH, cell_LBH = (torch.stack([w[layer][n].expand(batch, -1) for layer in alike]) for n in ("first_hidden", "first_cell"))
+            before_LHG = torch.stack([w[layer]["before"] for layer in alike])
+            steps: list[Tensor] = []
+            for gates_LBG in reversed(gates_LBWG.unbind(2)):
+                hidden_LBH, cell_LBH = lstm(torch.baddbmm(gates_LBG, hidden_LBH, before_LHG), cell_LBH)
+                steps.append(hidden_LBH)
+            for layer, hidden_BWH in zip(alike, torch.stack(steps[::-1], 2), strict=True):
+                layer._end_row(s[layer], hidden_BWH, extras.get(layer))
+
+    def _gates(self, w: Weights, s: State) -> Tensor:
+        """What the row before gives to its scan, but for what its pixels take from each other."""
+        return s["gates"][..., self.unsort] + s["extra"] + F.linear(s["hidden"], w["above"])
+
+    def _end_row(self, s: State, hidden_BWH: Tensor, extra_BWG: Tensor | None) -> None:
+        s["hidden"].copy_(hidden_BWH * s["started"])
         s["started"].fill_(1)
         if extra_BWG is not None:
             s["extra"].copy_(extra_BWG.expand_as(s["extra"]))

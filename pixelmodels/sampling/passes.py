@@ -148,8 +148,11 @@ def row_pass(
     Args: `layers` of the pixel streams that fire in this phase (see `in_phase`).
     """
     extras = model.above(RowPass(weights, states, Place(phase, 0, 0, shifted_BWC)), above_BWC, context)
+    by_class: dict[type[CausalLayer], list[CausalLayer]] = {}
     for layer in layers:
-        layer.row(weights[layer], states[layer], extras.get(layer))
+        by_class.setdefault(type(layer), []).append(layer)
+    for kind, own in by_class.items():
+        kind.rows(own, weights, states, extras)
     shifted_BWC.zero_()
     shifted_BWC[:, 1 : 1 + model.spec.width, -1].fill_(1)
 

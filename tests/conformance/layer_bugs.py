@@ -170,13 +170,14 @@ def losing(kind, name, pair):
     """What pixel passes left of a row is lost before the next row's pass."""
 
     def bug(patch, _):
-        row = kind.row
+        rows = kind.rows
 
-        def without(self, w, s, extra_BWC):
-            s[name].zero_()
-            row(self, w, s, extra_BWC)
+        def without(layers, w, s, extras):
+            for layer in layers:
+                s[layer][name].zero_()
+            rows(layers, w, s, extras)
 
-        patch.setattr(kind, "row", without)
+        patch.setattr(kind, "rows", without)
 
     bug.__name__ = f"{name}_that_{kind.__name__}_loses"
     passes(pair)(bug)
