@@ -16,12 +16,9 @@ object; it is also written to `benchmarks/results/` with the date.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import io
-import json
 import math
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -39,11 +36,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from benchmarks.dated import RESULTS, write_dated
 from pixelmodels.commandline import parse
 from pixelmodels.errors import UserError, exit_with
-from pixelmodels.ray_cluster import num_cores
 
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 SIDE = 32  # of the images that are made
 ROWS_PER_FILE = 2048
@@ -218,11 +214,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     less, num_rounds = (LESS, 1) if arguments.quick else (1, ROUNDS)
     names = arguments.only or NAMES
     result: dict[str, Any] = {
-        "benchmark": "data",
-        "date": datetime.date.today().isoformat(),
         "quick": arguments.quick,
-        "cores": num_cores(),
-        "python": platform.python_version(),
     }
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         result["speed"] = [speed(name, COUNTS[name] // less, num_rounds, Path(scratch)) for name in COUNTS if name in names]
@@ -240,9 +232,7 @@ def main() -> int:
         plain_loop(arguments.plain, arguments.to)
         return 0
     result = run(arguments)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"data-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    write_dated("data", result, arguments.out)
     return 0
 
 

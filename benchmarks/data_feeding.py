@@ -16,11 +16,9 @@ The last thing printed is one JSON object; it is also written to `benchmarks/res
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -38,6 +36,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from benchmarks.dated import RESULTS, write_dated
 from cluster.local_cluster import LocalCluster, LocalClusterOptions
 from pixelmodels import ray_cluster
 from pixelmodels.commandline import parse
@@ -58,7 +57,6 @@ from pixelmodels.training.ahead import made_ahead
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.trainer import run_group, wrap
 
-RESULTS = Path(__file__).parent / "results"
 SPEC = ImageSpec(3, 32, 32, 256)
 FOLDER = "datasets/feeding"
 ROWS_PER_SHARD = DatasetConfig().rows_per_shard
@@ -283,22 +281,14 @@ def main() -> int:
         ray_cluster.connect()
         dataset = write_dataset(storage, num_shards, rows)
         report = {
-            "benchmark": "data_feeding",
-            "date": datetime.date.today().isoformat(),
             "quick": arguments.quick,
-            "cores": ray_cluster.num_cores(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
             "train_images": dataset.num_images("train"),
             **in_process,
             "training": training(dataset, arguments),
             "bytes": bytes_read(dataset),
             "load_average_at_end": os.getloadavg()[0],
         }
-    name = f"data_feeding-{report['date']}" + ("-quick" if arguments.quick else "")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    write_dated("data_feeding", report, arguments.out, "quick" if arguments.quick else "")
     return 0
 
 

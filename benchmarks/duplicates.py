@@ -15,11 +15,9 @@ start of Python to its end, with the memory (PSS) of all processes. The last thi
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -31,6 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.dated import RESULTS, write_dated
 from benchmarks.main_job import MARK, proportional_bytes
 from pixelmodels.commandline import parse
 from pixelmodels.data.copies import copies_between
@@ -38,9 +37,7 @@ from pixelmodels.data.duplicates import Sketches, find_copies
 from pixelmodels.data.parallel import Record
 from pixelmodels.data.quantization import UInt8, dequantize, quantize
 from pixelmodels.errors import exit_with
-from pixelmodels.ray_cluster import num_cores
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES_PER_TASK = 2048
 PLANTED_EVERY = 100  # of the generated test images
 SIDE = 32  # of generated images
@@ -231,11 +228,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         print(mistaken[-1], file=sys.stderr)
     num_images = arguments.num_images or (50_000 if arguments.quick else 1_000_000)
     return {
-        "benchmark": "duplicates",
-        "date": datetime.date.today().isoformat(),
         "quick": arguments.quick,
-        "cores": num_cores(),
-        "python": platform.python_version(),
         "found": found,
         "mistaken": mistaken,
         "scale": scale(num_images),
@@ -246,9 +239,7 @@ def main() -> int:
     """Measure, print and write."""
     arguments = parse(Arguments)
     result = run(arguments)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"duplicates-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    write_dated("duplicates", result, arguments.out)
     return 0
 
 

@@ -12,10 +12,8 @@ written to `benchmarks/results/` with the date.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -24,14 +22,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
+from benchmarks.dated import RESULTS, write_dated
 from benchmarks.sampling_rows import GATED, Case
 from pixelmodels.commandline import parse
 from pixelmodels.errors import UserError, exit_with
-from pixelmodels.ray_cluster import num_cores
 
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 CASES = {
     "gated": GATED,
@@ -134,18 +129,7 @@ def main() -> int:
     finally:
         for side in sides.values():
             side.end()
-    result = {
-        "benchmark": "sampling_compiled",
-        "date": datetime.date.today().isoformat(),
-        "cores": num_cores(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "rows": rows,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"sampling_compiled-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    write_dated("sampling_compiled", {"rows": rows}, arguments.out)
     return 0
 
 

@@ -12,27 +12,23 @@ torch's own number of threads. The last thing printed is one JSON object; it is 
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.sampling_compiled import RESULTS
+from benchmarks.dated import RESULTS, write_dated
 from pixelmodels.commandline import parse
 from pixelmodels.data import find_dataset
 from pixelmodels.errors import UserError, exit_with
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import PixelModel, describe
-from pixelmodels.ray_cluster import num_cores
 from pixelmodels.runs.loading import find_model, locate
 from pixelmodels.sampling import Engine, Request, draw_all
 from pixelmodels.sampling.calibration import guessed_widths, rounds_a_row
@@ -78,6 +74,17 @@ def rounds_of(model: PixelModel, arguments: Arguments) -> dict[str, Any]:
     return {"levels": model.spec.levels, "rounds_a_row": round(sum(means) / len(means), 2), "most_of_an_image": round(max(means), 2)}
 
 
+def forward(model: PixelModel, x_BCHW: torch.Tensor, seed: int) -> None:
+    """A forward pass, whatever the seed."""
+    with torch.inference_mode():
+        model(x_BCHW)
+
+
+def drawn(engine: Engine, width: int, seed: int) -> None:
+    """A batch of images."""
+    draw_all(engine, Request(n=width, seed=seed))
+
+
 def timed(model: PixelModel, arguments: Arguments) -> tuple[list[int], list[dict[str, Any]]]:
     """Widths that the calibration chose, and the seconds of each path at each width."""
     make_passes = cache(lambda of: CompiledPasses(of, speculates=True))
@@ -88,14 +95,10 @@ def timed(model: PixelModel, arguments: Arguments) -> tuple[list[int], list[dict
         guesses, passes = Engine(model, speculates=lambda width: True, **options), Engine(model, **options)
         x_BCHW = torch.randint(model.spec.levels, (width, *model.spec.shape), dtype=torch.uint8)
 
-        def forward(seed: int, x_BCHW: torch.Tensor = x_BCHW) -> None:
-            with torch.inference_mode():
-                model(x_BCHW)
-
         calls: dict[str, Callable[[int], object]] = {
-            "forward": forward,
-            "passes": lambda seed, engine=passes, n=width: draw_all(engine, Request(n=n, seed=seed)),  # type: ignore[misc]
-            "guesses": lambda seed, engine=guesses, n=width: draw_all(engine, Request(n=n, seed=seed)),  # type: ignore[misc]
+            "forward": partial(forward, model, x_BCHW),
+            "passes": partial(drawn, passes, width),
+            "guesses": partial(drawn, guesses, width),
         }
         draws = max(1, 32 // width)
         seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -129,20 +132,7 @@ def main() -> int:
         for model, name in zip(models, arguments.datasets, strict=True)
     ]
     chosen, rows = timed(models[0], arguments)
-    result = {
-        "benchmark": "speculation",
-        "date": datetime.date.today().isoformat(),
-        "cores": num_cores(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "models": counted,
-        "chosen_widths": chosen,
-        "rows": rows,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"speculation-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    write_dated("speculation", {"models": counted, "chosen_widths": chosen, "rows": rows}, arguments.out)
     return 0
 
 
