@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from pixelmodels.models.registry import describe, from_description
 from pixelmodels.sampling import compiled
 
 NICENESS = 19  # of a process that gives way
+MOST_BYTES_OF_ERRORS = 2000  # whose last line is told
 # No module is looked for in the working directory (-P). The last argument is the niceness, from the import of torch on.
 COMMAND = (
     sys.executable,
@@ -46,12 +48,13 @@ class Compilation:
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (for as long as this object)
         # In a group of its own, that it ends with the compilers it started, and that no ctrl-c of a terminal reaches.
         self._process = subprocess.Popen(
             [*COMMAND, str(NICENESS if gives_way else 0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             env=environment,
             text=True,
             start_new_session=True,
@@ -70,12 +73,19 @@ class Compilation:
         """Until it has ended."""
         self._process.wait()
 
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended otherwise than by itself: another one may come to its end."""
+        return bool(self._process.poll())
+
     def why_not(self) -> str:
         """What it said, in a line, where something could not be compiled; nothing where all was. To be asked once, when it has ended."""
         assert self._process.stdout is not None
         said = self._process.stdout.read().strip()
         if self._process.returncode and not said:
-            why = ", perhaps for want of memory" if self._process.returncode == -signal.SIGKILL else ""
+            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - MOST_BYTES_OF_ERRORS))
+            last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+            why = ", perhaps for want of memory" if self._process.returncode == -signal.SIGKILL else f": {last}" if last else ""
             return f"the process that compiled them ended with status {self._process.returncode}{why}"
         return said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import partial
 
 from pixelmodels.models import PixelModel
@@ -11,10 +12,11 @@ from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.precompile import Compilation, order_of
 
 logger = logging.getLogger(__name__)
+RETRY_S = 300.0  # after which versions that come are compiled again where the process died
 
 
 class Compiling:
-    """What one replica has compiled: one model at a time, and none again that could not be.
+    """What one replica has compiled: one model at a time, and none again that cannot be.
 
     Passes are made by one thread at a time; others may ask who `waits` meanwhile.
     """
@@ -25,6 +27,7 @@ class Compiling:
         self._waiting: dict[str, str] = {}  # versions that wait until it has ended, and what they are told
         self._made: set[str] = set()  # orders that were compiled, until passes have the functions
         self._why_not: dict[str, str] = {}  # by order: why there are no functions
+        self._again_at: dict[str, float] = {}  # orders of which that may be otherwise by now, and from when on
 
     def passes(self, key: str, model: PixelModel, *, speculates: bool, gives_way: bool = True) -> dict[PixelModel, Passes] | str:
         """The passes of each stage of a version, compiled where they can be; what it is told while it waits for these.
@@ -33,6 +36,8 @@ class Compiling:
         """
         order = order_of(model, self._num_threads, speculates)
         self._take_note()
+        if time.monotonic() >= self._again_at.get(order, float("inf")):
+            del self._again_at[order], self._why_not[order]
         why = self._why_not.get(order)
         instead = NotMade() if why is None else CannotCompile(why)
         try:
@@ -73,6 +78,9 @@ class Compiling:
         if ended is None or ended.is_running:
             return
         self._current, self._waiting = None, {}
-        self._made.add(ended.order)
         if why := ended.why_not():
             self._why_not[ended.order] = why
+            if ended.has_died:
+                self._again_at[ended.order] = time.monotonic() + RETRY_S
+        else:
+            self._made.add(ended.order)

@@ -239,6 +239,28 @@ def test_a_process_that_makes_nothing_is_told(
     assert caplog.messages[1:] == [f"GatedPixelCNN is drawn without compiled functions: {told}"]
 
 
+def test_a_process_that_died_has_a_successor(
+    shelf: Shelf, factory: Factory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not for the version that was loaded since, whose images stay what they are."""
+    compiling, compiles = shelf._compiling, precompile.COMMAND
+    assert compiling is not None
+    monkeypatch.setattr(precompile, "COMMAND", (sys.executable, "-c", "import sys; sys.exit('no\\nroom')"))
+    refusal(shelf, "2")
+    compiling.wait()
+    assert not factory.serves(shelf, "2")
+    why = "the process that compiled them ended with status 1: room"
+    assert caplog.messages[1:] == [f"GatedPixelCNN is drawn without compiled functions: {why}"]
+    (order,) = compiling._again_at
+    assert compiling._again_at[order] > time.monotonic() + 250
+    compiling._again_at[order] = time.monotonic()
+    monkeypatch.setattr(precompile, "COMMAND", compiles)
+    assert refusal(shelf, "3") == READY.replace("tiny/2", "tiny/3")
+    factory.end()
+    compiling.wait()
+    assert factory.serves(shelf, "3") and not factory.serves(shelf, "2") and not compiling._again_at
+
+
 def test_the_first_version_is_waited_for(own: Registry, factory: Factory, caplog: pytest.LogCaptureFixture) -> None:
     own.point("champion", "4")
     shelf = Shelf(settings_of(own, compiled=True))
