@@ -35,11 +35,6 @@ class CausalAttention(CausalLayer):
         num_pairs = num_pixels * (num_pixels - 1) / 2  # of a query and an earlier pixel
         return super().active_flops(num_pixels) + 2.0 * num_pairs * (self.num_key + self.num_value)
 
-    def attend(self, query_BQD: Tensor, key_BKD: Tensor, value_BKV: Tensor, allowed_BQK: Tensor) -> Tensor:
-        """Softmax over the allowed keys; zeros where there are none."""
-        logits_BQK = query_BQD @ key_BKD.transpose(1, 2) / math.sqrt(self.num_key)
-        return _weights(logits_BQK, allowed_BQK) @ value_BKV
-
     def project(self, x: Tensor, image: Tensor, key_value: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values."""
         key, value = F.linear(torch.cat([x, image], -1), key_value).split((self.num_key, self.num_value), -1)
@@ -50,10 +45,16 @@ class CausalAttention(CausalLayer):
             raise TypeError("attention reads the image")
         height, width = x_BHWC.shape[1:3]
         x_BTC = x_BHWC.flatten(1, 2)
-        key, value = self.project(x_BTC, image_BHWC.flatten(1, 2), self.key_value)
-        earlier = torch.ones(height * width, height * width, dtype=torch.bool, device=x_BHWC.device).tril(-1)
-        y_BTV = self.attend(F.linear(x_BTC, self.query), key, value, earlier[None])
-        return y_BTV.unflatten(1, (height, width))
+        key_BTD, value_BTV = self.project(x_BTC, image_BHWC.flatten(1, 2), self.key_value)
+        # Query t reads the keys before it: without the first query and the last key, query i reads the keys up to i, and no T x T tensor
+        # is needed. Fused kernels want keys as wide as values; zeros change no product.
+        wide = max(self.num_key, self.num_value)
+        query, key, value = (
+            F.pad(part_BTF, (0, wide - part_BTF.shape[-1]))[:, None]
+            for part_BTF in (F.linear(x_BTC[:, 1:], self.query), key_BTD[:, :-1], value_BTV[:, :-1])
+        )
+        y_BTV = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1 / math.sqrt(self.num_key))[:, 0]
+        return F.pad(y_BTV[..., : self.num_value], (0, 0, 1, 0)).unflatten(1, (height, width))
 
     def prepare(self) -> Weights:
         return {"query": self.query, "key_value": self.key_value}

@@ -40,11 +40,16 @@ class _Masked(Grouped):
         self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
         self.num_active = num_active
+        self.masks_nothing = num_active == mask.numel()
         self.weight, self.bias = weight_and_bias(mask.shape, len(out_groups), num_active / len(out_groups))
 
     @property
     def num_active_weights(self) -> int:
         return self.num_active
+
+    def masked(self) -> Tensor:
+        """The weight, zero where the mask is."""
+        return self.weight if self.masks_nothing else self.weight * self.mask
 
 
 class CausalConv(_Masked):
@@ -80,11 +85,11 @@ class CausalConv(_Masked):
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
         padded = F.pad(x_BHWC, (0, 0, self.left, self.right, self.rows_above, 0))
-        y_BHWC = convolve(padded, self.weight * self.mask, self.bias)
+        y_BHWC = convolve(padded, self.masked(), self.bias)
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 
     def prepare(self) -> Weights:
-        weight = (self.weight * self.mask)[self.order]
+        weight = self.masked()[self.order]
         here = weight[:, :, -1, : self.left + 1]  # O I taps
         w = {
             "bias": self.bias[self.order],
@@ -173,12 +178,11 @@ class CausalLinear(_Masked):
         super().__init__(in_groups, out_groups, mask_OI, num_seen(in_groups, out_groups, strict=False))
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        weight = self.weight if self.num_groups == 1 else self.weight * self.mask
-        y_BHWC = F.linear(x_BHWC, weight, self.bias)
+        y_BHWC = F.linear(x_BHWC, self.masked(), self.bias)
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 
     def prepare(self) -> Weights:
-        weight, order = self.weight * self.mask, self.order
+        weight, order = self.masked(), self.order
         w = {"weight": weight, "all_bias": self.bias}
         for g, rows in enumerate(self.out_slices):
             w[f"taps{g}"] = weight[order[rows]].T.contiguous()

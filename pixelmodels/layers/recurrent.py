@@ -105,6 +105,17 @@ class _DiagonalLSTM(_LSTM):
 
     def __init__(self, hidden_groups: Groups):
         super().__init__(hidden_groups, 2 * len(hidden_groups))  # taps: the pixel before, the pixel above
+        self._diagonals: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor, list[int]]] = {}
+
+    def diagonals(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
+        """`diagonals` as tensors on a device, which are made once."""
+        key = height, width, device
+        if key not in self._diagonals:
+            *indices, sizes = diagonals(height, width)
+            with torch.inference_mode(False):  # kept for passes with gradients, too
+                order, places = (torch.tensor(index, device=device) for index in indices)
+            self._diagonals[key] = order, places, sizes
+        return self._diagonals[key]
 
     def scan(self, gates_BHWG: Tensor) -> Tensor:
         """Left-to-right hidden states of a whole map, one diagonal after another: H + W - 1 steps.
@@ -113,8 +124,7 @@ class _DiagonalLSTM(_LSTM):
         of it where the skewed map is empty.
         """
         height, width = gates_BHWG.shape[1:3]
-        *indices, sizes = diagonals(height, width)
-        order, places = (torch.tensor(index, device=gates_BHWG.device) for index in indices)
+        order, places, sizes = self.diagonals(height, width, gates_BHWG.device)
         gates_TBG = gates_BHWG.flatten(1, 2).transpose(0, 1)[order]
         hidden_nBH = self.first_hidden.expand(0, gates_BHWG.shape[0], -1)
         cell_nBH = self.first_cell.expand(0, gates_BHWG.shape[0], -1)
@@ -208,7 +218,7 @@ class ReversedDiagonalLSTM(_DiagonalLSTM):
         by_shape: dict[tuple[int, ...], list[ReversedDiagonalLSTM]] = {}
         for layer in layers:
             assert isinstance(layer, ReversedDiagonalLSTM)
-            by_shape.setdefault(tuple(s[layer]["gates"].shape), []).append(layer)
+            by_shape.setdefault(tuple(s[layer]["gates"].shape[1:]), []).append(layer)
         for alike in by_shape.values():
             gates_LBWG = torch.stack([layer._gates(w[layer], s[layer]) for layer in alike])
             batch = gates_LBWG.shape[1]

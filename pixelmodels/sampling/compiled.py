@@ -34,7 +34,7 @@ from pixelmodels.errors import first_line
 from pixelmodels.layers.base import Layer, Place, Recent, State, Weights, column
 from pixelmodels.layers.wiring import PixelPass
 from pixelmodels.models import PixelModel
-from pixelmodels.models.context_encoder import Features
+from pixelmodels.models.context_encoder import Features, PositionLinear
 from pixelmodels.models.registry import describe
 from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.machine import digest_of_sources, processor
@@ -97,7 +97,7 @@ class CompiledPasses(Passes):
                 canvas = self.start(1 if single else 3)
                 canvas.phase = phase
                 context = self.context_of_row(canvas)
-                row, columns = _Row(model, phase), _Columns(model, phase, self.count)
+                row, columns = _Row(model, phase, context), _Columns(model, phase, self.count)
                 self._rows[phase, single] = _Function(row, self, canvas, _row_inputs(canvas, context), single, maker)
                 super().row(canvas)
                 self._columns[phase, single] = _Function(columns, self, canvas, _example(model, canvas), single, maker)
@@ -218,11 +218,15 @@ class _Step(nn.Module):
 
 
 class _Row(_Step):
-    """The row pass."""
+    """The row pass; `takers` are those whose features of the context it is given, in their order."""
+
+    def __init__(self, model: PixelModel, phase: int, takers: Iterable[PositionLinear]):
+        super().__init__(model, phase)
+        self._takers = tuple(takers)
 
     def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
         above_BWC, shifted_BWC, *context = inputs
-        features: Features = dict(zip(self.model.context_projections() if context else (), context, strict=True))
+        features: Features = dict(zip(self._takers, context, strict=True))
         row_pass(self.model, in_phase(self.model, self.phase), w, s, self.phase, above_BWC, shifted_BWC, features)
 
 

@@ -15,7 +15,8 @@ class Average(Generic[Model]):
     """The running average of a model's weights, in float32 beside the model.
 
     The decay of step t is `min(decay, (1 + t) / (10 + t))`, so that the first steps are soon forgotten. Every worker
-    keeps its own copy: the workers' weights are equal after each step, and so are their averages.
+    keeps its own copy: the workers' weights are equal after each step, and so are their averages. Buffers of models are
+    constants, which the copy has.
     """
 
     def __init__(self, model: Model, decay: float) -> None:
@@ -28,5 +29,3 @@ class Average(Generic[Model]):
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = [average.detach() for average in self.model.parameters()]
         torch._foreach_lerp_(averages, [parameter.detach() for parameter in model.parameters()], 1 - decay)
-        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)

@@ -62,10 +62,9 @@ class Cost(Activations):
         """All gradients, which workers tell each other once a step."""
         return _BYTES * self.parameters
 
-    def worker_bytes(self, batch: int, num_workers: int = 1) -> float:
-        """Memory of one of some workers that scores `batch` images at a time."""
-        buckets = self.gradient_bytes if num_workers > 1 else 0  # of torch's wrapper, in which gradients travel
-        return self.weight_bytes + self.buffer_bytes + buckets + HEADROOM * (self.shared_bytes + batch * self.image_bytes)
+    def worker_bytes(self, batch: int) -> float:
+        """Memory of a worker that scores `batch` images at a time."""
+        return self.weight_bytes + self.buffer_bytes + HEADROOM * (self.shared_bytes + batch * self.image_bytes)
 
     def gpu_hours(self, num_images: float, recipe: Recipe) -> float:
         """Hours of one `GPU` for training on so many images, every epoch's counted, with activations as the recipe keeps them."""

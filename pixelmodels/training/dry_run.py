@@ -109,7 +109,7 @@ def _prepared(recipe: Recipe, dataset: Dataset) -> _Images:
 def _line(recipe: Recipe, images: _Images, spent: Cost, needs: WorkerNeeds, nodes: list[dict[str, float]]) -> tuple[str, str | None]:
     """One recipe's line, and what it lacks."""
     batch = batch_of_a_part(recipe, needs.num_workers)
-    asked = spent.worker_bytes(batch, needs.num_workers)
+    asked = spent.worker_bytes(batch)
     steps = recipe.epochs * -(-images.num_train // recipe.batch_size)
     how = f"{batch} image(s) at a time, {recipe.precision}"
     how += f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""

@@ -20,7 +20,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     """The optimizer of a recipe over all parameters; with `weight_decay` 0 AdamW is plain Adam."""
     if config.name == "rmsprop":
         return torch.optim.RMSprop(model.parameters(), lr=config.learning_rate, alpha=config.betas[1])
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+    options: dict[str, Any] = {"betas": config.betas, "weight_decay": config.weight_decay}
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True, **options)  # one call for all parameters
 
 
 def moments(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -36,9 +37,10 @@ def load_moments(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Ma
         name, _, moment = key.rpartition("/")
         kept.setdefault(name, {})[moment] = value
     for name, parameter in model.named_parameters():
-        if name in kept:  # the number of steps stays where it was, on the CPU
+        if name in kept:  # the number of steps is on the CPU, but for what is one call on a device
+            on_cpu = () if optimizer.defaults.get("fused") else ("step",)
             optimizer.state[parameter] = {
-                moment: value if moment == "step" else value.to(parameter.device) for moment, value in kept[name].items()
+                moment: value if moment in on_cpu else value.to(parameter.device) for moment, value in kept[name].items()
             }
 
 

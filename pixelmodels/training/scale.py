@@ -113,7 +113,7 @@ class Scale:
             saving_s=(work_s + exchange_s) * share / (1 - share),
             sent_bytes=_ring(num_workers) * spent.gradient_bytes,
             read_bytes=recipe.batch_size / num_workers * math.prod(self.spec.shape),
-            memory_bytes=spent.worker_bytes(part, num_workers),
+            memory_bytes=spent.worker_bytes(part),
         )
 
     def efficiency(self, num_workers: int) -> float:

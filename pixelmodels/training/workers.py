@@ -130,7 +130,8 @@ class _SharedTasks:
         return ray.get(self._actor.in_a_list.remote(*which))[0]
 
 
-OPTIONS: dict[str, Any] = {"forward_sync_buffers": False}  # of torch's wrapper: a model's buffers are constants, the same everywhere
+# Of torch's wrapper: a model's buffers are constants, the same everywhere; gradients are parts of what travels, and no copies of it.
+OPTIONS: dict[str, Any] = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
 
 
 class LogProb(nn.Module):

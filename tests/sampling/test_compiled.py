@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +19,15 @@ from pixelmodels.sampling import Engine, Request, compiled, draw_all
 from pixelmodels.sampling.compiled import CannotCompile, CompiledPasses, compiled_or_not
 from pixelmodels.sampling.noise import noise
 from pixelmodels.sampling.passes import Passes
-from tests.conformance.conftest import small_model
-from tests.sampling.test_engine import MODELS, model_of
+from tests.conformance.conftest import random_context, small_model
+from tests.sampling.test_engine import MODELS, NOT_COMPILED, model_of
 
 NAME = "gated_pixelcnn-binary"
+
+
+def split_into(values: Sequence[Any], lengths: Sequence[int]) -> Iterator[Sequence[Any]]:
+    ends = [0, *accumulate(lengths)]
+    return (values[first:end] for first, end in pairwise(ends))
 
 
 def functions(folder: Path) -> dict[str, int]:
@@ -39,6 +48,32 @@ def test_functions_are_made_once_for_all_weights(compiled_functions: Path) -> No
     compiled_x_NCHW = draw_requests(other, [request], make_passes=compiled_or_not)
     assert functions(compiled_functions) == before
     assert (compiled_x_NCHW == x_NCHW).all() and not (x_NCHW == draw_all(model_of(NAME), request).numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "context"), [*((name, "mix") for name in MODELS if name not in NOT_COMPILED), (NAME, "none"), ("pixelsnail", "none")]
+)
+def test_what_is_compiled_draws_as_the_passes_do(name: str, context: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all models, and without compiling it: tests marked `compiled` do that."""
+
+    def function(_: object, step: compiled._Step, arguments: tuple[Any, ...], forms: object, single: bool) -> compiled.Run:
+        lengths = [len(part) for part in arguments[1:]]
+
+        def run(tensors: list[torch.Tensor]) -> None:
+            step(tensors[0], *(list(part) for part in split_into(tensors[1:], lengths)))
+
+        return run
+
+    monkeypatch.setattr(compiled._Maker, "function", function)
+    model = small_model(*MODELS[name], context=context)
+    requests = [Request(n=3, seed=1), Request(n=1, seed=2)]
+    if context != "none":
+        requests.append(Request(n=2, seed=3, context=random_context(model, 2, 0)))
+    x_NCHW = [draw_all(model, request) for request in requests]
+    for options in ({}, {"speculates": lambda width: True}):
+        engine = Engine(model, num_slots=3, make_passes=partial(CompiledPasses, cache=tmp_path, speculates=bool(options)), **options)
+        for request, expected in zip(requests, x_NCHW, strict=True):
+            assert torch.equal(draw_all(engine, request), expected)
 
 
 @pytest.fixture(autouse=True)
