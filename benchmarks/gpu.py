@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from pixelmodels.commandline import parse
 from pixelmodels.errors import UserError, exit_with, one_line
 from pixelmodels.layers.dropout import image_keys, use_keys
 from pixelmodels.models import ARCHITECTURES, PixelModel, architecture_class, build
+from pixelmodels.products import Products, products
 from pixelmodels.recipes.recipe import OptimizerConfig, Precision, Recipe
 from pixelmodels.sampling import Engine, Request, draw_all
 from pixelmodels.sampling.passes import Passes
@@ -69,20 +70,6 @@ class Arguments:
             raise UserError(f"device '{self.device}' is not there; give --device cpu for a rehearsal")
 
 
-@contextmanager
-def products(kind: str) -> Iterator[None]:
-    """Products of float32 on a GPU: `ieee` or `tf32`."""
-    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [one.fp32_precision for one in settings]
-    try:
-        for one in settings:
-            one.fp32_precision = kind
-        yield
-    finally:
-        for one, was in zip(settings, before, strict=True):
-            one.fp32_precision = was
-
-
 class Subject:
     """An architecture at one size, on the device and on the CPU."""
 
@@ -106,14 +93,15 @@ class Subject:
     def scores(self) -> dict[str, Any]:
         """Relative differences from the CPU's float64."""
         exact_B = self._copy().cpu().double().log_prob(self.x_BCHW[:8])
-        found = {}
-        for kind in ("ieee", "tf32"):
-            with products(kind):
+        found: dict[str, Any] = {}
+        kinds: tuple[Products, ...] = ("ieee", "tf32")
+        for kind in kinds:
+            with products(kind, self.device):
                 nats_B = self.there.log_prob(self.x_BCHW[:8].to(self.device)).double().cpu()
             found[kind] = float(((nats_B - exact_B) / exact_B).abs().max())
         return found
 
-    def step(self, precision: Precision, kind: str, *, compiled: bool = False) -> dict[str, Any]:
+    def step(self, precision: Precision, kind: Products, *, compiled: bool = False) -> dict[str, Any]:
         """Images a second of training steps, and the peak of their memory."""
         model = self._copy().train()
         module: Callable[..., torch.Tensor] = LogProb(model)
@@ -133,7 +121,7 @@ class Subject:
             optimizer.step()
             average.update(model, 0)
 
-        with products(kind):
+        with products(kind, self.device):
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             first_s = timed(self.device, once)
@@ -150,7 +138,7 @@ class Subject:
 
     def samples(self) -> dict[str, Any]:
         """Speed of the engine, and what differs from the CPU's images."""
-        with products("ieee"):
+        with products("ieee", self.device):
             there = Engine(self.there, num_slots=self.batch)
             x_NCHW = draw_all(there, Request(4, seed=0)).cpu()
             seconds = timed(self.device, lambda: draw_all(there, Request(self.batch, seed=1)))
@@ -167,7 +155,7 @@ class Subject:
             passes.row(canvas)
             return torch.stack([passes.pixel(canvas, c) for c in range(SIDE)], 1)
 
-        with products("ieee"):
+        with products("ieee", self.device):
             for _ in range(3):
                 row()
             state = [tensor.clone() for tensor in canvas.tensors()]

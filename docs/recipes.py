@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 GIB, MIB = 1 << 30, 1 << 20
 Find = Callable[[str, Published, PublishedData], Cost]  # of an entry, by its suite's name
 
+_BF16, _TF32, _FP32 = (PEAK_FLOPS[precision] / 1e12 for precision in ("bfloat16", "tf32", "float32"))
 _HEAD = f"""# Published recipes
 
 Recipes with the hyperparameters of papers, as far as these give them. `pipelines/train_all.py --suite cifar10 --data-path FOLDER` trains
@@ -33,12 +34,11 @@ those of a suite; `--dry-run` says first what they cost on the cluster at hand. 
 - **MiB an image**: activations that autograd keeps for each image of a batch, in the recipe's precision.
 - **GPU memory**: weights, gradients, moments, running average and masks in float32, and the activations of the recipe's batch on one GPU
   ({HEADROOM} times, for what lives shorter). More GPUs (`--num-workers`), `--accumulate` and `--activation-checkpointing` take less each.
-- **GPU hours**: an estimate for all epochs on one {GPU}: operations at {UTILIZATION:.0%} of {PEAK_FLOPS["bfloat16"] / 1e12:.0f} TFLOP/s
-  in bfloat16 or {PEAK_FLOPS["float32"] / 1e12:.0f} in float32, or {LAUNCH_S * 1e6:.0f} microseconds for each kernel where that is longer
+- **GPU hours**: an estimate for all epochs on one {GPU}: operations at {UTILIZATION:.0%} of {_BF16:.0f} TFLOP/s
+  in bfloat16, {_TF32:.0f} in tf32 or {_FP32:.1f} in float32, or {LAUNCH_S * 1e6:.0f} microseconds for each kernel where that is longer
   (networks that go row by row or diagonal by diagonal, and small ones).
 """
 
-_BF16, _TF32 = (PEAK_FLOPS[precision] / 1e12 for precision in ("bfloat16", "float32"))
 _SCALING = f"""# How training scales
 
 What a step costs on 1, 8 and 64 GPUs, by the model of `pixelmodels/training/scale.py`. **No row is measured: nobody has run this on such
@@ -47,7 +47,7 @@ machines yet.** A script compares the same model with CPUs (at the end). Made by
 
 What is assumed of the machines, {GPUS.devices} GPUs ({GPUS.name}) in each:
 
-- operations at {UTILIZATION:.0%} of {_BF16:.0f} TFLOP/s in bfloat16 or {_TF32:.0f} in float32 (dense, as TF32),
+- operations at {UTILIZATION:.0%} of {_BF16:.0f} TFLOP/s in bfloat16, {_TF32:.0f} in tf32 or {_FP32:.1f} in float32 (dense),
   or {LAUNCH_S * 1e6:.0f} microseconds for each kernel where that is longer;
 - weights, moments and averages are changed at {GPUS.memory_bytes_per_s / 1e12:.1f} TB/s;
 - gradients go at {GPUS.link_bytes_per_s / 1e9:.0f} GB/s each way to a GPU of the same machine, and at

@@ -74,16 +74,18 @@ class CausalAttention(CausalLayer):
     def _attend(self, w: Weights, s: State, x_BQC: Tensor, at: Place) -> Tensor:
         """What the columns from `at.column` on get of finished rows and of the columns before them."""
         query_BQD, first, device = F.linear(x_BQC, w["query"]), at.column, x_BQC.device
-        num_keys = s["key"].shape[1] if at.num_rows is None else at.num_rows * s["row_key"].shape[1]
-        key_BKD, value_BKV = s["key"][:, :num_keys], s["value"][:, :num_keys]
+        width = s["row_key"].shape[1]
+        num_keys = s["key"].shape[1] if at.num_rows is None else at.num_rows * width
+        torch._check(num_keys <= s["key"].shape[1])  # for what is compiled, where it is a number that is only known as it runs
+        key_BKD, value_BKV = s["key"].narrow(1, 0, num_keys), s["value"].narrow(1, 0, num_keys)
         logits_BQK = torch.cat([query_BQD @ key_BKD.transpose(1, 2), query_BQD @ s["row_key"].transpose(1, 2)], 2) / math.sqrt(self.num_key)
         finished_B1K = torch.arange(num_keys, device=device) < s["length"][:, None, None]
-        column_W, query_Q1 = torch.arange(s["row_key"].shape[1], device=device), torch.arange(x_BQC.shape[1], device=device)[:, None]
+        column_W, query_Q1 = torch.arange(width, device=device), torch.arange(x_BQC.shape[1], device=device)[:, None]
         before_QW = (column_W > 0) & (column_W <= first + query_Q1)
         batch, count = x_BQC.shape[0], x_BQC.shape[1]
         allowed_BQK = torch.cat([finished_B1K.expand(-1, count, -1), before_QW.expand(batch, -1, -1)], 2)
         weights_BQK = _weights(logits_BQK, allowed_BQK)
-        return weights_BQK[..., :num_keys] @ value_BKV + weights_BQK[..., num_keys:] @ s["row_value"]
+        return weights_BQK.narrow(2, 0, num_keys) @ value_BKV + weights_BQK.narrow(2, num_keys, width) @ s["row_value"]
 
     def pixel(self, w: Weights, s: State, x_BC: Tensor, at: Place) -> Tensor:
         c = at.column

@@ -26,6 +26,7 @@ from pixelmodels.models.context_encoder import (
     scaled_image,
 )
 from pixelmodels.models.context_images import GivenPixels, given_pixels
+from pixelmodels.products import products
 from pixelmodels.shapes import ImageSpec
 
 
@@ -205,11 +206,12 @@ class PixelModel(nn.Module):
         """Exact log-probability of each image, in nats, summed over C, H and W; shaped B.
 
         `x_BCHW` holds integers in [0, levels). Raises `UserError` for a wrong shape, type or level, or a context
-        that the model was not built for.
+        that the model was not built for. On a GPU products are IEEE float32, whatever torch is set to.
         """
         self.spec.check_values(x_BCHW)
         check_context(context, self.context_spec, len(x_BCHW))
-        return self.log_prob_map(x_BCHW, context).sum((1, 2))
+        with products("ieee", self.device):
+            return self.log_prob_map(x_BCHW, context).sum((1, 2))
 
     # --- activations ---
 

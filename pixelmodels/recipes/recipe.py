@@ -24,7 +24,7 @@ from pixelmodels.storage import check_length
 
 Schedule = Literal["constant", "cosine", "exponential"]
 OptimizerName = Literal["adam", "rmsprop"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 ContextKind = Literal["label", "vector", "grey", "small"]
 
 
@@ -84,7 +84,7 @@ class Recipe:
     patience: int = 0  # epochs without a better validation likelihood until the run stops; 0 never stops early
     seed: int = 0  # of the weights, the order of images, dropout and sample grids
     activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory
-    precision: Precision = "float32"  # of the network's products in training; weights, likelihood and scores are float32 always
+    precision: Precision = "float32"  # of products in training (tf32: on GPUs only); weights, likelihood and scores are float32 always
     evaluation_batch_size: int = 128  # images scored at a time by a worker
     num_samples: int = 16  # images in a sample grid
     sample_every: int = 1  # epochs between sample grids

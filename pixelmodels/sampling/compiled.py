@@ -208,13 +208,16 @@ class _Step(nn.Module):
             found[layers[number]][name] = tensor
         return found
 
-    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
-        """Change inputs and states in place; `first` is the first column."""
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int, num_rows: int) -> None:
+        """Change inputs and states in place; `first` is the first column, `num_rows` as in a `Place`."""
         raise NotImplementedError
 
-    def forward(self, first: Tensor, inputs: list[Tensor], weights: list[Tensor], states: list[Tensor]) -> None:
-        """What is traced."""
-        self.run(self.of_layers(weights, self.names[0]), self.of_layers(states, self.names[1]), inputs, cast(int, first.item()))
+    def forward(self, numbers: Tensor, inputs: list[Tensor], weights: list[Tensor], states: list[Tensor]) -> None:
+        """What is traced. Args: `numbers`, the first column, and the rows that are final."""
+        first, num_rows = cast(list[int], numbers.tolist())
+        torch._check(num_rows >= 0)
+        torch._check(num_rows <= self.model.spec.height)
+        self.run(self.of_layers(weights, self.names[0]), self.of_layers(states, self.names[1]), inputs, first, num_rows)
 
 
 class _Row(_Step):
@@ -224,7 +227,7 @@ class _Row(_Step):
         super().__init__(model, phase)
         self._takers = tuple(takers)
 
-    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int, num_rows: int) -> None:
         above_BWC, shifted_BWC, *context = inputs
         features: Features = dict(zip(self._takers, context, strict=True))
         row_pass(self.model, in_phase(self.model, self.phase), w, s, self.phase, above_BWC, shifted_BWC, features)
@@ -237,7 +240,7 @@ class _Columns(_Step):
         super().__init__(model, phase)
         self.count = count
 
-    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int, num_rows: int) -> None:
         shifted_BWC, x_BWC, finite_B, known_BWC, mask_BW, u_BWU, *direct = inputs
         model = self.model
         torch._check(first >= 0)
@@ -247,7 +250,7 @@ class _Columns(_Step):
             c = first + offset
             for channel in range(model.spec.channels):
                 if not channel or model.num_groups > 1:
-                    at = Place(self.phase, c, channel, shifted_BWC, offset=offset, recent=recent)
+                    at = Place(self.phase, c, channel, shifted_BWC, offset=offset, num_rows=num_rows, recent=recent)
                     params_BP = model.here(PixelPass(w, s, at), column(shifted_BWC, 1 + c))
                     if direct:
                         direct_BP = column(direct[0], c)
@@ -268,7 +271,7 @@ class _Round(_Step):
         super().__init__(model, phase)
         self.count = count
 
-    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int) -> None:
+    def run(self, w: Mapping[Layer, Weights], s: Mapping[Layer, State], inputs: Sequence[Tensor], first: int, num_rows: int) -> None:
         shifted_BWC, x_BWC, *guesses = inputs
         named = dict(zip(no_guesses(self.model, 1), guesses, strict=True))
         if self.count == self.model.spec.width:
@@ -276,7 +279,7 @@ class _Round(_Step):
         else:
             torch._check(first >= 0)
             torch._check(first <= x_BWC.shape[1] - self.count)
-        settle(self.model, w, s, Place(self.phase, first, 0, shifted_BWC), self.count, x_BWC, named)
+        settle(self.model, w, s, Place(self.phase, first, 0, shifted_BWC, num_rows=num_rows), self.count, x_BWC, named)
 
 
 class _Touched(dict[str, Tensor]):
@@ -295,7 +298,7 @@ def _touched(step: _Step, passes: Passes, canvas: Canvas, inputs: Sequence[Tenso
     """Which weights and which states a step uses."""
     weights = {layer: _Touched(own) for layer, own in passes.weights.items()}
     states = {layer: _Touched(own) for layer, own in canvas.states.items()}
-    step.run(weights, states, inputs, 0)
+    step.run(weights, states, inputs, 0, 0)
 
     def names(of: dict[Layer, _Touched]) -> Names:
         return tuple((number, name) for number, own in enumerate(of.values()) for name in own if name in own.names)
@@ -384,9 +387,10 @@ class _Function:
     def __init__(self, step: _Step, passes: Passes, canvas: Canvas, inputs: list[Tensor], single: bool, maker: _Maker):
         step.names = _touched(step, passes, canvas, inputs)
         layers = list(passes.weights)
+        self._height = passes.model.spec.height
         self._states = [(layers[number], name) for number, name in step.names[1]]
         self._weights = [passes.weights[layers[number]][name] for number, name in step.names[0]]
-        arguments = (torch.tensor(0), inputs, self._weights, self._states_of(canvas))
+        arguments = (torch.tensor([0, 0]), inputs, self._weights, self._states_of(canvas))
         self._forms = [_form(one) for one in chain(*arguments[1:])]
         self._run = maker.function(step, arguments, self._forms, single)
 
@@ -397,8 +401,9 @@ class _Function:
             self._check([*inputs, *kept])
             canvas.views[self] = (kept,)
         (kept,) = canvas.views[self]
+        num_rows = self._height if canvas.num_rows is None else canvas.num_rows
         for first in firsts:
-            self._run([_number(first), *inputs, *kept])
+            self._run([_numbers(first, num_rows), *inputs, *kept])
 
     def _check(self, tensors: Sequence[Tensor]) -> None:
         if [_form(one) for one in tensors] != self._forms:
@@ -408,10 +413,10 @@ class _Function:
         return [canvas.states[layer][name] for layer, name in self._states]
 
 
-@lru_cache(maxsize=1000)
-def _number(first: int) -> Tensor:
+@lru_cache(maxsize=10_000)
+def _numbers(first: int, num_rows: int) -> Tensor:
     """A tensor that nobody writes to."""
-    return torch.tensor(first)
+    return torch.tensor([first, num_rows])
 
 
 def _compiler() -> str:

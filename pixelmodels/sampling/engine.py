@@ -14,6 +14,7 @@ from torch import Tensor
 from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
 from pixelmodels.models.context import Given
+from pixelmodels.products import products
 from pixelmodels.sampling.lane import DrawnRow, Lane
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.raster import evaluating
@@ -138,6 +139,10 @@ class Engine:
         Rows at the top of an image that are wholly known are taken in as it begins, and are among those returned. Raises `NotFinite`
         where the parameters of an image are not finite: its request is cancelled, all others go on.
         """
+        with products("ieee", self.model.device):
+            return self._step_row()
+
+    def _step_row(self) -> list[RowDone]:
         num_soon = sum(lane.num_ending(self._soon) for lane in self._lanes[-1].values())
         begin = self._waiting.take(
             self.num_slots - self.num_active, num_soon, lambda request: self._lanes[0][self._kind(request.options)].may_join

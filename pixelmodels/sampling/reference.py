@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pixelmodels.models import PixelModel
 from pixelmodels.models.context import Given
+from pixelmodels.products import products
 from pixelmodels.sampling.choosing import Choice, check_options, choose
 from pixelmodels.sampling.noise import noise
 from pixelmodels.sampling.raster import evaluating
@@ -36,7 +37,7 @@ def reference_sample(
     channels, height, width = model.spec.shape
     given_pixels = model.given_pixels(context)
     x_NCHW = torch.zeros(n, channels, height, width, dtype=torch.uint8, device=model.device)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), products("ieee", model.device):
         for place in torch.argsort(model.pixel_ranks().flatten())[:num_pixels].tolist():
             r, c = divmod(place, width)
             for k in range(channels):

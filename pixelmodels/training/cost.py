@@ -31,7 +31,7 @@ from pixelmodels.shapes import ImageSpec
 from pixelmodels.training.optimization import NUM_MOMENTS, autocast, block_parts, checkpoint_activations
 
 GPU = "A100 (80 GB)"  # what estimates are made for
-PEAK_FLOPS = {"bfloat16": 312e12, "float32": 156e12}  # of its dense matrix products, a second, by precision (float32 as TF32)
+PEAK_FLOPS = {"bfloat16": 312e12, "tf32": 156e12, "float32": 19.5e12}  # of its dense matrix products, a second, by precision
 UTILIZATION = 0.3  # share of the peak that training is taken to reach
 LAUNCH_S = 5e-6  # seconds that a kernel takes at least
 HEADROOM = 1.3  # memory taken to be needed for each byte of activations

@@ -26,6 +26,7 @@ from pixelmodels.evaluation.scores import score_rows, summarize
 from pixelmodels.layers.dropout import use_keys
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import PixelModel
+from pixelmodels.products import products
 from pixelmodels.progress import Say, duration
 from pixelmodels.ray_cluster import num_cores
 from pixelmodels.runs.result import RunResult, finished
@@ -165,7 +166,8 @@ class Loop:
         learning_rate = config.learning_rate_at(self.position.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        nats = self._gradient(inputs)
+        with products("tf32" if self.recipe.precision == "tf32" else "ieee", self.device):
+            nats = self._gradient(inputs)
         if config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()

@@ -43,7 +43,7 @@ class TrainAll:
     batch_size: int | None = None  # images a step, instead of each recipe's own
     accumulate: int | None = None  # parts that a worker's share of a step is scored in, to save memory, instead of each recipe's own
     activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory; else as each recipe says
-    precision: Precision | None = None  # float32 or bfloat16, instead of each recipe's own
+    precision: Precision | None = None  # float32, tf32 or bfloat16, instead of each recipe's own
     learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
     likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own
     condition_on: tuple[ContextKind, ...] = ()  # condition every model on: label, vector, grey, small; as each recipe says unless given

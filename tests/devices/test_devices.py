@@ -15,7 +15,7 @@ from pixelmodels.models import ARCHITECTURES
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("training step", "step after", "trained state", "moments put back")
-NUM_ROWS = 4  # of the images that are drawn
+NUM_ROWS = 6  # of the images that are drawn, and of the small ones that a multi-scale model draws before
 MOST_WAITS = 2 * NUM_ROWS  # of a batch of images: one a row, and what of their context or of what is known comes from the host
 
 
