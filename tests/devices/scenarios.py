@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,12 +221,8 @@ def loop_scenarios() -> None:
         for name, change in changes.items():
             plans = {key: tiny_plan(Storage(f"{folder}/{name}-{key}"), tiny_recipe(**change)) for key in ("here", "there")}
             stopped = tiny_plan(Storage(f"{folder}/{name}-stopped"), tiny_recipe(**change), checkpoint_every_s=1e-9)
-            tell(f"{name} run", lambda plans=plans: run(plans["here"]), lambda plans=plans: run(plans["there"], DEVICE))  # type: ignore[misc]
-            tell(
-                f"{name} resumed",
-                lambda plans=plans: weights(plans["here"]),
-                lambda plan=stopped: run_twice(plan),  # type: ignore[misc]
-            )
+            tell(f"{name} run", partial(run, plans["here"]), partial(run, plans["there"], DEVICE))
+            tell(f"{name} resumed", partial(weights, plans["here"]), partial(run_twice, stopped))
     tell("scores", lambda: scored(torch.device("cpu")), lambda: scored(DEVICE))
 
 
