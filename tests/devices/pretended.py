@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +42,6 @@ _load_hooks()
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
-from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 
 DEVICE = torch.device("cuda:0")
 aten = torch.ops.aten
@@ -102,7 +102,9 @@ class OnDevice(TorchDispatchMode):
 
 
 def held(value: Any) -> Any:
-    """The values of tensors, wherever they are."""
+    """The values of a tensor, or of those in a list, wherever they are."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(held, value))
     return value.held if isinstance(value, Pretended) else value
 
 
@@ -159,7 +161,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         return args[0]
     if func is aten.is_pinned.default:
         return False
-    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+    tensors = _tensors((*args, *kwargs.values()))
     some_there = any(isinstance(tensor, Pretended) for tensor in tensors)
     target = kwargs.get("device")
     if some_there:
@@ -168,15 +170,38 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     to_device = some_there if target is None else torch.device(target).type == "cuda"
     if func is aten.copy_.default:
         to_device = isinstance(args[0], Pretended)
-    held_args, held_kwargs = tree_map_only(Pretended, held, (args, kwargs))
+    held_kwargs = {name: held(value) for name, value in kwargs.items() if name != "pin_memory"}
     if target is not None:
-        held_kwargs = {**held_kwargs, "device": torch.device("cpu")}
-    held_kwargs.pop("pin_memory", None)
-    result = func(*held_args, **held_kwargs)
+        held_kwargs["device"] = torch.device("cpu")
+    result = func(*map(held, args), **held_kwargs)
     if not to_device:
         return result
-    result = tree_map_only(Tensor, lambda one: one if isinstance(one, Pretended) else Pretended(one), result)
-    return return_and_correct_aliasing(func, args, kwargs, result) if some_there else result
+    result = _put(result)
+    return return_and_correct_aliasing(func, args, kwargs, result) if some_there and _aliases(func) else result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """Those among the arguments of an operation, and in their lists."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += [one for one in value if isinstance(one, Tensor)]
+    return found
+
+
+def _put(result: Any) -> Any:
+    """What an operation made, on the device."""
+    if isinstance(result, Tensor):
+        return result if isinstance(result, Pretended) else Pretended(result)
+    return type(result)(map(_put, result)) if isinstance(result, list | tuple) else result
+
+
+@cache
+def _aliases(func: Any) -> bool:
+    """Whether an operation writes to its arguments, or makes views of them."""
+    return any(argument.alias_info is not None for argument in func._schema.arguments)
 
 
 def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
