@@ -1,5 +1,6 @@
 """Products of float32 on a GPU: what torch is told, and that it is told what was before."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -33,3 +34,21 @@ def test_other_devices_are_left_alone() -> None:
     before = told()
     with products("tf32", torch.device("cpu")):
         assert told() == before
+
+
+def test_threads_of_one_kind_leave_it_to_those_that_are_still_in() -> None:
+    before, entered, may_leave = told(), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with products("ieee", CUDA):
+            entered.set()
+            assert may_leave.wait(60)
+
+    thread = threading.Thread(target=other)
+    with products("ieee", CUDA):
+        thread.start()
+        assert entered.wait(60)
+    assert told() == ["ieee", "ieee"]  # left here, not there
+    may_leave.set()
+    thread.join()
+    assert told() == before

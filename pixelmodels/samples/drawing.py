@@ -106,6 +106,8 @@ class DrawnCommission:
             check_gpu(use_gpu)
             block, *left = left
             model = self.model.to("cuda") if use_gpu else self.model
+            for stage in model.stages():
+                make_passes(stage.model)  # which may take minutes once, and says nothing of how long the drawing takes
             started = time.monotonic()
             yield block, draw_requests(model, self.commission.requests(*block), advance, make_passes, self.means.speculation)
             alone = (time.monotonic() - started) * len(left) < RAY_PAYS_S

@@ -70,7 +70,7 @@ class Sample:
     num_workers: int | None = None  # blocks drawn at a time, where there are several; as many as the cluster has room for unless given
     use_gpu: bool = False  # one GPU a worker
     compiled: bool = False  # compile the model's passes before (a minute or some, kept for the next time), to draw faster on CPUs
-    speculation: bool = False  # guess rows, and check the guesses all at once: faster for few images of few levels; they are the same
+    speculation: bool = False  # guess rows, and check the guesses all at once: faster for few images of few levels
     storage: str = DEFAULT_STORAGE  # storage root: a local folder, s3://bucket/prefix or gs://bucket/prefix
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ CACHE = Path("~/.cache/pixelmodels/compiled")
 MOST_CACHE_BYTES = 2 << 30  # the functions that were not used for longest are removed beyond it
 MOST_PASSES = 6  # pixel passes that are one function: more take longer to compile, fewer cost more calls
 PART_OF_ROW = 16  # columns of a round that does not take in the whole row; strides divide it
-_ENDING = ".pt2"
+_ENDING, _LOCK = ".pt2", ".lock"
 _BUILDING = "building-"  # begins the name of a folder in which something is being compiled
 _IN_USE_S = 24 * 3600  # for which a function that was used is not removed
 _FAILED: dict[str, str] = {}  # functions that this process could not make, and why: it does not try again
@@ -327,12 +327,18 @@ class _Maker:
         """The function of a step, ready to run; raises `CannotCompile`, and what is raised in place of compiling it."""
         name = self._name(step, forms, single)
         path = self._folder / f"{name}{_ENDING}"
-        if self._instead is not None:  # without the lock, which another process has for as long as it compiles the function
-            if path.exists() and (found := _load(path)) is not None:
-                return found
+        if (found := _load(path)) is not None:  # without the lock, which another process has for as long as it compiles the function
+            return found
+        if self._instead is not None:
             raise self._instead
-        with _locked(self._folder / f"{name}.lock"):
-            if path.exists() and (found := _load(path)) is not None:
+        try:
+            return self._made(step, arguments, single, name, path)
+        except OSError as error:
+            raise CannotCompile(f"folder '{self._folder}' cannot be written to ({first_line(error)})") from error
+
+    def _made(self, step: _Step, arguments: tuple[Any, ...], single: bool, name: str, path: Path) -> Run:
+        with _locked(self._folder / f"{name}{_LOCK}"):
+            if (found := _load(path)) is not None:
                 return found
             if why := _FAILED.get(name):
                 raise CannotCompile(why)
@@ -367,14 +373,18 @@ class _Maker:
 
 
 def _load(path: Path) -> Run | None:
-    """A function of a file; None, and no file any more, where it is none that can be run here."""
-    try:
+    """A function of a file; None where there is none, or none that can be run here, which is removed."""
+    if not path.exists():
+        return None
+    with suppress(OSError):  # others may have made it, in a folder that is read only
         os.utime(path)
+    try:
         with warnings.catch_warnings(action="ignore"):
             run: Run = torch._inductor.aoti_load_package(str(path)).loader.boxed_run
         return run
     except Exception:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return None
 
 
@@ -531,14 +541,17 @@ def _limit(folder: Path) -> None:
     What was used within `_IN_USE_S` stays: another process may be about to load it.
     """
     found, left, old = list[tuple[float, int, Path]](), MOST_CACHE_BYTES, time.time() - _IN_USE_S
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         for path in folder.iterdir():
             status = path.stat()
             if path.name.endswith(_ENDING):
                 found.append((status.st_mtime, status.st_size, path))
+            elif path.name.endswith(_LOCK) and status.st_mtime < old:
+                path.unlink(missing_ok=True)
             elif path.name.startswith(_BUILDING) and status.st_mtime < old:
                 shutil.rmtree(path, ignore_errors=True)
     for used, size, path in sorted(found, reverse=True):
         left -= size
         if left < 0 and used < old:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()

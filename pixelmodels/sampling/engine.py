@@ -154,7 +154,8 @@ class Engine:
             for kind, lane in lanes.items():
                 joining = [drawing for drawing in self._between if (drawing.stage, self._kind(drawing.options)) == (stage, kind)]
                 if joining and lane.may_join:
-                    self._between = [drawing for drawing in self._between if drawing not in joining]
+                    gone = set(joining)
+                    self._between = [drawing for drawing in self._between if drawing not in gone]
                     self._keep(lane.join(joining), lane, drawn, broken)
         num_taken = len(drawn)
         for lanes in self._lanes:
@@ -237,7 +238,7 @@ def draw_all(engine: Engine | PixelModel, *requests: Request) -> Tensor:
     """Draw the images of requests, by an idle engine or one made for them, of 64 slots (256 on a GPU); uint8 levels shaped N C H W.
 
     The images of one request come after the other's. Raises what `Engine.submit` and `Engine.step_row` raise, and `ValueError` for an
-    engine that is not idle.
+    engine that is not idle; it is idle afterwards in any case.
     """
     n = sum(request.n for request in requests)
     if isinstance(engine, PixelModel):
@@ -247,12 +248,16 @@ def draw_all(engine: Engine | PixelModel, *requests: Request) -> Tensor:
         raise ValueError("the engine is drawing for others; submit the request and step it")
     first: dict[int, int] = {}  # of each request: where its images are
     num_before = 0
-    for request in requests:
-        first[engine.submit(request)] = num_before
-        num_before += request.n
     x_NCHW = torch.zeros(n, *engine.model.spec.shape, dtype=torch.uint8)
-    while not engine.is_idle:
-        for row in engine.step_row():
-            if row.image_CHW is not None:
-                x_NCHW[first[row.request_id] + row.image] = row.image_CHW
+    try:
+        for request in requests:
+            first[engine.submit(request)] = num_before
+            num_before += request.n
+        while not engine.is_idle:
+            for row in engine.step_row():
+                if row.image_CHW is not None:
+                    x_NCHW[first[row.request_id] + row.image] = row.image_CHW
+    finally:
+        for request_id in first:
+            engine.cancel(request_id)
     return x_NCHW

@@ -16,8 +16,8 @@ def noise(model: PixelModel, n: int, seed: int, first: int = 0) -> Tensor:
 
     Each image has a stream of its own, so that image i is the same however many are drawn with it.
     """
-    if n < 0:
-        raise UserError(f"{n} samples asked for; give 0 or more")
+    if n < 1:
+        raise UserError(f"{n} samples asked for; give 1 or more")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; give 0 or more")
     images = [image_noise(model, seed, first + i) for i in range(n)]

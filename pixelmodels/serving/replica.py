@@ -23,6 +23,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.class_names import told
+from pixelmodels.products import products
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread
 from pixelmodels.serving.ray_serve import METRIC, listen_on_the_nodes_address
@@ -293,7 +294,8 @@ def _score(model: PixelModel, x_NCHW: Tensor, context: Context | None, first: in
     x_BCHW = x_NCHW[first:last].to(model.device)
     if context is not None:
         context = context.to(model.device).rows(torch.zeros(len(x_BCHW), dtype=torch.long, device=model.device))
-    nats_BHW: npt.NDArray[np.float64] = (0.0 - model.log_prob_map(x_BCHW, context)).double().cpu().numpy()
+    with products("ieee", model.device):
+        nats_BHW: npt.NDArray[np.float64] = (0.0 - model.log_prob_map(x_BCHW, context)).double().cpu().numpy()
     return nats_BHW
 
 

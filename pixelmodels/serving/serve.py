@@ -61,7 +61,7 @@ class Serve:
     cpus: int | None = None  # cores of a sampler; unless given 1 where that makes 8 samplers at most, else all cores shared out
     gpus: float = 0.0  # GPUs of a sampler
     compiled: bool = False  # compile models before they are loaded (a minute or some, kept for the next time), to draw faster on CPUs
-    # Guess rows, and check the guesses all at once: always, never, or for so many images at a time as that was measured to be faster.
+    # Guess rows, and check the guesses all at once: on, off, or auto: for so many images at a time as that was measured to be faster.
     speculation: Literal["auto", "on", "off"] = "auto"
     slots: int | None = None  # images that a sampler draws at once; 32 for each of its cores, 64 at most or with --gpus, unless given
     max_waiting: int = 1024  # images that wait at a sampler beyond those; then requests are answered with 429

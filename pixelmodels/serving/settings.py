@@ -83,6 +83,8 @@ class Settings(BaseModel):
             raise ValueError(f"max_n: at most slots + max_waiting = {self.slots + self.max_waiting} images may be unfinished")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas: at least replicas = {self.replicas}")
+        if self.compiled and self.gpus:
+            raise ValueError("compiled: passes are compiled for CPUs; leave compiled out, or gpus")
         if self.timeout_s > self.max_timeout_s:
             raise ValueError(f"timeout_s: a request may ask for max_timeout_s = {self.max_timeout_s:g} at most")
         return self

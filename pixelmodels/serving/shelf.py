@@ -318,7 +318,8 @@ class Shelf:
         check_serves(model)
         stored = self._stored_widths(key)
         if stored is None and key not in self._worth_measuring:  # once: what is compiled depends on it
-            self._worth_measuring[key] = is_worth_measuring(model)
+            with threads_of_engine(self.settings.cpus):
+                self._worth_measuring[key] = is_worth_measuring(model)
         speculates = self._worth_measuring[key] if stored is None else bool(stored)
         passes = {stage.model: Passes(stage.model) for stage in model.stages()}
         if self._compiling is not None:
@@ -330,6 +331,8 @@ class Shelf:
             with threads_of_engine(self.settings.cpus):
                 stored = guessed_widths(model, self.settings.slots, passes.__getitem__) if speculates else ()
             stored = self._store_widths(key, stored)
+            if stored and not speculates:  # another replica was first, and found it worth while: passes with rounds are needed
+                return self._load(key)
         # admission is the replica's; the engine's own bound is out of its way
         engine = Engine(
             model, num_slots=self.settings.slots, max_waiting=1 << 40, make_passes=passes.__getitem__, speculates=set(stored).__contains__

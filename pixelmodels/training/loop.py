@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import numpy as np
@@ -39,6 +39,7 @@ from pixelmodels.training.outbox import Epoch, Outbox
 from pixelmodels.training.plan import RunPlan, build_model
 from pixelmodels.training.state import Position, RunState
 from pixelmodels.training.workers import Workers, averaging_gradients, data_parallel, keep_freed_memory
+from pixelmodels.training.writer import Writer
 
 Report = Callable[[dict[str, float]], None]
 Leave = Callable[[], str | None]
@@ -109,7 +110,8 @@ class Loop:
         if self.recipe.activation_checkpointing:
             checkpoint_activations(self.model)
         self.optimizer = make_optimizer(self.model, self.recipe.optimizer)
-        self.state = RunState(plan, self.workers, device, self.model, self.average, self.optimizer)
+        self.writer = Writer()
+        self.state = RunState(plan, self.workers, device, self.model, self.average, self.optimizer, self.writer)
         self._restore()
         self.parallel = data_parallel(self.model, self.workers, wrap)
         self._make_inputs = InputMaker(device, self.model.context_spec, _one_image(plan.dataset), seed, self.recipe.accumulate)
@@ -125,15 +127,17 @@ class Loop:
         return self.state.position
 
     def run(self) -> RunResult:
-        """Train to the end and test."""
-        self.train()
-        return self._finish()
+        """Train to the end and test; however it ends, what was to be written is."""
+        with closing(self.writer):
+            self.train()
+            return self._finish()
 
     def train(self) -> None:
         """Train to the end, without the test and what comes with it."""
         while self.position.epoch < self.recipe.epochs and not self._out_of_patience():
             self._train_epoch()
             self._end_epoch()
+        self.writer.wait()
 
     # ---- one epoch
 
@@ -270,6 +274,7 @@ class Loop:
             self._count_seconds()
             self._save()
         if leave:
+            self.writer.wait()
             raise Left(why or "the first worker leaves")
         if report:
             self._report({"train/bits_per_dim": self._train_bits_per_dim()})
@@ -355,6 +360,7 @@ class Loop:
         self._count_seconds()
         result = None
         if self.workers.is_first:
+            self.writer.wait()
             result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count, self.outbox)
         self.workers.wait()
         self._report({"test/bits_per_dim": scores.bits_per_dim, "val/bits_per_dim": position.best_bits_per_dim})
@@ -378,7 +384,7 @@ class Loop:
         is_due = epoch % self.recipe.sample_every == 0 or epoch == self.recipe.epochs
         if is_due and self.recipe.num_samples:
             picture_HWC = sample_grid(self.plan.dataset, self.average.model, self.recipe.num_samples, seed=self.recipe.seed)
-        self.outbox.tell(Epoch(epoch, time_ms, metrics, picture_HWC))
+        self.writer.bring(partial(self.outbox.tell, Epoch(epoch, time_ms, metrics, picture_HWC)))
 
     def _report(self, metrics: dict[str, float]) -> None:
         if self.report is not None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from pixelmodels.training.averaging import Average
 from pixelmodels.training.optimization import load_moments, moments
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.workers import Workers
+from pixelmodels.training.writer import Writer
 
 
 @dataclass
@@ -48,26 +52,26 @@ class RunState:
     model: PixelModel
     average: Average[PixelModel]
     optimizer: torch.optim.Optimizer
+    writer: Writer  # of the first worker
     position: Position = field(default_factory=Position)
-    last_saved: int = -1  # step of the newest checkpoint that is known to be whole
+    last_saved: int = -1  # step of the newest checkpoint, which is being written where it is not whole
 
     def save(self) -> None:
-        """Write a checkpoint, and remove all but it, the best one and the one before it, which stands in for a damaged last one.
+        """Have a checkpoint written, of copies of all that it holds, and all but it, the best one and the one before it removed.
 
-        Call it in every worker.
+        The one before it stands in for it where it is damaged, or never finished. Call it in every worker; nobody waits.
         """
-        plan, step = self.plan, self.position.step
+        step = self.position.step
         if self.workers.is_first:
-            plan.check_held()
             tensors = {
                 WEIGHTS: self.model.state_dict(),
                 AVERAGE: self.average.model.state_dict(),
                 checkpoints.OPTIMIZER: moments(self.optimizer, self.model),
             }
+            copies = {file: {name: value.detach().to("cpu", copy=True) for name, value in own.items()} for file, own in tensors.items()}
             documents = {DESCRIPTION: describe(self.model), checkpoints.STATE: self._document()}
-            checkpoints.save(plan.storage, plan.folder, step, tensors, documents)
-            checkpoints.prune(plan.storage, plan.folder, keep={self.position.best_step, self.last_saved, step})
-        self.workers.wait()
+            keep = {self.position.best_step, self.last_saved, step}
+            self.writer.bring(partial(_write, self.plan, step, copies, documents, keep))
         self.last_saved = step
 
     def restore(self, say: Say) -> None:
@@ -96,6 +100,7 @@ class RunState:
         plan, position = self.plan, self.position
         best = None
         if self.workers.is_first:
+            self.writer.wait()
             try:
                 best = checkpoints.load(plan.storage, plan.folder, position.best_step)
             except checkpoints.DamagedCheckpoint as damage:
@@ -110,9 +115,14 @@ class RunState:
         self.save()  # again: it may have been the damaged one
 
     def _told_by_first(self, found: checkpoints.Checkpoint | None) -> checkpoints.Checkpoint | None:
-        """The checkpoint that the first worker has found, read by all."""
-        (step,) = self.workers.told_by_first([-1.0 if found is None else float(found.step)])
-        return None if step < 0 else found or checkpoints.load(self.plan.storage, self.plan.folder, int(step))
+        """The checkpoint that the first worker has found and read, known to all."""
+        said = self.workers.first_said(None if found is None else json.dumps([found.folder, found.step, list(found.files)]))
+        if said is None:
+            return None
+        folder, step, names = json.loads(said)
+        return checkpoints.Checkpoint(
+            folder, step, {name: self.workers.bytes_of_first(found.files[name] if found else b"") for name in names}
+        )
 
     def _document(self) -> dict[str, Any]:
         plan = self.plan
@@ -125,3 +135,10 @@ class RunState:
             "num_threads": torch.get_num_threads(),
             "position": dataclasses.asdict(self.position),
         }
+
+
+def _write(plan: RunPlan, step: int, tensors: Mapping[str, checkpoints.Tensors], documents: Mapping[str, Any], keep: set[int]) -> None:
+    """Write a checkpoint, and remove all but some; raises `Lost` where another process has the run."""
+    plan.check_held()
+    checkpoints.save(plan.storage, plan.folder, step, tensors, documents)
+    checkpoints.prune(plan.storage, plan.folder, keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -179,13 +180,13 @@ def test_the_functions_that_were_not_used_for_longest_are_removed(tmp_path: Path
         path.write_bytes(bytes(100))
         os.utime(path, (1000 + number % 3, 1000 + number % 3))
     (tmp_path / "5.pt2").write_bytes(bytes(1000))  # of this moment: it may be in use
-    for name, age in (("building-1", 1000), ("building-2", None)):
-        (tmp_path / name).mkdir()
+    for name, age in (("building-1", 1000), ("building-2", None), ("1.lock", 1000), ("2.lock", None)):
+        (tmp_path / name).mkdir() if name.startswith("building") else (tmp_path / name).touch()
         if age:
             os.utime(tmp_path / name, (age, age))
     monkeypatch.setattr(compiled, "MOST_CACHE_BYTES", 1350)
     compiled._limit(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.pt2", "2.pt2", "4.pt2", "5.pt2", "building-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.pt2", "2.lock", "2.pt2", "4.pt2", "5.pt2", "building-2"]
 
 
 def test_kinds_are_apart_where_any_stage_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,3 +204,17 @@ def test_kinds_are_apart_where_any_stage_is_compiled(monkeypatch: pytest.MonkeyP
         engine._kind((0.0, 1.0, 1.0)) == "plain" and engine._kind((0.0, 0.9, 1.0)) == "shaped" and engine._kind((1.0, 1.0, 1.0)) == "guided"
     )
     assert Engine(model)._kind((0.0, 0.9, 1.0)) == "plain"
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_and_what_it_holds_is_used(
+    own_folder: Path, compiled_functions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(compiled.os, "utime", read_only)
+    monkeypatch.setattr(compiled.fcntl, "flock", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(CannotCompile, match=f"folder '{own_folder}' cannot be written to .*Read-only"):
+        CompiledPasses(model_of(NAME), own_folder)
+    CompiledPasses(model_of(NAME), compiled_functions)

@@ -492,6 +492,18 @@ def test_engines_that_cannot_be_are_refused():
         engine.submit(Request(guidance=1))
 
 
+def test_an_engine_is_idle_after_requests_one_of_which_is_refused():
+    engine = Engine(tiny())
+    with pytest.raises(UserError, match="0 images asked for"):
+        draw_all(engine, Request(n=2), Request(n=0))
+    assert engine.is_idle and torch.equal(draw_all(engine, Request(seed=3)), sample(tiny(), 1, seed=3))
+
+
+def test_no_images_are_refused_by_the_reference_sampler_too():
+    with pytest.raises(UserError, match="0 samples asked for; give 1 or more"):
+        reference_sample(tiny(), 0, seed=0)
+
+
 def test_a_small_image_that_is_given_is_known():
     model = small_model("pixelcnn", "categorical", 1, 4, 4, levels=6, context="small")
     engine, drawn = Engine(model, num_slots=3), {}

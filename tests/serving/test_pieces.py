@@ -114,6 +114,8 @@ def test_a_request_without_numbers_of_its_own_can_be_answered(tmp_path: Path) ->
         Settings(max_waiting=100)
     with pytest.raises(ValidationError, match="timeout_s: a request may ask for max_timeout_s = 30"):
         Settings(max_timeout_s=30)
+    with pytest.raises(ValidationError, match="compiled: passes are compiled for CPUs; leave compiled out, or gpus"):
+        Settings(compiled=True, gpus=0.5)
     with pytest.raises(UserError, match="entry 2 of key_hashes is no SHA-256 hash"):
         Settings(key_hashes=(keys.hash_of("one"), "pm_another"))
     assert Settings(key_hashes=(keys.hash_of("one").upper(),)).key_hashes == (keys.hash_of("one"),)

@@ -381,6 +381,25 @@ def test_another_replica_may_have_measured_meanwhile(own: Registry, monkeypatch:
     assert [width for width in (1, 2, 4, 8) if engine._lanes[0]["plain"].speculates(width)] == [1, 2]
 
 
+def test_passes_are_made_again_where_another_replica_found_guesses_worth_while(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.point("champion", "2")
+    loads: list[str] = []
+    load = Shelf._load
+
+    def is_worth_measuring(model: PixelModel) -> bool:
+        monkeypatch.setattr(shelves, "is_worth_measuring", lambda model: True)
+        opened(own, speculation="auto", slots=7)
+        loads.clear()
+        return False
+
+    monkeypatch.setattr(Shelf, "_load", lambda self, key: loads.append(key) or load(self, key))
+    monkeypatch.setattr(shelves, "guessed_widths", lambda *arguments: (4,))
+    monkeypatch.setattr(shelves, "is_worth_measuring", is_worth_measuring)
+    engine = opened(own, speculation="auto", slots=7).find(None).engine
+    assert [width for width in (1, 2, 4, 7) if engine._lanes[0]["plain"].speculates(width)] == [4]
+    assert loads == ["tiny/2"]  # those that were made for no guesses have no rounds
+
+
 def test_rows_that_settle_late_are_not_guessed(own: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     own.point("champion", "3")
     monkeypatch.delattr(shelves, "guessed_widths")

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from pixelmodels.runs import checkpoints
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
+from pixelmodels.training import workers as workers_module
 from pixelmodels.training.loop import Loop, train
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.workers import Workers
@@ -44,10 +45,11 @@ def look(plan: RunPlan) -> dict[str, list[float]]:
 
 
 def resumed_at(plan: RunPlan) -> int:
-    """Where a worker goes on when all but the first find no checkpoint whole."""
+    """Where a worker goes on when all but the first read nothing: they are told."""
     with pytest.MonkeyPatch.context() as patch:
         if dist.get_rank():
-            patch.setattr(checkpoints, "latest", lambda *_: None)
+            for name in ("latest", "load", "read"):
+                patch.setattr(checkpoints, name, lambda *_: pytest.fail("this worker reads, too"))
         return Loop(plan, CPU, say=lambda _: None).position.step
 
 
@@ -55,6 +57,11 @@ def worker(rank: int, count: int, folder: str) -> None:
     found: dict[str, Any] = look(tiny_plan(Storage(f"{folder}/look"), conditional_recipe(accumulate=2), DATASET))
     train(tiny_plan(Storage(f"{folder}/trained"), conditional_recipe(), DATASET), say=lambda _: None)
     found["share"] = Workers(CPU).share(0, SIZES["test"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers_module, "_BYTES_AT_ONCE", 3)
+        found["told"] = [
+            list(Workers(CPU).bytes_of_first(mine)) for mine in (bytes([rank, 1, 2, 255, 0, 7, 8]), b"" if rank == 0 else b"x")
+        ]
     if count == 2:  # with dropout and context left out, stopped in the middle of an epoch, and again
         whole, stopped = (
             tiny_plan(Storage(f"{folder}/{name}"), conditional_recipe(), DATASET, checkpoint_every_s=1e-9) for name in ("whole", "stopped")
@@ -94,6 +101,7 @@ def test_gradients_and_likelihoods_do_not_depend_on_the_number_of_workers(
     for name, expected in alone.items():
         for of_one_worker in found:
             np.testing.assert_allclose(of_one_worker[name], expected, rtol=1e-5 if "gradient" in name else 1e-6, atol=1e-7, err_msg=name)
+    assert [one["told"] for one in found] == [[[0, 1, 2, 255, 0, 7, 8], []]] * count
     assert [tuple(one["share"]) for one in found] == {2: [(0, 3), (3, 7)], 3: [(0, 2), (2, 4), (4, 7)]}[count]
     together = final_weights(tiny_plan(Storage(str(tmp_path / "trained")), conditional_recipe(), DATASET))
     for name, value in trained_alone.items():
