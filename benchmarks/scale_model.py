@@ -175,7 +175,6 @@ def main(argv: list[str] | None = None) -> int:
             link_bytes_per_s=bytes_per_s,
             network_bytes_per_s=bytes_per_s,
             message_s=message_s,
-            storage_bytes_per_s=math.inf,
             starts_ahead=False,
         )
         for much, little in (("alone, 64 images", "alone, 16 images"), ("beside another, 64 images", "beside another, 16 images"))
@@ -187,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         recipe = dataclasses.replace(recipes[run.net], batch_size=run.batch_size)
         machine = slow if run.is_slow else busy if run.num_workers == 2 else alone
-        predicted = Scale(recipe, costs[run.net], DIGITS, machine, 0.0).step(run.num_workers).seconds
+        predicted = Scale(recipe, costs[run.net], DIGITS, machine).step(run.num_workers).seconds
         off = predicted / measured[name] - 1
         rows[name] = {"measured_s": round(measured[name], 4), "predicted_s": round(predicted, 4), "off": round(off, 3)}
     report = {

@@ -52,7 +52,6 @@ What is assumed of the machines, {GPUS.devices} GPUs ({GPUS.name}) in each:
 - weights, moments and averages are changed at {GPUS.memory_bytes_per_s / 1e12:.1f} TB/s;
 - gradients go at {GPUS.link_bytes_per_s / 1e9:.0f} GB/s each way to a GPU of the same machine, and at
   {GPUS.network_bytes_per_s / 1e9:.0f} GB/s to another machine (100 Gbit/s); a message takes {GPUS.message_s * 1e6:.0f} microseconds;
-- a checkpoint is written at {GPUS.storage_bytes_per_s / 1e6:.0f} MB/s every two minutes, and all wait for it;
 - images are read beside the work, and come as fast as they are wanted: **MB/s read** is what all GPUs together want of the
   storage, decoded (shards are smaller); one connection to a bucket gives some 50 to 100.
 
@@ -70,8 +69,7 @@ _WHERE = """## Where it stops, and why
 - **Gradients.** A worker sends nearly twice the gradients' bytes, whatever the number of workers. Inside a machine that is hidden
   behind the backward pass but for the last bucket; between machines the large nets (`gated_pixelcnn` of ImageNet) wait for it as
   soon as each GPU has two images. Nothing else goes over the network in a step: buffers are constants, and are not sent.
-- **Checkpoints** are written by one worker while the others wait: the same seconds of every two minutes for any number of
-  workers.
+- **Checkpoints** take no step's time: one worker copies what they hold, and a thread of it writes them.
 
 Memory: activations are shared out among the GPUs, weights are not. `--accumulate` and `--activation-checkpointing` trade time for
 memory.

@@ -58,7 +58,7 @@ def dry_run(options: TrainAll, say: Say = print) -> None:
         line, lack = _line(recipe, found, cost_of_it, needs, nodes)
         say(line)
         if needs.use_gpu or published(options.suite) is not None:
-            say(_scaled(recipe, found, cost_of_it, options.checkpoint_every_s))
+            say(_scaled(recipe, found, cost_of_it))
         lacking += [lack] if lack else []
     if lacking:
         raise UserError(lacking[0])
@@ -124,9 +124,9 @@ def _line(recipe: Recipe, images: _Images, spent: Cost, needs: WorkerNeeds, node
     return line, f"recipe '{recipe.name}' needs about {asked / GIB:.1f} GiB for each worker, and {of_it}; {remedy}"
 
 
-def _scaled(recipe: Recipe, images: _Images, spent: Cost, checkpoint_every_s: float) -> str:
+def _scaled(recipe: Recipe, images: _Images, spent: Cost) -> str:
     """What a step costs on some numbers of GPUs, in a line."""
-    scale, told = Scale(recipe, spent, images.spec, checkpoint_every_s=checkpoint_every_s), []
+    scale, told = Scale(recipe, spent, images.spec), []
     for number in NUMBERS:
         if number <= recipe.batch_size:
             step = scale.step(number)

@@ -7,6 +7,8 @@ have ended anyway.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -110,7 +112,7 @@ class Loop:
         if self.recipe.activation_checkpointing:
             checkpoint_activations(self.model)
         self.optimizer = make_optimizer(self.model, self.recipe.optimizer)
-        self.writer = Writer()
+        self.writer, self.teller = Writer(), Writer()  # of checkpoints, and of what MLflow is told
         self.state = RunState(plan, self.workers, device, self.model, self.average, self.optimizer, self.writer)
         self._restore()
         self.parallel = data_parallel(self.model, self.workers, wrap)
@@ -128,7 +130,7 @@ class Loop:
 
     def run(self) -> RunResult:
         """Train to the end and test; however it ends, what was to be written is."""
-        with closing(self.writer):
+        with closing(self.writer), closing(self.teller):
             self.train()
             return self._finish()
 
@@ -137,7 +139,7 @@ class Loop:
         while self.position.epoch < self.recipe.epochs and not self._out_of_patience():
             self._train_epoch()
             self._end_epoch()
-        self.writer.wait()
+        self._wait_for_writers()
 
     # ---- one epoch
 
@@ -274,7 +276,7 @@ class Loop:
             self._count_seconds()
             self._save()
         if leave:
-            self.writer.wait()
+            self._wait_for_writers()
             raise Left(why or "the first worker leaves")
         if report:
             self._report({"train/bits_per_dim": self._train_bits_per_dim()})
@@ -360,7 +362,7 @@ class Loop:
         self._count_seconds()
         result = None
         if self.workers.is_first:
-            self.writer.wait()
+            self._wait_for_writers()
             result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count, self.outbox)
         self.workers.wait()
         self._report({"test/bits_per_dim": scores.bits_per_dim, "val/bits_per_dim": position.best_bits_per_dim})
@@ -371,6 +373,10 @@ class Loop:
 
     # ---- small parts
 
+    def _wait_for_writers(self) -> None:
+        self.writer.wait()
+        self.teller.wait()
+
     def _score(self, split: str) -> np.ndarray:
         """Nats of each image of a split under the averaged weights."""
         batches = self.feed.rows_in_order(split, self.recipe.evaluation_batch_size)
@@ -380,11 +386,16 @@ class Loop:
     def _track(self, metrics: Mapping[str, float], epoch: int) -> None:
         if self.plan.tracker is None:
             return
-        time_ms, picture_HWC = int(time.time() * 1000), None
-        is_due = epoch % self.recipe.sample_every == 0 or epoch == self.recipe.epochs
-        if is_due and self.recipe.num_samples:
-            picture_HWC = sample_grid(self.plan.dataset, self.average.model, self.recipe.num_samples, seed=self.recipe.seed)
-        self.writer.bring(partial(self.outbox.tell, Epoch(epoch, time_ms, metrics, picture_HWC)))
+        told, draw, is_last = Epoch(epoch, int(time.time() * 1000), metrics), None, epoch == self.recipe.epochs
+        if self.recipe.num_samples and (is_last or epoch % self.recipe.sample_every == 0):
+            draw = partial(sample_grid, self.plan.dataset, num_samples=self.recipe.num_samples, seed=self.recipe.seed)
+        if draw is not None and self.device.type == "cpu":
+            told = dataclasses.replace(told, picture_HWC=draw(self.average.model))
+        elif draw is not None and (is_last or not self.teller.is_busy):  # on the CPU, while the GPUs train; none where that takes too long
+            model = copy.deepcopy(self.average.model).to("cpu")
+            self.teller.bring(lambda: self.outbox.tell(dataclasses.replace(told, picture_HWC=draw(model))))
+            return
+        self.teller.bring(partial(self.outbox.tell, told))
 
     def _report(self, metrics: dict[str, float]) -> None:
         if self.report is not None:

@@ -8,8 +8,8 @@ A step of a recipe has the same images whatever the number of workers, so each o
 - **Exchange**: gradients (float32) are averaged in a ring: each of W workers sends 2 (W - 1) / W of their bytes, in 2 (W - 1) messages for
   each bucket (Patarasuk and Yuan, JPDC 2009). Buckets are those of torch's `DistributedDataParallel`: a first of 1 MiB, then of 25 MiB,
   in the order in which the backward pass of a step's last part comes by. So all but the last travel beside that pass.
-- **Saving**: the first worker writes a checkpoint now and then, and the others wait for it.
-- **Reading** of images goes on beside the work, and is told in bytes a second that are wanted.
+- **Reading** of images goes on beside the work, and is told in bytes a second that are wanted. **Saving** does, too: checkpoints are
+  written by a thread.
 
 `docs/scaling.md` has what comes of it for published recipes, and `benchmarks/scale_model.py` compares it with what is measured.
 """
@@ -40,7 +40,6 @@ class Machine:
     link_bytes_per_s: float  # that a worker can send to another one of its machine, while it receives as much
     network_bytes_per_s: float  # the same to another machine
     message_s: float  # seconds that a message takes at least
-    storage_bytes_per_s: float  # that one worker can write
     devices: int = 1  # of one machine
     starts_ahead: bool = True  # whether kernels are started while earlier ones run, as a GPU's are
 
@@ -53,7 +52,6 @@ GPUS = Machine(
     link_bytes_per_s=150e9,  # of the 300e9 that NVLink has each way
     network_bytes_per_s=10e9,  # of a network of 100 Gbit/s
     message_s=20e-6,
-    storage_bytes_per_s=200e6,  # to a bucket
     devices=8,
 )
 
@@ -66,7 +64,6 @@ class Step:
     images: int  # that the worker with most of them scores
     work_s: float  # forward, backward and update
     exchange_s: float  # until gradients are averaged, as far as the backward pass does not hide it
-    saving_s: float  # of checkpoints, spread over all steps
     sent_bytes: float  # to other workers; as many come
     read_bytes: float  # of images, on average
     memory_bytes: float
@@ -74,7 +71,7 @@ class Step:
     @property
     def seconds(self) -> float:
         """A step's time."""
-        return self.work_s + self.exchange_s + self.saving_s
+        return self.work_s + self.exchange_s
 
     @property
     def read_bytes_per_s(self) -> float:
@@ -90,7 +87,6 @@ class Scale:
     cost: Cost
     spec: ImageSpec
     machine: Machine = field(default=GPUS)
-    checkpoint_every_s: float = 120.0  # as `train_all` has it unless told; 0: never
 
     def step(self, num_workers: int) -> Step:
         """A step on so many workers, each on a device of its own."""
@@ -103,14 +99,11 @@ class Scale:
         moved = 2 * spent.weight_bytes - spent.gradient_bytes
         work_s = part_s * math.ceil(images / part) + moved / machine.memory_bytes_per_s
         exchange_s = self._exchange_s(num_workers, backward_s=part_s * (passes - 1) / passes)
-        saving_s = (spent.weight_bytes - spent.gradient_bytes) / machine.storage_bytes_per_s if self.checkpoint_every_s else 0.0
-        share = saving_s / (saving_s + self.checkpoint_every_s) if saving_s else 0.0  # of all time
         return Step(
             num_workers,
             images,
             work_s,
             exchange_s,
-            saving_s=(work_s + exchange_s) * share / (1 - share),
             sent_bytes=_ring(num_workers) * spent.gradient_bytes,
             read_bytes=recipe.batch_size / num_workers * math.prod(self.spec.shape),
             memory_bytes=spent.worker_bytes(part),

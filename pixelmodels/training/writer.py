@@ -22,6 +22,11 @@ class Writer:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(write))
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is not written yet."""
+        return any(not one.done() for one in self._waiting)
+
     def wait(self) -> None:
         """Go on when all is written."""
         while self._waiting:

@@ -21,15 +21,14 @@ MACHINE = Machine(
     link_bytes_per_s=1e9,
     network_bytes_per_s=1e8,
     message_s=0.0,
-    storage_bytes_per_s=1e9,
     devices=4,
 )
 
 
-def scale(parameters: int = 1000, batch: int = 64, machine: Machine = MACHINE, every_s: float = 0.0, **changes: float) -> Scale:
+def scale(parameters: int = 1000, batch: int = 64, machine: Machine = MACHINE, **changes: float) -> Scale:
     values = {"image_bytes": 1 << 20, "shared_bytes": 0, "num_kernels": 0, "forward_flops": 1e9, "training_flops": 3e9, **changes}
     spent = Cost(parameters=parameters, weight_bytes=20 * parameters, buffer_bytes=8 * parameters, **values)  # type: ignore[arg-type]
-    return Scale(tiny_recipe(batch_size=batch), spent, SPEC, machine, every_s)
+    return Scale(tiny_recipe(batch_size=batch), spent, SPEC, machine)
 
 
 def test_work_is_shared_out_until_kernels_take_longer() -> None:
@@ -72,12 +71,6 @@ def test_only_the_last_bucket_is_waited_for() -> None:
     assert scale(parameters=total // 4, machine=slow, forward_flops=1.0, training_flops=3.0).step(2).exchange_s == pytest.approx(
         total / 1e9 + 4 * 2 * 1e-3, rel=1e-6
     )
-
-
-def test_all_wait_while_one_saves() -> None:
-    step = scale(parameters=10**9, every_s=60.0).step(1)
-    assert step.saving_s / step.seconds == pytest.approx(16 / (16 + 60))
-    assert scale(parameters=10**9).step(1).saving_s == 0.0
 
 
 def test_all_workers_together_want_the_images_of_a_step_in_its_time() -> None:
