@@ -3,7 +3,7 @@
     python -m benchmarks.sampling_compiled                                # the gated net, batches of 1, 16 and 64: 5 minutes
     python -m benchmarks.sampling_compiled --before ../earlier            # also what the checkout there draws, by its own .venv
     python -m benchmarks.sampling_compiled --only pixelcnn_pp gated_rgb   # of the cases in CASES
-    python -m benchmarks.sampling_compiled --only pixelcnn_pp_paper --batches 4 --compiled False   # what is not compiled only
+    python -m benchmarks.sampling_compiled --only pixelcnn_pp_paper --batches 4 --eager-only
 
 Each side is a process of its own (`sampling_side.py`); they take turns, one timing each, `--rounds` times: best and median. What is
 compiled is compiled before (`first_call_s`, most of it where the functions are not in the cache yet). The reference sampler is timed on
@@ -49,7 +49,7 @@ class Arguments:
 
     only: tuple[str, ...] = ("gated",)  # cases to measure
     batches: tuple[int, ...] = (1, 16, 64)  # images of a batch
-    compiled: bool = True  # whether compiled rows are timed (large networks take hours to compile)
+    eager_only: bool = False  # leave out compiled rows: large networks take hours to compile
     rounds: int = 5  # timings of each
     before: Path | None = None  # another checkout, whose engine is timed, too
     out: Path = RESULTS  # folder for the JSON
@@ -90,7 +90,7 @@ def measure(name: str, sides: dict[str, Side], arguments: Arguments) -> list[dic
     """Figures of a case for each batch."""
     case, rows = CASES[name], []
     for batch in arguments.batches:
-        here = [mode for mode in MODES if arguments.compiled or mode != "compiled"]
+        here = [mode for mode in MODES if not arguments.eager_only or mode != "compiled"]
         modes = {mode: (sides["here"], mode) for mode in here} | ({"before": (sides["before"], "eager")} if "before" in sides else {})
         started = time.perf_counter()
         sides["here"].seconds(case, here[-2], batch, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,17 @@ import torch
 from benchmarks.sampling_rows import Case
 from pixelmodels.models import PixelModel
 from pixelmodels.sampling import Engine, Request, draw_all, reference_sample
+
+ENOUGH_S = 10.0  # of calls of one kind
+
+
+def mean_of(calls: int, call: Callable[[int], object]) -> float:
+    """Seconds of a call, the mean of so many, of fewer where they are long."""
+    started, number = time.perf_counter(), 0
+    while number < calls and time.perf_counter() - started < ENOUGH_S:
+        call(number)
+        number += 1
+    return (time.perf_counter() - started) / number
 
 
 class Side:
@@ -35,12 +47,8 @@ class Side:
         model = self.models[name]
         if mode == "forward":
             x_BCHW = torch.randint(model.spec.levels, (batch, *model.spec.shape), dtype=torch.uint8)
-            calls = max(1, 64 // batch)
             with torch.inference_mode():
-                started = time.perf_counter()
-                for _ in range(calls):
-                    model(x_BCHW)
-                return (time.perf_counter() - started) / calls
+                return mean_of(max(1, 64 // batch), lambda _: model(x_BCHW))
         if mode == "reference":
             num_pixels = 4
             started = time.perf_counter()
@@ -55,10 +63,7 @@ class Side:
                 options["make_passes"] = CompiledPasses
             self.engines[key] = Engine(model, num_slots=batch, max_waiting=batch, reserve=0, **options)
         draws = max(1, 16 // batch)
-        started = time.perf_counter()
-        for number in range(draws):
-            draw_all(self.engines[key], Request(n=batch, seed=seed * draws + number))
-        return (time.perf_counter() - started) / draws
+        return mean_of(draws, lambda number: draw_all(self.engines[key], Request(n=batch, seed=seed * draws + number)))
 
 
 def main() -> None:

@@ -33,11 +33,11 @@ class _Gate(torch.autograd.Function):
 
 def gate(y: Tensor) -> Tensor:
     """tanh(first half of the features) * sigmoid(second half), the features in the last dimension."""
-    if y.requires_grad:
+    if y.requires_grad and not torch.compiler.is_compiling():  # which finds a backward pass of its own
         result: Tensor = _Gate.apply(y)
         return result
     f, g = y.chunk(2, -1)
-    return torch.tanh(f).mul_(torch.sigmoid(g))
+    return torch.tanh(f).mul_(torch.sigmoid(g)) if not y.requires_grad else torch.tanh(f) * torch.sigmoid(g)
 
 
 def rectify(y: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ class Recipe:
     patience: int = 0  # epochs without a better validation likelihood until the run stops; 0 never stops early
     seed: int = 0  # of the weights, the order of images, dropout and sample grids
     activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory
+    compile: bool = False  # the training step, by `torch.compile`: some minutes when a run begins, for GPUs above all
     precision: Precision = "float32"  # of products in training (tf32: on GPUs only); weights, likelihood and scores are float32 always
     evaluation_batch_size: int = 128  # images scored at a time by a worker
     num_samples: int = 16  # images in a sample grid

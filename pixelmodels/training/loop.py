@@ -115,7 +115,9 @@ class Loop:
         self.writer, self.teller = Writer(), Writer()  # of checkpoints, and of what MLflow is told
         self.state = RunState(plan, self.workers, device, self.model, self.average, self.optimizer, self.writer)
         self._restore()
-        self.parallel = data_parallel(self.model, self.workers, wrap)
+        self.parallel = data_parallel(self.model, self.workers, wrap, self.recipe.compile)
+        if self.recipe.compile and self.position.epoch < self.recipe.epochs:
+            self.say(f"{self.recipe.name}: the training step is compiled first, which takes some minutes where it was not before")
         self._make_inputs = InputMaker(device, self.model.context_spec, _one_image(plan.dataset), seed, self.recipe.accumulate)
 
         now = time.monotonic()

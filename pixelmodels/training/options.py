@@ -25,7 +25,7 @@ from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 
 _DEFAULT_SUITE = "digits"
-_REPLACED = ("epochs", "batch_size", "accumulate", "activation_checkpointing", "precision", "condition_on", "patience", "seed")
+_REPLACED = ("epochs", "batch_size", "accumulate", "activation_checkpointing", "compile", "precision", "condition_on", "patience", "seed")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class TrainAll:
     batch_size: int | None = None  # images a step, instead of each recipe's own
     accumulate: int | None = None  # parts that a worker's share of a step is scored in, to save memory, instead of each recipe's own
     activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory; else as each recipe says
+    compile: bool = False  # compile the training step, some minutes when a run begins, for GPUs above all; else as each recipe says
     precision: Precision | None = None  # float32, tf32 or bfloat16, instead of each recipe's own
     learning_rate: float | None = None  # at the top of the schedule, instead of each recipe's own
     likelihood: str | None = None  # bernoulli, categorical or discretized_logistic_mixture, instead of each recipe's own

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pixelmodels.data.rows import Share
 from pixelmodels.data.streaming import Tasks, Windows, WindowTasks
+from pixelmodels.errors import UserError, first_line
 from pixelmodels.models import Context, PixelModel
 
 if TYPE_CHECKING:
@@ -161,12 +164,31 @@ class LogProb(nn.Module):
         return self.model.log_prob_map(x_BCHW, context).sum((1, 2))
 
 
-def data_parallel(model: PixelModel, workers: Workers, wrap: Callable[[nn.Module], nn.Module] | None = None) -> nn.Module:
-    """The model's log-probability, its gradients averaged over the workers; `wrap` does that, torch's own wrapper unless given."""
+def data_parallel(model: PixelModel, workers: Workers, wrap: Callable[[nn.Module], nn.Module] | None, is_compiled: bool) -> nn.Module:
+    """The model's log-probability, its gradients averaged over the workers; `wrap` does that, torch's own wrapper unless given.
+
+    Args: `is_compiled`, whether it is compiled when it is first called (and again for each other number of images).
+    """
     module: nn.Module = LogProb(model)
+    if is_compiled:
+        module = compiled(module, model.device)
     if wrap is not None:
         return wrap(module)
     return DistributedDataParallel(module, **OPTIONS) if workers.count > 1 else module
+
+
+def compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """A module by `torch.compile`, which keeps what it makes in a folder of this user alone; raises `UserError` without a C++ compiler."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/pixelmodels/training").expanduser()))
+    if device.type == "cpu":
+        from torch._inductor import cpp_builder
+
+        try:
+            cpp_builder.get_cpp_compiler()
+        except Exception as error:
+            raise UserError(f"compile: there is no C++ compiler ({first_line(error)}); install g++, or leave compile out") from error
+    found: Any = torch.compile(module, dynamic=False)
+    return found
 
 
 def averaging_gradients(module: nn.Module, is_last: bool) -> AbstractContextManager[None]:

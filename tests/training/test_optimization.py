@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pixelmodels.errors import UserError
+from pixelmodels.layers.dropout import Dropout
 from pixelmodels.models import ARCHITECTURES
 from pixelmodels.recipes.recipe import OptimizerConfig
 from pixelmodels.runs import checkpoints
@@ -26,6 +27,9 @@ def gradients_of_a_step(storage: Storage, architecture: str, **changes: object) 
     recipe = tiny_recipe(model=small_config(architecture), optimizer=optimizer, condition_on=(), context_drop_rate=0.0, **changes)
     loop = Loop(tiny_plan(storage, recipe), CPU, say=lambda _: None)
     loop.model.double().train()
+    for module in loop.model.modules():
+        if isinstance(module, Dropout):
+            module.rate = 0.2
     loop.average.model.double()
     loop._step(next(loop.inputs(0, 0, 0)))
     return {name: parameter.grad for name, parameter in loop.model.named_parameters() if parameter.grad is not None}
@@ -42,6 +46,26 @@ def test_a_step_in_parts_or_with_activations_computed_again_has_the_same_gradien
     assert whole and set(whole) == set(other)
     for name in whole:
         torch.testing.assert_close(other[name], whole[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=() if name == "pixelcnn" else pytest.mark.compiled) for name in ARCHITECTURES]
+)
+def test_a_compiled_step_has_the_same_gradients(storage: Storage, architecture: str) -> None:
+    """With dropout, whose masks are made of integers that overflow."""
+    whole, other = (gradients_of_a_step(storage, architecture, compile=is_compiled) for is_compiled in (False, True))
+    assert whole and set(whole) == set(other)
+    for name in whole:
+        torch.testing.assert_close(other[name], whole[name], rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_without_a_compiler_a_compiled_step_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise RuntimeError("no g++ here")
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none)
+    with pytest.raises(UserError, match=r"compile: there is no C\+\+ compiler \(no g\+\+ here\); install g\+\+, or leave compile out"):
+        gradients_of_a_step(storage, "pixelcnn", compile=True)
 
 
 @pytest.mark.parametrize(("architecture", "likelihood", "channels"), PAIRS)
