@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 CACHE = Path("~/.cache/pixelmodels/compiled")
 MOST_CACHE_BYTES = 2 << 30  # the functions that were not used for longest are removed beyond it
 MOST_PASSES = 6  # pixel passes that are one function: more take longer to compile, fewer cost more calls
+MOST_LAYERS = 600  # of all passes that are one function: 392 take some minutes, 824 hours
 PART_OF_ROW = 16  # columns of a round that does not take in the whole row; strides divide it
 _ENDING, _LOCK = ".pt2", ".lock"
 _BUILDING = "building-"  # begins the name of a folder in which something is being compiled
@@ -435,12 +436,15 @@ def _compiler() -> str:
 
 
 def _check_can_compile(model: PixelModel) -> None:
-    """Raise `CannotCompile` where there is no compiler, or images are narrower than what is compiled."""
+    """Raise `CannotCompile` where there is no compiler, images are narrower than what is compiled, or it would take hours."""
     if model.device.type != "cpu":
         raise CannotCompile(f"functions are compiled for CPUs, and the model is on {model.device}")
     if model.period > model.spec.width:
         narrow = f"images of {model.spec.width} columns are narrower than the {model.period} after which its strides repeat"
         raise CannotCompile(narrow)
+    num_layers = sum(1 for _ in model.layers())
+    if num_layers * _columns_at_once(model) * model.num_groups > MOST_LAYERS:
+        raise CannotCompile(f"{_columns_at_once(model)} columns of {num_layers} layers would take hours to compile")
     try:
         _compiler()
     except Exception as error:

@@ -108,6 +108,15 @@ def test_without_a_compiler_models_are_drawn_as_ever(monkeypatch: pytest.MonkeyP
     assert caplog.messages == ["GatedPixelCNN is drawn without compiled functions: there is no C++ compiler (no g++ here); install g++"]
 
 
+def test_what_would_take_hours_to_compile_is_drawn_as_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = model_of(NAME)
+    num_layers, count = len(list(model.layers())), compiled._columns_at_once(model)
+    monkeypatch.setattr(compiled, "MOST_LAYERS", num_layers * count - 1)
+    with pytest.raises(CannotCompile, match=f"{count} columns of {num_layers} layers would take hours to compile"):
+        CompiledPasses(model, tmp_path)
+    assert type(compiled_or_not(model, tmp_path)) is Passes
+
+
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)
     with pytest.raises(CannotCompile, match="holds code that is run, and others may write to it; give it to yourself alone"):
@@ -212,6 +221,7 @@ def test_a_folder_that_cannot_be_written_to_is_told_and_what_it_holds_is_used(
     def read_only(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
+    CompiledPasses(model_of(NAME), compiled_functions)
     monkeypatch.setattr(compiled.os, "utime", read_only)
     monkeypatch.setattr(compiled.fcntl, "flock", read_only)
     monkeypatch.setattr(Path, "unlink", read_only)
