@@ -40,7 +40,7 @@ from pixelmodels.training.optimization import autocast, checkpoint_activations, 
 from pixelmodels.training.outbox import Epoch, Outbox
 from pixelmodels.training.plan import RunPlan, build_model
 from pixelmodels.training.state import Position, RunState
-from pixelmodels.training.workers import Workers, averaging_gradients, data_parallel, keep_freed_memory
+from pixelmodels.training.workers import Workers, averaging_gradients, data_parallel, keep_compiled, keep_freed_memory
 from pixelmodels.training.writer import Writer
 
 Report = Callable[[dict[str, float]], None]
@@ -93,6 +93,8 @@ class Loop:
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
+        if plan.recipe.compile:
+            keep_compiled()
         if plan.num_threads:
             torch.set_num_threads(min(plan.num_threads, num_cores()))
         self.plan, self.recipe, self.device, self.after_step = plan, plan.recipe, device, after_step

@@ -177,9 +177,15 @@ def data_parallel(model: PixelModel, workers: Workers, wrap: Callable[[nn.Module
     return DistributedDataParallel(module, **OPTIONS) if workers.count > 1 else module
 
 
+def keep_compiled() -> None:
+    """Have `torch.compile` keep what it makes in a folder of this user alone; to be called before torch has chosen one."""
+    folder = Path("~/.cache/pixelmodels/training").expanduser()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
 def compiled(module: nn.Module, device: torch.device) -> nn.Module:
-    """A module by `torch.compile`, which keeps what it makes in a folder of this user alone; raises `UserError` without a C++ compiler."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path("~/.cache/pixelmodels/training").expanduser()))
+    """A module by `torch.compile`; raises `UserError` without a C++ compiler."""
     if device.type == "cpu":
         from torch._inductor import cpp_builder
 
