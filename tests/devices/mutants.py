@@ -66,8 +66,8 @@ def places(path: Path) -> list[Place]:
             left = ast.Call(node.func, node.args, [keyword for keyword in node.keywords if keyword.arg != "device"])
             without = ast.unparse(left)
         elif isinstance(node.func, ast.Attribute) and node.func.attr == "to" and node.args and "device" in ast.unparse(node.args[0]):
-            others = node.args[1:]
-            without = ast.unparse(ast.Call(node.func, others, node.keywords) if others or node.keywords else node.func.value)
+            types = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg == "dtype")]
+            without = ast.unparse(ast.Call(node.func, types, []) if types else node.func.value)
         if without is not None:
             found.append(Place(str(path.relative_to(ROOT)), node.lineno, text, start, end, f"({without})"))
     return found
