@@ -69,7 +69,7 @@ _WHERE = """## Where it stops, and why
 - **Gradients.** A worker sends nearly twice the gradients' bytes, whatever the number of workers. Inside a machine that is hidden
   behind the backward pass but for the last bucket; between machines the large nets (`gated_pixelcnn` of ImageNet) wait for it as
   soon as each GPU has two images. Nothing else goes over the network in a step: buffers are constants, and are not sent.
-- **Checkpoints** take no step's time: one worker copies what they hold, and a thread of it writes them.
+- **Checkpoints** take little of a step's time: one worker copies what they hold, and a thread of it writes them while training goes on.
 
 Memory: activations are shared out among the GPUs, weights are not. `--accumulate` and `--activation-checkpointing` trade time for
 memory.

@@ -106,7 +106,7 @@ class DrawnCommission:
             check_gpu(use_gpu)
             block, *left = left
             model = self.model.to("cuda") if use_gpu else self.model
-            for stage in model.stages():
+            for stage in model.stages() if self.means.compiled else ():
                 make_passes(stage.model)  # which may take minutes once, and says nothing of how long the drawing takes
             started = time.monotonic()
             yield block, draw_requests(model, self.commission.requests(*block), advance, make_passes, self.means.speculation)

@@ -7,8 +7,6 @@ have ended anyway.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -114,7 +112,7 @@ class Loop:
         if self.recipe.activation_checkpointing:
             checkpoint_activations(self.model)
         self.optimizer = make_optimizer(self.model, self.recipe.optimizer)
-        self.writer, self.teller = Writer(), Writer()  # of checkpoints, and of what MLflow is told
+        self.writer = Writer()  # an epoch's checkpoint is whole only when MLflow was told of the epoch, or what it is to be told is kept
         self.state = RunState(plan, self.workers, device, self.model, self.average, self.optimizer, self.writer)
         self._restore()
         self.parallel = data_parallel(self.model, self.workers, wrap, self.recipe.compile)
@@ -133,17 +131,21 @@ class Loop:
         return self.state.position
 
     def run(self) -> RunResult:
-        """Train to the end and test; however it ends, what was to be written is."""
-        with closing(self.writer), closing(self.teller):
+        """Train to the end and test."""
+        with closing(self.writer):
             self.train()
             return self._finish()
 
     def train(self) -> None:
-        """Train to the end, without the test and what comes with it."""
-        while self.position.epoch < self.recipe.epochs and not self._out_of_patience():
-            self._train_epoch()
-            self._end_epoch()
-        self._wait_for_writers()
+        """Train to the end, without the test and what comes with it; however it ends, what was to be written is."""
+        try:
+            while self.position.epoch < self.recipe.epochs and not self._out_of_patience():
+                self._train_epoch()
+                self._end_epoch()
+        except BaseException:
+            self.writer.close()
+            raise
+        self.writer.wait()
 
     # ---- one epoch
 
@@ -280,7 +282,7 @@ class Loop:
             self._count_seconds()
             self._save()
         if leave:
-            self._wait_for_writers()
+            self.writer.wait()
             raise Left(why or "the first worker leaves")
         if report:
             self._report({"train/bits_per_dim": self._train_bits_per_dim()})
@@ -366,7 +368,7 @@ class Loop:
         self._count_seconds()
         result = None
         if self.workers.is_first:
-            self._wait_for_writers()
+            self.writer.wait()
             result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count, self.outbox)
         self.workers.wait()
         self._report({"test/bits_per_dim": scores.bits_per_dim, "val/bits_per_dim": position.best_bits_per_dim})
@@ -377,10 +379,6 @@ class Loop:
 
     # ---- small parts
 
-    def _wait_for_writers(self) -> None:
-        self.writer.wait()
-        self.teller.wait()
-
     def _score(self, split: str) -> np.ndarray:
         """Nats of each image of a split under the averaged weights."""
         batches = self.feed.rows_in_order(split, self.recipe.evaluation_batch_size)
@@ -390,16 +388,11 @@ class Loop:
     def _track(self, metrics: Mapping[str, float], epoch: int) -> None:
         if self.plan.tracker is None:
             return
-        told, draw, is_last = Epoch(epoch, int(time.time() * 1000), metrics), None, epoch == self.recipe.epochs
-        if self.recipe.num_samples and (is_last or epoch % self.recipe.sample_every == 0):
-            draw = partial(sample_grid, self.plan.dataset, num_samples=self.recipe.num_samples, seed=self.recipe.seed)
-        if draw is not None and self.device.type == "cpu":
-            told = dataclasses.replace(told, picture_HWC=draw(self.average.model))
-        elif draw is not None and (is_last or not self.teller.is_busy):  # on the CPU, while the GPUs train; none where that takes too long
-            model = copy.deepcopy(self.average.model).to("cpu")
-            self.teller.bring(lambda: self.outbox.tell(dataclasses.replace(told, picture_HWC=draw(model))))
-            return
-        self.teller.bring(partial(self.outbox.tell, told))
+        time_ms, picture_HWC = int(time.time() * 1000), None
+        is_due = epoch % self.recipe.sample_every == 0 or epoch == self.recipe.epochs
+        if is_due and self.recipe.num_samples:
+            picture_HWC = sample_grid(self.plan.dataset, self.average.model, self.recipe.num_samples, seed=self.recipe.seed)
+        self.writer.bring(partial(self.outbox.tell, Epoch(epoch, time_ms, metrics, picture_HWC)))
 
     def _report(self, metrics: dict[str, float]) -> None:
         if self.report is not None:

@@ -59,7 +59,8 @@ class RunState:
     def save(self) -> None:
         """Have a checkpoint written, of copies of all that it holds, and all but it, the best one and the one before it removed.
 
-        The one before it stands in for it where it is damaged, or never finished. Call it in every worker; nobody waits.
+        The one before it stands in for it where it is damaged, or never finished. Call it in every worker; only the first one waits, where
+        earlier ones are not written yet.
         """
         step = self.position.step
         if self.workers.is_first:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import stat
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -178,10 +179,13 @@ def data_parallel(model: PixelModel, workers: Workers, wrap: Callable[[nn.Module
 
 
 def keep_compiled() -> None:
-    """Have `torch.compile` keep what it makes in a folder of this user alone; to be called before torch has chosen one."""
-    folder = Path("~/.cache/pixelmodels/training").expanduser()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    """Have `torch.compile` keep what it makes in a folder of this user alone, where it has one; before torch has chosen one of its own."""
+    with suppress(OSError, RuntimeError):
+        folder = Path("~/.cache/pixelmodels/training").expanduser()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def compiled(module: nn.Module, device: torch.device) -> nn.Module:

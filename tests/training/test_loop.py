@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,11 +25,22 @@ from pixelmodels.runs.loading import find_model
 from pixelmodels.runs.result import RESULT, finished
 from pixelmodels.storage import Storage
 from pixelmodels.training.loop import Left, Loop, train
+from pixelmodels.training.outbox import UNSENT
 from pixelmodels.training.plan import Hopeless, build_model
 from pixelmodels.training.workers import Workers
 from tests.gs import google_bucket_server
 from tests.s3 import bucket_server
-from tests.training.tiny_run import SIZES, TinyDataset, assert_same, final_weights, last_checkpoint, tiny_plan, tiny_recipe, train_until
+from tests.training.tiny_run import (
+    SIZES,
+    Stop,
+    TinyDataset,
+    assert_same,
+    final_weights,
+    last_checkpoint,
+    tiny_plan,
+    tiny_recipe,
+    train_until,
+)
 
 CPU = torch.device("cpu")
 
@@ -263,3 +275,37 @@ def gated() -> object:
     from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
 
     return GatedPixelCNNConfig(num_layers=2, num_features=4, first_kernel_size=3, head_features=8, dropout=0.1)
+
+
+def test_an_epoch_is_told_or_kept_before_its_checkpoint_is_written(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on from the checkpoint tells nobody of the epoch again."""
+    plan = tiny_plan(storage, tiny_recipe(epochs=3, num_samples=0), tracker=object())  # in no run of MLflow: all is kept
+    save, kept = checkpoints.save, dict[int, bool]()
+
+    def watched(to: Storage, folder: str, step: int, tensors: Any, documents: Any) -> str:
+        epoch = documents[checkpoints.STATE]["position"]["epoch"]
+        kept[epoch] = to.is_file(f"{folder}/{UNSENT}/{epoch:06d}.json")
+        return save(to, folder, step, tensors, documents)
+
+    monkeypatch.setattr(checkpoints, "save", watched)
+    Loop(plan, CPU, say=lambda _: None).train()
+    assert kept == {1: True, 2: True, 3: True}
+
+
+def test_what_is_being_written_is_written_when_training_is_left(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, may_write = checkpoints.save, threading.Event()
+
+    def slow(*arguments: Any) -> str:
+        assert may_write.wait(60)
+        return save(*arguments)
+
+    def leave(step: int) -> None:
+        if step == 7:
+            may_write.set()
+            raise Stop
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    plan = tiny_plan(storage, tiny_recipe(), checkpoint_every_s=0)
+    with pytest.raises(Stop):
+        Loop(plan, CPU, say=lambda _: None, after_step=leave).train()
+    assert checkpoints.steps(storage, plan.folder) == [5]  # that of the epoch before

@@ -53,3 +53,19 @@ def test_what_goes_wrong_is_raised_where_it_is_seen_next(told: str) -> None:
             for _ in range(1 + MOST_WAITING):
                 writer.bring(lambda: None)
     writer.close()
+
+
+def test_nothing_is_written_after_what_went_wrong() -> None:
+    writer, may_fail, written = Writer(), threading.Event(), list[int]()
+
+    def fails() -> None:
+        may_fail.wait(60)
+        raise OSError("disk full")
+
+    writer.bring(fails)
+    writer.bring(lambda: written.append(1))  # such as a checkpoint, which removes the ones before
+    may_fail.set()
+    writer.close()
+    assert written == []
+    with pytest.raises(OSError, match="disk full"):
+        writer.wait()
