@@ -30,30 +30,24 @@ def image_keys(seed: int, step: int, places_B: np.ndarray) -> Tensor:
 
 
 def keep_masks(keys_B: Tensor, stream: int, num: int, rate: float) -> Tensor:
-    """Which of `num` features of each image are kept, each with probability 1 - `exact(rate)`: bool, shape (B, num), on the keys' device.
+    """Which of `num` features of each image are kept, each with probability 1 - rate: bool, shape (B, num), on the keys' device.
 
     Args: `stream`, whose masks they are: those of different streams are independent, those of one stream always the same.
     """
     first_B, second_B = (_signed_32(half_B) for half_B in _halves(keys_B, stream))
-    # words of 32 bits, each of which decides for two features; sixteen at a time, as Inductor (torch 2.13) writes whole vectors of them
-    words = 16 * math.ceil(num / 32)
-    x_BN = torch.arange(words, dtype=torch.int32, device=keys_B.device) * _as_signed(_GOLDEN_32, 32) + first_B[:, None]
+    padded = 16 * math.ceil(num / 16)  # Inductor (torch 2.13) writes whole vectors of such numbers, also beyond the end of the tensor
+    x_BN = torch.arange(padded, dtype=torch.int32, device=keys_B.device) * _as_signed(_GOLDEN_32, 32) + first_B[:, None]
     for number, (shift, factor) in enumerate(_MIX_32):
         _xor_shift(x_BN, shift)
         if number:
             x_BN ^= second_B[:, None]  # both halves of a key: two images would share a shifted mask by half a key's chance
         x_BN *= _as_signed(factor, 32)
     _xor_shift(x_BN, _LAST_32)
-    return x_BN.view(torch.int16)[:, :num] >= round(rate * 2**16) - 2**15
-
-
-def exact(rate: float) -> float:
-    """The rate that features are lost at: a multiple of 2^-16."""
-    return round(rate * 2**16) / 2**16
+    return x_BN[:, :num] >= round(rate * 2**32) - 2**31
 
 
 class Dropout(nn.Module):
-    """Features of shape (B, ...) kept with probability 1 - `exact(rate)`, and divided by it; as they are where the module does not train.
+    """Features of shape (B, ...) kept with probability 1 - rate, and divided by it; as they are where the module does not train.
 
     The keys are those that `use_keys` gave last; without any, each call draws new ones from torch's global generator.
     """
@@ -72,7 +66,7 @@ class Dropout(nn.Module):
             keys_B = torch.randint(2**63 - 1, (len(x),)).to(x.device)
         with torch.no_grad():
             kept = keep_masks(keys_B, self.stream, math.prod(x.shape[1:]), self.rate).reshape(x.shape)
-            factor = torch.where(kept, torch.tensor(1 / (1 - exact(self.rate)), dtype=x.dtype), 0.0)
+            factor = kept.to(x.dtype).div_(1 - self.rate)
         return x * factor
 
     def extra_repr(self) -> str:
