@@ -33,11 +33,13 @@ class _Gate(torch.autograd.Function):
 
 def gate(y: Tensor) -> Tensor:
     """tanh(first half of the features) * sigmoid(second half), the features in the last dimension."""
-    if y.requires_grad and not torch.compiler.is_compiling():  # which finds a backward pass of its own
-        result: Tensor = _Gate.apply(y)
-        return result
     f, g = y.chunk(2, -1)
-    return torch.tanh(f).mul_(torch.sigmoid(g)) if not y.requires_grad else torch.tanh(f) * torch.sigmoid(g)
+    if not y.requires_grad:
+        return torch.tanh(f).mul_(torch.sigmoid(g))
+    if torch.compiler.is_compiling():  # which finds a backward pass of its own
+        return torch.tanh(f) * torch.sigmoid(g)
+    result: Tensor = _Gate.apply(y)
+    return result
 
 
 def rectify(y: Tensor) -> Tensor:
