@@ -170,17 +170,23 @@ def module_of(folder: str, name: str) -> types.ModuleType:
     return module
 
 
+def pytorch_generative(
+    folder: str, name: str, **arguments: Any
+) -> tuple[torch.nn.Module, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """A network of pytorch-generative for binary images, and its loss: mean nats of an image."""
+    sys.path.insert(0, folder)
+    for missing in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torch.utils.tensorboard"):
+        module_of_nothing(missing)
+    from pytorch_generative import models  # type: ignore[import-not-found]
+
+    network = getattr(models, name)(in_channels=1, out_channels=1, **arguments)
+    return network, lambda x, y: F.binary_cross_entropy_with_logits(y, x, reduction="none").sum((1, 2, 3)).mean()
+
+
 def peer_of(case: PeerCase, folder: str) -> tuple[torch.nn.Module, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
     """The peer's network, and the loss of images on [-1, 1] (0 and 1 of binary ones)."""
     if case.peer == "pytorch_generative":
-        sys.path.insert(0, folder)
-        for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torch.utils.tensorboard"):
-            module_of_nothing(name)
-        from pytorch_generative import models  # type: ignore[import-not-found]
-
-        names = {"gated_pixelcnn": "GatedPixelCNN", "pixelsnail": "PixelSNAIL"}
-        network = getattr(models, names[case.architecture])(in_channels=1, out_channels=1, **case.theirs)
-        return network, lambda x, y: F.binary_cross_entropy_with_logits(y, x, reduction="none").sum((1, 2, 3)).mean()
+        return pytorch_generative(folder, {"gated_pixelcnn": "GatedPixelCNN", "pixelsnail": "PixelSNAIL"}[case.architecture], **case.theirs)
     torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]  # the loss asks for a GPU
     utils, _, port = (module_of(folder, name) for name in ("utils", "layers", "model"))
     return port.PixelCNN(input_channels=case.channels, nr_logistic_mix=10, **case.theirs), utils.discretized_mix_logistic_loss

@@ -81,6 +81,9 @@ class Recipe:
     batch_size: int = 64  # images a step, over all workers
     accumulate: int = 1  # parts that a worker's share of a step is scored in, to save memory
     epochs: int = 20  # passes over the training images
+    shift: int = 0  # most pixels by which training images are moved, anew each epoch, up or down and to either side
+    mirror: bool = False  # mirror every second training image, by chance, left to right
+    augmented_share: float = 0.8  # share of the steps whose images are moved or mirrored; those after it see images as they are
     patience: int = 0  # epochs without a better validation likelihood until the run stops; 0 never stops early
     seed: int = 0  # of the weights, the order of images, dropout and sample grids
     activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory
@@ -92,7 +95,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "accumulate", "epochs", "evaluation_batch_size", "sample_every")
-        _not_negative(self, "patience", "num_samples")
+        _not_negative(self, "patience", "num_samples", "shift")
+        if not 0 <= self.augmented_share <= 1:
+            raise UserError(f"augmented_share is {self.augmented_share}; give a share of the steps, 0 to 1")
         check_seed("seed", self.seed)
         check_length("recipe name", self.name)
         if not self.name or "/" in self.name:

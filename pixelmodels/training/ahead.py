@@ -16,6 +16,7 @@ from pixelmodels.data.rows import Rows
 from pixelmodels.evaluation.batches import Batch, to_batch
 from pixelmodels.layers.dropout import image_keys
 from pixelmodels.models import Context, ContextSpec
+from pixelmodels.training.augmentation import Augmentation
 
 T = TypeVar("T")
 
@@ -65,10 +66,13 @@ class InputMaker:
     empty: Rows  # one image that stands in where the worker has none: all workers take part in a step
     seed: int  # of the run
     num_parts: int  # of a step
+    augmentation: Augmentation  # of the images
 
     def __call__(self, rows: Rows, num_images: int, first: int, step: int) -> StepInputs:
         """Args: the worker's `rows`; `num_images` of the step over all workers, its own from place `first` on; `step` of the run."""
-        keys_B = image_keys(self.seed, step, first + np.arange(max(1, len(rows)))).to(self.device)
+        places_B = first + np.arange(max(1, len(rows)))
+        keys_B = image_keys(self.seed, step, places_B).to(self.device)
+        rows = self.augmentation(rows, self.seed, step, places_B[: len(rows)])
         parts = []
         for part in range(self.num_parts):
             start, stop = part * len(rows) // self.num_parts, (part + 1) * len(rows) // self.num_parts

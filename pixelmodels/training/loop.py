@@ -31,6 +31,7 @@ from pixelmodels.progress import Say, duration
 from pixelmodels.ray_cluster import num_cores
 from pixelmodels.runs.result import RunResult, finished
 from pixelmodels.training.ahead import InputMaker, StepInputs, StepPart, made_ahead
+from pixelmodels.training.augmentation import Augmentation
 from pixelmodels.training.averaging import Average
 from pixelmodels.training.finish import write_result
 from pixelmodels.training.finite import FiniteCheck
@@ -118,7 +119,9 @@ class Loop:
         self.parallel = data_parallel(self.model, self.workers, wrap, self.recipe.compile)
         if self.recipe.compile and self.position.epoch < self.recipe.epochs:
             self.say(f"{self.recipe.name}: the training step is compiled first, which takes some minutes where it was not before")
-        self._make_inputs = InputMaker(device, self.model.context_spec, _one_image(plan.dataset), seed, self.recipe.accumulate)
+        augmentation = Augmentation(self.recipe.shift, self.recipe.mirror, round(self.recipe.augmented_share * self.total_steps))
+        stand_in, spec = _one_image(plan.dataset), self.model.context_spec
+        self._make_inputs = InputMaker(device, spec, stand_in, seed, self.recipe.accumulate, augmentation)
 
         now = time.monotonic()
         self._clock = self._reported = self._saved = self._said = now

@@ -18,6 +18,7 @@ from pixelmodels.models import ContextSpec
 from pixelmodels.storage import Storage
 from pixelmodels.training import loop as loops
 from pixelmodels.training.ahead import NUM_AHEAD, InputMaker, made_ahead
+from pixelmodels.training.augmentation import Augmentation
 from pixelmodels.training.loop import Loop, train
 from tests.training.tiny_run import TinyDataset, assert_same, final_weights, tiny_plan, tiny_recipe, train_until
 
@@ -123,7 +124,9 @@ def test_a_mistake_in_the_data_ends_the_training_as_what_it_is(storage: Storage,
 def test_parts_of_a_step_hold_its_rows_in_order_and_one_stands_in_where_there_is_none() -> None:
     rows = TinyDataset().read("train").rows.part(0, 5)
     empty = Rows(np.zeros((1, *rows.images_NCHW.shape[1:]), np.uint8), np.zeros(1, np.int32), np.zeros((1, 3), np.float32))
-    make = InputMaker(torch.device("cpu"), ContextSpec(num_classes=2, vector_size=3), empty, seed=3, num_parts=3)
+    make = InputMaker(
+        torch.device("cpu"), ContextSpec(num_classes=2, vector_size=3), empty, seed=3, num_parts=3, augmentation=Augmentation()
+    )
     inputs = make(rows, 12, 4, 7)
     assert inputs.num_images == 12 and [len(part.batch.x_BCHW) for part in inputs.parts] == [1, 2, 2]
     for name, column in (("x_BCHW", rows.images_NCHW), ("label_B", rows.labels_N), ("vector_BV", rows.vectors_NV)):
@@ -140,7 +143,14 @@ def test_parts_of_a_step_hold_its_rows_in_order_and_one_stands_in_where_there_is
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_copies_to_a_gpu_have_arrived_when_they_are_used() -> None:
     rows = TinyDataset().read("train").rows
-    make = InputMaker(torch.device("cuda", 0), ContextSpec(num_classes=2, vector_size=3), rows.part(0, 1), seed=3, num_parts=2)
+    make = InputMaker(
+        torch.device("cuda", 0),
+        ContextSpec(num_classes=2, vector_size=3),
+        rows.part(0, 1),
+        seed=3,
+        num_parts=2,
+        augmentation=Augmentation(),
+    )
 
     def inputs() -> Iterator[object]:
         with make.copying():

@@ -25,7 +25,8 @@ DATASET = TinyDataset(spec=ImageSpec(1, 4, 4, 4))
 
 
 def conditional_recipe(**changes: Any) -> Any:
-    return tiny_recipe(**{"condition_on": ("label", "vector", "small"), "context_drop_rate": 0.4, **changes})
+    values = {"condition_on": ("label", "vector", "small"), "context_drop_rate": 0.4, "shift": 1, "mirror": True}
+    return tiny_recipe(**{**values, **changes})
 
 
 def gradient(loop: Loop, rows: Any, step_images: int) -> torch.Tensor:
