@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from pixelmodels.errors import UserError
 from pixelmodels.layers.base import Layer
 from pixelmodels.layers.channel_groups import one_group
+from pixelmodels.layers.concat_elu import concat_elu
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear
 from pixelmodels.layers.dropout import Dropout
 from pixelmodels.layers.pixelcnn_pp import LeftColumnConv, SplitLinear
@@ -46,11 +47,6 @@ class PixelCNNPPConfig(ModelConfig):
     dropout: float = 0.0  # inside the residual layers
     shortcuts: bool = True  # from each layer on the way down to the one at its place on the way up
     weight_norm: bool = True  # weights as directions and gains, which the first images set; else plain weights
-
-
-def concat_elu(x: Tensor) -> Tensor:
-    """elu of [x, -x] along the features."""
-    return F.elu(torch.cat([x, -x], -1))
 
 
 class _AboveLayer(nn.Module):
