@@ -25,6 +25,7 @@ from pixelmodels.storage import check_length
 Schedule = Literal["constant", "cosine", "exponential"]
 OptimizerName = Literal["adam", "rmsprop"]
 Precision = Literal["float32", "tf32", "bfloat16"]
+MOST_GRIDS = 20  # sample grids of a run: all other workers wait while one is drawn
 ContextKind = Literal["label", "vector", "grey", "small"]
 
 
@@ -91,7 +92,7 @@ class Recipe:
     precision: Precision = "float32"  # of products in training (tf32: on GPUs only); weights, likelihood and scores are float32 always
     evaluation_batch_size: int = 128  # images scored at a time by a worker
     num_samples: int = 16  # images in a sample grid
-    sample_every: int = 1  # epochs between sample grids
+    sample_every: int = 1  # epochs between sample grids, at least: a run draws no more than `MOST_GRIDS`, and one at its end
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "accumulate", "epochs", "evaluation_batch_size", "sample_every")
@@ -121,6 +122,11 @@ class Recipe:
             raise UserError(f"small_factor is {self.small_factor}; give 2 or more")
         if not 0 <= self.context_drop_rate < 1:
             raise UserError(f"context_drop_rate is {self.context_drop_rate}; give 0 or more, and less than 1")
+
+    def draws_grid(self, epoch: int) -> bool:
+        """Whether a sample grid is drawn at the end of an epoch (from 1)."""
+        every = max(self.sample_every, math.ceil(self.epochs / MOST_GRIDS))
+        return self.num_samples > 0 and (epoch % every == 0 or epoch == self.epochs)
 
     def to_dict(self, fields_of: FieldsOf = dataclasses.fields) -> dict[str, Any]:
         """The recipe as plain values for JSON; `from_dict` is its inverse.

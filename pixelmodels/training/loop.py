@@ -392,8 +392,7 @@ class Loop:
         if self.plan.tracker is None:
             return
         time_ms, picture_HWC = int(time.time() * 1000), None
-        is_due = epoch % self.recipe.sample_every == 0 or epoch == self.recipe.epochs
-        if is_due and self.recipe.num_samples:
+        if self.recipe.draws_grid(epoch):
             picture_HWC = sample_grid(self.plan.dataset, self.average.model, self.recipe.num_samples, seed=self.recipe.seed)
         self.writer.bring(partial(self.outbox.tell, Epoch(epoch, time_ms, metrics, picture_HWC)))
 

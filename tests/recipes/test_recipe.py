@@ -105,3 +105,19 @@ def test_a_name_that_is_too_long_for_a_folder_is_refused(name: str) -> None:
         tiny_recipe(name=name)
     assert len(str(told.value)) < 200
     assert tiny_recipe(name=name[:80]).name == name[:80]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every", "expected"),
+    [
+        (3, 2, [2, 3]),
+        (20, 1, [*range(1, 21)]),
+        (21, 1, [*range(2, 21, 2), 21]),
+        (500, 1, [*range(25, 501, 25)]),
+        (100, 30, [30, 60, 90, 100]),
+    ],
+)
+def test_grids_are_drawn_as_often_as_told_and_twenty_times_at_most(epochs: int, every: int, expected: list[int]) -> None:
+    recipe = tiny_recipe(epochs=epochs, sample_every=every, num_samples=4)
+    assert [epoch for epoch in range(1, epochs + 1) if recipe.draws_grid(epoch)] == expected
+    assert not any(dataclasses.replace(recipe, num_samples=0).draws_grid(epoch) for epoch in range(1, epochs + 1))

@@ -22,12 +22,19 @@ SUITES = {
     "colorization": "pixelmodels.recipes.suites.photos:colorization",
     "digits": "pixelmodels.recipes.suites.digits:recipes",
     "digits_by_class": "pixelmodels.recipes.suites.digits:by_class",
+    "mnist_small": "pixelmodels.recipes.suites.mnist_small:recipes",
     "photos": "pixelmodels.recipes.suites.photos:recipes",
     "super_resolution": "pixelmodels.recipes.suites.photos:super_resolution",
     **{name: f"{place}.recipes" for name, place in PUBLISHED.items()},
 }
 ABLATIONS = {"digits": "pixelmodels.recipes.suites.digits:improvements"}
-AS_LISTED = (*PUBLISHED, "colorization", "digits_by_class", "super_resolution")  # suites without defaults for other architectures
+AS_LISTED = (
+    *PUBLISHED,
+    "colorization",
+    "digits_by_class",
+    "mnist_small",
+    "super_resolution",
+)  # suites without defaults for other architectures
 
 
 def suite(name: str) -> tuple[Recipe, ...]:
