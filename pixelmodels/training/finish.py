@@ -63,6 +63,7 @@ def write_result(
         num_workers=num_workers,
         mlflow_run_id=plan.mlflow_run_id,
         model_version=None,
+        test_raster_bits_per_dim=scores.raster_bits_per_dim,
     )
     published: list[RunResult] = []
 
@@ -124,6 +125,8 @@ def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -
     names = ("test_bits_per_dim", "test_bits_per_dim_stderr", "test_nll_nats")
     metrics = {name.replace("test_", "test/", 1): getattr(result, name) for name in names}
     metrics |= {name: getattr(result, name) for name in ("samples_per_second", "train_images_per_second")}
+    if result.test_raster_bits_per_dim is not None:
+        metrics["test/raster_bits_per_dim"] = result.test_raster_bits_per_dim
     plan.tracker.log_metrics(plan.mlflow_run_id, metrics, result.epochs)
     plan.tracker.log_files(plan.mlflow_run_id, {TEST_NATS: table})
     if plan.registered_name is None:
