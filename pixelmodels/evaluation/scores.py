@@ -12,7 +12,7 @@ from pixelmodels.data.rows import Rows
 from pixelmodels.evaluation.batches import to_tensors
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import ContextSpec, PixelModel
-from pixelmodels.models.orders import log_probs_of_orders, mixed
+from pixelmodels.models.orders import log_prob_of_order, log_probs_of_orders, mixed
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,17 @@ def score_rows(model: PixelModel, rows: Rows, device: torch.device, *, with_cont
 
 
 @torch.no_grad()
-def score_orders(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool = True) -> np.ndarray:
-    """The same by each order that the model has, one pass after the other, so that it takes the memory of one: float64, N K."""
+def score_orders(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool = True, order: int | None = None) -> np.ndarray:
+    """The same by each order that the model has, one pass after the other, so that it takes the memory of one: float64, N K.
+
+    Args: `order`, the only one that is scored.
+    """
     x_BCHW, context = to_tensors(rows, device, model.context_spec if with_context else ContextSpec())
-    return 0.0 - log_probs_of_orders(model, x_BCHW, context).double().cpu().numpy()  # certain is 0, not -0
+    if order is None:
+        log_prob_BK = log_probs_of_orders(model, x_BCHW, context)
+    else:
+        log_prob_BK = log_prob_of_order(model, x_BCHW, context, order=order)[:, None]
+    return 0.0 - log_prob_BK.double().cpu().numpy()  # certain is 0, not -0
 
 
 def mixed_nats(nats_NK: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ Everything here is numpy on whole numbers, so that threads beside torch's own ma
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ ORDERS = (  # in words: how the pixels of the image follow each other
 )
 _FLIPS = ((1, 1), (-1, -1), (1, -1), (-1, 1))  # steps through rows and columns; rows and columns are exchanged after it in the last four
 
+Side = Literal["top", "bottom", "left", "right"]  # of an image
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -99,6 +100,14 @@ def row_in_image(order: int, row: int, every: int, height: int, width: int) -> t
 
 
 # ---- what is known of an image
+
+
+def known_from(side: Side, num: int, height: int, width: int) -> Mask:
+    """Which pixels are known where so many rows, or columns, from one side are; H W."""
+    known_HW = np.zeros((height, width), dtype=np.bool_)
+    known_HW[{"top": np.s_[:num], "bottom": np.s_[max(0, height - num) :]}.get(side, np.s_[:0])] = True
+    known_HW[:, {"left": np.s_[:num], "right": np.s_[max(0, width - num) :]}.get(side, np.s_[:0])] = True
+    return known_HW
 
 
 def best_order(known_HW: Mask, rank_HW: Int64, num_orders: int) -> int:

@@ -373,14 +373,13 @@ class Loop:
         plan, position, spec = self.plan, self.position, self.plan.dataset.spec
         self.state.restore_best(self.say)
         nats_NK = self._score("test")
-        nll_nats_N = mixed_nats(nats_NK)
-        self.finite.scores("test", nll_nats_N, f"after {position.epoch} epoch(s)")
+        self.finite.scores("test", mixed_nats(nats_NK), f"after {position.epoch} epoch(s)")
         scores = summarize_orders(nats_NK, spec.num_subpixels)
         self._count_seconds()
         result = None
         if self.workers.is_first:
             self.writer.wait()
-            result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count, self.outbox)
+            result = write_result(plan, position, self.average.model, scores, nats_NK, self.workers.count, self.outbox)
         self.workers.wait()
         self._report({"test/bits_per_dim": scores.bits_per_dim, "val/bits_per_dim": position.best_bits_per_dim})
         result = result or finished(plan.storage, plan.folder)
