@@ -32,7 +32,7 @@ def turned_back(values: Tensor, order_B: Tensor) -> Tensor:
 def _taken(values: Tensor, places_KP: Tensor, order_B: Tensor) -> Tensor:
     flat = values.flatten(-2)
     index_BP = places_KP.to(values.device)[order_B.to(values.device).long().clamp(min=0)]
-    index = index_BP.view(len(values), *[1] * (flat.dim() - 2), -1).expand_as(flat)
+    index = index_BP.view(len(values), *[1] * (flat.dim() - 2), index_BP.shape[1]).expand_as(flat)
     return flat.gather(-1, index).view_as(values)
 
 

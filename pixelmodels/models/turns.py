@@ -83,8 +83,9 @@ def turned_arrays_back(values: Array, order_N: Int64) -> Array:
 
 
 def _taken(values: Array, places_NP: Int64) -> Array:
-    flat = values.reshape(*values.shape[:-2], -1)
-    index = places_NP.reshape(len(places_NP), *[1] * (flat.ndim - 2), -1)
+    num_pixels = places_NP.shape[1]  # and not -1, which may not be found of no images
+    flat = values.reshape(*values.shape[:-2], num_pixels)
+    index = places_NP.reshape(len(places_NP), *[1] * (flat.ndim - 2), num_pixels)
     return np.take_along_axis(flat, index, axis=-1).reshape(values.shape)
 
 

@@ -49,9 +49,9 @@ def test_each_order_is_what_its_words_say() -> None:
 def test_turning_back_undoes_a_turn_and_tensors_are_turned_as_arrays(size: tuple[int, int]) -> None:
     orders = len(places(*size))
     assert orders == (8 if size[0] == size[1] else 4)
-    rng, order_N = np.random.default_rng(0), np.arange(orders)
-    for shape in ((orders, 3, *size), (orders, *size)):
-        values = rng.integers(0, 250, shape).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    for shape in ((orders, 3, *size), (orders, *size), (0, 3, *size)):
+        values, order_N = rng.integers(0, 250, shape).astype(np.uint8), np.arange(shape[0])
         there = turned_arrays(values, order_N)
         assert there.dtype == np.uint8 and np.array_equal(turned_arrays_back(there, order_N), values)
         tensors = turned(torch.from_numpy(values), torch.from_numpy(order_N))

@@ -117,7 +117,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(architecture: str, tmp_path: P
 
 
 def test_splits_are_scored_by_the_mixture_and_the_raster_order_is_told_beside_it(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, epochs=2)
+    plan = plan_of(tmp_path, {"report_epochs": True}, epochs=2)
     said: list[dict[str, float]] = []
     result = train(plan, say=lambda _: None, report=said.append)
     model, test = find_model(plan.folder, plan.storage), plan.dataset.read("test")
@@ -145,7 +145,7 @@ def test_a_run_of_one_order_is_called_told_and_scored_as_ever(tmp_path: Path) ->
     keys = {run_key(dataclasses.replace(recipe, orders=orders), "0123") for orders in (1, 2, 4, 8)}
     assert len(keys) == 4 and run_key(recipe, "0123") in keys
     said: list[dict[str, float]] = []
-    plan = tiny_plan(Storage(str(tmp_path)), recipe)
+    plan = tiny_plan(Storage(str(tmp_path)), recipe, report_epochs=True)
     result = train(plan, say=lambda _: None, report=said.append)
     assert result.test_raster_bits_per_dim is None and not any("val/raster_bits_per_dim" in metrics for metrics in said)
     table = pq.read_table(pa.BufferReader(plan.storage.read_bytes(f"{plan.folder}/{TEST_NATS}")))
@@ -155,7 +155,7 @@ def test_a_run_of_one_order_is_called_told_and_scored_as_ever(tmp_path: Path) ->
 def test_orders_that_do_not_fit_are_refused_in_a_line() -> None:
     with pytest.raises(UserError, match="number of orders '3' unknown; have 1, 2, 4, 8"):
         tiny_recipe(orders=3)
-    with pytest.raises(UserError, match="has 2 orders and is conditioned on 'small', .*; give --orders 1, or train without"):
+    with pytest.raises(UserError, match=r"has 2 orders and is conditioned on 'small', .*; give --orders 1, or train without"):
         tiny_recipe(orders=2, condition_on=("small",))
     with pytest.raises(UserError, match="8 orders exchange rows with columns, which images of 4x3 do not allow; train recipe 'tiny' with"):
         context_of_kinds(tiny_recipe(orders=8), "tiny", ImageSpec(1, 4, 3, 4), 2, 3)
