@@ -74,12 +74,15 @@ def test_no_pixel_depends_on_later_ones_of_its_order(pair):
     x_BCHW = x_1CHW.repeat(9, 1, 1, 1)
     for place in range(9):
         x_BCHW[place, :, place // 3, place % 3] = (x_BCHW[place, :, place // 3, place % 3] + 1) % model.spec.levels
-    for order in range(8):
+    x_BCHW = torch.cat([x_BCHW, x_1CHW])
+    order_B = torch.arange(8).repeat_interleave(10)
+    with torch.no_grad():  # all orders in one pass
+        maps_BHW = model.log_prob_map(turned(x_BCHW.repeat(8, 1, 1, 1), order_B), in_order(None, order_B))
+        third_BHW = log_prob_map_of_order(model, x_BCHW, order=3)
+    maps_KBHW = turned_back(maps_BHW, order_B).unflatten(0, (8, 10))
+    torch.testing.assert_close(maps_KBHW[3], third_BHW, rtol=1e-12, atol=1e-12)
+    for order, maps in enumerate(maps_KBHW):
         rank_HW = ranks_of(model, order)
-        with torch.no_grad():
-            maps = log_prob_map_of_order(model, torch.cat([x_BCHW, x_1CHW]), order=order)
-            total_B = log_prob_of_order(model, torch.cat([x_BCHW, x_1CHW]), order=order)
-        torch.testing.assert_close(maps.sum((1, 2)), total_B, rtol=1e-12, atol=1e-12)
         for place in range(9):
             before_HW = rank_HW < rank_HW[place // 3, place % 3]
             torch.testing.assert_close(maps[place][before_HW], maps[-1][before_HW], rtol=1e-12, atol=1e-12)
@@ -96,14 +99,19 @@ def test_passes_equal_forward_in_any_order(pair):
 
 
 def test_samples_of_any_order_and_of_the_mixture_equal_the_reference(pair):
-    model = small_model(*pair, height=4, width=4, levels=16, context="mix_and_orders")
-    context = random_context(model, 6)
-    for options in ({}, {"order": 1}, {"order": 5}, {"order": 2, "guidance": 1.5, "temperature": 0.8}):
-        x_NCHW = sample(model, 6, seed=1, context=context, **options)
-        assert torch.equal(x_NCHW, reference_sample(model, 6, seed=1, context=context, **options)), options
+    model = small_model(*pair, height=3, width=3, levels=16, context="mix_and_orders")
+    context = random_context(model, 4)
+    for options in ({}, {"order": 5, "guidance": 1.5, "temperature": 0.8}):
+        x_NCHW = sample(model, 4, seed=1, context=context, **options)
+        assert torch.equal(x_NCHW, reference_sample(model, 4, seed=1, context=context, **options)), options
         assert torch.equal(sample(model, 2, seed=1, context=context.rows(slice(2)), **options), x_NCHW[:2])
-    blend = ContextBlend(context, random_context(model, 6, seed=9), torch.linspace(0, 1, 6))
+
+
+def test_a_blend_is_drawn_by_the_order_of_its_image():
+    model = small_model(*GATED, height=4, width=4, levels=16, context="mix_and_orders")
+    blend = ContextBlend(random_context(model, 6), random_context(model, 6, seed=9), torch.linspace(0, 1, 6))
     assert torch.equal(sample(model, 6, seed=1, context=blend), reference_sample(model, 6, seed=1, context=blend))
+    assert torch.equal(sample(model, 6, seed=1, context=blend)[0], sample(model, 1, seed=1, context=blend.first.rows(slice(1)))[0])
 
 
 def test_samples_follow_the_mixture(pair):
