@@ -44,7 +44,7 @@ def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> R
     try:
         return checked(model, request)
     except UserError as error:  # what is left to check are the options: each one's message begins with its name
-        named = next((name for name in ("order", "temperature", "top_p", "guidance", "seed", "first") if name in str(error)), None)
+        named = next((name for name in ("temperature", "top_p", "guidance", "seed", "first", "order") if name in str(error)), None)
         raise invalid(str(error), named) from None
 
 
@@ -173,7 +173,8 @@ def _known(model: PixelModel, asked: CompletionRequest, max_bytes: int) -> tuple
         mask_HW = pngs.mask_of(asked.mask, "mask", spec, max_bytes)
     else:
         rows = asked.known_rows or 0
-        if rows > spec.height:
-            raise invalid(f"{rows} rows are known of an image of {spec.height}", "known_rows")
+        what, most = ("rows", spec.height) if asked.known_side in ("top", "bottom") else ("columns", spec.width)
+        if rows > most:
+            raise invalid(f"{rows} {what} are known of an image of {most}", "known_rows")
         mask_HW = known_from(asked.known_side, rows, spec.height, spec.width)
     return torch.from_numpy(image_CHW)[None], torch.from_numpy(mask_HW)[None]

@@ -144,5 +144,7 @@ def test_scores_are_of_the_mixture_or_of_one_order(several: tuple[PixelModel, Cl
         client.scores(x_NCHW.numpy(), scale="levels", map=True)
     with pytest.raises(ServiceError, match=r"order: Input should be less than or equal to 7|less than or equal to 7"):
         client.scores(x_NCHW.numpy(), scale="levels", order=8)
+    with pytest.raises(ServiceError, match=r"6 columns are known of an image of 5 \(field 'known_rows'\)"):
+        client.completions(np.zeros(SPEC.shape, np.uint8), known_rows=6, known_side="left", scale="levels")
     with pytest.raises(ServiceError, match="says what known_rows counts; give known_rows"):
         client.completions(np.zeros(SPEC.shape, np.uint8), mask=np.eye(5, dtype=bool), known_side="left", scale="levels")
