@@ -62,24 +62,27 @@ class Batch:
     x_BCHW: torch.Tensor  # levels, int64
     label_B: torch.Tensor | None  # int64; None where a model is not conditioned on labels
     vector_BV: torch.Tensor | None  # float32; None where a model is not conditioned on vectors
+    order_B: torch.Tensor | None = None  # int64, by which the images are turned; None where they are as they are
 
     def context(self, spec: ContextSpec) -> Context | None:
         """The whole context of the images."""
-        return context_of(spec, self.x_BCHW, self.label_B, self.vector_BV)
+        return context_of(spec, self.x_BCHW, self.label_B, self.vector_BV, self.order_B)
 
     def tensors(self) -> list[torch.Tensor]:
         """All that there are."""
-        return [tensor for tensor in (self.x_BCHW, self.label_B, self.vector_BV) if tensor is not None]
+        return [tensor for tensor in (self.x_BCHW, self.label_B, self.vector_BV, self.order_B) if tensor is not None]
 
 
-def to_batch(rows: Rows, device: torch.device, spec: ContextSpec) -> Batch:
+def to_batch(rows: Rows, device: torch.device, spec: ContextSpec, order_N: np.ndarray | None = None) -> Batch:
     """Rows as tensors on the device; through pinned memory to a GPU, which is not waited for.
 
     On the CPU numpy does it, which uses this thread alone: torch would start a team of threads for each thread that calls it.
+    Args: `order_N`, by which the rows' images are turned already; None: they are as they are.
     """
     label_B = _moved(rows.labels_N, device) if spec.num_classes and rows.labels_N is not None else None
     vector_BV = _moved(rows.vectors_NV, device) if spec.vector_size and rows.vectors_NV is not None else None
-    return Batch(_moved(rows.images_NCHW, device), label_B, vector_BV)
+    order_B = None if order_N is None else _moved(order_N, device)
+    return Batch(_moved(rows.images_NCHW, device), label_B, vector_BV, order_B)
 
 
 def _moved(values: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -89,7 +92,9 @@ def _moved(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else np.int64))
 
 
-def to_tensors(rows: Rows, device: torch.device, spec: ContextSpec) -> tuple[torch.Tensor, Context | None]:
-    """Images and their whole context on the device."""
-    batch = to_batch(rows, device, spec)
+def to_tensors(
+    rows: Rows, device: torch.device, spec: ContextSpec, order_N: np.ndarray | None = None
+) -> tuple[torch.Tensor, Context | None]:
+    """Images and their whole context on the device. Args: `order_N`, as of `to_batch`."""
+    batch = to_batch(rows, device, spec, order_N)
     return batch.x_BCHW, batch.context(spec)

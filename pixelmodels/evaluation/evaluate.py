@@ -20,10 +20,11 @@ from pixelmodels.errors import UserError, check_at_least, check_seed
 from pixelmodels.evaluation.activations import Source, choose_images, first_step, probe_model
 from pixelmodels.evaluation.actors import Actors
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit
-from pixelmodels.evaluation.nats import nats_table
+from pixelmodels.evaluation.nats import OF_ORDERS, nats_table
 from pixelmodels.evaluation.probes import ProbeRow, probe_files
-from pixelmodels.evaluation.scores import Scores, score_rows, summarize
+from pixelmodels.evaluation.scores import Scores, mixed_nats, score_orders, summarize
 from pixelmodels.models import PixelModel
+from pixelmodels.models.turns import check_order
 from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.preflight import Preflight
 from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once, without_remarks
@@ -51,6 +52,7 @@ class Evaluate:
     probe_images: int = 10_000  # training images of a probe at most
     probe_seed: int = 0  # which ones, and the weights of the untrained network that it compares with
     without_context: bool = False  # score a conditional model with all that it is conditioned on left out
+    order: int | None = None  # of a model of several orders (docs/orders.md): score it by this one; by the mixture of all unless given
 
     def __post_init__(self) -> None:
         check_seed("--probe-seed", self.probe_seed)
@@ -71,14 +73,18 @@ class Evaluation:
 class Scorer:
     """An actor that holds the model and scores batches of rows."""
 
-    def __init__(self, actors: Actors, dataset: Dataset) -> None:
-        self._actors, self._dataset = actors, dataset
+    def __init__(self, actors: Actors, dataset: Dataset, order: int | None = None) -> None:
+        self._actors, self._dataset, self._order = actors, dataset, order
         self._model = actors.model().to(actors.device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of the data set to rows with columns key, label and nll_nats."""
-        nll_nats = score_rows(self._model, rows_of(batch, self._dataset), self._actors.device, with_context=self._actors.with_context)
-        return pa.table({"key": batch["key"], "label": batch["label"], "nll_nats": nll_nats})
+        """Rows of the data set to rows with columns key, label and nll_nats; of several orders also with the nats by each one."""
+        rows, order = rows_of(batch, self._dataset), self._order
+        nats_NK = score_orders(self._model, rows, self._actors.device, with_context=self._actors.with_context, order=order)
+        columns = {"key": batch["key"], "label": batch["label"], "nll_nats": mixed_nats(nats_NK)}
+        if nats_NK.shape[1] > 1:
+            columns[OF_ORDERS] = pa.FixedSizeListArray.from_arrays(nats_NK.ravel(), nats_NK.shape[1])
+        return pa.table(columns)
 
 
 def evaluate(options: Evaluate) -> Evaluation:
@@ -102,7 +108,7 @@ def evaluate(options: Evaluate) -> Evaluation:
     with_context = not options.without_context
     actors = Actors(place, tracker, options.num_workers or room, options.batch_size, options.use_gpu, with_context)
     with without_remarks():
-        table = _score(actors, dataset, options.split)
+        table = _score(actors, dataset, options.split, options.order)
     scores = summarize(table["nll_nats"].to_numpy(), dataset.spec.num_subpixels)
     files = _files_of(table, scores, dataset, options, with_context=bool(model.context_spec) and with_context)
     for file, data in files:
@@ -135,7 +141,8 @@ def _check_writable(storage: Storage, folder: str) -> None:
 def _files_of(table: pa.Table, scores: Scores, dataset: Dataset, options: Evaluate, *, with_context: bool) -> Iterator[tuple[str, bytes]]:
     """The files that tell of scores, by name: first the nats, which took the time."""
     keys, nll_nats_N = table["key"].to_pylist(), table["nll_nats"].to_numpy()
-    yield "nats.parquet", nats_table(keys, decode_labels(table["label"]), nll_nats_N, dataset.spec.num_subpixels)
+    nats_NK = np.array(table[OF_ORDERS].to_pylist()) if OF_ORDERS in table.column_names else None
+    yield "nats.parquet", nats_table(keys, decode_labels(table["label"]), nll_nats_N, dataset.spec.num_subpixels, nats_NK)
     order = np.argsort(-nll_nats_N, kind="stable")
     for picture, indices in (("lowest", order), ("highest", order[::-1])):
         images_NCHW = _images(dataset, options.split, [keys[index] for index in indices[: options.num_images]])
@@ -145,10 +152,16 @@ def _files_of(table: pa.Table, scores: Scores, dataset: Dataset, options: Evalua
         "dataset": f"{dataset.name}-{dataset.fingerprint}",
         "split": options.split,
         "with_context": with_context,
+        **({} if options.order is None else {"order": options.order}),
+        **({} if nats_NK is None else {"bits_per_dim_of_orders": [_bits(nats_N, dataset) for nats_N in nats_NK.T]}),
         "num_images": len(keys),
         **{name: getattr(scores, name) for name in ("bits_per_dim", "bits_per_dim_stderr", "nll_nats")},
     }
     yield SUMMARY, json.dumps(summary, indent=1).encode()
+
+
+def _bits(nats_N: np.ndarray, dataset: Dataset) -> float:
+    return summarize(nats_N, dataset.spec.num_subpixels).bits_per_dim
 
 
 def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
@@ -158,13 +171,15 @@ def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
         raise UserError("--without-context given, and the model is not conditioned on anything; leave it out")
     if not options.without_context:
         check_context_fits(model.context_spec, dataset, (options.split,), "score it with --without-context")
+    if options.order is not None:
+        check_order(options.order, model.context_spec.num_orders)
     if options.split == "train" and dataset.train_images_are_grey:
         raise UserError(f"split 'train' of data set '{dataset.name}' is drawn anew each epoch; evaluate validation or test")
 
 
-def _score(actors: Actors, dataset: Dataset, split: str) -> pa.Table:
-    """Columns key, label and nll_nats of every image of the split, ordered by key."""
-    rows = actors.over(dataset.stream(split), len(dataset.shards(split)), Scorer, actors, dataset)
+def _score(actors: Actors, dataset: Dataset, split: str, order: int | None) -> pa.Table:
+    """What `Scorer` tells of every image of the split, ordered by key."""
+    rows = actors.over(dataset.stream(split), len(dataset.shards(split)), Scorer, actors, dataset, order)
     table = pa.concat_tables(list(rows.iter_batches(batch_size=None, batch_format="pyarrow"))).sort_by("key")
     if len(table) != dataset.num_images(split):
         raise RuntimeError(f"{len(table)} images were scored, the split has {dataset.num_images(split)}")

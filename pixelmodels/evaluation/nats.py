@@ -19,6 +19,7 @@ from pixelmodels.errors import first_line
 from pixelmodels.likelihoods.bits import bits_per_dim
 
 TEST_NATS = "test_nats.parquet"  # in a run's folder, and artifact of its MLflow run: the nats of each test image
+OF_ORDERS = "nll_nats_of_orders"  # column of the nats by each order, of a model of several
 _DRAWS_AT_ONCE = 4_000_000  # indices that are held at a time
 _NAMED = 3  # keys that a message shows
 
@@ -48,8 +49,13 @@ class Comparison:
     level: float  # share of such intervals that hold the true mean
 
 
-def nats_table(keys: Sequence[str], labels_N: np.ndarray | None, nll_nats_N: np.ndarray, num_subpixels: int) -> bytes:
-    """A Parquet file of the nats of each image: columns key, label (null where there is none), nll_nats, bits_per_dim."""
+def nats_table(
+    keys: Sequence[str], labels_N: np.ndarray | None, nll_nats_N: np.ndarray, num_subpixels: int, nats_NK: np.ndarray | None = None
+) -> bytes:
+    """A Parquet file of the nats of each image: columns key, label (null where there is none), nll_nats, bits_per_dim.
+
+    Of a model of several orders also nll_nats_of_orders, a list of K. Args: `nats_NK`, the nats by each order; None: there is one.
+    """
     labels = np.full(len(keys), -1) if labels_N is None else labels_N
     columns: dict[str, Any] = {
         "key": pa.array(keys, pa.string()),
@@ -57,6 +63,8 @@ def nats_table(keys: Sequence[str], labels_N: np.ndarray | None, nll_nats_N: np.
         "nll_nats": pa.array(nll_nats_N, pa.float64()),
         "bits_per_dim": pa.array(bits_per_dim(torch.tensor(nll_nats_N), num_subpixels).numpy(), pa.float64()),
     }
+    if nats_NK is not None and nats_NK.shape[1] > 1:
+        columns[OF_ORDERS] = pa.FixedSizeListArray.from_arrays(nats_NK.ravel(), nats_NK.shape[1])
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue()

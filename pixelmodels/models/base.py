@@ -26,6 +26,7 @@ from pixelmodels.models.context_encoder import (
     scaled_image,
 )
 from pixelmodels.models.context_images import GivenPixels, given_pixels
+from pixelmodels.models.turns import check_num_orders
 from pixelmodels.products import products
 from pixelmodels.shapes import ImageSpec
 
@@ -83,7 +84,9 @@ class PixelModel(nn.Module):
                 f"likelihood '{likelihood.config.name}' does not order the {spec.channels} channels and neither does "
                 f"{type(self).__name__}; use discretized_logistic_mixture"
             )
-        self.encoder = ContextEncoder(context_spec, spec) if context_spec else None
+        for image in (spec, *([] if context_spec.image is None else [context_spec.image])):
+            check_num_orders(context_spec.num_orders, image)
+        self.encoder = ContextEncoder(context_spec, spec) if context_spec.has_features else None
         self.num_groups = spec.channels if network_orders else 1
         # a channel of ones tells padding from mid-grey; it belongs to no colour, so every group may see it
         self.input_groups = (*(range(spec.channels) if network_orders else (0,) * spec.channels), -1)
@@ -207,6 +210,7 @@ class PixelModel(nn.Module):
 
         `x_BCHW` holds integers in [0, levels). Raises `UserError` for a wrong shape, type or level, or a context
         that the model was not built for. On a GPU products are IEEE float32, whatever torch is set to.
+        Of a model of several orders: of images that are turned as `context` says; see `orders` for likelihoods of the images themselves.
         """
         self.spec.check_values(x_BCHW)
         check_context(context, self.context_spec, len(x_BCHW))

@@ -26,6 +26,7 @@ class ContextSpec:
     image: ImageSpec | None = None  # of the image that is given, such as a grey one: as large as the model's, or whole factors apart
     small: ImageSpec | None = None  # of the small image that is given beside it: sub-sampled by whole factors
     class_names: tuple[str, ...] = field(default=(), compare=False)  # of each label, where they are known: they shape nothing
+    num_orders: int = 1  # of its pixels that the model has (see `turns`): 1, 2, 4 or 8; it is told which one unless there is one only
 
     def __post_init__(self) -> None:
         if len(self.class_names) not in (0, self.num_classes):
@@ -35,7 +36,13 @@ class ContextSpec:
                 raise UserError(f"{name} {getattr(self, name)} is negative; give 0 or more")
 
     def __bool__(self) -> bool:
+        """Whether images are given anything; by which order they are drawn is not given but chosen."""
         return self.num_classes > 0 or self.vector_size > 0 or self.image is not None or self.small is not None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether layers take anything of it."""
+        return bool(self) or self.num_orders > 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Context:
     vector_BV: Tensor | None = None  # floats; NaN in the whole row where an image has none
     image_BCHW: Tensor | None = None  # levels, integers; -1 in the whole image where there is none
     small_BCHW: Tensor | None = None  # as image_BCHW
+    order_B: Tensor | None = None  # by which order each image is turned, integers: never absent, so that None and -1 are order 0
 
     def __len__(self) -> int:
         """Images that it is the context of; 0 where every kind is None."""
@@ -74,9 +82,10 @@ class Context:
         """Each kind of each image left out with probability `rate`, by the images' keys (`layers.dropout.image_keys`) alone."""
         if not rate:
             return self
-        kinds = [one.name for one in fields(self)]
+        kinds = [one.name for one in fields(self) if one.name != "order_B"]  # which is never left out
         kept_BK = keep_masks(keys_B, _DROP_STREAM, len(kinds), rate)
-        return self.without({name: ~kept_BK[:, kinds.index(name)].to(value.device) for name, value in self._given().items()})
+        given = {name: value for name, value in self._given().items() if name in kinds}
+        return self.without({name: ~kept_BK[:, kinds.index(name)].to(value.device) for name, value in given.items()})
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,12 @@ class ContextBlend:
 
 
 Given = Context | ContextBlend | None  # what a batch is conditioned on
+
+
+def order_alone(context: Given) -> Context | None:
+    """What is left of a context where the images are given nothing: by which order they are turned; None where it tells none."""
+    order_B = context.first.order_B if isinstance(context, ContextBlend) else None if context is None else context.order_B
+    return None if order_B is None else Context(order_B=order_B)
 
 
 def join_contexts(contexts: Sequence[Given]) -> Given:
@@ -159,12 +174,16 @@ def check_context(context: Given, spec: ContextSpec, batch: int) -> None:
         check_context(context.second, spec, batch)
         if context.share_B.shape != (batch,):
             raise UserError(f"shares of shape {tuple(context.share_B.shape)} given for {batch} images; give one for each image")
+        orders = [one.order_B for one in (context.first, context.second) if one.order_B is not None]
+        if len(orders) == 1 or (len(orders) == 2 and not torch.equal(*orders)):
+            raise UserError("the two contexts of a blend are told different orders; there is no order between two: give both the same")
     elif context is not None:
         kinds: tuple[tuple[str, Tensor | None, Any, Callable[[Tensor, Any, int], None]], ...] = (
             ("label", context.label_B, spec.num_classes, _check_labels),
             ("vector", context.vector_BV, spec.vector_size, _check_vectors),
             ("image", context.image_BCHW, spec.image, _check_images),
             ("small image", context.small_BCHW, spec.small, _check_images),
+            ("order", context.order_B, spec.num_orders if spec.num_orders > 1 else 0, _check_orders),
         )
         for kind, value, built_for, check in kinds:
             if value is not None and not built_for:
@@ -179,6 +198,14 @@ def _check_labels(label_B: Tensor, num_classes: int, batch: int) -> None:
     wrong = label_B[(label_B < ABSENT) | (label_B >= num_classes)]
     if len(wrong):
         raise UserError(f"label {int(wrong[0])} is out of range; this model knows 0..{num_classes - 1}, and -1 for no label")
+
+
+def _check_orders(order_B: Tensor, num_orders: int, batch: int) -> None:
+    if order_B.shape != (batch,) or order_B.is_floating_point():
+        raise UserError(f"orders of shape {tuple(order_B.shape)} given for {batch} images; give one integer for each image")
+    wrong = order_B[(order_B < ABSENT) | (order_B >= num_orders)]
+    if len(wrong):
+        raise UserError(f"order {int(wrong[0])} is out of range; this model has 0..{num_orders - 1}")
 
 
 def _check_vectors(vector_BV: Tensor, size: int, batch: int) -> None:

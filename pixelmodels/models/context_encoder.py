@@ -58,8 +58,8 @@ class ImageEncoder(nn.Module):
 class ContextEncoder(nn.Module):
     """Context to features `c_BHWD`, where H and W are 1 for what holds for the whole image.
 
-    A label is an embedding, a vector a linear map, a given image goes through convolutions; their features are added
-    up. What is absent adds a learned null.
+    A label and an order are embeddings, a vector a linear map, a given image goes through convolutions; their features are
+    added up. What is absent adds a learned null, but an order: without any it is the first.
     """
 
     def __init__(self, spec: ContextSpec, model_spec: ImageSpec):
@@ -72,6 +72,8 @@ class ContextEncoder(nn.Module):
             self.no_vector = nn.Parameter(torch.randn(CONTEXT_FEATURES))
         self.image = ImageEncoder(spec.image, model_spec) if spec.image is not None else None
         self.small = ImageEncoder(spec.small, model_spec) if spec.small is not None else None
+        if spec.num_orders > 1:
+            self.order = nn.Embedding(spec.num_orders, CONTEXT_FEATURES)
 
     def forward(self, context: Given, batch: int, small_BHWC: Tensor | None = None) -> Tensor:
         """Features of a batch's context, which `check_context` has accepted; `small_BHWC` are inputs of the small image."""
@@ -87,6 +89,8 @@ class ContextEncoder(nn.Module):
             parts.append(self.image(self.image.inputs(context.image_BCHW, batch)))
         if self.small is not None:
             parts.append(self.small(self.small.inputs(context.small_BCHW, batch) if small_BHWC is None else small_BHWC))
+        if self.spec.num_orders > 1:
+            parts.append(self.encode_orders(context.order_B, batch))
         c_BHWD: Tensor = sum(parts[1:], parts[0])
         return c_BHWD
 
@@ -95,6 +99,13 @@ class ContextEncoder(nn.Module):
         device = self.label.weight.device
         label_B = torch.full((batch,), ABSENT, device=device) if label_B is None else label_B.to(device)
         c_BD: Tensor = self.label(label_B.long() % (self.spec.num_classes + 1))
+        return c_BD[:, None, None]
+
+    def encode_orders(self, order_B: Tensor | None, batch: int) -> Tensor:
+        """Orders to features; order 0 for -1."""
+        device = self.order.weight.device
+        order_B = torch.zeros(batch, dtype=torch.long, device=device) if order_B is None else order_B.to(device).long().clamp(min=0)
+        c_BD: Tensor = self.order(order_B)
         return c_BD[:, None, None]
 
     def encode_vectors(self, vector_BV: Tensor | None, batch: int) -> Tensor:
@@ -126,7 +137,7 @@ class ContextProjection(PositionLinear):
 
 def projection(spec: ContextSpec, num_features: int, *layers: Layer) -> ContextProjection | None:
     """The projection of layers that add it (none: the wiring does), or None for a model that is not conditioned."""
-    return ContextProjection(CONTEXT_FEATURES, num_features, *layers) if spec else None
+    return ContextProjection(CONTEXT_FEATURES, num_features, *layers) if spec.has_features else None
 
 
 def added_of(context: Features) -> dict[Layer, Tensor]:

@@ -43,21 +43,26 @@ def sub_sampled(spec: ImageSpec, factor: int) -> ImageSpec:
     return replace(spec, height=-(-spec.height // factor), width=-(-spec.width // factor))
 
 
-def context_of(spec: ContextSpec, x_BCHW: Tensor, label_B: Tensor | None = None, vector_BV: Tensor | None = None) -> Context | None:
+def context_of(
+    spec: ContextSpec, x_BCHW: Tensor, label_B: Tensor | None = None, vector_BV: Tensor | None = None, order_B: Tensor | None = None
+) -> Context | None:
     """The whole context of images, of the kinds that a model is built for: given images are made of the images themselves.
 
     `image` is them without their colours, `small` sub-sampled, as `check_context_fits` sees to.
 
-    Args: `label_B` and `vector_BV`, where the data set has them. None for a model without context.
+    Args: `label_B` and `vector_BV`, where the data set has them; `order_B`, by which the images are turned. None for a model without
+    context.
     """
-    if not spec:
+    if not spec.has_features:
         return None
-    return Context(
+    found = Context(
+        order_B=order_B if spec.num_orders > 1 else None,
         label_B=label_B if spec.num_classes else None,
         vector_BV=vector_BV if spec.vector_size else None,
         image_BCHW=grey(x_BCHW) if spec.image is not None else None,
         small_BCHW=small(x_BCHW, factor_between(x_BCHW.shape[2:], spec.small.shape[1:])) if spec.small is not None else None,
     )
+    return found if spec or len(found) else None
 
 
 def check_makeable(spec: ContextSpec, own: ImageSpec, remedy: str) -> None:

@@ -72,7 +72,8 @@ def config_from_plain(values: Mapping[str, Any]) -> Any:
 
 def describe(model: PixelModel) -> dict[str, Any]:
     """All that is needed to build the model again but its weights, and its classes' names, as plain JSON values."""
-    context = {name: value for name, value in asdict(model.context_spec).items() if name != "class_names" or value}
+    later = {"class_names": (), "num_orders": 1}  # fields that models of before do not have, which stay described as they were
+    context = {name: value for name, value in asdict(model.context_spec).items() if name not in later or value != later[name]}
     return {
         **config_to_plain(model.config),
         "image_spec": asdict(model.spec),

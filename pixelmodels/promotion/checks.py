@@ -18,6 +18,7 @@ from pixelmodels.evaluation.sample_grids import sample_context
 from pixelmodels.evaluation.scores import score_rows
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import PixelModel
+from pixelmodels.models.orders import ensemble_log_prob
 from pixelmodels.promotion.outcome import Check
 from pixelmodels.sampling import sample
 
@@ -70,7 +71,9 @@ def check_causality(model: PixelModel, test: Split, num_probes: int, seed: int) 
     for start in range(0, len(probes), _PROBE_BATCH):
         batch = probes[start : start + _PROBE_BATCH]
         chosen = test.take(rng.integers(0, len(test), len(batch)))
-        x_BCHW, context = to_tensors(chosen.rows, torch.device("cpu"), model.context_spec)
+        orders = model.context_spec.num_orders
+        order_B = rng.integers(0, orders, len(batch)) if orders > 1 else None  # it sees turned images
+        x_BCHW, context = to_tensors(chosen.rows, torch.device("cpu"), model.context_spec, order_B)
         noise_BCHW = torch.from_numpy(rng.integers(0, model.spec.levels, x_BCHW.shape))
         x_BCHW = torch.where(torch.from_numpy(rng.random((len(x_BCHW), 1, 1, 1)) < 0.5), noise_BCHW, x_BCHW)
         other_BCHW = (x_BCHW + torch.from_numpy(rng.integers(1, model.spec.levels, x_BCHW.shape))) % model.spec.levels
@@ -144,7 +147,7 @@ def check_samples(model: PixelModel, dataset: Dataset, test: Split, seed: int) -
     if low == high and test.images_NCHW.min() < test.images_NCHW.max():
         return Check(SAMPLES, False, f"all of {_NUM_SAMPLES} samples have level {low} everywhere")
     with torch.no_grad():
-        log_prob_N = model.log_prob(x_NCHW, context)
+        log_prob_N = ensemble_log_prob(model, x_NCHW, context)
     if not log_prob_N.isfinite().all():
         return Check(SAMPLES, False, "the model gives its own samples a likelihood that is not finite")
     bits = float(bits_per_dim(float(-log_prob_N.double().mean()), dataset.spec.num_subpixels))

@@ -1,4 +1,4 @@
-"""What a run's images are conditioned on: the kinds that a recipe asks for, of what the data set has."""
+"""What a run's images are conditioned on: the kinds that a recipe asks for, of what the data set has, and the orders of their pixels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pixelmodels.data.dataset import check_labels
 from pixelmodels.errors import UserError
 from pixelmodels.models import ContextSpec
 from pixelmodels.models.context_images import factor_between, sub_sampled
+from pixelmodels.models.turns import check_num_orders
 from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.shapes import ImageSpec
 
@@ -45,7 +46,10 @@ def context_of_kinds(recipe: Recipe, name: str, spec: ImageSpec, num_classes: in
         if least < factor:  # the pixels of a given image are told by its size
             sizes = f"{spec.height}x{spec.width}, of which small_factor {factor} leaves {sampled.height}x{sampled.width}, as {least} does"
             raise _lacks(recipe, name, "small", f"has images of {sizes}; give --small-factor {least}")
-    return ContextSpec(num_classes if "label" in kinds else 0, vector_size if "vector" in kinds else 0, image, sampled)
+    check_num_orders(recipe.orders, spec, f"train recipe '{recipe.name}' with --orders 4, 2 or 1, or on square images")
+    return ContextSpec(
+        num_classes if "label" in kinds else 0, vector_size if "vector" in kinds else 0, image, sampled, num_orders=recipe.orders
+    )
 
 
 def _lacks(recipe: Recipe, name: str, kind: str, what: str) -> UserError:

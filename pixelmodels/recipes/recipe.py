@@ -19,6 +19,7 @@ from pixelmodels.errors import UserError, check_seed, unknown
 from pixelmodels.hashed_fields import hashed_fields
 from pixelmodels.likelihoods import LikelihoodConfig
 from pixelmodels.models import architecture_class, architecture_of, config_class, config_to_plain
+from pixelmodels.models.turns import NUMBERS
 from pixelmodels.plain import FieldsOf, _plain, construct, from_plain
 from pixelmodels.storage import check_length
 
@@ -85,6 +86,9 @@ class Recipe:
     shift: int = 0  # most pixels by which training images are moved, anew each epoch, up or down and to either side
     mirror: bool = False  # mirror every second training image, by chance, left to right
     augmented_share: float = 0.8  # share of the steps whose images are moved or mirrored; those after it see images as they are
+    orders: int = (
+        1  # of the pixels, one drawn anew for each image of a step: 1 raster, 2 also from the end, 4 mirrored too, 8 by columns too
+    )
     patience: int = 0  # epochs without a better validation likelihood until the run stops; 0 never stops early
     seed: int = 0  # of the weights, the order of images, dropout and sample grids
     activation_checkpointing: bool = False  # compute activations again in the backward pass, to save memory
@@ -117,6 +121,13 @@ class Recipe:
             raise UserError(
                 f"recipe '{self.name}' is conditioned on 'small' and {architecture} draws a small image of its own; "
                 f"leave it out with --exclude {self.name}, or train without --condition-on small"
+            )
+        if self.orders not in NUMBERS:
+            raise unknown("number of orders", str(self.orders), map(str, NUMBERS))
+        if self.orders > 1 and "small" in self.condition_on:
+            raise UserError(
+                f"recipe '{self.name}' has {self.orders} orders and is conditioned on 'small', which is no sub-sampling of a turned image; "
+                "give --orders 1, or train without --condition-on small"
             )
         if self.small_factor < 2:
             raise UserError(f"small_factor is {self.small_factor}; give 2 or more")

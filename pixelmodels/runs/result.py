@@ -35,6 +35,7 @@ class RunResult:
     num_workers: int
     mlflow_run_id: str | None
     model_version: str | None  # of the registered model
+    test_raster_bits_per_dim: float | None = None  # of a model of several orders, by the raster order alone; the test is of their mixture
 
     def write(self, storage: Storage, folder: str) -> None:
         """Write it into the run's folder: from then on the run counts as finished."""

@@ -32,6 +32,7 @@ class Commission:
     originals_MCHW: Tensor | None = None  # levels: the images that are completed, or whose context is given
     samples_each: int | None = None  # images drawn of each given image, one after the other; None: no image is given
     known_HW: Tensor | None = None  # which pixels of the originals are known, booleans; None: they are not completed
+    order: int | None = None  # by which all images are drawn, of a model of several; None: chosen image by image, as in `Request`
     columns: int | None = None  # images a row of the picture; None: as square as it can be
 
     @property
@@ -76,16 +77,27 @@ class Commission:
             top_p=self.top_p,
             known_NCHW=known_NCHW,
             known_mask_NHW=known_mask_NHW,
+            order=self.order,
         )
+
+    def orders_N(self, model: PixelModel) -> Int64:
+        """By which order each image is drawn."""
+        if model.context_spec.num_orders == 1:
+            return np.zeros(self.n, np.int64)
+        return np.array([request.order_of(model, image) for request in self.requests(0, self.n) for image in range(request.n)], np.int64)
 
     def check(self, model: PixelModel) -> None:
         """Raise `UserError` for what does not fit the model or is out of range."""
         for request in self.requests(0, self.n):
             checked(model, request)
 
-    def arrays(self, spec: ContextSpec) -> dict[str, npt.NDArray[np.generic]]:
-        """What each image was given, by name: a row for each image, its kinds as `Context` names them; and the names of the labels."""
+    def arrays(self, model: PixelModel) -> dict[str, npt.NDArray[np.generic]]:
+        """What each image was given, by name: a row for each image, its kinds as `Context` names them; and the names of the labels.
+
+        Of a model of several orders also by which one each image is drawn.
+        """
         found: dict[str, npt.NDArray[np.generic]] = {}
+        spec = model.context_spec
         if isinstance(self.context, Context):
             context = self.context
             given = {"label_N": context.label_B, "vector_NV": context.vector_BV}
@@ -97,6 +109,8 @@ class Commission:
             found["originals_NCHW"] = _plain(self.originals_MCHW)[self.original_N]
         if self.known_HW is not None:
             found["known_HW"] = self.known_HW.numpy()
+        if spec.num_orders > 1:
+            found["order_N"] = self.orders_N(model)
         return found
 
 

@@ -81,7 +81,7 @@ class Output:
             yield self.name, png_bytes(picture(commission, images_NCHW, model))
         else:
             stream = io.BytesIO()
-            np.savez_compressed(stream, images_NCHW=images_NCHW, **commission.arrays(model.context_spec))  # type: ignore[arg-type]
+            np.savez_compressed(stream, images_NCHW=images_NCHW, **commission.arrays(model))  # type: ignore[arg-type]
             yield self.name, stream.getvalue()
 
 

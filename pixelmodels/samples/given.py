@@ -19,6 +19,7 @@ from pixelmodels.evaluation.batches import check_context_fits, check_images_fit,
 from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.models.class_names import classes_of
 from pixelmodels.models.context_images import check_makeable, context_of, grey
+from pixelmodels.models.turns import Side, known_from, known_too_late
 from pixelmodels.shapes import ImageSpec
 
 SAMPLES_EACH = 4  # of each given image, unless asked for otherwise
@@ -116,13 +117,17 @@ def absent_kinds(spec: ContextSpec, context: Context | None) -> list[str]:
     return [what for what, asked, value in kinds if asked and value is None]
 
 
-def known_pixels(rows: int | None, mask: Path | None, spec: ImageSpec) -> Tensor:
-    """Which pixels are known, booleans H W: so many rows at the top, or where a mask says so (see `decode_mask`); raises `UserError`."""
+def known_pixels(rows: int | None, mask: Path | None, spec: ImageSpec, side: Side = "top") -> Tensor:
+    """Which pixels are known, booleans H W: so many rows (columns) from a side, or where a mask says so (see `decode_mask`).
+
+    Raises `UserError` for what leaves nothing to draw, or knows nothing.
+    """
     known_HW = np.zeros((spec.height, spec.width), dtype=np.bool_)
     if rows is not None:
-        if not 1 <= rows < spec.height:
-            raise UserError(f"--known-rows {rows} is out of range; the model's images have {spec.height} rows: give 1..{spec.height - 1}")
-        known_HW[:rows] = True
+        what, most = ("rows", spec.height) if side in ("top", "bottom") else ("columns", spec.width)
+        if not 1 <= rows < most:
+            raise UserError(f"--known-rows {rows} is out of range; the model's images have {most} {what}: give 1..{most - 1}")
+        known_HW = known_from(side, rows, spec.height, spec.width)
     elif mask is not None:
         if not mask.is_file():
             raise UserError(f"--known '{mask}' not found; give an image of {spec.height}x{spec.width}, white where pixels are known")
@@ -133,10 +138,9 @@ def known_pixels(rows: int | None, mask: Path | None, spec: ImageSpec) -> Tensor
     return torch.from_numpy(known_HW)
 
 
-def num_known_later(model: PixelModel, known_HW: Tensor) -> int:
-    """Known pixels that the model draws after some unknown one, so that what is drawn there is not conditioned on them."""
-    rank_HW = model.pixel_ranks()
-    return int((known_HW & (rank_HW > rank_HW[~known_HW].min())).sum())
+def num_known_later(model: PixelModel, known_HW: Tensor, order: int = 0) -> int:
+    """Known pixels that the model draws, by an order, after some unknown one, so that what is drawn there is not conditioned on them."""
+    return int(known_too_late(known_HW.numpy(), model.pixel_ranks().numpy(), order).sum())
 
 
 def _read(file: Path, channels: int | None, sizes: Sequence[tuple[int, int]], option: str, whose: str) -> npt.NDArray[Any]:

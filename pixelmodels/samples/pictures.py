@@ -15,6 +15,7 @@ from pixelmodels.data.quantization import UInt8
 from pixelmodels.errors import UserError
 from pixelmodels.evaluation.sample_grids import enlarged, written
 from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.turns import turned_arrays, turned_arrays_back
 from pixelmodels.pictures import BACKGROUND, grid, to_bytes
 from pixelmodels.samples.commission import Commission
 
@@ -34,14 +35,14 @@ def check_size(n: int, model: PixelModel) -> None:
         raise UserError(f"{n} images are too many for one picture; give a --n for {most} or fewer, or an --out that ends in .npz or /")
 
 
-def picture(commission: Commission, images_NCHW: UInt8, model: PixelModel, drawn_HW: Mask | None = None) -> UInt8:
+def picture(commission: Commission, images_NCHW: UInt8, model: PixelModel, drawn: Mask | None = None) -> UInt8:
     """All images as one picture (H, W, 3): in a row each what was given, the original (if any), and its samples; or samples only.
 
     The names of the samples' classes are written beside them where the model knows any.
 
-    Args: `drawn_HW`, pixels that are drawn so far; the others are the grey of the gaps, as unknown pixels of given images are.
+    Args: `drawn`, pixels that are drawn so far (N 1 H W); the others are the grey of the gaps, as unknown pixels of given images are.
     """
-    samples_N3HW = _colours(images_NCHW, model.spec.levels, drawn_HW)
+    samples_N3HW = _colours(images_NCHW, model.spec.levels, drawn)
     names = written(commission.class_names(model.context_spec), model.context_spec)
     if commission.samples_each is None:
         return grid(samples_N3HW, 256, columns=commission.columns, captions=names)
@@ -63,21 +64,26 @@ def picture(commission: Commission, images_NCHW: UInt8, model: PixelModel, drawn
     return grid(rows.reshape(-1, *rows.shape[2:]), 256, columns=rows.shape[1], captions=captions.ravel().tolist())
 
 
-def _colours(images_NCHW: UInt8, levels: int, shown_HW: Mask | None) -> UInt8:
-    """Levels as RGB, N 3 H W, grey where a pixel is not shown; of a number of channels other than 1 and 3, the mean."""
+def _colours(images_NCHW: UInt8, levels: int, shown: Mask | None) -> UInt8:
+    """Levels as RGB, N 3 H W, grey where a pixel is not shown (H W, N 1 H W); of a number of channels other than 1 and 3, the mean."""
     bytes_NCHW = to_bytes(images_NCHW, levels)
     if bytes_NCHW.shape[1] not in (1, 3):
         bytes_NCHW = bytes_NCHW.mean(1, keepdims=True).round().astype(np.uint8)
     rgb_N3HW = np.broadcast_to(bytes_NCHW, (len(bytes_NCHW), 3, *bytes_NCHW.shape[2:]))
-    return rgb_N3HW if shown_HW is None else np.where(shown_HW, rgb_N3HW, np.uint8(BACKGROUND))
+    return rgb_N3HW if shown is None else np.where(shown, rgb_N3HW, np.uint8(BACKGROUND))
 
 
-def masks(model: PixelModel, known_HW: Mask | None) -> Iterator[Mask]:
+def masks(model: PixelModel, known_HW: Mask | None, order: int = 0) -> Iterator[Mask]:
     """Which pixels are there before the first row, and after each row that brings some: all images of a block are at the same row.
 
-    A model of several stages draws the small image first, so its pixels come before the others.
+    A model of several stages draws the small image first, so its pixels come before the others. Args: `order`, by which rows are drawn.
     """
-    drawn_HW = np.zeros(model.spec.shape[1:], dtype=np.bool_) if known_HW is None else known_HW.copy()
+    own_HW = np.zeros(model.spec.shape[1:], dtype=np.bool_) if known_HW is None else known_HW
+    for drawn_HW in _masks_of_turned(model, turned_arrays(own_HW[None], np.array([order]))[0]):
+        yield turned_arrays_back(drawn_HW[None], np.array([order]))[0]
+
+
+def _masks_of_turned(model: PixelModel, drawn_HW: Mask) -> Iterator[Mask]:
     yield drawn_HW.copy()
     for stage in model.stages():
         for row in range(0, model.spec.height, stage.every):
@@ -90,9 +96,12 @@ def masks(model: PixelModel, known_HW: Mask | None) -> Iterator[Mask]:
 def film(commission: Commission, images_NCHW: UInt8, model: PixelModel) -> list[UInt8]:
     """Pictures of the images being drawn, at most `MAX_FRAMES`; the last one is `picture` of them all."""
     commission, images_NCHW = _first_images(commission, images_NCHW, model)
-    steps = list(masks(model, None if commission.known_HW is None else commission.known_HW.numpy()))
-    shown = sorted({round(at) for at in np.linspace(0, len(steps) - 1, min(len(steps), MAX_FRAMES))})
-    return [picture(commission, images_NCHW, model, steps[step]) for step in shown]
+    known_HW, order_N = None if commission.known_HW is None else commission.known_HW.numpy(), commission.orders_N(model)
+    steps = {int(order): list(masks(model, known_HW, int(order))) for order in np.unique(order_N)}
+    shares = np.linspace(0, 1, min(max(map(len, steps.values())), MAX_FRAMES))  # of the drawing: where one order has more rows to draw
+    films = {order: [each[round(share * (len(each) - 1))] for share in shares] for order, each in steps.items()}
+    drawn = [np.stack([films[int(order)][frame] for order in order_N])[:, None] for frame in range(len(shares))]
+    return [picture(commission, images_NCHW, model, one) for one in drawn]
 
 
 def _first_images(commission: Commission, images_NCHW: UInt8, model: PixelModel) -> tuple[Commission, UInt8]:

@@ -19,12 +19,14 @@ from pixelmodels.errors import UserError, check_at_least, check_seed
 from pixelmodels.models import Context, ContextBlend, PixelModel
 from pixelmodels.models.class_names import MOST_TOLD, class_name, label_of
 from pixelmodels.models.context import ABSENT
+from pixelmodels.models.turns import ORDERS, Side, check_order
 from pixelmodels.progress import Say, duration
 from pixelmodels.samples.commission import Commission
 from pixelmodels.samples.drawing import DrawnCommission, Means
 from pixelmodels.samples.files import PICTURE, outputs_of
 from pixelmodels.samples.given import FilesToComplete, FilesToGive, HeldOut, Images, absent_kinds, known_pixels, num_known_later, shares
 from pixelmodels.samples.pictures import check_size
+from pixelmodels.sampling.orders import order_of_image
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 
 MOST = 100_000_000  # images of one call, which are all in memory
@@ -44,7 +46,8 @@ class Sample:
     the output is written, so the same command goes on where it was killed.
 
     To complete images, say what is known of them. Known pixels stay as they are given; those that come after an unknown pixel (in the
-    order of the model) are not taken into account by what is drawn there: such an image is no draw given all that is known.
+    order of the model, or the best of its orders) are not taken into account by what is drawn there: such an image is no draw given all
+    that is known.
     """
 
     model: Annotated[str, tyro.conf.Positional]  # folder of a run or checkpoint (path or URI), or models:/name/version
@@ -64,7 +67,11 @@ class Sample:
     given: str | None = None  # image file, or folder of them, that the model is given: grey to be coloured, or small to be enlarged
     complete: str | None = None  # image file, or folder of them, to complete: as large as the model's images
     known_rows: int | None = None  # of the images of --complete, or of test images of --dataset: rows at the top that are known
+    known_side: Side = "top"  # the side from which --known-rows counts; from the left and right it counts columns
     known: Path | None = None  # the same as a mask, an image: white where pixels are known, black where they are drawn
+    # Of a model of several orders (docs/orders.md): draw every image by this one. Without it each has its own: the one in which its known
+    # pixels come first, or, where none are known, one that is drawn with the image.
+    order: int | None = None
     samples_each: int | None = None  # samples of each given image; 4 or more unless given
     batch_size: int = 64  # images of a block: drawn at a time by one process
     num_workers: int | None = None  # blocks drawn at a time, where there are several; as many as the cluster has room for unless given
@@ -94,6 +101,8 @@ class Sample:
             raise UserError("--known-rows and --known say what is known of given images; give --complete FILE, or --dataset NAME, too")
         if self.complete is not None and not self.completes:
             raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
+        if self.known_side != "top" and self.known_rows is None:
+            raise UserError(f"--known-side {self.known_side} says what --known-rows counts; give --known-rows N too")
         if self.compiled and self.use_gpu:
             raise UserError("--compiled is for CPUs, and --use-gpu for GPUs; leave one of them out")
         for flag in ("compiled", "speculation"):
@@ -112,6 +121,8 @@ class Sample:
 
 def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say = print) -> list[Path]:
     """Draw, write, return the files' paths, `--out` last; raises `UserError` for what does not fit the model or cannot be written."""
+    if options.order is not None:
+        check_order(options.order, model.context_spec.num_orders)
     outputs = outputs_of(options.out, options.gif)
     if outputs[-1].name.endswith(PICTURE):
         check_size(options.n * (1 if options.between is None else options.num_steps), model)
@@ -131,7 +142,7 @@ def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say 
 
 def commission_of(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Commission:
     """What is to be drawn; raises `UserError` for images or a data set that do not fit the model."""
-    shared: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "guidance", "temperature", "top_p")}
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "guidance", "temperature", "top_p", "order")}
     numbers_N = np.arange(options.n)
     if options.between is not None:
         ends = _labels(options.between, model)
@@ -154,7 +165,7 @@ def commission_of(options: Sample, model: PixelModel, storage: Storage, say: Say
 
 def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Commission:
     """Samples of test images or files: of what is given of them, or of what is known of them."""
-    known_HW = known_pixels(options.known_rows, options.known, model.spec) if options.completes else None
+    known_HW = known_pixels(options.known_rows, options.known, model.spec, options.known_side) if options.completes else None
     images: Images
     if options.dataset is not None:
         if known_HW is None and not model.context_spec:
@@ -168,7 +179,7 @@ def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) ->
     x_MCHW, context = images.first(used, model)
     say(f"{each} samples of each of {used:,} of {images.num:,} {images.what}")
     if known_HW is not None:
-        say(_told_of(known_HW, model))
+        say(_told_of(known_HW, model, options.order))
     rows_N = np.arange(used).repeat(each)
     if options.label:  # of files, which have none of their own: a row of the context for each pair of image and class
         labels, classes = _labels(options.label, model), len(options.label)
@@ -200,10 +211,13 @@ def _tell_absent(model: PixelModel, context: Context | None, say: Say) -> None:
         say(f"the model is {also}conditioned on {' and '.join(absent)}, of which nothing is given: the samples do without")
 
 
-def _told_of(known_HW: Tensor, model: PixelModel) -> str:
-    """How much is known, and whether the completions are draws given all of it."""
+def _told_of(known_HW: Tensor, model: PixelModel, asked: int | None) -> str:
+    """How much is known, by which order the rest is drawn, and whether the completions are draws given all that is known."""
     told = f"{int(known_HW.sum()):,} of {known_HW.numel():,} pixels of each are known"
-    later = num_known_later(model, known_HW)
+    order = order_of_image(model, 0, 0, known_HW.numpy(), asked)
+    if model.context_spec.num_orders > 1:
+        told += f", the others drawn by order {order} ({ORDERS[order]})"
+    later = num_known_later(model, known_HW, order)
     if not later:
         return told
     return f"{told}; {later:,} of them come after pixels that are drawn: they stay as they are, and what is drawn before them ignores them"

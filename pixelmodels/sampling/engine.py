@@ -34,10 +34,11 @@ class RowDone:
     request_id: int
     image: int  # index in its request, 0..n-1
     stage: int  # 0 unless the model draws an image in several passes
-    row: int  # of the stage's image
+    row: int  # of the stage's image, turned as the order has it
     levels_CW: npt.NDArray[np.uint8]  # this row of the stage's pixels
     is_last: bool  # the image is finished
-    image_CHW: Tensor | None  # the whole image where it is finished, uint8
+    image_CHW: Tensor | None  # the whole image where it is finished, uint8, turned back
+    order: int = 0  # by which the image is turned while it is drawn: `turns.row_in_image` says where the row's pixels are
 
 
 class NotFinite(FloatingPointError):
@@ -188,8 +189,8 @@ class Engine:
                 continue
             ends_stage = one.row == lane.height - 1
             is_last = ends_stage and stage == len(self._lanes) - 1
-            image_CHW = torch.from_numpy(drawing.x_CHW) if is_last else None
-            drawn.append(RowDone(drawing.request_id, drawing.image, stage, one.row, one.levels_CW, is_last, image_CHW))
+            image_CHW, order = drawing.finished() if is_last else None, drawing.order
+            drawn.append(RowDone(drawing.request_id, drawing.image, stage, one.row, one.levels_CW, is_last, image_CHW, order))
             if is_last:
                 self._finish(drawing.request_id)
             elif ends_stage:
@@ -219,18 +220,27 @@ def slot_widths(num_slots: int, reserve: int) -> tuple[int, ...]:
 
 
 def sample(
-    model: PixelModel, n: int, *, seed: int, context: Given = None, guidance: float = 0.0, temperature: float = 1.0, top_p: float = 1.0
+    model: PixelModel,
+    n: int,
+    *,
+    seed: int,
+    context: Given = None,
+    guidance: float = 0.0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    order: int | None = None,
 ) -> Tensor:
     """Draw `n` images, uint8 levels shaped N C H W on the model's device; image i is a function of (weights, its context, seed, i).
 
     Args: `guidance` w draws from p(x | context)^(1+w) / p(x)^w, made to sum to 1 for each sub-pixel (its exact
     table over levels); 0 is the model itself. `temperature` T then draws from softmax(log p / T), and `top_p` from the
-    smallest set of levels whose probability reaches it, on the same table.
+    smallest set of levels whose probability reaches it, on the same table. `order`, of a model of several, by which all images are drawn;
+    None: each one's is drawn from its seed.
     Raises `UserError` where the context does not fit the model, for options out of their range, or guidance without a context, and
     `NotFinite` where the network gives parameters that are not finite. The model's modes (training, evaluation) are left as they were.
     """
     with evaluating(model):
-        request = Request(n=n, seed=seed, context=context, guidance=guidance, temperature=temperature, top_p=top_p)
+        request = Request(n=n, seed=seed, context=context, guidance=guidance, temperature=temperature, top_p=top_p, order=order)
         return draw_all(model, request).to(model.device)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pixelmodels.models.base import Stage
-from pixelmodels.models.context import join_contexts
+from pixelmodels.models.context import join_contexts, order_alone
 from pixelmodels.sampling.canvas import Canvas
 from pixelmodels.sampling.choosing import Choice
 from pixelmodels.sampling.passes import Passes
@@ -111,7 +111,10 @@ class Lane:
     def _start(self, group: list[Drawing]) -> list[Canvas]:
         x_BCHW = torch.from_numpy(np.stack([drawing.x_CHW for drawing in group])).to(self.model.device)
         given = join_contexts([drawing.context for drawing in group])
-        canvases = [self.passes.start(len(group), self.stage.context(one, x_BCHW)) for one in ((given, None) if self.guided else (given,))]
+        canvases = [
+            self.passes.start(len(group), self.stage.context(one, x_BCHW))
+            for one in ((given, order_alone(given)) if self.guided else (given,))
+        ]
         if self._may_speculate:
             canvases[0].guesses = no_guesses(self.model, len(group))
         return canvases

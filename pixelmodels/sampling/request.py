@@ -11,10 +11,13 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import Context, ContextBlend, PixelModel
-from pixelmodels.models.context import Given, check_context
+from pixelmodels.models.context import Given, check_context, order_alone
 from pixelmodels.models.context_images import GivenPixels, given_pixels
+from pixelmodels.models.orders import in_order
+from pixelmodels.models.turns import check_order, turned_arrays, turned_arrays_back
 from pixelmodels.sampling.choosing import check_options
 from pixelmodels.sampling.noise import image_noise
+from pixelmodels.sampling.orders import order_of_image
 
 CPU = torch.device("cpu")
 
@@ -26,6 +29,9 @@ class Request:
     Known pixels are clamped: what is drawn after them is conditioned on them, what is drawn before them is not. So
     known *later* pixels (in the order of the model) stay as they are given, and their image is no draw from p(image | all known pixels).
     The pixels of a small image that is given as context are known too.
+
+    A model of several orders draws by the order that is asked for; else image by image by the one in which the known pixels come first,
+    so that they all count where they can (`models.turns`), or, where none are known, by one drawn from the image's own seed.
     """
 
     n: int = 1  # images
@@ -37,6 +43,13 @@ class Request:
     top_p: float = 1.0  # in (0, 1]: draw from the smallest set of levels whose probability reaches it, on the same table
     known_NCHW: Tensor | None = None  # levels, integers, of one image or n; read where the mask is true
     known_mask_NHW: Tensor | None = None  # which pixels are known, booleans, of one image or n
+    order: int | None = None  # of all images, see above; None: chosen image by image
+
+    def order_of(self, model: PixelModel, image: int) -> int:
+        """By which order one of the images of a request that was checked is drawn."""
+        mask_NHW = self.known_mask_NHW
+        known_HW = None if mask_NHW is None else mask_NHW[image % len(mask_NHW)].numpy()
+        return order_of_image(model, self.seed, self.first + image, known_HW, self.order)
 
     @property
     def options(self) -> tuple[float, float, float]:
@@ -51,11 +64,18 @@ class Drawing:
     request_id: int
     image: int  # index in its request
     options: tuple[float, float, float]  # guidance, temperature, top_p
-    context: Given  # of this image
+    context: Given  # of this image, with its order where there are several
     u_HWU: npt.NDArray[np.float64]  # its noise
-    x_CHW: npt.NDArray[np.uint8]  # levels so far, with what is known
-    known_HW: npt.NDArray[np.bool_] | None  # pixels that are not drawn: those given, and those of stages that are done
+    x_CHW: npt.NDArray[np.uint8]  # levels so far, with what is known, turned as its order has it
+    known_HW: npt.NDArray[np.bool_] | None  # pixels that are not drawn: those given, and those of stages that are done; turned likewise
+    order: int = 0  # by which the image is turned while it is drawn
     stage: int = 0  # that it is in, or waits for
+
+    def finished(self) -> Tensor:
+        """The image as it is wanted, uint8."""
+        if not self.order:
+            return torch.from_numpy(self.x_CHW)
+        return torch.from_numpy(turned_arrays_back(self.x_CHW[None], np.array([self.order]))[0])
 
     def num_leading_known(self, every: int) -> int:
         """Rows at the top of a stage, which draws every k-th row and column, that are wholly known."""
@@ -82,7 +102,13 @@ def checked(model: PixelModel, request: Request) -> Request:
     for name in ("seed", "first"):
         if getattr(request, name) < 0:
             raise UserError(f"{name} {getattr(request, name)} is negative; give 0 or more")
+    if request.order is not None:
+        check_order(request.order, model.context_spec.num_orders)
+    if model.context_spec.num_orders > 1 and model.context_spec.small is not None and request.order != 0:
+        raise UserError("the model is given small images, whose pixels are not those of a turned image; give order 0")
     context = request.context
+    if order_alone(context) is not None:
+        raise UserError("a context says by which order images are turned; say it by the request's `order`, and give images as they are")
     if isinstance(context, Context) and not len(context):
         context = None
     if context is not None:
@@ -147,4 +173,10 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
         known, mask = request.known_NCHW, request.known_mask_NHW
         known_HW = mask[image % len(mask)].numpy().copy()
         x_CHW = np.where(known_HW, known[image % len(known)].numpy(), 0).astype(np.uint8)
-    return Drawing(request_id, image, request.options, context, image_noise(model, request.seed, request.first + image), x_CHW, known_HW)
+    order, noise_HWU = request.order_of(model, image), image_noise(model, request.seed, request.first + image)
+    if model.context_spec.num_orders > 1:
+        context = in_order(context, torch.tensor([order], device=model.device))
+        order_1 = np.array([order])
+        x_CHW = turned_arrays(x_CHW[None], order_1)[0]
+        known_HW = None if known_HW is None else turned_arrays(known_HW[None], order_1)[0]
+    return Drawing(request_id, image, request.options, context, noise_HWU, x_CHW, known_HW, order)

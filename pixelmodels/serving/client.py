@@ -37,6 +37,8 @@ class Images:
     seed: int  # the same again gives the same images
     label: int | None = None  # the number of their class, where one was asked for
     label_name: str | None = None  # its name, where the model knows it
+    order_N: npt.NDArray[np.int64] | None = None  # by which order each was drawn, of a model of several
+    unused_HW: npt.NDArray[np.bool_] | None = None  # known pixels that came too late in it, so that the others were drawn without them
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ class Event:
     def picture(self) -> UInt8:
         """The picture of a row (the image so far) or an image: grey values, rows x columns (x 3)."""
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(self.data["png"]))))
+
+    @property
+    def places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows and columns of a row's pixels in the image: `image_CHW[:, *event.places] = event.data["levels"]`."""
+        every, steps = self.data["every"], np.arange(len(self.data["levels"][0]))
+        (top, left), (down, right) = self.data.get("first", (every * self.data["row"], 0)), self.data.get("step", (0, every))
+        return top + down * steps, left + right * steps
 
 
 class Client:
@@ -73,19 +82,25 @@ class Client:
         """Draw images.
 
         Options: seed, first, label (the number of a class, or its name), vector, context_image, small_image, scale, temperature, top_p,
-        guidance, model, timeout_s.
+        guidance, order (of a model of several), model, timeout_s.
         """
         return self._images("/v1/samples", {"n": n, **options})
 
     def completions(self, image: Any, *, mask: Any = None, known_rows: int | None = None, n: int = 1, **options: Any) -> Images:
-        """Draw images of which the pixels in `mask`, or the first rows, are those of `image`; options as for `samples`.
+        """Draw images of which the pixels in `mask`, or so many rows, are those of `image`; options as for `samples`, and known_side.
+
+        `known_side` ("top", "bottom", "left", "right") says where the known rows, or columns, are. A model of several orders draws by the
+        one in which what is known comes first: `order_N` of the answer, whose `unused_HW` are known pixels that no order could put first.
 
         Args: `mask`, booleans of rows x columns, 0 and one other number, or a PNG file or picture: black where pixels are drawn.
         """
         return self._images("/v1/completions", {"n": n, "image": image, "mask": mask, "known_rows": known_rows, **options})
 
     def scores(self, images: Any, **options: Any) -> list[dict[str, Any]]:
-        """Of each image: nats, bits_per_dim, and map_bits (rows of columns) with `map=True`; options: context, scale, model, timeout_s."""
+        """Of each image: nats, bits_per_dim, and map_bits (rows of columns) with `map=True`.
+
+        Options: context, scale, order (of a model of several: score by this one, not by the mixture of all), model, timeout_s.
+        """
         scores: list[dict[str, Any]] = self._json("POST", "/v1/scores", {"images": images, **options})["scores"]
         return scores
 
@@ -123,7 +138,8 @@ class Client:
         with self._sent("POST", path, {**body, "format": "npz"}) as response, np.load(io.BytesIO(response.read())) as arrays:
             told, label, name = response.headers, response.headers["X-Label"], response.headers["X-Label-Name"]
             label, name = None if label is None else int(label), None if name is None else unquote(name)
-            return Images(arrays["images_NCHW"], unquote(told["X-Model"]), int(told["X-Seed"]), label, name)
+            orders = {kind: arrays[kind] for kind in ("order_N", "unused_HW") if kind in arrays}
+            return Images(arrays["images_NCHW"], unquote(told["X-Model"]), int(told["X-Seed"]), label, name, **orders)
 
     def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         with self._sent(method, path, body) as response:

@@ -28,11 +28,13 @@ from pixelmodels.serving.metrics import Metrics
 from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.refusals import Refused, invalid
 from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
+from pixelmodels.serving.requests import DrawnBy
 from pixelmodels.serving.schemas import (
     ERRORS,
     UNKNOWN,
     CompletionRequest,
     Models,
+    Orders,
     SampleRequest,
     Samples,
     Score,
@@ -137,12 +139,22 @@ def _encoded(drawn: Drawn, asked: SampleRequest) -> Response:
         return Response(png_bytes(grid(drawn.images_NCHW, drawn.levels, captions=captions)), media_type="image/png", headers=headers)
     if asked.format == "npz":
         stream = io.BytesIO()
-        np.savez_compressed(stream, images_NCHW=drawn.images_NCHW)
+        orders = {} if drawn.orders is None else {"order_N": np.array(drawn.orders.orders), "unused_HW": drawn.orders.unused_HW}
+        np.savez_compressed(stream, images_NCHW=drawn.images_NCHW, **orders)  # type: ignore[arg-type]
         return Response(stream.getvalue(), media_type="application/x-npz", headers=headers)
     images = [base64_png(image_CHW, drawn.levels) for image_CHW in drawn.images_NCHW]
-    told = {"label": drawn.label, "label_name": drawn.label_name}
+    told = {"label": drawn.label, "label_name": drawn.label_name, **_drawn_by(drawn.orders)}
     body = {"model": drawn.model, "seed": asked.seed, "first": asked.first, **told, "images": images}
     return Response(json.dumps(body), media_type="application/json", headers=headers)
+
+
+def _drawn_by(drawn: DrawnBy | None) -> dict[str, Any]:
+    """What an answer says of the orders of a model of several; nothing of any other."""
+    if drawn is None:
+        return {}
+    num_unused = int(drawn.unused_HW.sum())
+    png = base64_png(drawn.unused_HW[None].astype(np.uint8), 2) if num_unused else None
+    return {"drawn_by": Orders(orders=list(drawn.orders), num_unused=num_unused, unused=png).model_dump()}
 
 
 def _encoded_scores(scored: Scored) -> Response:
@@ -155,7 +167,7 @@ def _encoded_scores(scored: Scored) -> Response:
 
 async def _events(rows: AsyncIterator[list[StreamedRow]], opened: StreamedRow, asked: SampleRequest) -> AsyncIterator[str]:
     """Server-sent events: `start`, then `row` or `image`, then `done` or `error`."""
-    told = {"label": opened.label, "label_name": opened.label_name}
+    told = {"label": opened.label, "label_name": opened.label_name, **_drawn_by(opened.orders)}
     yield _event("start", {"model": opened.model, "seed": asked.seed, "first": asked.first, "n": asked.n, **told})
     canvases: dict[int, npt.NDArray[np.uint8]] = {}
     try:
@@ -177,7 +189,9 @@ def _encoded_rows(rows: list[StreamedRow], canvases: dict[int, npt.NDArray[np.ui
             canvases.pop(row.image, None)
         png = base64_png(picture_CHW, row.levels)
         if every == "row":
-            place = {"image": row.image, "stage": row.stage, "row": row.row, "every": row.every}
+            place: dict[str, Any] = {"image": row.image, "stage": row.stage, "row": row.row, "every": row.every}
+            if row.place is not None:
+                place |= {"order": row.order, "first": row.place.first, "step": row.place.step}
             events.append(_event("row", {**place, "levels": row.levels_CW.tolist(), "png": png}))
         if row.image_CHW is not None:
             events.append(_event("image", {"image": row.image, "png": png}))
@@ -185,8 +199,13 @@ def _encoded_rows(rows: list[StreamedRow], canvases: dict[int, npt.NDArray[np.ui
 
 
 def _with_row(canvas_CHW: npt.NDArray[np.uint8] | None, row: StreamedRow) -> npt.NDArray[np.uint8]:
-    """The rows so far (None: there are none) and one more."""
+    """The rows so far (None: there are none) and one more; of a model of several orders as an image of the whole size."""
     channels, width = row.levels_CW.shape
+    if row.place is not None:
+        canvas_CHW = np.zeros((channels, *row.place.size_HW), np.uint8) if canvas_CHW is None else canvas_CHW
+        rows_W, columns_W = (first + step * np.arange(width) for first, step in zip(row.place.first, row.place.step, strict=True))
+        canvas_CHW[:, rows_W, columns_W] = row.levels_CW
+        return canvas_CHW
     if canvas_CHW is None:
         canvas_CHW = np.zeros((channels, 0, width * row.every), np.uint8)
     top, right = row.row * row.every, 1 + (width - 1) * row.every

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,12 +23,14 @@ from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.class_names import told
+from pixelmodels.models.orders import ensemble_log_prob, log_prob_map_of_order
+from pixelmodels.models.turns import row_in_image
 from pixelmodels.products import products
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread
 from pixelmodels.serving.ray_serve import METRIC, listen_on_the_nodes_address
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
-from pixelmodels.serving.requests import check_map, check_rows, class_of, engine_request, images_of
+from pixelmodels.serving.requests import DrawnBy, check_map, check_rows, class_of, drawn_by, engine_request, images_of, order_of_scores
 from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.shelf import Loaded, Shelf
@@ -48,11 +50,21 @@ class Drawn:
     images_NCHW: npt.NDArray[np.uint8]
     label: int | None = None  # of their class, where one was asked for
     label_name: str | None = None  # where the model knows it
+    orders: DrawnBy | None = None  # of a model of several orders
+
+
+@dataclass(frozen=True)
+class RowPlace:
+    """Where a row is that a model of several orders has drawn: its pixel j is at `first` + j * `step` (row, column) of the image."""
+
+    first: tuple[int, int]
+    step: tuple[int, int]
+    size_HW: tuple[int, int]  # of the image
 
 
 @dataclass(frozen=True)
 class StreamedRow:
-    """One row of one image; the first of a stream tells the model and the class and nothing else (`image` -1)."""
+    """One row of one image; the first of a stream tells the model, the class and the orders, and nothing else (`image` -1)."""
 
     model: str
     levels: int
@@ -64,6 +76,9 @@ class StreamedRow:
     image_CHW: npt.NDArray[np.uint8] | None  # the whole image once it is finished
     label: int | None = None  # as of `Drawn`, told by the first of a stream
     label_name: str | None = None
+    orders: DrawnBy | None = None
+    order: int | None = None  # by which the image is drawn; None for a model of one, whose row is at row `every` * `row` from the left
+    place: RowPlace | None = None  # where it is then
 
 
 @dataclass(frozen=True)
@@ -104,9 +119,10 @@ class Sampler:
         """Draw the images of a request."""
         try:
             async with aclosing(self._draw(asked, timeout_s, wants_rows=False)) as told:
-                async for events, loaded in told:
+                async for events, loaded, orders in told:
                     if isinstance(events[-1], np.ndarray):
-                        return Drawn(loaded.address, loaded.model.spec.levels, events[-1], *class_of(asked, loaded.model.context_spec))
+                        label = class_of(asked, loaded.model.context_spec)
+                        return Drawn(loaded.address, loaded.model.spec.levels, events[-1], *label, orders)
         except Refused as refused:
             return refused
         return Refused(500, "internal", "the request ended without a result")
@@ -115,24 +131,28 @@ class Sampler:
         """Rows of the images of a request as they are drawn; only those that finish an image where the request says so."""
         try:
             async with aclosing(self._draw(asked, timeout_s, wants_rows=True)) as told:
-                async for events, loaded in told:
+                async for events, loaded, orders in told:
                     every = [stage.every for stage in loaded.model.stages()]
                     rows = [_streamed(loaded, event, every[event.stage]) for event in events if isinstance(event, RowDone)]
                     if rows or not events:
-                        yield rows or [_opening(loaded, asked)]
+                        yield rows or [_opening(loaded, asked, orders)]
         except Refused as refused:
             yield refused
 
     async def _draw(
         self, asked: SampleRequest, timeout_s: float, *, wants_rows: bool
-    ) -> AsyncGenerator[tuple[list[Progress], Loaded], None]:
-        """What the engine tells of a request, to the end; nothing first, once it is let in. Whoever stops listening cancels it."""
+    ) -> AsyncGenerator[tuple[list[Progress], Loaded, DrawnBy | None], None]:
+        """What the engine tells of a request, to the end; nothing first, once it is let in. Whoever stops listening cancels it.
+
+        With it the version, and by which orders its images are drawn.
+        """
         deadline = time.monotonic() + timeout_s
         with self.thread.reserved(asked.n):
             loaded = await self._loaded(asked.model)
             if wants_rows and asked.every == "row":
                 check_rows(loaded.model, asked.n, self.settings.max_stream_bytes)
             request = await self._decoded(partial(engine_request, loaded.model, asked, self.settings.max_image_bytes), has_images(asked))
+        orders = drawn_by(loaded.model, request)
         inbox, put = _inbox()
 
         def listen(events: list[Progress]) -> None:
@@ -144,12 +164,12 @@ class Sampler:
         ticket = self.thread.submit(loaded.engine, request, deadline - time.monotonic(), listen, wants_rows=wants_rows)
         try:
             if wants_rows:
-                yield [], loaded
+                yield [], loaded, orders
             while True:
                 events = await inbox.get()
                 if isinstance(events[-1], Refused):
                     raise _blamed(events[-1], asked)
-                yield events, loaded
+                yield events, loaded, orders
                 if isinstance(events[-1], np.ndarray):
                     return
         finally:
@@ -164,9 +184,10 @@ class Sampler:
                 model, limit = loaded.model, self.settings.max_image_bytes
                 if asked.map:
                     check_map(model, len(asked.images), self.settings.max_map_pixels)
+                order = order_of_scores(model, asked)
                 x_NCHW, context = await self._decoded(lambda: images_of(model, asked, limit), True)
             inbox, put = _inbox()
-            work = partial(_score, model, x_NCHW, context)
+            work = partial(_score, model, x_NCHW, context, order)
             job = self.thread.run(loaded.engine, work, len(x_NCHW), deadline - time.monotonic(), put)
             answer = await inbox.get()
             if isinstance(answer[-1], Refused):
@@ -176,7 +197,7 @@ class Sampler:
         finally:
             if job is not None:
                 self.thread.cancel(job)
-        nats_NHW = np.concatenate(answer)
+        nats_NHW = np.concatenate(answer)  # of a mixture N 1 1
         nats_N = nats_NHW.sum((1, 2))
         if not np.isfinite(nats_N).all():
             return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
@@ -270,15 +291,20 @@ def has_images(asked: SampleRequest | ScoreRequest) -> bool:
     return any(getattr(asked, name, None) is not None for name in ("image", "context_image", "small_image"))
 
 
-def _opening(loaded: Loaded, asked: SampleRequest) -> StreamedRow:
+def _opening(loaded: Loaded, asked: SampleRequest, orders: DrawnBy | None) -> StreamedRow:
     """The first of a stream."""
     label, name = class_of(asked, loaded.model.context_spec)
-    return StreamedRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None, label, name)
+    return StreamedRow(loaded.address, loaded.model.spec.levels, -1, 0, 0, 1, np.zeros((0, 0), np.uint8), None, label, name, orders)
 
 
 def _streamed(loaded: Loaded, row: RowDone, every: int) -> StreamedRow:
     image_CHW = None if row.image_CHW is None else row.image_CHW.numpy()
-    return StreamedRow(loaded.address, loaded.model.spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
+    spec = loaded.model.spec
+    told = StreamedRow(loaded.address, spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
+    if loaded.model.context_spec.num_orders == 1:
+        return told
+    place = RowPlace(*row_in_image(row.order, row.row, every, spec.height, spec.width), (spec.height, spec.width))
+    return replace(told, order=row.order, place=place)
 
 
 def _blamed(refused: Refused, asked: SampleRequest | ScoreRequest) -> Refused:
@@ -289,13 +315,17 @@ def _blamed(refused: Refused, asked: SampleRequest | ScoreRequest) -> Refused:
 
 
 @torch.inference_mode()
-def _score(model: PixelModel, x_NCHW: Tensor, context: Context | None, first: int, last: int) -> npt.NDArray[np.float64]:
-    """Nats of each pixel of images first..last - 1, B H W."""
+def _score(model: PixelModel, x_NCHW: Tensor, context: Context | None, order: int | None, first: int, last: int) -> npt.NDArray[np.float64]:
+    """Nats of each pixel of images first..last - 1 by an order, B H W; under the mixture of all orders (None) of each image, B 1 1."""
     x_BCHW = x_NCHW[first:last].to(model.device)
     if context is not None:
         context = context.to(model.device).rows(torch.zeros(len(x_BCHW), dtype=torch.long, device=model.device))
     with products("ieee", model.device):
-        nats_BHW: npt.NDArray[np.float64] = (0.0 - model.log_prob_map(x_BCHW, context)).double().cpu().numpy()
+        if order is None:
+            log_prob_BHW = ensemble_log_prob(model, x_BCHW, context)[:, None, None]
+        else:
+            log_prob_BHW = log_prob_map_of_order(model, x_BCHW, context, order=order)
+        nats_BHW: npt.NDArray[np.float64] = (0.0 - log_prob_BHW).double().cpu().numpy()
     return nats_BHW
 
 
@@ -314,4 +344,5 @@ def _info(loaded: Loaded, names: list[str]) -> ModelInfo:
         vector_size=given.vector_size,
         context_image=shape(given.image),
         small_image=shape(given.small),
+        num_orders=given.num_orders,
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.models.class_names import class_name, label_of
+from pixelmodels.models.turns import check_order, known_from, known_too_late
 from pixelmodels.sampling.engine import Request
 from pixelmodels.sampling.request import checked
 from pixelmodels.serving import pngs
@@ -35,11 +39,12 @@ def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> R
         top_p=asked.top_p,
         known_NCHW=known,
         known_mask_NHW=mask,
+        order=asked.order,
     )
     try:
         return checked(model, request)
     except UserError as error:  # what is left to check are the options: each one's message begins with its name
-        named = next((name for name in ("temperature", "top_p", "guidance", "seed", "first") if name in str(error)), None)
+        named = next((name for name in ("temperature", "top_p", "guidance", "seed", "first", "order") if name in str(error)), None)
         raise invalid(str(error), named) from None
 
 
@@ -107,9 +112,45 @@ def check_map(model: PixelModel, n: int, most: int) -> None:
 
 def check_rows(model: PixelModel, n: int, most: int) -> None:
     """Raise `Refused` where a picture of each row's image so far, of `n` images, has more than `most` sub-pixels in all."""
-    size = n * sum((stage.model.spec.height + 1) * stage.model.spec.num_subpixels // 2 for stage in model.stages())
+    rows_each = [stage.model.spec.height for stage in model.stages()]
+    if model.context_spec.num_orders > 1:  # each picture is of the whole size
+        size = n * sum(rows_each) * model.spec.num_subpixels
+    else:
+        size = n * sum((rows + 1) * stage.model.spec.num_subpixels // 2 for rows, stage in zip(rows_each, model.stages(), strict=True))
     if size > most:
         raise invalid(f"the pictures of all rows of {n} images are too large ({size} sub-pixels, at most {most}); ask for every=image", "n")
+
+
+@dataclass(frozen=True)
+class DrawnBy:
+    """By which orders the images of a request are drawn, of a model of several."""
+
+    orders: tuple[int, ...]  # of each image
+    unused_HW: npt.NDArray[np.bool_]  # known pixels that come after an unknown one: what is drawn before them does not know of them
+
+
+def drawn_by(model: PixelModel, request: Request) -> DrawnBy | None:
+    """By which orders the images of a request that was checked are drawn; None for a model of one."""
+    if model.context_spec.num_orders == 1:
+        return None
+    orders = tuple(request.order_of(model, image) for image in range(request.n))
+    late_HW = np.zeros(model.spec.shape[1:], np.bool_)
+    if request.known_mask_NHW is not None:  # one for all images, so that they are drawn by one order
+        late_HW = known_too_late(request.known_mask_NHW[0].numpy(), model.pixel_ranks().cpu().numpy(), orders[0])
+    return DrawnBy(orders, late_HW)
+
+
+def order_of_scores(model: PixelModel, asked: ScoreRequest) -> int | None:
+    """By which order images are scored, None: by the mixture of all; raises `Refused` where that tells no cost of each pixel."""
+    num_orders = model.context_spec.num_orders
+    if asked.order is not None:
+        try:
+            check_order(asked.order, num_orders)
+        except UserError as error:
+            raise invalid(str(error), "order") from None
+    if asked.map and asked.order is None and num_orders > 1:
+        raise invalid(f"a pixel costs something in one order only, not in a mixture of {num_orders}; give order, or leave map out", "map")
+    return asked.order if num_orders > 1 else 0
 
 
 def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int, scale: pngs.Scale) -> Tensor | None:
@@ -132,7 +173,8 @@ def _known(model: PixelModel, asked: CompletionRequest, max_bytes: int) -> tuple
         mask_HW = pngs.mask_of(asked.mask, "mask", spec, max_bytes)
     else:
         rows = asked.known_rows or 0
-        if rows > spec.height:
-            raise invalid(f"{rows} rows are known of an image of {spec.height}", "known_rows")
-        mask_HW = np.arange(spec.height)[:, None] < np.full((1, spec.width), rows)
+        what, most = ("rows", spec.height) if asked.known_side in ("top", "bottom") else ("columns", spec.width)
+        if rows > most:
+            raise invalid(f"{rows} {what} are known of an image of {most}", "known_rows")
+        mask_HW = known_from(asked.known_side, rows, spec.height, spec.width)
     return torch.from_numpy(image_CHW)[None], torch.from_numpy(mask_HW)[None]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
+from pixelmodels.models.turns import Side
 from pixelmodels.serving.pngs import Scale
 from pixelmodels.serving.settings import MAX_IMAGES
 
@@ -87,6 +88,15 @@ class SampleRequest(_Request):
     temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    order: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=7,
+            description="of a model of several orders: by which one all images are drawn; without it each has its own: the one in which "
+            "its known pixels come first, or one that is drawn with the image",
+        ),
+    ] = None
     format: Annotated[
         Literal["grid", "png", "npz"], Field(description="one PNG of all images, JSON with a PNG each, or a NumPy archive of levels")
     ] = "png"
@@ -107,12 +117,17 @@ class CompletionRequest(SampleRequest):
     mask: Annotated[Png | None, Field(description="of the image's size: black where pixels are drawn, one colour where they are known")] = (
         None
     )
-    known_rows: Annotated[int | None, Field(ge=0, le=1 << 16, description="rows at the top that are known")] = None
+    known_rows: Annotated[int | None, Field(ge=0, le=1 << 16, description="rows at the top (see known_side) that are known")] = None
+    known_side: Annotated[Side, Field(description="the side from which known_rows counts; from the left and right it counts columns")] = (
+        "top"
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> CompletionRequest:
         if (self.mask is None) == (self.known_rows is None):
             raise ValueError("mask: give either mask or known_rows")
+        if self.known_side != "top" and self.known_rows is None:
+            raise ValueError("known_side: says what known_rows counts; give known_rows")
         return self
 
 
@@ -120,7 +135,18 @@ class ScoreRequest(_Request):
     """Images to score: their exact negative log-likelihood, given the context that all of them have."""
 
     images: Annotated[list[Png], Field(min_length=1, max_length=MAX_IMAGES, fail_fast=True)]
-    map: Annotated[bool, Field(description="also what each pixel costs")] = False
+    map: Annotated[bool, Field(description="also what each pixel costs; of a model of several orders in one of them")] = False
+    order: Annotated[
+        int | None, Field(ge=0, le=7, description="of a model of several orders: score by this one, and not by the mixture of all")
+    ] = None
+
+
+class Orders(BaseModel):
+    """By which orders images were drawn, of a model of several, and which known pixels came too late to count."""
+
+    orders: list[int]  # of each image
+    num_unused: int  # known pixels that come after an unknown one, of each image: what is drawn before them does not know of them
+    unused: str | None  # which ones, a PNG file in base64: white where they are; null where there are none
 
 
 class Samples(BaseModel):
@@ -132,6 +158,7 @@ class Samples(BaseModel):
     label: int | None = None  # the number of their class, where one was asked for
     label_name: str | None = None  # its name, where the model knows it
     images: list[str]  # PNG files in base64
+    drawn_by: Orders | None = None  # of a model of several orders
 
 
 class Score(BaseModel):
@@ -165,6 +192,7 @@ class ModelInfo(BaseModel):
     vector_size: int  # 0: not conditioned on a vector
     context_image: list[int] | None  # channels, height, width, levels
     small_image: list[int] | None
+    num_orders: int = 1  # in which it draws and scores images
     replicas: int = 1  # that hold it
 
 

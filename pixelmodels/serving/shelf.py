@@ -19,6 +19,7 @@ import torch
 from pixelmodels.errors import MachineTrouble, UserError, one_line
 from pixelmodels.models import PixelModel
 from pixelmodels.models.files import load_model
+from pixelmodels.models.orders import ensemble_log_prob
 from pixelmodels.runs.loading import find_model
 from pixelmodels.sampling.calibration import guessed_widths, is_worth_measuring
 from pixelmodels.sampling.engine import Engine, Request, draw_all
@@ -410,5 +411,5 @@ def check_serves(model: PixelModel) -> None:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"the weights '{name}' are not finite; register a sound version")
     x_BCHW = draw_all(model, Request(n=2, seed=0)).to(model.device)
-    if not bool(model.log_prob(x_BCHW).isfinite().all()):
+    if not bool(ensemble_log_prob(model, x_BCHW).isfinite().all()):
         raise UserError("the likelihood of its own samples is not finite; register a sound version")

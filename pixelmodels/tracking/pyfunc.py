@@ -19,6 +19,7 @@ from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.class_names import label_of
 from pixelmodels.models.context import ABSENT
 from pixelmodels.models.files import load_model
+from pixelmodels.models.orders import ensemble_log_prob
 from pixelmodels.sampling import Request, draw_all
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.tracking.registry import MODEL_ARTIFACT
@@ -77,14 +78,17 @@ class PixelModelPyfunc(PythonModel):
         return images
 
     def score(self, images_NCHW: npt.NDArray[Any], context: Context | None = None) -> pd.DataFrame:
-        """Exact negative log-likelihood of each image: columns `nll_nats` (of the whole image) and `bits_per_dim`."""
+        """Exact negative log-likelihood of each image: columns `nll_nats` (of the whole image) and `bits_per_dim`.
+
+        Of a model of several orders under the mixture of all of them, from which `sample` draws.
+        """
         self._check(images_NCHW)
         nll_nats: list[float] = []
         with torch.inference_mode():
             for start in range(0, len(images_NCHW), SCORING_BATCH):
                 part = slice(start, start + SCORING_BATCH)
                 x_BCHW = torch.from_numpy(np.ascontiguousarray(images_NCHW[part]).astype(np.int64))
-                log_prob_B = self._model.log_prob(x_BCHW, None if context is None else context.rows(part))
+                log_prob_B = ensemble_log_prob(self._model, x_BCHW, None if context is None else context.rows(part))
                 nll_nats.extend((0.0 - log_prob_B.double()).tolist())  # certain is 0, not -0
         bits = [float(bits_per_dim(nats, self._model.spec.num_subpixels)) for nats in nll_nats]
         return pd.DataFrame({"nll_nats": nll_nats, "bits_per_dim": bits})

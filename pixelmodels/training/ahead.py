@@ -17,6 +17,7 @@ from pixelmodels.evaluation.batches import Batch, to_batch
 from pixelmodels.layers.dropout import image_keys
 from pixelmodels.models import Context, ContextSpec
 from pixelmodels.training.augmentation import Augmentation
+from pixelmodels.training.orders import drawn_orders, turned_rows
 
 T = TypeVar("T")
 
@@ -73,12 +74,17 @@ class InputMaker:
         places_B = first + np.arange(max(1, len(rows)))
         keys_B = image_keys(self.seed, step, places_B).to(self.device)
         rows = self.augmentation(rows, self.seed, step, places_B[: len(rows)])
+        order_B = None
+        if self.spec.num_orders > 1:
+            order_B = drawn_orders(self.spec.num_orders, self.seed, step, places_B)
+            rows = turned_rows(rows, order_B[: len(rows)])
         parts = []
         for part in range(self.num_parts):
             start, stop = part * len(rows) // self.num_parts, (part + 1) * len(rows) // self.num_parts
             some = rows.part(start, stop) if stop > start else self.empty
-            batch = to_batch(some, self.device, self.spec)
-            parts.append(StepPart(batch, keys_B[start : max(start + 1, stop)], float(stop > start)))
+            mine = slice(start, max(start + 1, stop))
+            batch = to_batch(some, self.device, self.spec, None if order_B is None else order_B[mine])
+            parts.append(StepPart(batch, keys_B[mine], float(stop > start)))
         return StepInputs(parts, num_images, self._copied())
 
     def copying(self) -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pixelmodels.evaluation.nats import TEST_NATS, nats_table
 from pixelmodels.evaluation.sample_grids import sample_context
-from pixelmodels.evaluation.scores import Scores
+from pixelmodels.evaluation.scores import Scores, mixed_nats
 from pixelmodels.models import PixelModel, architecture_of
 from pixelmodels.models.files import save_model
 from pixelmodels.runs.loading import find_model
@@ -27,11 +27,11 @@ _SAMPLES_TO_TIME = 64  # images drawn to measure samples a second
 
 
 def write_result(
-    plan: RunPlan, position: Position, model: PixelModel, scores: Scores, nll_nats_N: np.ndarray, num_workers: int, outbox: Outbox
+    plan: RunPlan, position: Position, model: PixelModel, scores: Scores, nats_NK: np.ndarray, num_workers: int, outbox: Outbox
 ) -> RunResult:
     """Write the test's nats, MLflow's metrics, the registered model and, last, the result, by which a run is known to be finished.
 
-    What MLflow cannot be told is left to `bring`. Args: `model`, the weights that were tested; `scores` and `nll_nats_N`, their test.
+    What MLflow cannot be told is left to `bring`. Args: `model`, the tested weights; `scores` and `nats_NK` (by each order), their test.
     Call it in the first worker only.
     """
     plan.check_held()
@@ -41,7 +41,7 @@ def write_result(
     sample(model, _SAMPLES_TO_TIME, seed=recipe.seed, context=context)
     samples_per_second = _SAMPLES_TO_TIME / (time.monotonic() - started)
     labels_N, keys = dataset.read_labels("test")
-    table = nats_table(keys, labels_N, nll_nats_N, dataset.spec.num_subpixels)
+    table = nats_table(keys, labels_N, mixed_nats(nats_NK), dataset.spec.num_subpixels, nats_NK)
     plan.storage.write_bytes(f"{plan.folder}/{TEST_NATS}", table)
     result = RunResult(
         name=recipe.name,
@@ -63,6 +63,7 @@ def write_result(
         num_workers=num_workers,
         mlflow_run_id=plan.mlflow_run_id,
         model_version=None,
+        test_raster_bits_per_dim=scores.raster_bits_per_dim,
     )
     published: list[RunResult] = []
 
@@ -124,6 +125,8 @@ def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -
     names = ("test_bits_per_dim", "test_bits_per_dim_stderr", "test_nll_nats")
     metrics = {name.replace("test_", "test/", 1): getattr(result, name) for name in names}
     metrics |= {name: getattr(result, name) for name in ("samples_per_second", "train_images_per_second")}
+    if result.test_raster_bits_per_dim is not None:
+        metrics["test/raster_bits_per_dim"] = result.test_raster_bits_per_dim
     plan.tracker.log_metrics(plan.mlflow_run_id, metrics, result.epochs)
     plan.tracker.log_files(plan.mlflow_run_id, {TEST_NATS: table})
     if plan.registered_name is None:

@@ -22,7 +22,7 @@ from pixelmodels.data.feeds import Feed, SizedFeed, first_rows
 from pixelmodels.data.rows import Rows
 from pixelmodels.evaluation.batches import to_tensors
 from pixelmodels.evaluation.sample_grids import sample_grid
-from pixelmodels.evaluation.scores import score_rows, summarize
+from pixelmodels.evaluation.scores import mixed_nats, score_orders, summarize_orders
 from pixelmodels.layers.dropout import use_keys
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import PixelModel
@@ -36,6 +36,7 @@ from pixelmodels.training.averaging import Average
 from pixelmodels.training.finish import write_result
 from pixelmodels.training.finite import FiniteCheck
 from pixelmodels.training.optimization import autocast, checkpoint_activations, make_optimizer, moments
+from pixelmodels.training.orders import drawn_orders, turned_rows
 from pixelmodels.training.outbox import Epoch, Outbox
 from pixelmodels.training.plan import RunPlan, build_model
 from pixelmodels.training.state import Position, RunState
@@ -221,9 +222,9 @@ class Loop:
         self._check_weights()
         if position.epoch + 1 < recipe.epochs:
             self.feed.begin(position.epoch + 1)  # while this one is validated
-        nll_nats_N = self._score("validation")
-        self.finite.scores("validation", nll_nats_N, f"in epoch {position.epoch + 1}")
-        scores = summarize(nll_nats_N, spec.num_subpixels)
+        nats_NK = self._score("validation")
+        self.finite.scores("validation", mixed_nats(nats_NK), f"in epoch {position.epoch + 1}")
+        scores = summarize_orders(nats_NK, spec.num_subpixels)
         images_per_second = position.epoch_images / max(1e-9, position.epoch_seconds)
         position.epoch, position.epoch_step = position.epoch + 1, 0
         position.epoch_nats, position.epoch_images, position.epoch_seconds = 0.0, 0, 0.0
@@ -239,6 +240,8 @@ class Loop:
             "images_per_second": images_per_second,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        if scores.raster_bits_per_dim is not None:
+            metrics["val/raster_bits_per_dim"] = scores.raster_bits_per_dim
         if self.workers.is_first:
             self.plan.check_held()
             self._track(metrics, position.epoch)
@@ -355,7 +358,11 @@ class Loop:
             return  # it takes nothing: leave the images unread
         if self.workers.is_first:
             rows = first_rows(self.plan.dataset, seed=self.recipe.seed, batch_size=self.recipe.batch_size)
-            self.model.initialize(*to_tensors(rows, self.device, self.model.context_spec))
+            order_N, num_orders = None, self.model.context_spec.num_orders
+            if num_orders > 1:  # turned as the first step has them, whoever scores them
+                order_N = drawn_orders(num_orders, self.recipe.seed, 0, np.arange(len(rows)))
+                rows = turned_rows(rows, order_N)
+            self.model.initialize(*to_tensors(rows, self.device, self.model.context_spec, order_N))
         self.workers.copy_from_first(self.model.parameters())
         self.average.model.load_state_dict(self.model.state_dict())
 
@@ -365,14 +372,14 @@ class Loop:
         """Test the weights that validated best, draw from them, and write what came of the run."""
         plan, position, spec = self.plan, self.position, self.plan.dataset.spec
         self.state.restore_best(self.say)
-        nll_nats_N = self._score("test")
-        self.finite.scores("test", nll_nats_N, f"after {position.epoch} epoch(s)")
-        scores = summarize(nll_nats_N, spec.num_subpixels)
+        nats_NK = self._score("test")
+        self.finite.scores("test", mixed_nats(nats_NK), f"after {position.epoch} epoch(s)")
+        scores = summarize_orders(nats_NK, spec.num_subpixels)
         self._count_seconds()
         result = None
         if self.workers.is_first:
             self.writer.wait()
-            result = write_result(plan, position, self.average.model, scores, nll_nats_N, self.workers.count, self.outbox)
+            result = write_result(plan, position, self.average.model, scores, nats_NK, self.workers.count, self.outbox)
         self.workers.wait()
         self._report({"test/bits_per_dim": scores.bits_per_dim, "val/bits_per_dim": position.best_bits_per_dim})
         result = result or finished(plan.storage, plan.folder)
@@ -383,7 +390,7 @@ class Loop:
     # ---- small parts
 
     def _score(self, split: str) -> np.ndarray:
-        """Nats of each image of a split under the averaged weights."""
+        """Nats of each image of a split by each order under the averaged weights, N K."""
         batches = self.feed.rows_in_order(split, self.recipe.evaluation_batch_size)
         num_images = self.plan.dataset.num_images(split)
         return score(self.average.model, batches, num_images, self.workers, self.device)
@@ -409,13 +416,13 @@ def _one_image(dataset: Dataset) -> Rows:
 
 
 def score(model: PixelModel, batches: Iterator[Rows], num_images: int, workers: Workers, device: torch.device) -> np.ndarray:
-    """Nats of each image of a split given its whole context, in its order, known to every worker: float64, shape (num_images,).
+    """Nats of each image of a split given its whole context, by each order of the model, known to every worker: float64, N K.
 
-    Args: `batches`, this worker's share of the split in order (see `Feed.rows_in_order`).
+    Args: `batches`, this worker's share of the split's `num_images`, one after the other (see `Feed.rows_in_order`).
     """
-    nll_nats_N = np.zeros(num_images)
+    nats_NK = np.zeros((num_images, model.context_spec.num_orders))
     position, _ = workers.share(0, num_images)
     for rows in batches:
-        nll_nats_N[position : position + len(rows)] = score_rows(model, rows, device)
+        nats_NK[position : position + len(rows)] = score_orders(model, rows, device)
         position += len(rows)
-    return workers.sum(nll_nats_N)  # each entry is one worker's value and the others' zeros: exact
+    return workers.sum(nats_NK)  # each entry is one worker's value and the others' zeros: exact

@@ -33,6 +33,8 @@ def context_spec(kind: str, spec: ImageSpec) -> ContextSpec:
         "small": ContextSpec(small=half),
         "image": ContextSpec(image=ImageSpec(1, spec.height, spec.width, 5)),
         "mix": ContextSpec(num_classes=3, vector_size=2, image=half),
+        "orders": ContextSpec(num_orders=8 if spec.height == spec.width else 4),
+        "mix_and_orders": ContextSpec(num_classes=3, vector_size=2, image=half, num_orders=8 if spec.height == spec.width else 4),
     }[kind]
 
 

@@ -121,7 +121,7 @@ def test_a_run_whose_best_checkpoint_is_damaged_ends_with_its_last_weights(stora
 
 
 def test_a_validation_likelihood_that_is_no_number_stops_the_run(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Loop, "_score", lambda self, split: np.full(SIZES[split], np.nan))
+    monkeypatch.setattr(Loop, "_score", lambda self, split: np.full((SIZES[split], 1), np.nan))
     with pytest.raises(Hopeless, match="the validation likelihood is nan in epoch 1: lower learning_rate"):
         train(tiny_plan(storage), say=lambda _: None)
 
