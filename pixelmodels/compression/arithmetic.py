@@ -23,7 +23,7 @@ _ISA, _MKL = "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"
 # Steps of parameters, as powers of 1/2: far above the rounding of float64, far below what changes a table. A mixture's narrow components
 # turn small steps of their means into larger ones of their tables.
 _GRID_BITS, _GRID_BITS_OF_MIXTURE = 8, 16
-_STEADY_TABLE_BITS = 20
+_PORTABLE_TABLE_BITS = 20
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def usual(model: PixelModel, width: int) -> Way:
     return Way(precision, width, min(torch.get_num_threads(), MAX_THREADS))
 
 
-def steady(model: PixelModel, width: int) -> Way:
+def portable(model: PixelModel, width: int) -> Way:
     """The way on which other roundings, of another machine, hardly ever change a table: float64, parameters on a grid, coarser tables."""
     is_mixture = model.likelihood.config.name == "discretized_logistic_mixture"
     grid_bits = _GRID_BITS_OF_MIXTURE if is_mixture else _GRID_BITS
-    return Way("float64", width, 1, grid_bits=grid_bits, table_bits=_STEADY_TABLE_BITS)
+    return Way("float64", width, 1, grid_bits=grid_bits, table_bits=_PORTABLE_TABLE_BITS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Machine:
     """What rounds in a way of its own, and is not chosen by the decoder."""
 
     device: str  # cpu, or the name of a GPU
-    torch: str  # its version
+    torch_version: str
     capability: str  # instructions that torch uses: DEFAULT, AVX2, AVX512
     isa: str  # what oneDNN is held to, and MKL: the environment's words; empty where it says nothing
     processor: str  # 8 hexadecimal digits of a hash of what the processor can do
@@ -93,7 +93,7 @@ class Machine:
         """How another one, which wrote a file, differs from this one, in words with what can be done about it."""
         told = {
             "device": "device {1} (here {0})",
-            "torch": "torch {1} (here {0})",
+            "torch_version": "torch {1} (here {0})",
             "capability": "torch's instructions {1} (here {0}; ATEN_CPU_CAPABILITY={2} sets them)",
             "isa": f"{_ISA} or {_MKL} set to '{{1}}' (here '{{0}}')",
             "processor": "another kind of processor",
