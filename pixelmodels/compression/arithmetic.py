@@ -85,7 +85,8 @@ class Machine:
         """This one."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         held = ",".join(f"{key}={os.environ[key]}" for key in (_ISA, _MKL) if os.environ.get(key))
-        hashed = hashlib.sha256(processor().encode()).hexdigest()[:8]
+        kind, _, flags = processor().split(" ")  # without what torch makes of it, which is `capability`
+        hashed = hashlib.sha256(f"{kind} {flags}".encode()).hexdigest()[:8]
         capability = torch.backends.cpu.get_cpu_capability()
         return cls(name, str(torch.__version__), capability, held, hashed, digest_of_sources()[:8])
 

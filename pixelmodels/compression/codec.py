@@ -173,7 +173,7 @@ class Codec:
                     if known_HW[row, column]:
                         level_B = x_BCHW[:, channel, row, column]
                     else:
-                        table_BL = model.likelihood.table(self._on_grid(params_BP), channel, canvas.x_BWC[:, c]).exp()
+                        table_BL = model.likelihood.probabilities(self._on_grid(params_BP), channel, canvas.x_BWC[:, c])
                         level_B = torch.from_numpy(code(Place(channel, row, column), table_BL.cpu().numpy())).to(x_BCHW.device)
                         x_BCHW[:, channel, row, column] = level_B
                     passes.put(canvas, c, channel, level_B)
