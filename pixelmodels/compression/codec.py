@@ -167,13 +167,14 @@ class Codec:
             passes.row(canvas)
             for c in range(model.spec.width):
                 row, column = r * every, c * every
+                kept: dict[str, Tensor] = {}
                 for channel in range(model.spec.channels):
                     if channel < model.num_groups:
-                        params_BP = passes.pixel(canvas, c, channel)
+                        params_BP = self._on_grid(passes.pixel(canvas, c, channel))
                     if known_HW[row, column]:
                         level_B = x_BCHW[:, channel, row, column]
                     else:
-                        table_BL = model.likelihood.probabilities(self._on_grid(params_BP), channel, canvas.x_BWC[:, c])
+                        table_BL = model.likelihood.probabilities(params_BP, channel, canvas.x_BWC[:, c], kept)
                         level_B = torch.from_numpy(code(Place(channel, row, column), table_BL.cpu().numpy())).to(x_BCHW.device)
                         x_BCHW[:, channel, row, column] = level_B
                     passes.put(canvas, c, channel, level_B)
