@@ -18,6 +18,7 @@ from pixelmodels.sampling.machine import digest_of_sources, processor
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 EAGER = "eager"
 PATHS = (EAGER,)  # ways to run a model's passes
+CHOICES = {"precision": tuple(DTYPES), "path": PATHS}  # of a way's words, in the order by which files number them
 MAX_WIDTH, MAX_THREADS, MAX_GRID_BITS = 1024, 256, 40
 _ISA, _MKL = "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"
 # Steps of parameters, as powers of 1/2: far above the rounding of float64, far below what changes a table. A mixture's narrow components
@@ -38,7 +39,7 @@ class Way:
     table_bits: int = PRECISION  # of the tables' integers
 
     def __post_init__(self) -> None:
-        for name, choices in (("precision", DTYPES), ("path", PATHS)):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} '{getattr(self, name)}' is not known here; this version has {', '.join(choices)}")
         for name, least, most in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def decode(options: Decode, storage: Storage, say: Say = print) -> Path:
         raise UserError(f"--out '{out}': images of {model.spec.channels} channels are no PNG files; give a name that ends in {ARRAYS}")
     names = _names(container)
     images = [range(container.first_of(block), container.first_of(block) + container.blocks[block].num_images) for block in chosen]
-    check_target(out.parent if as_arrays else out, [out.name] if as_arrays else [names[i] for part in images for i in part])
+    is_new = check_target(out.parent if as_arrays else out, [out.name] if as_arrays else [names[i] for part in images for i in part])
     differences = Machine.here(model.device).differences(head.machine)
     if differences:
         say(f"{what} was encoded with {'; '.join(differences)}: what cannot be decoded because of that is told, and not written")
@@ -85,6 +86,9 @@ def decode(options: Decode, storage: Storage, say: Say = print) -> Path:
             try:
                 images_NCHW, context = codec.decode(container.blocks[block])
             except WrongTables as error:
+                if is_new and not num_written:
+                    with suppress(OSError):
+                        out.rmdir()
                 raise UserError(_told_wrong(what, block, differences, num_written, out)) from error
             if as_arrays:
                 decoded.append((images_NCHW, context))

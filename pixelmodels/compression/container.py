@@ -11,8 +11,9 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
-from pixelmodels.compression.arithmetic import Machine, Way
+from pixelmodels.compression.arithmetic import CHOICES, Machine, Way
 from pixelmodels.compression.codec import DIGEST_BYTES, Block
 from pixelmodels.compression.conditions import KINDS
 from pixelmodels.errors import UserError
@@ -60,8 +61,10 @@ class Container:
         head = self.head
         out = [MAGIC, bytes([VERSION]), head.weights, _text(head.model)]
         out += map(_number, (*head.spec.shape, head.spec.levels, head.kinds, self.num_images))
-        for part in (head.way, head.machine):
-            out += [_text(value) if isinstance(value, str) else _number(value) for value in _values(part)]
+        for one in fields(Way):
+            value = getattr(head.way, one.name)
+            out.append(_number(CHOICES[one.name].index(value) if one.name in CHOICES else value))
+        out += [_text(getattr(head.machine, one.name)) for one in fields(Machine)]
         names = b"" if self.names is None else packed(self.names)
         out += [_number(len(names)), *(_number(len(block.payload)) for block in self.blocks), names]
         out += [part for block in self.blocks for part in (block.digest, block.payload)]
@@ -122,6 +125,13 @@ class _Reader:
                 return value
         raise _Malformed("a number without an end")
 
+    def choice(self, choices: Sequence[str]) -> Any:
+        """The next of some words."""
+        place = self.number()
+        if place >= len(choices):
+            raise _Malformed(f"a choice {place} of {len(choices)}")
+        return choices[place]
+
     def text(self) -> str:
         """The next text."""
         length = self.number()
@@ -136,7 +146,7 @@ def _read(reader: _Reader) -> Container:
     kinds, num_images = reader.number(), reader.number()
     if kinds >> len(KINDS):
         raise _Malformed("unknown kinds of conditions")
-    way = Way(**{one.name: reader.text() if one.type == "str" else reader.number() for one in fields(Way)})  # type: ignore[arg-type]
+    way = Way(**{one.name: reader.choice(CHOICES[one.name]) if one.name in CHOICES else reader.number() for one in fields(Way)})
     machine = Machine(*(reader.text() for _ in fields(Machine)))
     length_of_names = reader.number()
     num_blocks = -(-num_images // way.width)
@@ -168,10 +178,6 @@ def _unpacked(data: bytes, num: int) -> tuple[str, ...]:
         if name in ("", ".", "..") or "\0" in name or len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
             raise _Malformed("a name that no file can have")
     return names
-
-
-def _values(part: Way | Machine) -> list[str | int]:
-    return [getattr(part, one.name) for one in fields(part)]
 
 
 def _number(value: int) -> bytes:

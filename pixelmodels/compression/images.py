@@ -46,7 +46,7 @@ class ImageFiles:
         for file, name in zip(self.files, names, strict=True):
             if len(os.fsencode(name)) > LONGEST_NAME or names.count(name) > 1:
                 what = "would be too long" if len(os.fsencode(name)) > LONGEST_NAME else "is another image's, too"
-                raise UserError(f"the name '{name}' of '{file}', decoded, {what}; rename it, or give --names False")
+                raise UserError(f"the name '{name}' of '{file}', decoded, {what}; rename it, or give --no-names")
         return names
 
     def read(self, start: int, stop: int, spec: ImageSpec, *, lossy: bool) -> UInt8:
@@ -86,8 +86,9 @@ def _levels(file: Path, spec: ImageSpec, lossy: bool) -> UInt8:
     return levels_HWC
 
 
-def check_target(folder: Path, names: Sequence[str]) -> None:
-    """Make a folder for files; raises `UserError` where it cannot be written, or holds one of them."""
+def check_target(folder: Path, names: Sequence[str]) -> bool:
+    """Make a folder for files; whether there was none. Raises `UserError` where it cannot be written, or holds one of them."""
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = {name.lower() for name in os.listdir(folder)}
@@ -95,6 +96,7 @@ def check_target(folder: Path, names: Sequence[str]) -> None:
         raise UserError(f"--out: '{folder}' cannot be written ({error.strerror}); give another place") from error
     if taken := next((name for name in names if name.lower() in there), None):
         raise UserError(f"--out: '{folder}' holds '{taken}' already; empty it, or give another folder")
+    return is_new
 
 
 def write_pngs(folder: Path, names: Sequence[str], images_NCHW: UInt8, levels: int) -> None:
