@@ -115,7 +115,7 @@ class _Reader:
         self._at += count
         return self._data[self._at - count : self._at]
 
-    def number(self) -> int:
+    def number(self) -> Any:
         """The next whole number."""
         value = 0
         for place in range(_BYTES_OF_NUMBER):
@@ -146,7 +146,7 @@ def _read(reader: _Reader) -> Container:
     kinds, num_images = reader.number(), reader.number()
     if kinds >> len(KINDS):
         raise _Malformed("unknown kinds of conditions")
-    way = Way(**{one.name: reader.choice(CHOICES[one.name]) if one.name in CHOICES else reader.number() for one in fields(Way)})
+    way = Way(*(reader.choice(CHOICES[one.name]) if one.name in CHOICES else reader.number() for one in fields(Way)))
     machine = Machine(*(reader.text() for _ in fields(Machine)))
     length_of_names = reader.number()
     num_blocks = -(-num_images // way.width)
