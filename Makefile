@@ -67,7 +67,7 @@ format: $(STAMP) ## rewrite the sources in the project's style
 	@$(BIN)/ruff format --quiet .
 
 # main_job and published have no quick form: they are left out there
-BENCHMARKS := $(if $(findstring --quick,$(ARGS)),,main_job published) data data_feeding training beside_busy conditioning sampling tuning serving
+BENCHMARKS := $(if $(findstring --quick,$(ARGS)),,main_job published) data data_feeding training beside_busy conditioning sampling compression tuning serving
 
 bench: $(STAMP) ## run all benchmarks in full, hours (ARGS=--quick: those that have a quick form, minutes)
 	@set -e; for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python -m benchmarks.$$name $(ARGS); done

@@ -5,17 +5,18 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import inspect
 import io
 import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast, get_type_hints
 
 import tyro
 
-from pixelmodels.errors import UserError, check_finite
+from pixelmodels.errors import UserError, check_finite, unknown
 
 Options = TypeVar("Options")
 
@@ -48,6 +49,24 @@ def parse(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
     _check_finite(options)
     _check_given(options, words)
     return options
+
+
+def parse_one(kinds: Mapping[str, type], argv: Sequence[str] | None = None) -> object:
+    """The options of one of several commands, whose name is the first word; `--help` in its place lists them.
+
+    Raises `UserError` for a word that is none of them, and what `parse` raises.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        raise UserError(f"no command given; give one of {', '.join(kinds)}; --help lists what they do")
+    name, *rest = words
+    if name in ("-h", "--help"):
+        print("\n".join(f"{one:<10}{(inspect.getdoc(kind) or '').splitlines()[0]}" for one, kind in kinds.items()))
+        print("\nEach lists its flags with --help.")
+        raise SystemExit(0)
+    if name not in kinds:
+        raise unknown("command", name, kinds)
+    return parse(kinds[name], rest)
 
 
 def _placed(kind: type[Options], argv: Sequence[str]) -> list[str]:

@@ -99,6 +99,24 @@ def decode(data: bytes, channels: int, size: tuple[int, int] | None, max_pixels:
         return fit(_convert(_upright(image, data), channels, largest), size)
 
 
+def not_kept(data: bytes, max_pixels: int) -> str:
+    """What an image file has beyond its 8-bit pixels, in words; empty where `decode`, to as many channels, keeps everything.
+
+    Raises `BadImage`. What is lossy in the format itself, such as in JPEG, was lost before.
+    """
+    with _refused(), _open(data, max_pixels) as image:
+        if image.mode in _SIXTEEN_BIT or _bits(image, data) > _BYTE:
+            return f"more than {_BYTE} bits a sample"
+        if getattr(image, "n_frames", 1) > 1:
+            return "several frames"
+        if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"):
+            return f"pixels of kind {image.mode}"
+        upright = _upright(image, data)
+        if _may_be_transparent(upright) and np.asarray(upright.convert("RGBA").getchannel("A")).min() < 255:
+            return "transparent pixels"
+    return ""
+
+
 def _drafted(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
     """Width and height that a JPEG file's decoder may come down to, by 2, 4 or 8: no less than twice what is needed."""
     factor = max(max(size) / min(width, height), 1e-9)

@@ -59,6 +59,13 @@ class Likelihood:
         """
         raise NotImplementedError
 
+    def probabilities(self, params_BP: Tensor, channel: int, x_BC: Tensor, kept: dict[str, Tensor]) -> Tensor:
+        """The same as probabilities, B L, rounded as sums to 1 of their type are: small ones may be 0, and have few digits.
+
+        `kept` is empty for channel 0, and the same one for the others, which are asked for in their order: it is what they share.
+        """
+        return self.table(params_BP, channel, x_BC).exp()
+
     def draw(self, params_BP: Tensor, channel: int, x_BC: Tensor, u_BU: Tensor) -> Tensor:
         """Levels drawn for one channel (int64, B), given the channels before it; parameters as for `table`."""
         return draw_from_table(self.table(params_BP, channel, x_BC), u_BU[:, channel])

@@ -1,0 +1,197 @@
+"""Blocks of images to bytes and back: encoder and decoder go through the same passes, sub-pixel by sub-pixel, all images side by side."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pixelmodels.compression import conditions
+from pixelmodels.compression.arithmetic import Way, threads
+from pixelmodels.compression.range_coding import RangeDecoder, RangeEncoder, Undecodable
+from pixelmodels.compression.tables import Float32, frequencies
+from pixelmodels.errors import UserError
+from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.base import Stage
+from pixelmodels.models.context_images import given_pixels
+from pixelmodels.products import products
+from pixelmodels.sampling.passes import Passes
+
+UInt8 = npt.NDArray[np.uint8]
+DIGEST_BYTES = 8
+_ROWS_KEPT = 4 << 20  # bytes of tables that an encoder collects before they are coded
+
+
+class Place(NamedTuple):
+    """A sub-pixel of the image."""
+
+    channel: int
+    row: int
+    column: int
+
+
+Code = Callable[[Place, npt.NDArray[Any]], UInt8]  # from a table of probabilities (B L) to the levels of all images at this place (B)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images that were coded together, and can be decoded without others."""
+
+    num_images: int
+    payload: bytes  # what they are conditioned on, and their pixels
+    digest: bytes  # of both: whether what was decoded is right
+
+
+class WrongTables(Exception):
+    """What was decoded is not what was encoded: a table differed, or the payload is damaged."""
+
+
+class Codec:
+    """A model and the way on which its tables are computed. The model's weights must stay as they are."""
+
+    def __init__(self, model: PixelModel, way: Way, kinds: int = 0) -> None:
+        """Args: `kinds`, of context that blocks have (`conditions.kinds_of`); raises `UserError` where the model has no such."""
+        if kinds & ~conditions.most_kinds(model.context_spec):
+            raise UserError("the images are conditioned on what this model is not; give the model that they were encoded with")
+        self.way, self.kinds = way, kinds
+        self.model = model.eval() if model.dtype == way.dtype else copy.deepcopy(model).to(way.dtype).eval()
+        with threads(way.threads):
+            self._stages = [(stage, Passes(stage.model)) for stage in self.model.stages()]
+
+    def encode(self, images_NCHW: UInt8, context: Context | None = None) -> Block:
+        """Images, levels, at most as many as the way is wide. Raises `UserError` for images or a context that do not fit the model."""
+        num = len(images_NCHW)
+        self._check_num(num)
+        self.model.spec.check_values(torch.from_numpy(images_NCHW))
+        self.model.spec.check(torch.from_numpy(images_NCHW))
+        context = conditions.checked(context, self.model.context_spec, num)
+        if conditions.kinds_of(context) != self.kinds:
+            raise ValueError(f"a context of kinds {conditions.kinds_of(context)} given to a codec of kinds {self.kinds}")
+        encoder = RangeEncoder()
+        conditions.write(context, self.model.context_spec, encoder)
+        symbols: list[UInt8] = []
+        tables: list[npt.NDArray[Any]] = []
+
+        def flush() -> None:  # what follows of a table is integers: the same whether of one or of many
+            if tables:
+                encoder.put(np.concatenate(symbols), self._frequencies(np.concatenate(tables)))
+                symbols.clear()
+                tables.clear()
+
+        def code(place: Place, table_BL: npt.NDArray[Any]) -> UInt8:
+            level_B = np.zeros(len(table_BL), np.uint8)
+            level_B[:num] = images_NCHW[:, place.channel, place.row, place.column]
+            symbols.append(level_B[:num])
+            tables.append(table_BL[:num])
+            if len(tables) * table_BL.nbytes >= _ROWS_KEPT:
+                flush()
+            return level_B
+
+        coded_NCHW = self._through(num, context, code)
+        flush()
+        if not np.array_equal(coded_NCHW, images_NCHW):  # a small image that is given says otherwise
+            raise UserError("a small image that is given is not made of the image's own pixels; sub-sample the image, or give none")
+        return Block(num, encoder.finish(), _digest(images_NCHW, context))
+
+    def decode(self, block: Block) -> tuple[UInt8, Context | None]:
+        """The images of a block, and their context. Raises `WrongTables` where they are not those that were encoded."""
+        num = block.num_images
+        self._check_num(num)
+        decoder = RangeDecoder(block.payload)
+
+        def code(place: Place, table_BL: npt.NDArray[Any]) -> UInt8:
+            level_B = np.zeros(len(table_BL), np.uint8)
+            level_B[:num] = decoder.take(self._frequencies(table_BL[:num]))
+            return level_B
+
+        try:
+            context = conditions.read(self.kinds, self.model.context_spec, num, decoder)
+            images_NCHW = self._through(num, context, code)
+        except (Undecodable, UserError) as error:  # noise as a context, or parameters that are not finite, are a way to be wrong, too
+            raise WrongTables(str(error)) from error
+        if _digest(images_NCHW, context) != block.digest:
+            raise WrongTables("the checksum of the images differs")
+        return images_NCHW, context
+
+    def _check_num(self, num: int) -> None:
+        if not 1 <= num <= self.way.width:
+            raise ValueError(f"a block of {num} images given to a codec of {self.way.width}")
+
+    def _frequencies(self, table_BL: npt.NDArray[Any]) -> Float32:
+        return frequencies(table_BL, self.way.table_bits)
+
+    def _through(self, num: int, context: Context | None, code: Code) -> UInt8:
+        """Every sub-pixel of the images in the model's order: `code` is given its table and gives its level. Pixels that are given stay.
+
+        All is as wide as the way is, whatever `num`: blank images, given what the first one is, fill it up.
+        """
+        model, width = self.model, self.way.width
+        index_B = torch.tensor([*range(num), *[0] * (width - num)])
+        given = None if context is None else context.rows(index_B).to(model.device)
+        x_BCHW = torch.zeros(width, *model.spec.shape, dtype=torch.uint8, device=model.device)
+        known_HW = np.zeros(model.spec.shape[1:], np.bool_)
+        pixels = given_pixels(given, model.context_spec.small, model.spec)
+        if pixels is not None:
+            known_HW |= self._mask(pixels.mask_BHW)
+            x_BCHW = torch.where(pixels.mask_BHW[:, None], pixels.x_BCHW, x_BCHW.long()).to(torch.uint8)
+        with torch.inference_mode(), threads(self.way.threads), products("ieee", model.device):
+            for stage, passes in self._stages:
+                for _ in self._rows(stage, passes, x_BCHW, known_HW, stage.context(given, x_BCHW), code):
+                    pass
+                known_HW[:: stage.every, :: stage.every] = True
+        images_NCHW: UInt8 = x_BCHW[:num].cpu().numpy()
+        return images_NCHW
+
+    def _mask(self, mask_BHW: Tensor) -> npt.NDArray[np.bool_]:
+        """Pixels that are given, of every image or of none."""
+        if (mask_BHW != mask_BHW[:1]).any():
+            raise UserError("some images of a block are given small images and some are not; give all of them one, or none")
+        mask_HW: npt.NDArray[np.bool_] = mask_BHW[0].cpu().numpy()
+        return mask_HW
+
+    def _rows(
+        self, stage: Stage, passes: Passes, x_BCHW: Tensor, known_HW: npt.NDArray[np.bool_], context: Any, code: Code
+    ) -> Iterator[int]:
+        """A stage's rows, one after the other, written into the images."""
+        model, every = stage.model, stage.every
+        canvas = passes.start(len(x_BCHW), context)
+        for r in range(model.spec.height):
+            canvas.num_rows = r
+            passes.row(canvas)
+            for c in range(model.spec.width):
+                row, column = r * every, c * every
+                kept: dict[str, Tensor] = {}
+                for channel in range(model.spec.channels):
+                    if channel < model.num_groups:
+                        params_BP = self._on_grid(passes.pixel(canvas, c, channel))
+                    if known_HW[row, column]:
+                        level_B = x_BCHW[:, channel, row, column]
+                    else:
+                        table_BL = model.likelihood.probabilities(params_BP, channel, canvas.x_BWC[:, c], kept)
+                        level_B = torch.from_numpy(code(Place(channel, row, column), table_BL.cpu().numpy())).to(x_BCHW.device)
+                        x_BCHW[:, channel, row, column] = level_B
+                    passes.put(canvas, c, channel, level_B)
+            passes.commit(canvas)
+            yield r
+
+    def _on_grid(self, params_BP: Tensor) -> Tensor:
+        if not self.way.grid_bits:
+            return params_BP
+        return torch.round(params_BP * 2.0**self.way.grid_bits) * 2.0**-self.way.grid_bits
+
+
+def _digest(images_NCHW: UInt8, context: Context | None) -> bytes:
+    """Of all images and all that they are conditioned on."""
+    digest = hashlib.sha256(np.ascontiguousarray(images_NCHW).tobytes())
+    for name in conditions.KINDS:
+        value = getattr(context, name, None)
+        if value is not None:
+            digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.digest()[:DIGEST_BYTES]

@@ -1,0 +1,286 @@
+"""Blocks: every architecture, likelihood and condition comes back exactly, at the cost that the model's likelihood says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pixelmodels.compression import conditions
+from pixelmodels.compression.arithmetic import Way, portable, usual
+from pixelmodels.compression.codec import Block, Codec, WrongTables
+from pixelmodels.compression.tables import frequencies
+from pixelmodels.errors import UserError
+from pixelmodels.likelihoods import LIKELIHOODS, LikelihoodConfig, build_likelihood
+from pixelmodels.models import Context, PixelModel
+from pixelmodels.sampling import sample
+from pixelmodels.shapes import ImageSpec
+from tests.conformance.conftest import KINDS, PAIRS, WITHOUT_SMALL, random_context, small_model
+
+WIDTH, NUM = 4, 3  # of the batch, and images in it
+OVERHEAD_BITS = 10  # of the end of a stream: less than a byte and a half
+CLEAR = 1e-4  # of the bits: how far the integers of tables may be off
+
+
+def random_images(model: PixelModel, num: int = NUM, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, model.spec.levels, (num, *model.spec.shape)).astype(np.uint8)
+
+
+def own_context(model: PixelModel, images_NCHW: np.ndarray) -> Context | None:
+    """A context of every kind that the model knows, in numbers that can be stored; small images are made of the images."""
+    context = random_context(model, len(images_NCHW))
+    if context.vector_BV is not None:
+        context = replace(context, vector_BV=context.vector_BV.float())
+    if context.small_BCHW is not None:
+        context = replace(context, small_BCHW=torch.from_numpy(images_NCHW[:, :, ::2, ::2]).long())
+    return context if len(context) else None
+
+
+def codec_of(model: PixelModel, context: Context | None = None, **changes: object) -> Codec:
+    return Codec(model, replace(usual(model, WIDTH), **changes), conditions.kinds_of(context))  # type: ignore[arg-type]
+
+
+def stored_bits(model: PixelModel, context: Context | None) -> float:
+    """What a context costs beside the images."""
+    spec, bits = model.context_spec, 0.0
+    if context is not None and context.label_B is not None:
+        bits += len(context.label_B) * math.log2(spec.num_classes + 1)
+    if context is not None and context.vector_BV is not None:
+        bits += 32 * context.vector_BV.numel()
+    for value, image in ((getattr(context, "image_BCHW", None), spec.image), (getattr(context, "small_BCHW", None), spec.small)):
+        if value is not None and image is not None:
+            bits += value.numel() * math.log2(image.levels + 1)
+    return bits
+
+
+def check(model: PixelModel, images_NCHW: np.ndarray, context: Context | None) -> None:
+    codec = codec_of(model, context)
+    block = codec.encode(images_NCHW, context)
+    decoded_NCHW, told = codec.decode(block)
+    assert decoded_NCHW.dtype == np.uint8 and np.array_equal(decoded_NCHW, images_NCHW)
+    for name in conditions.KINDS:
+        given, back = getattr(context, name, None), getattr(told, name, None)
+        assert (given is None) == (back is None) and (given is None or torch.equal(given, back))
+    with torch.no_grad():
+        bits = -float(model.log_prob(torch.from_numpy(images_NCHW), context).sum()) / math.log(2) + stored_bits(model, context)
+    assert 8 * len(block.payload) <= bits * (1 + CLEAR) + OVERHEAD_BITS
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(map(str, pair)))
+def test_every_model_with_every_likelihood(pair: tuple[str, str, int]) -> None:
+    architecture, likelihood, channels = pair
+    model = small_model(architecture, likelihood, channels, 4, 3, levels=5)
+    check(model, random_images(model), None)
+
+
+@pytest.mark.parametrize("pair", WITHOUT_SMALL[::4], ids=lambda pair: "-".join(map(str, pair)))
+def test_pixels_of_a_small_image_are_stored_once(pair: tuple[str, str, int]) -> None:
+    model = small_model(*pair, 4, 4, levels=5, context="small")
+    images_NCHW = random_images(model)
+    check(model, images_NCHW, own_context(model, images_NCHW))
+
+
+@pytest.mark.parametrize("pair", PAIRS[::3], ids=lambda pair: "-".join(map(str, pair)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditions_come_back(pair: tuple[str, str, int], kind: str) -> None:
+    architecture, likelihood, channels = pair
+    model = small_model(architecture, likelihood, channels, 3, 4, levels=5, context=kind)
+    images_NCHW = random_images(model)
+    check(model, images_NCHW, own_context(model, images_NCHW))
+
+
+def test_conditions_that_some_images_lack() -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 3, 4, levels=5, context="mix")
+    images_NCHW = random_images(model)
+    context = own_context(model, images_NCHW)
+    assert context is not None and context.label_B is not None and context.vector_BV is not None and context.image_BCHW is not None
+    lacking = Context(context.label_B.clone(), context.vector_BV.clone(), context.image_BCHW.clone())
+    lacking.label_B[0], lacking.vector_BV[1], lacking.image_BCHW[2] = -1, torch.nan, -1  # type: ignore[index]
+    codec = codec_of(model, lacking)
+    decoded_NCHW, told = codec.decode(codec.encode(images_NCHW, lacking))
+    assert np.array_equal(decoded_NCHW, images_NCHW) and told is not None
+    assert torch.equal(told.label_B, lacking.label_B) and torch.equal(told.image_BCHW, lacking.image_BCHW)  # type: ignore[arg-type]
+    assert torch.equal(told.vector_BV.nan_to_num(7), lacking.vector_BV.nan_to_num(7))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_its_own_samples_cost_their_likelihood(likelihood: str, channels: int) -> None:
+    """In float32, as models are; of 256 levels where there may be so many."""
+    model = small_model("gated_pixelcnn", likelihood, channels, 6, 5, levels=256).float()
+    check(model, sample(model, WIDTH, seed=1).numpy(), None)
+
+
+@pytest.mark.parametrize("level", [0, 255, None])
+def test_images_that_the_model_cannot_believe(level: int | None) -> None:
+    """Levels of probability zero in float32 have a place: at most 24 bits, and as many as the integers need."""
+    model = small_model("gated_pixelcnn", "categorical", 1, 5, 5, levels=256).float()
+    for parameter in model.parameters():
+        parameter.data.mul_(30)
+    images_NCHW = random_images(model) if level is None else np.full((NUM, *model.spec.shape), level, np.uint8)
+    codec = codec_of(model)
+    block = codec.encode(images_NCHW)
+    assert np.array_equal(codec.decode(block)[0], images_NCHW)
+    assert 8 * len(block.payload) <= 24 * images_NCHW.size + OVERHEAD_BITS
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_probabilities_are_those_of_the_exact_table(likelihood: str, dtype: torch.dtype) -> None:
+    spec = ImageSpec(3, 2, 2, 2 if likelihood == "bernoulli" else 256)
+    head, rng = build_likelihood(LikelihoodConfig(likelihood, num_mixtures=4), spec), torch.Generator().manual_seed(0)
+    for scale in (0.3, 3.0, 12.0):
+        params_BP = torch.randn(50, head.num_params, generator=rng).to(dtype) * scale
+        x_BC = torch.randint(spec.levels, (50, 3), generator=rng).to(torch.uint8)
+        kept: dict[str, torch.Tensor] = {}
+        for channel in range(3):
+            own = [place for place, owner in enumerate(head.param_channels) if head.orders_channels or owner == channel]
+            found_BL = head.probabilities(params_BP[:, own], channel, x_BC, kept)
+            exact_BL = head.table(params_BP[:, own].double(), channel, x_BC).exp()
+            assert found_BL.dtype == dtype and (found_BL >= 0).all()
+            torch.testing.assert_close(found_BL.double(), exact_BL, rtol=0, atol=2e-3 * scale if dtype == torch.float32 else 1e-11)
+            torch.testing.assert_close(found_BL.sum(1).double(), torch.ones(50).double(), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("levels", [2, 3, 17, 64, 256])
+def test_edges_of_a_mixture_of_any_number_of_levels(levels: int) -> None:
+    spec = ImageSpec(1, 2, 2, levels)
+    head = build_likelihood(LikelihoodConfig("discretized_logistic_mixture", num_mixtures=3), spec)
+    params_BP = torch.randn(200, head.num_params, dtype=torch.float64, generator=torch.Generator().manual_seed(levels)) * 5
+    x_BC = torch.zeros(200, 1, dtype=torch.uint8)
+    torch.testing.assert_close(head.probabilities(params_BP, 0, x_BC, {}), head.table(params_BP, 0, x_BC).exp(), rtol=0, atol=1e-11)
+    assert frequencies(head.probabilities(params_BP.float(), 0, x_BC, {}).numpy()).shape == (200, levels)
+
+
+def test_a_block_is_a_function_of_its_images_alone() -> None:
+    """And what it was coded beside before leaves nothing behind."""
+    model = small_model("gated_pixelcnn", "categorical", 3, 4, 3, levels=5).float()
+    codec, images_NCHW = codec_of(model), random_images(model)
+    first = codec.encode(images_NCHW)
+    codec.encode(random_images(model, WIDTH, seed=9))
+    assert codec.encode(images_NCHW) == first == codec_of(model).encode(images_NCHW)
+    assert first.num_images == NUM
+
+
+def test_wrong_tables_are_found() -> None:
+    """A weight that differs by a thousandth, or a payload in which a byte differs, gives other images, which are not given out."""
+    model = small_model("gated_pixelcnn", "categorical", 1, 6, 5, levels=17).float()
+    images_NCHW = sample(model, NUM, seed=0).numpy()
+    block = codec_of(model).encode(images_NCHW)
+    for place in range(len(block.payload)):
+        payload = bytearray(block.payload)
+        payload[place] ^= 0x11
+        with pytest.raises(WrongTables):
+            codec_of(model).decode(replace(block, payload=bytes(payload)))
+    with pytest.raises(WrongTables):
+        codec_of(model).decode(replace(block, payload=b""))
+    next(model.parameters()).data.mul_(1.001)
+    with pytest.raises(WrongTables):
+        codec_of(model).decode(block)
+
+
+def test_another_context_is_found() -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 4, 3, levels=5, context="label")
+    images_NCHW = random_images(model)
+    context = Context(label_B=torch.tensor([0, 1, 2]))
+    block = codec_of(model, context).encode(images_NCHW, context)
+    with pytest.raises(WrongTables):
+        codec_of(model).decode(block)  # as if it had none
+
+
+def test_a_codec_of_another_precision_or_width_refuses_or_is_right() -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 8, 8, levels=17).float()
+    images_NCHW = random_images(model)
+    block = codec_of(model).encode(images_NCHW)
+    for changes in ({"precision": "float64"}, {"width": 16}, {"width": NUM}, {"table_bits": 20}, {"grid_bits": 8}):
+        try:
+            assert np.array_equal(codec_of(model, **changes).decode(block)[0], images_NCHW), changes
+        except WrongTables:
+            continue
+
+
+def test_the_portable_way_comes_back_and_costs_hardly_more() -> None:
+    for likelihood in ("categorical", "discretized_logistic_mixture"):
+        model = small_model("gated_pixelcnn", likelihood, 1, 8, 8, levels=256).float()
+        images_NCHW = sample(model, WIDTH, seed=0).numpy()
+        codecs = [Codec(model, way(model, WIDTH)) for way in (usual, portable)]
+        blocks = [codec.encode(images_NCHW) for codec in codecs]
+        assert np.array_equal(codecs[1].decode(blocks[1])[0], images_NCHW)
+        assert len(blocks[1].payload) <= 1.005 * len(blocks[0].payload) + 2
+        assert model.dtype == torch.float32  # a copy was converted
+
+
+def test_the_portable_way_forgives_what_float64_rounds_otherwise() -> None:
+    """Parameters that differ by a few roundings give the same bytes, where they do not on the usual way."""
+    same = {}
+    for name, way in (("usual", usual), ("portable", portable)):
+        payloads = []
+        for rounding in (0.0, 1e-14 if name == "portable" else 3e-7):
+            model = small_model("gated_pixelcnn", "categorical", 1, 8, 8, levels=256).float()
+            images_NCHW = sample(model, WIDTH, seed=0).numpy()
+            codec = Codec(model, way(model, WIDTH))
+            for _, passes in codec._stages:
+                for weights in passes.weights.values():
+                    for value in weights.values():
+                        value.mul_(1 + rounding)
+            payloads.append(codec.encode(images_NCHW).payload)
+        same[name] = payloads[0] == payloads[1]
+    assert same == {"usual": False, "portable": True}
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 4, 3, levels=5).float()
+    before, num_threads = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_num_threads()
+    Codec(model, Way("float64", WIDTH, 2)).encode(random_images(model))
+    assert torch.get_num_threads() == num_threads
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_does_not_fit_is_told() -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 4, 3, levels=5, context="mix")
+    images_NCHW = random_images(model)
+    with pytest.raises(UserError, match=r"level 200 is out of range"):
+        codec_of(model).encode(np.full_like(images_NCHW, 200))
+    with pytest.raises(UserError, match="images of shape"):
+        codec_of(model).encode(images_NCHW[:, :, :2])
+    context = replace(random_context(model, NUM), vector_BV=torch.full((NUM, 2), 0.1, dtype=torch.float64))
+    with pytest.raises(UserError, match="no float32"):
+        codec_of(model, context).encode(images_NCHW, context)
+    with pytest.raises(UserError, match="is not; give the model"):
+        Codec(small_model("gated_pixelcnn", "categorical", 1, 4, 3), Way(), kinds=1)
+    small = small_model("gated_pixelcnn", "categorical", 1, 4, 4, levels=5, context="small")
+    images_NCHW = random_images(small)
+    context = Context(small_BCHW=(torch.from_numpy(images_NCHW[:, :, ::2, ::2]).long() + 1) % 5)
+    with pytest.raises(UserError, match="not made of the image's own pixels"):
+        codec_of(small, context).encode(images_NCHW, context)
+
+
+def test_weights_that_are_not_finite_are_told() -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 4, 3, levels=5)
+    images_NCHW = random_images(model)
+    block = codec_of(model).encode(images_NCHW)
+    next(model.parameters()).data.fill_(torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        codec_of(model).encode(images_NCHW)
+    with pytest.raises(WrongTables):
+        codec_of(model).decode(block)
+
+
+@pytest.mark.parametrize("field", ["precision", "path", "width", "threads", "grid_bits", "table_bits"])
+def test_ways_that_there_are_not(field: str) -> None:
+    with pytest.raises(UserError, match=field):
+        Way(**{field: "float16" if field in ("precision", "path") else -1})  # type: ignore[arg-type]
+
+
+def test_an_empty_block_is_none() -> None:
+    with pytest.raises(ValueError, match="0 images"):
+        codec_of(small_model("pixelcnn", "categorical", 1, 4, 3)).decode(Block(0, b"", b""))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_that_a_model_can_be_given(kind: str) -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 4, 3, context=kind)
+    assert conditions.most_kinds(model.context_spec) == conditions.kinds_of(random_context(model, 2))
