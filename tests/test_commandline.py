@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from pixelmodels.commandline import parse
+from pixelmodels.commandline import parse, parse_one
 from pixelmodels.errors import UserError
 
 
@@ -153,3 +153,29 @@ def test_a_mistyped_flag_is_no_bare_path(words: list[str], tmp_path: Path, monke
         parse(TrainAll, words)
     told = str(raised.value)
     assert "give it with" not in told and ("did you mean --" in told or told.startswith("--only is given without a value"))
+
+
+@dataclass(frozen=True)
+class Others:
+    """Others of another command."""
+
+    word: str  # any
+
+
+def test_one_of_several_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {"first": Options, "second": Others}
+    assert parse_one(kinds, ["first", "--epochs", "3"]) == Options(epochs=3)
+    assert parse_one(kinds, ["second", "--word", "first"]) == Others("first")
+    for argv, message in (
+        ([], "no command given; give one of first, second; --help lists what they do"),
+        (["secnd"], "command 'secnd' unknown; have first, second; did you mean 'second'?"),
+        (["--epochs", "3"], "command '--epochs' unknown; have first, second"),
+    ):
+        with pytest.raises(UserError) as mistake:
+            parse_one(kinds, argv)
+        assert str(mistake.value) == message
+    with pytest.raises(UserError, match="--epochs two cannot be taken"):
+        parse_one(kinds, ["first", "--epochs", "two"])
+    with pytest.raises(SystemExit):
+        parse_one(kinds, ["--help"])
+    assert capsys.readouterr().out.splitlines()[:2] == ["first     Some options.", "second    Others of another command."]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -143,8 +143,7 @@ class Codec:
             x_BCHW = torch.where(pixels.mask_BHW[:, None], pixels.x_BCHW, x_BCHW.long()).to(torch.uint8)
         with torch.inference_mode(), threads(self.way.threads), products("ieee", model.device):
             for stage, passes in self._stages:
-                for _ in self._rows(stage, passes, x_BCHW, known_HW, stage.context(given, x_BCHW), code):
-                    pass
+                self._through_stage(stage, passes, x_BCHW, known_HW, stage.context(given, x_BCHW), code)
                 known_HW[:: stage.every, :: stage.every] = True
         images_NCHW: UInt8 = x_BCHW[:num].cpu().numpy()
         return images_NCHW
@@ -156,10 +155,10 @@ class Codec:
         mask_HW: npt.NDArray[np.bool_] = mask_BHW[0].cpu().numpy()
         return mask_HW
 
-    def _rows(
+    def _through_stage(
         self, stage: Stage, passes: Passes, x_BCHW: Tensor, known_HW: npt.NDArray[np.bool_], context: Any, code: Code
-    ) -> Iterator[int]:
-        """A stage's rows, one after the other, written into the images."""
+    ) -> None:
+        """A stage's pixels, row by row, written into the images."""
         model, every = stage.model, stage.every
         canvas = passes.start(len(x_BCHW), context)
         for r in range(model.spec.height):
@@ -179,7 +178,6 @@ class Codec:
                         x_BCHW[:, channel, row, column] = level_B
                     passes.put(canvas, c, channel, level_B)
             passes.commit(canvas)
-            yield r
 
     def _on_grid(self, params_BP: Tensor) -> Tensor:
         if not self.way.grid_bits:

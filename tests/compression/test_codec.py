@@ -155,6 +155,23 @@ def test_edges_of_a_mixture_of_any_number_of_levels(levels: int) -> None:
     assert frequencies(head.probabilities(params_BP.float(), 0, x_BC, {}).numpy()).shape == (200, levels)
 
 
+@pytest.mark.parametrize("levels", [2, 17, 200, 256])
+def test_tables_of_mixtures_of_any_scale(levels: int) -> None:
+    """From narrower than a bin to wider than all of them, near and far: sums are 1 to well within what tables spare."""
+    head, rng = build_likelihood(LikelihoodConfig("discretized_logistic_mixture", 5), ImageSpec(3, 2, 2, levels)), torch.Generator()
+    for log_scale in range(-8, 32, 3):
+        for distance in (0.5, 50.0, 1e4):
+            params_BP = torch.randn(64, head.num_params, generator=rng)
+            of_channels = params_BP[:, 5:].unflatten(1, (3, -1))
+            of_channels[..., :5] *= distance
+            of_channels[..., 5:10] = log_scale + torch.rand(64, 3, 5, generator=rng)
+            x_BC, kept = torch.randint(levels, (64, 3), generator=rng).to(torch.uint8), dict[str, torch.Tensor]()
+            for channel in range(3):
+                found_BL = head.probabilities(params_BP, channel, x_BC, kept)
+                assert (found_BL.double().sum(1) - 1).abs().max() < 2**-18
+                assert frequencies(found_BL.numpy()).shape == (64, levels)
+
+
 def test_a_block_is_a_function_of_its_images_alone() -> None:
     """And what it was coded beside before leaves nothing behind."""
     model = small_model("gated_pixelcnn", "categorical", 3, 4, 3, levels=5).float()

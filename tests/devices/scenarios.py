@@ -27,6 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pixelmodels.compression.arithmetic import usual
+from pixelmodels.compression.codec import Codec
+from pixelmodels.compression.conditions import kinds_of
 from pixelmodels.data.rows import Rows
 from pixelmodels.errors import UserError
 from pixelmodels.evaluation.scores import score_rows
@@ -178,6 +181,7 @@ def one_model(name: str, model: PixelModel, *, draws: bool, also_requests: bool)
         both("features", lambda of, images, told: list(of.all_features(images, told).values()))
     if not draws:
         return
+    both("compressed", compressed)
     both("sample", lambda of, images, told: sample(of, BATCH, seed=5, context=told))
     both("reference", lambda of, images, told: reference_sample(of, BATCH, seed=5, context=told, num_pixels=3))
     if not also_requests:
@@ -195,6 +199,16 @@ def one_model(name: str, model: PixelModel, *, draws: bool, also_requests: bool)
         "guessed rows",
         lambda of, images, told: draw_all(Engine(of, num_slots=2, speculates=lambda _: True), Request(BATCH, seed=5, context=given)),
     )
+
+
+def compressed(model: PixelModel, images: Tensor, context: Any) -> Any:
+    """The bytes of images, and what they decode to."""
+    if context is not None and context.vector_BV is not None:
+        context = replace(context, vector_BV=context.vector_BV.float())
+    codec = Codec(model, usual(model, BATCH + 1), kinds_of(context))
+    block = codec.encode(held(images).numpy(), context)
+    decoded_NCHW, _ = codec.decode(block)
+    return [list(block.payload), decoded_NCHW]
 
 
 def unlike(model: PixelModel, context: Any) -> list[Tensor]:
