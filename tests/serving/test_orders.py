@@ -6,6 +6,8 @@ import base64
 import io
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,10 +42,10 @@ def model_of(num_orders: int) -> PixelModel:
     return model
 
 
-@pytest.fixture(scope="module", params=[8, 1])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PixelModel, Client]]:
-    """A model of eight orders, and one of one, over real HTTP."""
-    model, folder = model_of(request.param), tmp_path_factory.mktemp("served")
+@contextmanager
+def serving(num_orders: int, folder: Path) -> Iterator[tuple[PixelModel, Client]]:
+    """A model over real HTTP."""
+    model = model_of(num_orders)
     save_model(folder / "model", model)
     sampler = Sampler(Settings(model=str(folder / "model"), storage=str(folder), cpus=1, slots=8, max_waiting=64, max_n=64))
     server = uvicorn.Server(uvicorn.Config(app_of(sampler), host="127.0.0.1", port=0, log_level="error", lifespan="off"))
@@ -58,11 +60,25 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     sampler.thread.stop()
 
 
-@pytest.fixture
-def several(served: tuple[PixelModel, Client]) -> tuple[PixelModel, Client]:
-    if served[0].context_spec.num_orders == 1:
-        pytest.skip("of a model of several orders")
-    return served
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PixelModel, Client]]:
+    """A model of eight orders."""
+    with serving(8, tmp_path_factory.mktemp("several")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PixelModel, Client]]:
+    """A model of one order."""
+    with serving(1, tmp_path_factory.mktemp("single")) as served:
+        yield served
+
+
+@pytest.fixture(params=["several", "single"])
+def served(request: pytest.FixtureRequest) -> tuple[PixelModel, Client]:
+    """Each of them."""
+    found: tuple[PixelModel, Client] = request.getfixturevalue(request.param)
+    return found
 
 
 def test_samples_are_of_the_mixture_and_say_by_which_order_each_was_drawn(served: tuple[PixelModel, Client]) -> None:
