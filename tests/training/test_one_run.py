@@ -24,7 +24,7 @@ from tests.training.tiny_run import TinyDataset, tiny_recipe
 
 def test_ray_files_of_a_run_that_is_finished_are_removed_and_no_others(storage: Storage) -> None:
     plan = RunPlan(tiny_recipe(), TinyDataset(), storage, "0123456789")  # type: ignore[arg-type]
-    kinds = {"str": "x", "int": 1, "float": 1.0, "str | None": None}
+    kinds = {"str": "x", "int": 1, "float": 1.0, "str | None": None, "float | None": None}
     values = {spec.name: kinds[str(spec.type)] for spec in dataclasses.fields(RunResult)}
     storage.write_bytes(f"{plan.folder}/{RESULT}", json.dumps(values).encode())
     for name in (ray_files(plan), f"{ray_files(plan)}-of-another"):
@@ -90,7 +90,7 @@ def test_what_a_machine_that_is_gone_left_open_in_mlflow_is_closed(storage: Stor
 
 def test_a_storage_that_does_not_clear_away_does_not_undo_a_finished_run(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = RunPlan(tiny_recipe(), TinyDataset(), storage, "0123456789")  # type: ignore[arg-type]
-    kinds = {"str": "x", "int": 1, "float": 1.0, "str | None": None}
+    kinds = {"str": "x", "int": 1, "float": 1.0, "str | None": None, "float | None": None}
     RunResult(**{spec.name: kinds[str(spec.type)] for spec in dataclasses.fields(RunResult)}).write(storage, plan.folder)  # type: ignore[arg-type]
 
     def refuse(*_: object) -> None:
