@@ -45,7 +45,9 @@ class CausalAttention(CausalLayer):
             raise TypeError("attention reads the image")
         height, width = x_BHWC.shape[1:3]
         x_BTC = x_BHWC.flatten(1, 2)
-        key_BTD, value_BTV = self.project(x_BTC, image_BHWC.flatten(1, 2), self.key_value)
+        of_x, of_image = self.key_value.split((x_BTC.shape[-1], image_BHWC.shape[-1]), 1)  # apart, or autograd would keep a copy of x
+        key_value_BTF = F.linear(x_BTC, of_x) + F.linear(image_BHWC.flatten(1, 2), of_image)
+        key_BTD, value_BTV = key_value_BTF.split((self.num_key, self.num_value), -1)
         # Query t reads the keys before it: without the first query and the last key, query i reads the keys up to i, and no T x T tensor
         # is needed. Fused kernels want keys as wide as values; zeros change no product.
         wide = max(self.num_key, self.num_value)

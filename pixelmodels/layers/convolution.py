@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pixelmodels.layers.base import Frame, Place, Recent, RowLayer, State, Weights, column
 from pixelmodels.layers.channel_groups import Grouped, Groups, group_mask, num_seen
@@ -17,6 +18,43 @@ from pixelmodels.layers.channel_groups import Grouped, Groups, group_mask, num_s
 def convolve(x_BHWC: Tensor, weight_OIHW: Tensor, bias_O: Tensor | None = None, stride: int = 1) -> Tensor:
     """2-d convolution of channel-last maps, without padding."""
     return F.conv2d(x_BHWC.permute(0, 3, 1, 2), weight_OIHW, bias_O, stride).permute(0, 2, 3, 1)
+
+
+class _PaddedConvolution(torch.autograd.Function):
+    """`convolve` of a padded map. It keeps the map as it was, which the layer before keeps anyway, and pads it again to go backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHWC: Tensor, weight_OIHW: Tensor, bias_O: Tensor | None, pads: tuple[int, ...], stride: int) -> Tensor:
+        ctx.save_for_backward(x_BHWC, weight_OIHW)
+        ctx.bias_sizes, ctx.pads, ctx.stride = None if bias_O is None else list(bias_O.shape), pads, stride
+        with torch.autocast(x_BHWC.device.type, enabled=False):  # whoever calls has cast what is given
+            return convolve(F.pad(x_BHWC, pads), weight_OIHW, bias_O, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_BHWC, weight_OIHW = ctx.saved_tensors
+        grad_BOHW, padded_BIHW = grads[0].permute(0, 3, 1, 2), F.pad(x_BHWC, ctx.pads).permute(0, 3, 1, 2)
+        steps, nothing = [ctx.stride, ctx.stride], [0, 0]
+        of_padded_BIHW, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            grad_BOHW, padded_BIHW, weight_OIHW, ctx.bias_sizes, steps, nothing, [1, 1], False, nothing, 1, list(ctx.needs_input_grad[:3])
+        )
+        of_x_BHWC = None
+        if ctx.needs_input_grad[0]:
+            of_x_BHWC = F.pad(of_padded_BIHW.permute(0, 2, 3, 1), [-count for count in ctx.pads])
+        return of_x_BHWC, of_weight, of_bias, None, None
+
+
+def convolve_padded(x_BHWC: Tensor, pads: tuple[int, ...], weight_OIHW: Tensor, bias_O: Tensor | None = None, stride: int = 1) -> Tensor:
+    """`convolve` of a map that is padded with zeros. Args: `pads`, as `torch.nn.functional.pad` takes them: features, columns, rows."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return convolve(F.pad(x_BHWC, pads), weight_OIHW, bias_O, stride)
+    device = x_BHWC.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x_BHWC, weight_OIHW, bias_O = x_BHWC.to(dtype), weight_OIHW.to(dtype), None if bias_O is None else bias_O.to(dtype)
+    result: Tensor = _PaddedConvolution.apply(x_BHWC, weight_OIHW, bias_O, pads, stride)
+    return result
 
 
 def init_uniform(weight: Tensor, fan_in: float) -> None:
@@ -84,8 +122,7 @@ class CausalConv(_Masked):
         self.reads_image, self.rows_above, self.left, self.right = reads_image, rows_above, left, right
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        padded = F.pad(x_BHWC, (0, 0, self.left, self.right, self.rows_above, 0))
-        y_BHWC = convolve(padded, self.masked(), self.bias)
+        y_BHWC = convolve_padded(x_BHWC, (0, 0, self.left, self.right, self.rows_above, 0), self.masked(), self.bias)
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 
     def prepare(self) -> Weights:
@@ -216,8 +253,7 @@ class RowConv(RowLayer):
         self.weight, self.bias = weight_and_bias((num_out, num_in, *kernel), num_out, num_in * kernel[0] * kernel[1])
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        padded = F.pad(x_BHWC, (0, 0, self.side, self.side, self.kernel[0] - 1, 0))
-        return convolve(padded, self.weight, self.bias)
+        return convolve_padded(x_BHWC, (0, 0, self.side, self.side, self.kernel[0] - 1, 0), self.weight, self.bias)
 
     def start(self, frame: Frame) -> State:
         num_recorded = self.kernel[0] - 1

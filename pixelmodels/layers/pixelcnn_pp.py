@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelmodels.layers.base import CausalLayer, Frame, Place, RowLayer, State, Weights, column
-from pixelmodels.layers.convolution import convolve, weight_and_bias
+from pixelmodels.layers.convolution import convolve_padded, weight_and_bias
 
 
 class LeftColumnConv(CausalLayer):
@@ -18,7 +18,7 @@ class LeftColumnConv(CausalLayer):
         self.weight, self.bias = weight_and_bias((num_out, num_in, 2, 1), num_out, 2 * num_in)
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        y_BHWC = convolve(F.pad(x_BHWC, (0, 0, 0, 0, 1, 0)), self.weight, self.bias)
+        y_BHWC = convolve_padded(x_BHWC, (0, 0, 0, 0, 1, 0), self.weight, self.bias)
         y_BHWC = F.pad(y_BHWC, (0, 0, 1, 0))[:, :, :-1]
         return y_BHWC if extra_BHWC is None else y_BHWC + extra_BHWC
 

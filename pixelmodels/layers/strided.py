@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelmodels.layers.base import CausalLayer, Frame, Layer, Place, State, Weights, column
-from pixelmodels.layers.convolution import convolve, weight_and_bias
+from pixelmodels.layers.convolution import convolve, convolve_padded, weight_and_bias
 
 
 class ShrinkConv(Layer):
@@ -27,7 +27,7 @@ class ShrinkConv(Layer):
         return self.weight.numel() // 4  # one output position for four of its own resolution
 
     def forward(self, x_BHWC: Tensor, extra_BHWC: Tensor | None = None, image_BHWC: Tensor | None = None) -> Tensor:
-        return convolve(F.pad(x_BHWC, (0, 0, 1, self.right, 1, 0)), self.weight, self.bias, stride=2)
+        return convolve_padded(x_BHWC, (0, 0, 1, self.right, 1, 0), self.weight, self.bias, stride=2)
 
     def start(self, frame: Frame) -> State:
         # each row has a place of its own: the odd one before, and the even one

@@ -18,9 +18,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from pixelmodels.errors import UserError
 from pixelmodels.layers.base import Layer
 from pixelmodels.layers.channel_groups import one_group
-from pixelmodels.layers.concat_elu import concat_elu
 from pixelmodels.layers.convolution import CausalConv, CausalLinear, RowConv, RowLinear
 from pixelmodels.layers.dropout import Dropout
+from pixelmodels.layers.elu import concat_elu, elu
 from pixelmodels.layers.pixelcnn_pp import LeftColumnConv, SplitLinear
 from pixelmodels.layers.strided import PixelGrowConv, PixelShrinkConv, RowGrowConv, RowShrinkConv
 from pixelmodels.layers.weight_norm import initializing, normed
@@ -49,6 +49,20 @@ class PixelCNNPPConfig(ModelConfig):
     weight_norm: bool = True  # weights as directions and gains, which the first images set; else plain weights
 
 
+class _Stream:
+    """Features of a stream, and what `concat_elu` makes of them: once, however many layers read it."""
+
+    def __init__(self, h: Tensor):
+        self.h = h
+        self._active: Tensor | None = None
+
+    @property
+    def active(self) -> Tensor:
+        if self._active is None:
+            self._active = concat_elu(self.h)
+        return self._active
+
+
 class _AboveLayer(nn.Module):
     """Gated residual layer of the row stream; on the way up it takes in the row stream's short-cut."""
 
@@ -61,16 +75,15 @@ class _AboveLayer(nn.Module):
         self.dropout = Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, 2 * p)
 
-    def above(self, do: Forward | RowPass, u: Tensor, skip: Tensor | None, context: Features) -> Tensor:
-        y = do.above(self.conv_input, concat_elu(u))
+    def above(self, do: Forward | RowPass, u: _Stream, skip: _Stream | None, context: Features) -> Tensor:
+        y = do.above(self.conv_input, u.active)
         if self.nin_skip is not None and skip is not None:
-            y = y + do.above(self.nin_skip, concat_elu(skip))
+            y = y + do.above(self.nin_skip, skip.active)
         y = concat_elu(y)
         if self.training:
             y = self.dropout(y)
         y = do.above(self.conv_out, y)
-        f, g = (y if self.condition is None else y + context[self.condition]).chunk(2, -1)
-        return u + f * torch.sigmoid(g)
+        return u.h + F.glu(y if self.condition is None else y + context[self.condition])
 
 
 class _HereLayer(nn.Module):
@@ -86,19 +99,18 @@ class _HereLayer(nn.Module):
         self.dropout = Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, 2 * p, self.conv_out)
 
-    def above(self, do: Forward | RowPass, u: Tensor) -> Tensor:
+    def above(self, do: Forward | RowPass, u: _Stream) -> Tensor:
         """What `conv_input` takes of the row stream."""
-        return do.above(self.nin_skip.from_above if isinstance(self.nin_skip, SplitLinear) else self.nin_skip, concat_elu(u))
+        return do.above(self.nin_skip.from_above if isinstance(self.nin_skip, SplitLinear) else self.nin_skip, u.active)
 
-    def here(self, do: Forward | PixelPass | TakeRow, ul: Tensor, skip: Tensor | None) -> Tensor:
-        y = do(self.conv_input, concat_elu(ul))
+    def here(self, do: Forward | PixelPass | TakeRow, ul: _Stream, skip: _Stream | None) -> Tensor:
+        y = do(self.conv_input, ul.active)
         if isinstance(self.nin_skip, SplitLinear) and skip is not None:
-            y = y + do(self.nin_skip, concat_elu(skip))
+            y = y + do(self.nin_skip, skip.active)
         y = concat_elu(y)
         if self.training:
             y = self.dropout(y)
-        f, g = do(self.conv_out, y).chunk(2, -1)
-        return ul + f * torch.sigmoid(g)
+        return ul.h + F.glu(do(self.conv_out, y))
 
 
 class _Level(nn.Module):
@@ -123,31 +135,36 @@ class _Level(nn.Module):
         if index < NUM_LEVELS - 1:
             self.inner = _Level(model, index + 1)
 
-    def above(self, do: Forward | RowPass, u: Tensor, context: Features, extras: dict[Layer, Tensor]) -> Tensor:
+    def above(self, do: Forward | RowPass, u_init: Tensor, context: Features, extras: dict[Layer, Tensor]) -> Tensor:
+        u = _Stream(u_init)
         shortcuts = [u]
         for layer, other in zip(self.down_u, self.down_ul, strict=True):
-            u = cast(_AboveLayer, layer).above(do, u, None, context)
+            u = _Stream(cast(_AboveLayer, layer).above(do, u, None, context))
             extras[cast(_HereLayer, other).conv_input] = cast(_HereLayer, other).above(do, u)
             shortcuts.append(u)
         inner = self.inner
-        u = shortcuts.pop() if inner is None else do.strided(self.shrink_u, self.grow_u, lambda y: inner.above(do, y, context, extras), u)
+        if inner is None:
+            shortcuts.pop()
+        else:
+            u = _Stream(do.strided(self.shrink_u, self.grow_u, lambda y: inner.above(do, y, context, extras), u.h))
         for layer, other in zip(self.up_u, self.up_ul, strict=True):
-            u = cast(_AboveLayer, layer).above(do, u, shortcuts.pop(), context)
+            u = _Stream(cast(_AboveLayer, layer).above(do, u, shortcuts.pop(), context))
             extras[cast(_HereLayer, other).conv_input] = cast(_HereLayer, other).above(do, u)
-        return u
+        return u.h
 
-    def here(self, do: Forward | PixelPass | TakeRow, ul: Tensor) -> Tensor:
+    def here(self, do: Forward | PixelPass | TakeRow, ul_init: Tensor) -> Tensor:
+        ul = _Stream(ul_init)
         shortcuts = [ul]
         for i, layer in enumerate(self.down_ul):
-            ul = do.feature(f"level{self.index}.down{i}", cast(_HereLayer, layer).here(do, ul, None))
+            ul = _Stream(do.feature(f"level{self.index}.down{i}", cast(_HereLayer, layer).here(do, ul, None)))
             shortcuts.append(ul)
         if self.inner is None:
-            ul = shortcuts.pop()
+            shortcuts.pop()
         else:
-            ul = do.strided(self.shrink_ul, self.grow_ul, lambda y: cast(_Level, self.inner).here(do, y), ul)
+            ul = _Stream(do.strided(self.shrink_ul, self.grow_ul, lambda y: cast(_Level, self.inner).here(do, y), ul.h))
         for i, layer in enumerate(self.up_ul):
-            ul = do.feature(f"level{self.index}.up{i}", cast(_HereLayer, layer).here(do, ul, shortcuts.pop()))
-        return ul
+            ul = _Stream(do.feature(f"level{self.index}.up{i}", cast(_HereLayer, layer).here(do, ul, shortcuts.pop())))
+        return ul.h
 
 
 class PixelCNNPP(PixelModel):
@@ -175,7 +192,7 @@ class PixelCNNPP(PixelModel):
 
     def here(self, do: Forward | PixelPass | TakeRow, x: Tensor) -> Tensor:
         ul = do.feature("entry", do(self.ul_init_left, x))
-        return do(self.output, F.elu(self.level.here(do, ul)))
+        return do(self.output, elu(self.level.here(do, ul)))
 
     def normed(self, layer: L) -> L:
         """`layer`, its weight normalized where the config says so."""

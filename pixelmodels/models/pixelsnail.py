@@ -13,6 +13,7 @@ from pixelmodels.layers.attention import CausalAttention
 from pixelmodels.layers.channel_groups import one_group
 from pixelmodels.layers.convolution import CausalConv, CausalLinear
 from pixelmodels.layers.dropout import Dropout
+from pixelmodels.layers.elu import elu
 from pixelmodels.layers.wiring import Forward, PixelPass, TakeRow
 from pixelmodels.likelihoods import Likelihood
 from pixelmodels.models.base import ModelConfig, PixelModel
@@ -46,15 +47,15 @@ class _Residual(nn.Module):
         self.dropout = Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, 2 * model.config.num_features, self.second)
 
-    def here(self, do: Forward | PixelPass | TakeRow, h: Tensor, aside: Tensor | None = None) -> Tensor:
-        y = do(self.first, F.elu(h))
+    def here(self, do: Forward | PixelPass | TakeRow, h: Tensor, active: Tensor, aside: Tensor | None = None) -> Tensor:
+        """Args: `active`, elu of `h`."""
+        y = do(self.first, active)
         if self.aside is not None and aside is not None:
-            y = y + do(self.aside, F.elu(aside))
-        y = F.elu(y)
+            y = y + do(self.aside, elu(aside))
+        y = elu(y)
         if self.training:
             y = self.dropout(y)
-        f, g = do(self.second, y).chunk(2, -1)
-        return h + f * torch.sigmoid(g)
+        return h + F.glu(do(self.second, y))
 
 
 class _Block(nn.Module):
@@ -71,8 +72,9 @@ class _Block(nn.Module):
 
     def here(self, do: Forward | PixelPass | TakeRow, h: Tensor) -> Tensor:
         for residual in self.residuals:
-            h = cast(_Residual, residual).here(do, h)
-        return self.take.here(do, h, do(self.attention, F.elu(do(self.place, F.elu(h)))))
+            h = cast(_Residual, residual).here(do, h, elu(h))
+        active = elu(h)
+        return self.take.here(do, h, active, do(self.attention, elu(do(self.place, active))))
 
 
 class PixelSNAIL(PixelModel):
@@ -99,7 +101,7 @@ class PixelSNAIL(PixelModel):
         h = do.feature("entry", do(self.entry, x))
         for i, block in enumerate(self.blocks):
             h = do.feature(f"block{i}", cast(_Block, block).here(do, h))
-        return do(self.output, F.elu(h))
+        return do(self.output, elu(h))
 
     def reach(self) -> Tensor:
         return everything_before(self.spec)

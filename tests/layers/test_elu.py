@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from pixelmodels.layers.concat_elu import concat_elu
+from pixelmodels.layers.elu import concat_elu, elu
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -39,3 +39,15 @@ def test_nothing_is_kept_but_what_it_gives() -> None:
         y = concat_elu(x)
     (one,) = kept
     assert one.data_ptr() == y.data_ptr()
+
+
+def test_elu_has_the_gradient_of_its_result_and_keeps_nothing_else() -> None:
+    x = images(2, 3, 4, 5).requires_grad_()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        y = elu(x)
+    (one,) = kept
+    assert one.data_ptr() == y.data_ptr() and torch.equal(y, F.elu(x)) and torch.equal(elu(x.detach()), y)
+    weight = torch.randn_like(y)
+    (found,), (wanted,) = (torch.autograd.grad((out * weight).sum(), x) for out in (y, F.elu(x)))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
