@@ -5,7 +5,7 @@
     python -m benchmarks.orders --digits mnist_5k.csv.gz --minutes 30                       # binary digits of 28x28
 
 Each number of orders trains the recipe (of the suite `digits`, or `mnist_small`) with as many epochs as fit into the minutes, by the
-speed of some steps: what is equal is the time of the steps. Validation takes K passes of K orders, and is told apart (`seconds` are all).
+speed of some steps of the first: a step of any number of orders takes as long. Validation takes K passes of K orders: `seconds` are all.
 A model of K orders is scored as their mixture, `bits_per_dim`; beside it are the raster order's own bits and the mean of all orders'.
 
 A half given the other half is scored by the order in which the known half comes first, exactly, where the model has it. A raster-only
@@ -99,8 +99,7 @@ class Trained:
 
 
 def trained(recipe: Recipe, dataset: Dataset, storage: Storage, arguments: Arguments) -> Trained:
-    """Train a recipe for the minutes, and score test images."""
-    recipe = with_epochs_of(recipe, dataset, storage, arguments.minutes)
+    """Train a recipe, and score test images."""
     plan = RunPlan(recipe, dataset, storage, run_key(recipe, dataset.fingerprint), num_threads=num_cores())
     result = train(plan, say=lambda line: print(line, file=sys.stderr))
     model = find_model(plan.folder, storage)
@@ -148,6 +147,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage(folder)
         recipe, dataset = arguments.recipe_and_data(storage)
+        recipe = with_epochs_of(recipe, dataset, storage, arguments.minutes)
         found = {
             number: trained(dataclasses.replace(recipe, orders=number, name=f"{recipe.name}_{number}"), dataset, storage, arguments)
             for number in arguments.orders
