@@ -12,6 +12,7 @@ import torch
 from pixelmodels.compression import conditions
 from pixelmodels.compression.arithmetic import Way, portable, usual
 from pixelmodels.compression.codec import Block, Codec, WrongTables
+from pixelmodels.compression.range_coding import RangeDecoder
 from pixelmodels.compression.tables import frequencies
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import LIKELIHOODS, LikelihoodConfig, build_likelihood
@@ -92,6 +93,9 @@ def test_images_cost_what_the_mixture_of_several_orders_says(one: tuple[str, int
         chosen_N = log_probs_of_orders(model, torch.from_numpy(images_NCHW), context).argmax(1)
     assert chosen_N.unique().numel() > 1  # images of several orders share a batch
     block = codec.encode(images_NCHW, context)
+    decoder = RangeDecoder(block.payload)
+    conditions.read(codec.kinds, model.context_spec, NUM, decoder)
+    assert decoder.take_uniform(NUM, model.context_spec.num_orders).tolist() == chosen_N.tolist()
     assert np.array_equal(codec.decode(block)[0], images_NCHW)
     assert 8 * len(block.payload) <= (bits + NUM * math.log2(model.context_spec.num_orders)) * (1 + CLEAR) + OVERHEAD_BITS
 
