@@ -20,12 +20,17 @@ from pixelmodels.compression.tables import Float32, frequencies
 from pixelmodels.errors import UserError
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.base import Stage
+from pixelmodels.models.context import Given
 from pixelmodels.models.context_images import given_pixels
+from pixelmodels.models.orders import in_order, log_probs_of_orders
+from pixelmodels.models.turns import turned_arrays, turned_arrays_back
 from pixelmodels.products import products
 from pixelmodels.sampling.passes import Passes
 
 UInt8 = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
 DIGEST_BYTES = 8
+_SCORED_AT_ONCE = 64  # images, where the order of each is chosen
 _ROWS_KEPT = 4 << 20  # bytes of tables that an encoder collects before they are coded
 
 
@@ -65,17 +70,25 @@ class Codec:
         with threads(way.threads):
             self._stages = [(stage, Passes(stage.model)) for stage in self.model.stages()]
 
-    def encode(self, images_NCHW: UInt8, context: Context | None = None) -> Block:
-        """Images, levels, at most as many as the way is wide. Raises `UserError` for images or a context that do not fit the model."""
+    def encode(self, images_NCHW: npt.NDArray[Any], context: Context | None = None) -> Block:
+        """Images, levels, at most as many as the way is wide. Raises `UserError` for images or a context that do not fit the model.
+
+        Of a model of several orders each image is coded by the one in which it is likeliest. No mixture of them is likelier than that, so
+        its bits are those of the mixture at most, and the log2 of the number of orders.
+        """
         num = len(images_NCHW)
         self._check_num(num)
-        self.model.spec.check_values(torch.from_numpy(images_NCHW))
         self.model.spec.check(torch.from_numpy(images_NCHW))
+        self.model.spec.check_values(torch.from_numpy(images_NCHW))
+        images_NCHW = images_NCHW.astype(np.uint8)  # as they come back, and as the checksum has them
         context = conditions.checked(context, self.model.context_spec, num)
         if conditions.kinds_of(context) != self.kinds:
             raise ValueError(f"a context of kinds {conditions.kinds_of(context)} given to a codec of kinds {self.kinds}")
         encoder = RangeEncoder()
         conditions.write(context, self.model.context_spec, encoder)
+        order_N = self._likeliest(images_NCHW, context)
+        encoder.put_uniform(order_N, self._num_orders)
+        turned_NCHW = turned_arrays(images_NCHW, order_N)
         symbols: list[UInt8] = []
         tables: list[npt.NDArray[Any]] = []
 
@@ -87,16 +100,16 @@ class Codec:
 
         def code(place: Place, table_BL: npt.NDArray[Any]) -> UInt8:
             level_B = np.zeros(len(table_BL), np.uint8)
-            level_B[:num] = images_NCHW[:, place.channel, place.row, place.column]
+            level_B[:num] = turned_NCHW[:, place.channel, place.row, place.column]
             symbols.append(level_B[:num])
             tables.append(table_BL[:num])
             if len(tables) * table_BL.nbytes >= _ROWS_KEPT:
                 flush()
             return level_B
 
-        coded_NCHW = self._through(num, context, code)
+        coded_NCHW = self._through(num, context, order_N, code)
         flush()
-        if not np.array_equal(coded_NCHW, images_NCHW):  # a small image that is given says otherwise
+        if not np.array_equal(coded_NCHW, turned_NCHW):  # a small image that is given says otherwise
             raise UserError("a small image that is given is not made of the image's own pixels; sub-sample the image, or give none")
         return Block(num, encoder.finish(), _digest(images_NCHW, context))
 
@@ -113,7 +126,8 @@ class Codec:
 
         try:
             context = conditions.read(self.kinds, self.model.context_spec, num, decoder)
-            images_NCHW = self._through(num, context, code)
+            order_N = decoder.take_uniform(num, self._num_orders).astype(np.int64)
+            images_NCHW = turned_arrays_back(self._through(num, context, order_N, code), order_N)
         except (Undecodable, UserError) as error:  # noise as a context, or parameters that are not finite, are a way to be wrong, too
             raise WrongTables(str(error)) from error
         if _digest(images_NCHW, context) != block.digest:
@@ -124,19 +138,42 @@ class Codec:
         if not 1 <= num <= self.way.width:
             raise ValueError(f"a block of {num} images given to a codec of {self.way.width}")
 
+    @property
+    def _num_orders(self) -> int:
+        """Orders that there are to choose from: pixels of a small image are those of the raster order alone."""
+        spec = self.model.context_spec
+        return spec.num_orders if spec.small is None else 1
+
+    def _likeliest(self, images_NCHW: UInt8, context: Context | None) -> Int64:
+        """The order by which each image is likeliest. What rounds here decides what is chosen, and not whether it is decoded."""
+        if self._num_orders == 1:
+            return np.zeros(len(images_NCHW), np.int64)
+        chosen = []
+        with torch.inference_mode(), threads(self.way.threads), products("ieee", self.model.device):
+            for start in range(0, len(images_NCHW), _SCORED_AT_ONCE):
+                part = slice(start, start + _SCORED_AT_ONCE)
+                given = None if context is None else context.rows(part).to(self.model.device)
+                x_BCHW = torch.from_numpy(images_NCHW[part]).to(self.model.device)
+                chosen.append(log_probs_of_orders(self.model, x_BCHW, given).argmax(1).cpu().numpy())
+        return np.concatenate(chosen)
+
     def _frequencies(self, table_BL: npt.NDArray[Any]) -> Float32:
         return frequencies(table_BL, self.way.table_bits)
 
-    def _through(self, num: int, context: Context | None, code: Code) -> UInt8:
-        """Every sub-pixel of the images in the model's order: `code` is given its table and gives its level. Pixels that are given stay.
+    def _through(self, num: int, context: Context | None, order_N: Int64, code: Code) -> UInt8:
+        """Every sub-pixel of the images, each turned as its order has it: `code` is given its table and gives its level.
+
+        Pixels that are given stay.
 
         All is as wide as the way is, whatever `num`: blank images, given what the first one is, fill it up.
         """
         model, width = self.model, self.way.width
         index_B = torch.tensor([*range(num), *[0] * (width - num)])
-        given = None if context is None else context.rows(index_B).to(model.device)
+        given: Given = None if context is None else context.rows(index_B).to(model.device)
         x_BCHW = torch.zeros(width, *model.spec.shape, dtype=torch.uint8, device=model.device)
         known_HW = np.zeros(model.spec.shape[1:], np.bool_)
+        if self._num_orders > 1:
+            given = in_order(given, torch.from_numpy(order_N)[index_B].to(model.device))
         pixels = given_pixels(given, model.context_spec.small, model.spec)
         if pixels is not None:
             known_HW |= self._mask(pixels.mask_BHW)

@@ -13,12 +13,12 @@ import torch
 
 from pixelmodels.compression.arithmetic import Machine, portable, usual
 from pixelmodels.compression.codec import Block, Codec, UInt8, WrongTables
-from pixelmodels.compression.container import Container, Head
-from pixelmodels.compression.images import PNG, check_target, write_pngs, write_whole
+from pixelmodels.compression.container import MAGIC, PNG, Container, Head
+from pixelmodels.compression.images import check_file, check_target, write_pngs, write_whole
 from pixelmodels.compression.options import Decode, Encode, Show
 from pixelmodels.compression.sources import FIELDS, context_of_rows, kinds_asked, source_of
 from pixelmodels.compression.weights import sha256_of
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, listed
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.class_names import told
 from pixelmodels.progress import Say, counting
@@ -31,11 +31,10 @@ ARRAYS = ".npz"
 def encode(options: Encode, model: PixelModel, storage: Storage, say: Say = print) -> Path:
     """Encode, write, return the file's path; raises `UserError` for what does not fit the model or cannot be written."""
     path = Path(options.out)
-    if not path.parent.is_dir():
-        raise UserError(f"--out '{path}': there is no folder '{path.parent}'; make it, or give another place")
-    if path.is_dir():
-        raise UserError(f"--out '{path}' is a folder; give the name of a file in it")
+    check_file(path)
     source, kinds = source_of(options, model, storage), kinds_asked(options)
+    if source.others:
+        say(f"left out, as they are no files: {listed([told(name) for name in source.others])}")
     weights = sha256_of(model)
     model = _on_device(model, options.use_gpu)
     way = (portable if options.portable else usual)(model, options.block)
@@ -72,32 +71,35 @@ def decode(options: Decode, storage: Storage, say: Say = print) -> Path:
     as_arrays = out.suffix == ARRAYS and not out.is_dir()
     if not as_arrays and model.spec.channels not in (1, 3):
         raise UserError(f"--out '{out}': images of {model.spec.channels} channels are no PNG files; give a name that ends in {ARRAYS}")
-    names = _names(container)
+    codec, names = Codec(model, head.way, head.kinds), _names(container)
     images = [range(container.first_of(block), container.first_of(block) + container.blocks[block].num_images) for block in chosen]
-    is_new = check_target(out.parent if as_arrays else out, [out.name] if as_arrays else [names[i] for part in images for i in part])
+    folder = out.parent if as_arrays else out
+    is_new = check_target(folder, [out.name] if as_arrays else [names[i] for part in images for i in part])
     differences = Machine.here(model.device).differences(head.machine)
     if differences:
         say(f"{what} was encoded with {'; '.join(differences)}: what cannot be decoded because of that is told, and not written")
-    codec = Codec(model, head.way, head.kinds)
     decoded: list[tuple[UInt8, Context | None]] = []
     num_written = 0
-    with counting("decoding", sum(map(len, images)), "images") as advance:
-        for block, part in zip(chosen, images, strict=True):
-            try:
-                images_NCHW, context = codec.decode(container.blocks[block])
-            except WrongTables as error:
-                if is_new and not num_written:
-                    with suppress(OSError):
-                        out.rmdir()
-                raise UserError(_told_wrong(what, block, differences, num_written, out)) from error
-            if as_arrays:
-                decoded.append((images_NCHW, context))
-            else:
-                write_pngs(out, [names[i] for i in part], images_NCHW, model.spec.levels)
-                num_written += len(images_NCHW)
-            advance(len(images_NCHW))
-    if as_arrays:
-        write_whole(out, _arrays(decoded, [names[i] for part in images for i in part] if container.names else None))
+    try:
+        with counting("decoding", sum(map(len, images)), "images") as advance:
+            for block, part in zip(chosen, images, strict=True):
+                try:
+                    images_NCHW, context = codec.decode(container.blocks[block])
+                except WrongTables as error:
+                    raise UserError(_told_wrong(what, block, differences, num_written, out)) from error
+                if as_arrays:
+                    decoded.append((images_NCHW, context))
+                else:
+                    write_pngs(out, [names[i] for i in part], images_NCHW, model.spec.levels)
+                    num_written += len(images_NCHW)
+                advance(len(images_NCHW))
+        if as_arrays:
+            write_whole(out, _arrays(decoded, [names[i] for part in images for i in part] if container.names else None))
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+        raise
     say(f"{sum(map(len, images)):,} images of {what}, every one with the checksum that it was encoded with")
     return out.resolve()
 
@@ -108,7 +110,10 @@ def read(file: str) -> Container:
     if not path.is_file():
         raise UserError(f"'{file}' {'is a folder' if path.is_dir() else 'not found'}; give a file that compress.py encoded")
     try:
-        return Container.of_bytes(path.read_bytes(), f"'{file}'")
+        with path.open("rb") as opened:
+            start = opened.read(len(MAGIC))
+            data = start + (opened.read() if start == MAGIC else b"")  # what is no such file may be of any length
+        return Container.of_bytes(data, f"'{file}'")
     except OSError as error:
         raise UserError(f"'{file}' cannot be read ({error.strerror}); change its permissions, or give another") from error
 

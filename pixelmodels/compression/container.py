@@ -17,6 +17,7 @@ from pixelmodels.compression.arithmetic import CHOICES, Machine, Way
 from pixelmodels.compression.codec import DIGEST_BYTES, Block
 from pixelmodels.compression.conditions import KINDS
 from pixelmodels.errors import UserError
+from pixelmodels.models.class_names import told
 from pixelmodels.shapes import ImageSpec
 
 MAGIC, VERSION = b"\x89PXC", 1
@@ -24,6 +25,7 @@ CHECKSUM_BYTES, SHA256_BYTES = 8, 32
 LONGEST_TEXT, LONGEST_NAME = 4096, 255  # bytes: of what a machine or a model is called, and of a file's name
 _BYTES_OF_NUMBER = 9  # that hold 63 bits
 _HIGH = 0x80
+PNG = ".png"  # how names end, in capitals or not
 _SEPARATOR = "/"  # of names, which is in none
 
 
@@ -133,11 +135,11 @@ class _Reader:
         return choices[place]
 
     def text(self) -> str:
-        """The next text."""
+        """The next text, on one line whatever it is: it will be printed."""
         length = self.number()
         if length > LONGEST_TEXT:
             raise _Malformed(f"a text of {length} bytes")
-        return self.take(length).decode(errors="backslashreplace")
+        return told(self.take(length).decode(errors="backslashreplace"))
 
 
 def _read(reader: _Reader) -> Container:
@@ -177,6 +179,8 @@ def _unpacked(data: bytes, num: int) -> tuple[str, ...]:
     for name in names:
         if name in ("", ".", "..") or "\0" in name or len(name.encode(errors="surrogateescape")) > LONGEST_NAME:
             raise _Malformed("a name that no file can have")
+        if not name.lower().endswith(PNG):
+            raise _Malformed("a name that is none of a PNG file")
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pixelmodels.compression.container import LONGEST_NAME
+from pixelmodels.compression.container import LONGEST_NAME, MAGIC, PNG
 from pixelmodels.data import DatasetConfig, dequantize, quantize
 from pixelmodels.data.decoding import BadImage, convert_channels, decode, not_kept, read_header
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.errors import UserError
+from pixelmodels.models.class_names import told
 from pixelmodels.pictures import png_bytes
 from pixelmodels.shapes import ImageSpec
 
-PNG = ".png"
 _LOSSY = "--quantize has it lost, and keeps exactly what is left"
 
 
@@ -27,6 +28,7 @@ class ImageFiles:
     """An image file, or those of a folder in the order of their names (hidden ones left out)."""
 
     files: tuple[Path, ...]
+    others: tuple[str, ...] = ()  # what else is in the folder, and is not encoded: folders, links that lead nowhere
 
     @classmethod
     def at(cls, place: str) -> ImageFiles:
@@ -35,16 +37,18 @@ class ImageFiles:
         if not path.is_file() and not path.is_dir():
             found = "is neither a file nor a folder" if path.exists() else "not found"
             raise UserError(f"{what} {found}; give a folder of images, or one of them")
-        files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        there = [path] if path.is_file() else sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        files = tuple(file for file in there if file.is_file())
         if not files:
             raise UserError(f"{what} is a folder without files; give one that holds images")
-        return cls(tuple(files))
+        return cls(files, tuple(file.name for file in there if not file.is_file()))
 
     def names(self) -> tuple[str, ...]:
         """What the files are called when they are decoded, as PNG files: cat.png stays so, cat.jpg becomes cat.jpg.png."""
         names = tuple(file.name if file.name.lower().endswith(PNG) else f"{file.name}{PNG}" for file in self.files)
+        counts = Counter(names)
         for file, name in zip(self.files, names, strict=True):
-            if len(os.fsencode(name)) > LONGEST_NAME or names.count(name) > 1:
+            if len(os.fsencode(name)) > LONGEST_NAME or counts[name] > 1:
                 what = "would be too long" if len(os.fsencode(name)) > LONGEST_NAME else "is another image's, too"
                 raise UserError(f"the name '{name}' of '{file}', decoded, {what}; rename it, or give --no-names")
         return names
@@ -91,27 +95,63 @@ def check_target(folder: Path, names: Sequence[str]) -> bool:
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
         there = {name.lower() for name in os.listdir(folder)}
     except OSError as error:
         raise UserError(f"--out: '{folder}' cannot be written ({error.strerror}); give another place") from error
     if taken := next((name for name in names if name.lower() in there), None):
-        raise UserError(f"--out: '{folder}' holds '{taken}' already; empty it, or give another folder")
+        raise UserError(f"--out: '{folder}' holds '{told(taken)}' already; empty it, or give another folder")
     return is_new
 
 
+def check_file(path: Path) -> None:
+    """Raise `UserError` where a file cannot be written, or something is there that is no such file: an image, say, or a device."""
+    if not path.parent.is_dir():
+        raise UserError(f"--out '{path}': there is no folder '{path.parent}'; make it, or give another place")
+    if path.is_dir():
+        raise UserError(f"--out '{path}' is a folder; give the name of a file in it")
+    try:
+        check_writable(path.parent)
+        if path.exists() and not (path.is_file() and _starts_like_one(path)):
+            raise UserError(f"--out '{path}' is there already, and no file that compress.py encoded; give another name")
+    except OSError as error:
+        raise UserError(f"--out '{path}' cannot be written ({error.strerror}); give another place") from error
+
+
+def _starts_like_one(path: Path) -> bool:
+    """Whether a file is empty, or one that was encoded."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) in (b"", MAGIC)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `OSError` where no file can be made in a folder: before there is work that would be lost."""
+    _temporary(folder).touch()
+    _temporary(folder).unlink()
+
+
 def write_pngs(folder: Path, names: Sequence[str], images_NCHW: UInt8, levels: int) -> None:
-    """Levels as PNG files, each whole or not at all; raises `UserError`."""
+    """Levels as PNG files, each whole or not at all, none over another; raises `UserError`."""
     for name, image_CHW in zip(names, dequantize(images_NCHW, levels), strict=True):
+        if os.path.lexists(folder / name):  # of two names that the file system takes for one
+            raise UserError(f"--out: '{folder}' has '{told(name)}' by now, or a name like it; give a folder that tells them apart, or .npz")
         write_whole(folder / name, png_bytes(image_CHW.transpose(1, 2, 0)))
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """A file that is there as a whole or not at all; raises `UserError`."""
-    temporary = path.parent / f".{os.uname().nodename[:64]}-{os.getpid()}.tmp"
+    temporary = _temporary(path.parent)
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"--out '{path}' cannot be written ({error.strerror}); give another place") from error
+
+
+def _temporary(folder: Path) -> Path:
+    """What a file is called until it is whole: however long its own name is."""
+    return folder / f".{os.uname().nodename[:64]}-{os.getpid()}.tmp"

@@ -34,7 +34,7 @@ class RangeEncoder:
 
     def put_uniform(self, symbols_M: npt.NDArray[Any], num: int) -> None:
         """Add symbols in [0, num), all of which are equally likely."""
-        if symbols_M.size:
+        if symbols_M.size and num > 1:
             self._coder.encode(symbols_M.astype(np.int32), constriction.stream.model.Uniform(num))
 
     def finish(self) -> bytes:
@@ -68,8 +68,8 @@ class RangeDecoder:
 
     def take_uniform(self, count: int, num: int) -> Int32:
         """The next `count` symbols of those in [0, num) that are equally likely; raises `Undecodable`."""
-        if not count:
-            return np.zeros(0, np.int32)
+        if not count or num == 1:
+            return np.zeros(count, np.int32)
         try:
             symbols_M: Int32 = self._coder.decode(constriction.stream.model.Uniform(num), count)
         except AssertionError as error:

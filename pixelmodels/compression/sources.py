@@ -33,6 +33,10 @@ class Source(Protocol):
         """Images."""
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """What lies beside its files, and is not encoded."""
+
+    @property
     def names(self) -> tuple[str, ...] | None:
         """Of files, as they are called when they are decoded; None where they are not kept."""
 
@@ -55,6 +59,11 @@ class Folder:
         """Images."""
         return len(self.files.files)
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Folders and the like."""
+        return self.files.others
+
     def blocks(self, size: int) -> Iterator[Rows]:
         for start in range(0, self.num, size):
             images_NCHW = self.files.read(start, start + size, self.spec, lossy=self.lossy)
@@ -73,6 +82,11 @@ class Held:
     def num(self) -> int:
         """Images."""
         return self.dataset.num_images(self.split)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
     @property
     def names(self) -> None:

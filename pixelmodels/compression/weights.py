@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
+
 from pixelmodels.models import PixelModel
 
 
@@ -11,5 +13,6 @@ def sha256_of(model: PixelModel) -> bytes:
     """Of all weights and buffers: names, types, shapes and numbers, in the order of names."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # of types, too, that NumPy does not have
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode() + plain.numpy().tobytes())
     return digest.digest()

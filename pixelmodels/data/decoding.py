@@ -107,7 +107,7 @@ def not_kept(data: bytes, max_pixels: int) -> str:
     with _refused(), _open(data, max_pixels) as image:
         if image.mode in _SIXTEEN_BIT or _bits(image, data) > _BYTE:
             return f"more than {_BYTE} bits a sample"
-        if getattr(image, "n_frames", 1) > 1:
+        if getattr(image, "n_frames", 1) > 1 or (data.startswith(_PNG) and any(kind == b"acTL" for kind, _, _ in _chunks(data))):
             return "several frames"
         if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"):
             return f"pixels of kind {image.mode}"

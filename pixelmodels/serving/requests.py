@@ -133,10 +133,12 @@ def drawn_by(model: PixelModel, request: Request) -> DrawnBy | None:
     """By which orders the images of a request that was checked are drawn; None for a model of one."""
     if model.context_spec.num_orders == 1:
         return None
-    orders = tuple(request.order_of(model, image) for image in range(request.n))
-    late_HW = np.zeros(model.spec.shape[1:], np.bool_)
-    if request.known_mask_NHW is not None:  # one for all images, so that they are drawn by one order
-        late_HW = known_too_late(request.known_mask_NHW[0].numpy(), model.pixel_ranks().cpu().numpy(), orders[0])
+    mask_NHW, late_HW = request.known_mask_NHW, np.zeros(model.spec.shape[1:], np.bool_)
+    if mask_NHW is not None and mask_NHW.any():  # one for all images, which are drawn by one order: it is chosen once
+        orders = (request.order_of(model, 0),) * request.n
+        late_HW = known_too_late(mask_NHW[0].numpy(), model.pixel_ranks().cpu().numpy(), orders[0])
+    else:
+        orders = tuple(request.order_of(model, image) for image in range(request.n))
     return DrawnBy(orders, late_HW)
 
 

@@ -12,10 +12,12 @@ import torch
 from pixelmodels.compression import conditions
 from pixelmodels.compression.arithmetic import Way, portable, usual
 from pixelmodels.compression.codec import Block, Codec, WrongTables
+from pixelmodels.compression.range_coding import RangeDecoder
 from pixelmodels.compression.tables import frequencies
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import LIKELIHOODS, LikelihoodConfig, build_likelihood
-from pixelmodels.models import Context, PixelModel
+from pixelmodels.models import Context, ContextSpec, PixelModel, build
+from pixelmodels.models.orders import ensemble_log_prob, log_probs_of_orders
 from pixelmodels.sampling import sample
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.conftest import KINDS, PAIRS, WITHOUT_SMALL, random_context, small_model
@@ -74,6 +76,48 @@ def test_every_model_with_every_likelihood(pair: tuple[str, str, int]) -> None:
     architecture, likelihood, channels = pair
     model = small_model(architecture, likelihood, channels, 4, 3, levels=5)
     check(model, random_images(model), None)
+
+
+SEVERAL = [("gated_pixelcnn", 3, 4, 4), ("multiscale_pixelrnn", 1, 5, 5), ("gated_pixelcnn", 1, 4, 6)]
+
+
+@pytest.mark.parametrize("context_kind", ["orders", "mix_and_orders"])
+@pytest.mark.parametrize("one", SEVERAL, ids=lambda one: "-".join(map(str, one)))
+def test_images_cost_what_the_mixture_of_several_orders_says(one: tuple[str, int, int, int], context_kind: str) -> None:
+    model = small_model(one[0], "categorical", *one[1:], levels=5, context=context_kind)
+    images_NCHW = random_images(model)
+    context = own_context(model, images_NCHW)
+    codec = codec_of(model, context)
+    with torch.no_grad():
+        bits = -float(ensemble_log_prob(model, torch.from_numpy(images_NCHW), context).sum()) / math.log(2) + stored_bits(model, context)
+        chosen_N = log_probs_of_orders(model, torch.from_numpy(images_NCHW), context).argmax(1)
+    assert chosen_N.unique().numel() > 1  # images of several orders share a batch
+    block = codec.encode(images_NCHW, context)
+    decoder = RangeDecoder(block.payload)
+    conditions.read(codec.kinds, model.context_spec, NUM, decoder)
+    assert decoder.take_uniform(NUM, model.context_spec.num_orders).tolist() == chosen_N.tolist()
+    assert np.array_equal(codec.decode(block)[0], images_NCHW)
+    assert 8 * len(block.payload) <= (bits + NUM * math.log2(model.context_spec.num_orders)) * (1 + CLEAR) + OVERHEAD_BITS
+
+
+def test_a_model_of_orders_and_small_images_keeps_to_the_raster_order() -> None:
+    one = small_model("pixelcnn", "categorical", 1, 4, 4, context="small")
+    spec = ContextSpec(small=ImageSpec(1, 2, 2, 3), num_orders=2)
+    model = build(one.config, one.spec, one.likelihood.config, spec).double().eval()
+    images_NCHW = random_images(model)
+    for context in (None, Context(small_BCHW=torch.from_numpy(images_NCHW[:, :, ::2, ::2]).long())):
+        codec = codec_of(model, context)
+        assert np.array_equal(codec.decode(codec.encode(images_NCHW, context))[0], images_NCHW)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint16])
+def test_levels_of_any_integers_come_back(dtype: type) -> None:
+    model = small_model("pixelcnn", "categorical", 1, 4, 3, levels=5)
+    codec, images_NCHW = codec_of(model), random_images(model)
+    assert codec.encode(images_NCHW.astype(dtype)) == codec.encode(images_NCHW)
+    for wrong in (np.float16, np.float32):
+        with pytest.raises(UserError, match=r"images of type torch.float.. given; give integers in \[0, 5\)"):
+            codec.encode(np.full(images_NCHW.shape, np.nan, wrong))
 
 
 @pytest.mark.parametrize("pair", WITHOUT_SMALL[::4], ids=lambda pair: "-".join(map(str, pair)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from PIL import Image
 from pipelines.compress import main
 from pixelmodels.compression import compress, sources
 from pixelmodels.compression.container import Container
+from pixelmodels.compression.images import write_pngs
 from pixelmodels.data import dequantize
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import LikelihoodConfig
@@ -159,6 +161,87 @@ def test_what_would_be_lost_is_refused_unless_asked_for(folder: Path, tmp_path: 
     run("decode", tmp_path / "x.pxc", "--out", tmp_path / "out")
     run("encode", folder, "--images", tmp_path / "out", "--out", tmp_path / "again.pxc")  # nothing is lost any more
     assert (tmp_path / "again.pxc").read_bytes() == (tmp_path / "x.pxc").read_bytes()
+
+
+def test_animations_are_more_than_an_image(folder: Path, tmp_path: Path) -> None:
+    frames = [Image.fromarray(dequantize(np.full((4, 3), level, np.uint8), LEVELS)) for level in (0, 1)]
+    for name in ("a.png", "a.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        said = refused("encode", folder, "--images", tmp_path / name, "--out", tmp_path / "x.pxc")
+        assert "has several frames, which would be lost" in said
+
+
+def test_nothing_but_such_a_file_is_overwritten(folder: Path, pictures: Path, tmp_path: Path) -> None:
+    before = (pictures / "0.png").read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    for there in (pictures / "0.png", tmp_path / "pipe"):
+        assert "is there already, and no file that compress.py encoded" in refused("encode", folder, "--images", pictures, "--out", there)
+    assert (pictures / "0.png").read_bytes() == before and (tmp_path / "pipe").is_fifo()
+    file = tmp_path / "x.pxc"
+    file.touch()
+    for images in (pictures / "0.png", pictures):  # an empty file, and one that was encoded
+        run("encode", folder, "--images", images, "--out", file)
+    assert compress.read(str(file)).num_images == 11
+
+
+def test_what_is_left_out_of_a_folder_is_told(folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("encode", folder, "--images", pictures, "--out", tmp_path / "x.pxc")
+    assert "left out" not in capsys.readouterr().out
+    (pictures / "inside").mkdir()
+    (pictures / "lost.png").symlink_to("nowhere.png")
+    run("encode", folder, "--images", pictures, "--out", tmp_path / "y.pxc")
+    assert "left out, as they are no files: 'inside', 'lost.png'" in capsys.readouterr().out
+    assert (tmp_path / "x.pxc").read_bytes() == (tmp_path / "y.pxc").read_bytes()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("num_before", [0, 3])
+def test_writing_that_is_stopped_leaves_whole_images_alone(
+    error: BaseException, num_before: int, folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out, replace_with, done = tmp_path / "x.pxc", tmp_path / "out", Path.replace, [0]
+    run("encode", folder, "--images", pictures, "--out", file)
+
+    def stopped(self: Path, target: Path) -> Path:
+        done[0] += 1
+        if done[0] > num_before:
+            raise error
+        return replace_with(self, target)
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UserError):
+        run("decode", file, "--out", out)
+    left = sorted(os.listdir(out)) if out.exists() else []
+    assert len(left) == num_before and out.exists() == bool(num_before)
+    for name in left:
+        assert np.array_equal(pixels(pictures / name), pixels(out / name))
+    size, done[0] = file.stat().st_size, num_before
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UserError):
+        run("encode", folder, "--images", pictures / "0.png", "--out", file)
+    assert file.stat().st_size == size and not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_two_names_that_a_file_system_takes_for_one(tmp_path: Path) -> None:
+    images_NCHW = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
+    with pytest.raises(UserError, match=r"has 'a.png' by now, or a name like it; give a folder that tells them apart, or .npz"):
+        write_pngs(tmp_path, ("a.png", "a.png"), images_NCHW, 2)
+    assert pixels(tmp_path / "a.png").tolist() == [[0]]
+
+
+def test_a_file_of_any_length_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "long").touch()
+    os.truncate(tmp_path / "long", 1 << 38)
+    assert "is no file of images that compress.py encoded" in refused("decode", tmp_path / "long", "--out", tmp_path / "out")
+
+
+def test_no_folder_is_left_by_a_file_that_does_not_fit(folder: Path, pictures: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.pxc"
+    run("encode", folder, "--images", pictures, "--out", file)
+    container = compress.read(str(file))
+    file.write_bytes(replace(container, head=replace(container.head, kinds=2)).to_bytes())
+    for out in ("none", "none/x.npz"):
+        assert "the images are conditioned on what this model is not" in refused("decode", file, "--out", tmp_path / out)
+        assert not (tmp_path / "none").exists()
 
 
 def test_colours(tmp_path: Path) -> None:
@@ -317,4 +400,5 @@ def test_every_architecture_is_known_by_its_weights(folder: Path) -> None:
 
     model: PixelModel = load_model(folder)
     before = sha256_of(model)
-    assert before == sha256_of(load_model(folder)) != sha256_of(model.float())
+    assert before == sha256_of(load_model(folder))
+    assert len({before, *(sha256_of(model.to(dtype)) for dtype in (torch.float32, torch.bfloat16, torch.float16))}) == 4

@@ -129,6 +129,18 @@ def test_names_that_no_file_can_have(name: str) -> None:
         opened(Container(HEAD, BLOCKS, (*NAMES[:-1], name)).to_bytes())
 
 
+def test_only_png_files_are_made() -> None:
+    for name in (".bashrc", "index.html", "a.png "):
+        with pytest.raises(UserError, match="a name that is none of a PNG file"):
+            opened(Container(HEAD, BLOCKS, (*NAMES[:-1], name)).to_bytes())
+
+
+def test_texts_are_printed_as_text() -> None:
+    machine = replace(HEAD.machine, device="\x1b[2Jcpu\ncpu")
+    head = opened(Container(replace(HEAD, model="a\x1b]0;b\x07 é", machine=machine), BLOCKS).to_bytes()).head
+    assert (head.model, head.machine.device) == (r"a\x1b]0;b\x07 é", r"\x1b[2Jcpu\ncpu")
+
+
 def test_names_that_lead_elsewhere_or_are_not_one_for_each() -> None:
     for names in ((*NAMES[:-1], "../escaped.png"), NAMES[:-1], (*NAMES[:-1], NAMES[0])):
         with pytest.raises(UserError, match="names that are not one for each image"):
