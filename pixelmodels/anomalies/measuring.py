@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import torch
 
 from pixelmodels.anomalies.codecs import Complexity
 from pixelmodels.anomalies.sources import Source
+from pixelmodels.data.rows import Rows
 from pixelmodels.errors import UserError, listed
 from pixelmodels.evaluation.actors import Actors
 from pixelmodels.evaluation.batches import to_tensors
@@ -47,26 +47,37 @@ class Measured:
         return mixed_nats(self.nats_NK)
 
 
+def numbers(
+    rows: Rows, model: PixelModel, complexity: Complexity, background: PixelModel | None, device: torch.device, *, with_context: bool = True
+) -> tuple[Float64, Float64, Float64 | None]:
+    """Of some images: nats by each order, N K; bits of the best codec, N; nats by the background model, N, where there is one."""
+    nats_NK = score_orders(model, rows, device, with_context=with_context)
+    background_N = None if background is None else mixed_nats(score_orders(background, rows, device, with_context=with_context))
+    return nats_NK, complexity(rows.images_NCHW), background_N
+
+
 class Meter:
     """An actor that holds the models and measures batches of rows."""
 
     def __init__(self, actors: Actors, source: Source, codecs: Sequence[str], background: Actors | None) -> None:
-        self._actors, self._source, self._background = actors, source, background
-        self._models = [one.model().to(one.device) for one in (actors, background) if one is not None]
-        self._complexity = Complexity(codecs, self._models[0].spec)
+        self._actors, self._source = actors, source
+        self._model = actors.model().to(actors.device)
+        self._background = None if background is None else background.model().to(actors.device)
+        self._complexity = Complexity(codecs, self._model.spec)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows with images to rows of numbers; those without an image keep their reason, and have no numbers."""
         has_image_N = batch["image"].is_valid().to_numpy()
         whole = batch.filter(pa.array(has_image_N))
-        num, num_orders = len(batch), self._models[0].context_spec.num_orders
-        nats_NK, background_N, bits_N = np.full((num, num_orders), np.nan), np.full(num, np.nan), np.full(num, np.nan)
+        num, num_orders = len(batch), self._model.context_spec.num_orders
+        nats_NK, bits_N, background_N = np.full((num, num_orders), np.nan), np.full(num, np.nan), np.full(num, np.nan)
         if len(whole):
-            rows, with_context = self._source.rows(whole), self._actors.with_context
-            nats_NK[has_image_N] = score_orders(self._models[0], rows, self._actors.device, with_context=with_context)
-            bits_N[has_image_N] = self._complexity(rows.images_NCHW)
-            for model in self._models[1:]:
-                background_N[has_image_N] = mixed_nats(score_orders(model, rows, self._actors.device, with_context=with_context))
+            actors = self._actors
+            found = numbers(
+                self._source.rows(whole), self._model, self._complexity, self._background, actors.device, with_context=actors.with_context
+            )
+            nats_NK[has_image_N], bits_N[has_image_N] = found[:2]
+            background_N[has_image_N] = np.nan if found[2] is None else found[2]
         nothing = {"label": pa.nulls(num, pa.int32()), "reason": pa.nulls(num, pa.string()), "is_fitted": pa.array(np.zeros(num, np.bool_))}
         return pa.table(
             {
@@ -101,9 +112,7 @@ def measured_of(table: pa.Table, name: str, *, has_background: bool) -> Measured
     for whose, values in (("the model", nats_NK), ("the background model", background_N)):
         if values is not None and not np.isfinite(values).all():
             strange = [keys[place] for place in np.unique(np.nonzero(~np.isfinite(values))[0])]
-            raise UserError(
-                f"{whose} gives '{name}' likelihoods that are no finite numbers ({listed(strange, 3)}); give another checkpoint"
-            )
+            raise UserError(f"{whose} gives '{name}' likelihoods that are not finite ({listed(strange, 3)}); give another checkpoint")
     return Measured(
         keys=keys,
         labels=table["label"].to_pylist(),
@@ -116,7 +125,7 @@ def measured_of(table: pa.Table, name: str, *, has_background: bool) -> Measured
 
 
 @torch.no_grad()
-def bit_maps(model: PixelModel, rows: Any, device: torch.device, *, with_context: bool = True) -> Float64:
+def bit_maps(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool = True) -> Float64:
     """Bits of each pixel of some images (all its channels), N H W; the mean over the orders, as their mixture has none of a pixel."""
     x_BCHW, context = to_tensors(rows, device, model.context_spec if with_context else ContextSpec())
     maps = [log_prob_map_of_order(model, x_BCHW, context, order=order) for order in range(model.context_spec.num_orders)]
