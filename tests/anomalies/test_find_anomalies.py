@@ -20,8 +20,9 @@ from pixelmodels.data import DatasetConfig, find_dataset, prepare
 from pixelmodels.errors import UserError
 from pixelmodels.models.files import load_model, save_model
 from pixelmodels.models.orders import ensemble_log_prob
+from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
-from tests.conformance.conftest import small_model
+from tests.conformance.conftest import small_config, small_model
 
 NUM_BLANK = 12
 
@@ -32,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     folder = tmp_path_factory.mktemp("anomalies")
     storage = Storage(str(folder / "storage"))
     prepare(DatasetConfig(source="digits"), storage, say=lambda _: None)
-    for name, context in (("model", "none"), ("orders", "orders"), ("by_class", "label")):
+    for name, context in (("model", "none"), ("orders", "orders")):
         save_model(folder / name, small_model("pixelcnn", "categorical", 1, 8, 8, levels=17, context=context).float())
     (folder / "blank").mkdir()
     for number in range(NUM_BLANK):
@@ -151,10 +152,16 @@ def test_mistakes_are_told_before_anything_is_scored(arguments: tuple[str, ...],
 
 @pytest.mark.usefixtures("no_ray")
 def test_files_have_no_labels(root: Storage) -> None:
-    arguments = [place(root, "by_class"), "--normal", "digits", "--sets", place(root, "blank"), "--storage", root.root]
-    with pytest.raises(UserError, match="conditioned on what image files do not have"):
+    classes = ContextSpec(num_classes=10)
+    by_class = build(small_config("pixelcnn"), ImageSpec(1, 8, 8, 17), LikelihoodConfig("categorical"), classes).eval()
+    save_model(Path(place(root, "by_class")), by_class)
+    arguments = [place(root, "by_class"), "--normal", "digits", "--storage", root.root, "--sets", place(root, "blank")]
+    with pytest.raises(
+        UserError, match=r"conditioned on what image files do not have \(labels or vectors\); score it with --without-context"
+    ):
         main(arguments)
-    with pytest.raises(UserError, match="the model is conditioned on 3 classes, data set 'digits' has 10"):
-        main([*arguments[:3], "--storage", root.root])
-    with pytest.raises(Connected):
-        main([*arguments, "--without-context"])
+    for allowed in ([*arguments, "--without-context"], arguments[:-2]):
+        with pytest.raises(Connected):
+            main(allowed)
+    with pytest.raises(UserError, match="--background: the model is conditioned on what image files do not have"):
+        main([place(root, "model"), *arguments[1:], "--background", place(root, "by_class")])
