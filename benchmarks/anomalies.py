@@ -53,6 +53,7 @@ BATCH = 128
 GOAL, AIMED_AT = 0.95, ("digits", "flat", "shuffled")  # of these pairs of photo patches
 QUICK_IMAGES = 24
 RATE = 0.05
+PHOTO_EPOCHS, DIGIT_EPOCHS = 6, 12
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,14 @@ class Arguments:
 
 def recipes(arguments: Arguments) -> Iterator[tuple[str, Recipe]]:
     """By the name of the data set: what is trained, each three times."""
-    for name, data, batch_size, epochs in (
-        ("photos", DatasetConfig(source="photos", channels=1, name="photos_grey"), 16, 8),
-        ("digits", DatasetConfig(source="digits"), 64, 30),
-    ):
-        found = next(recipe for recipe in suite(name) if recipe.name == "gated_pixelcnn")
-        changes = {"batch_size": batch_size, "epochs": 1 if arguments.quick else epochs, "seed": arguments.seed, "num_samples": 0}
-        yield name, dataclasses.replace(found, dataset=data, **changes)
+    photos, digits = (next(recipe for recipe in suite(name) if recipe.name == "gated_pixelcnn") for name in ("photos", "digits"))
+    small = dataclasses.replace(photos.model, num_features=32)
+    fast = dataclasses.replace(photos.optimizer, learning_rate=2e-3)
+    grey = DatasetConfig(source="photos", channels=1, name="photos_grey")
+    photos = dataclasses.replace(photos, dataset=grey, model=small, optimizer=fast, batch_size=16, epochs=PHOTO_EPOCHS)
+    for name, recipe in (("photos", photos), ("digits", dataclasses.replace(digits, epochs=DIGIT_EPOCHS))):
+        epochs = 1 if arguments.quick else recipe.epochs
+        yield name, dataclasses.replace(recipe, epochs=epochs, seed=arguments.seed, num_samples=0)
 
 
 def trained(recipe: Recipe, dataset: Dataset, storage: Storage) -> tuple[PixelModel, dict[str, Any]]:
