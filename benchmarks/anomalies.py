@@ -20,7 +20,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,14 @@ from PIL import Image
 from benchmarks.dated import RESULTS, write_dated
 from pixelmodels.anomalies.codecs import Complexity
 from pixelmodels.anomalies.comparison import roc_picture, separation
-from pixelmodels.anomalies.measuring import Measured, numbers
+from pixelmodels.anomalies.measuring import BACKGROUND, CODEC, LEVELS, Instruments, Measured
 from pixelmodels.anomalies.scores import NAMES, RECOMMENDED, Calibration, Float64
 from pixelmodels.commandline import parse
 from pixelmodels.data import Dataset, DatasetConfig, prepare
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.data.rows import Rows
 from pixelmodels.errors import exit_with
+from pixelmodels.evaluation.nats import OF_ORDERS
 from pixelmodels.models import PixelModel
 from pixelmodels.ray_cluster import num_cores
 from pixelmodels.recipes.recipe import Recipe, run_key
@@ -108,17 +109,12 @@ def pairs(name: str, test: Rows, classes_N: np.ndarray | None, digits_NCHW: UInt
     }
 
 
-def measured(images_NCHW: UInt8, model: PixelModel, background: PixelModel, codecs: Sequence[str]) -> Measured:
+def measured(images_NCHW: UInt8, instruments: Instruments) -> Measured:
     """Images measured in this process."""
-    complexity, device = Complexity(codecs, model.spec), torch.device("cpu")
-    parts = [
-        numbers(Rows(images_NCHW[start : start + BATCH]), model, complexity, background, device, with_context=False)
-        for start in range(0, len(images_NCHW), BATCH)
-    ]
-    nats_NK, bits_N = (np.concatenate([part[place] for part in parts]) for place in (0, 1))  # type: ignore[misc]
-    background_N = np.concatenate([part[2] for part in parts if part[2] is not None])
+    parts = [instruments(Rows(images_NCHW[start : start + BATCH])) for start in range(0, len(images_NCHW), BATCH)]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     num = len(images_NCHW)
-    return Measured([str(place) for place in range(num)], [None] * num, nats_NK, bits_N, background_N)
+    return Measured([str(place) for place in range(num)], [None] * num, *(columns[name] for name in (OF_ORDERS, CODEC, LEVELS, BACKGROUND)))
 
 
 def all_scores(
@@ -128,7 +124,8 @@ def all_scores(
     scores: dict[str, dict[str, Float64]] = {}
     alarms: dict[str, float] = {}
     for one, names in ((model, [name for name in NAMES if name != "order_spread"]), (ensemble, ["order_spread"])):
-        found = {name: measured(images, one, background, arguments.codecs) for name, images in sets.items()}
+        instruments = Instruments(one, background, Complexity(arguments.codecs, one.spec), with_context=False)
+        found = {name: measured(images, instruments) for name, images in sets.items()}
         calibration = Calibration.of(found["validation"], model.spec)
         for name, each in found.items():
             values = calibration.scores(each)

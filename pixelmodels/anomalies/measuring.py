@@ -1,4 +1,4 @@
-"""What is measured of each image, by actors over the cluster: nats by each order, nats by the background model, bits of the best codec."""
+"""What is measured of each image, by actors over the cluster: nats by each order and by the background model, bits of other codes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from pixelmodels.anomalies.codecs import Complexity
+from pixelmodels.anomalies.level_code import level_bits
 from pixelmodels.anomalies.sources import Source
 from pixelmodels.data.rows import Rows
 from pixelmodels.errors import UserError, listed
@@ -23,7 +24,7 @@ from pixelmodels.models import ContextSpec, PixelModel
 from pixelmodels.models.orders import log_prob_map_of_order
 
 Float64 = npt.NDArray[np.float64]
-BACKGROUND, CODEC = "background_nats", "codec_bits"
+BACKGROUND, CODEC, LEVELS = "background_nats", "codec_bits", "level_bits"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Measured:
     labels: list[int | None]  # of images that have one
     nats_NK: Float64  # negative log-likelihood by each order
     codec_bits_N: Float64  # of the best codec, beyond a blank image's
+    level_bits_N: Float64  # of the levels alone, wherever they are
     background_nats_N: Float64 | None = None  # negative log-likelihood under the background model; None: there is none
     rejected: dict[str, str] = field(default_factory=dict)  # inputs that are no images, and why
     num_fitted: int = 0  # images that were of another size
@@ -47,47 +49,53 @@ class Measured:
         return mixed_nats(self.nats_NK)
 
 
-def numbers(
-    rows: Rows, model: PixelModel, complexity: Complexity, background: PixelModel | None, device: torch.device, *, with_context: bool = True
-) -> tuple[Float64, Float64, Float64 | None]:
-    """Of some images: nats by each order, N K; bits of the best codec, N; nats by the background model, N, where there is one."""
-    nats_NK = score_orders(model, rows, device, with_context=with_context)
-    background_N = None if background is None else mixed_nats(score_orders(background, rows, device, with_context=with_context))
-    return nats_NK, complexity(rows.images_NCHW), background_N
+@dataclass(frozen=True)
+class Instruments:
+    """What images are measured by, in one process."""
+
+    model: PixelModel
+    background: PixelModel | None
+    complexity: Complexity
+    with_context: bool = True  # whether conditional models are given all that they are conditioned on
+
+    def __call__(self, rows: Rows) -> dict[str, Float64]:
+        """Numbers of some images by the names of their columns: N, and N K of the nats by each order."""
+        found = {
+            OF_ORDERS: self._nats(self.model, rows),
+            CODEC: self.complexity(rows.images_NCHW),
+            LEVELS: level_bits(rows.images_NCHW, self.model.spec.levels),
+        }
+        if self.background is not None:
+            found[BACKGROUND] = mixed_nats(self._nats(self.background, rows))
+        return found
+
+    def _nats(self, model: PixelModel, rows: Rows) -> Float64:
+        return score_orders(model, rows, model.device, with_context=self.with_context)
 
 
 class Meter:
-    """An actor that holds the models and measures batches of rows."""
+    """An actor that measures batches of rows."""
 
     def __init__(self, actors: Actors, source: Source, codecs: Sequence[str], background: Actors | None) -> None:
-        self._actors, self._source = actors, source
-        self._model = actors.model().to(actors.device)
-        self._background = None if background is None else background.model().to(actors.device)
-        self._complexity = Complexity(codecs, self._model.spec)
+        self._source = source
+        model, other = (None if one is None else one.model().to(one.device) for one in (actors, background))
+        assert model is not None
+        self._measure = Instruments(model, other, Complexity(codecs, model.spec), actors.with_context)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows with images to rows of numbers; those without an image keep their reason, and have no numbers."""
         has_image_N = batch["image"].is_valid().to_numpy()
-        whole = batch.filter(pa.array(has_image_N))
-        num, num_orders = len(batch), self._model.context_spec.num_orders
-        nats_NK, bits_N, background_N = np.full((num, num_orders), np.nan), np.full(num, np.nan), np.full(num, np.nan)
-        if len(whole):
-            actors = self._actors
-            found = numbers(
-                self._source.rows(whole), self._model, self._complexity, self._background, actors.device, with_context=actors.with_context
-            )
-            nats_NK[has_image_N], bits_N[has_image_N] = found[:2]
-            background_N[has_image_N] = np.nan if found[2] is None else found[2]
+        whole, num = batch.filter(pa.array(has_image_N)), len(batch)
+        columns = {"key": batch["key"]}
         nothing = {"label": pa.nulls(num, pa.int32()), "reason": pa.nulls(num, pa.string()), "is_fitted": pa.array(np.zeros(num, np.bool_))}
-        return pa.table(
-            {
-                "key": batch["key"],
-                **{name: batch[name] if name in batch.column_names else empty for name, empty in nothing.items()},
-                OF_ORDERS: pa.FixedSizeListArray.from_arrays(nats_NK.ravel(), num_orders),
-                BACKGROUND: background_N,
-                CODEC: bits_N,
-            }
-        )
+        columns |= {name: batch[name] if name in batch.column_names else empty for name, empty in nothing.items()}
+        found = self._measure(self._source.rows(whole)) if len(whole) else {}
+        num_orders = self._measure.model.context_spec.num_orders
+        for name, shape in ((OF_ORDERS, (num, num_orders)), (CODEC, (num,)), (LEVELS, (num,)), (BACKGROUND, (num,))):
+            values = np.full(shape, np.nan)
+            values[has_image_N] = found.get(name, np.nan)
+            columns[name] = pa.FixedSizeListArray.from_arrays(values.ravel(), num_orders) if name == OF_ORDERS else pa.array(values)
+        return pa.table(columns)
 
 
 def measure(source: Source, actors: Actors, codecs: Sequence[str], background: Actors | None = None) -> Measured:
@@ -118,6 +126,7 @@ def measured_of(table: pa.Table, name: str, *, has_background: bool) -> Measured
         labels=table["label"].to_pylist(),
         nats_NK=nats_NK,
         codec_bits_N=table[CODEC].to_numpy().astype(np.float64),
+        level_bits_N=table[LEVELS].to_numpy().astype(np.float64),
         background_nats_N=background_N,
         rejected=rejected,
         num_fitted=int(np.count_nonzero(table["is_fitted"].to_numpy())),

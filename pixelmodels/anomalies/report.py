@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pixelmodels.anomalies.comparison import Separation, roc_picture
-from pixelmodels.anomalies.measuring import CODEC, Measured, bit_maps
+from pixelmodels.anomalies.measuring import CODEC, LEVELS, Measured, bit_maps
 from pixelmodels.anomalies.options import FindAnomalies
 from pixelmodels.anomalies.page import Cells, Shown, page
 from pixelmodels.anomalies.scores import RECOMMENDED, SAME_ORDER, Calibration, Float64
@@ -91,6 +91,7 @@ def _parquet(found: Anomalies, rate: float) -> bytes:
             "key": pa.array(one.measured.keys, pa.string()),
             "label": pa.array(one.measured.labels, pa.int32()),
             CODEC: one.measured.codec_bits_N,
+            LEVELS: one.measured.level_bits_N,
             **one.scores,
             **{f"p_{name}": values_N for name, values_N in one.p_values.items()},
             "is_anomalous": one.p_values[RECOMMENDED] <= rate,

@@ -4,11 +4,13 @@ With l the negative log-likelihood of an image in nats, D its sub-pixels, and n 
 
 - `nats`: l. Images that are simpler than those the model knows have low ones, so that alone it fails (arXiv:1810.09136).
 - `bits_per_dim`: l / (D ln 2): the same order of images.
-- `input_complexity`: l / ln 2 - L, where L are the bits of the best codec at hand (arXiv:1909.11480, eq. 2).
-- `likelihood_ratio`: l - l_0, where l_0 is of a background model (arXiv:1906.02845, eq. 3).
-- `typicality`: |l - mean l of the normal images| (arXiv:1906.02994, eq. 6, for one image).
+- `input_complexity`: l / ln 2 - L, where L are the bits of the best codec at hand (arXiv:1909.11480).
+- `arrangement`: l / ln 2 - B, where B are the bits of the image's levels by a code that does not know where they are (`level_code`): a
+  likelihood ratio to a background that is the image's own levels in any other order.
+- `likelihood_ratio`: l - l_0, where l_0 is of a background model (arXiv:1906.02845).
+- `typicality`: |l - mean l of the normal images| (arXiv:1906.02994, for one image).
 - `order_spread`: the standard deviation of l over the orders of the pixels that the model has.
-- `two_sided`: the one that is recommended; see `RECOMMENDED`.
+- `two_sided`: the one that is recommended: the largest deviation of `PARTS` from what they are of normal images, to either side.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from pixelmodels.shapes import ImageSpec
 
 Float64 = npt.NDArray[np.float64]
 RECOMMENDED = "two_sided"
-PARTS = ("nats", "input_complexity")  # the scores whose deviations it is the largest of
+PARTS = ("nats", "input_complexity", "arrangement")  # the scores whose deviations it is the largest of
 SAME_ORDER = "bits_per_dim"  # has images in the order of `nats`
-NAMES = ("nats", "bits_per_dim", "input_complexity", "likelihood_ratio", "typicality", "order_spread", RECOMMENDED)
+NAMES = ("nats", "bits_per_dim", "input_complexity", "arrangement", "likelihood_ratio", "typicality", "order_spread", RECOMMENDED)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def _plain_scores(measured: Measured, spec: ImageSpec, mean_nats: float) -> dict
         "nats": nats_N,
         "bits_per_dim": bits_per_dim(torch.from_numpy(nats_N), spec.num_subpixels).numpy(),
         "input_complexity": nats_N / math.log(2) - measured.codec_bits_N,
+        "arrangement": nats_N / math.log(2) - measured.level_bits_N,
     }
     if measured.background_nats_N is not None:
         found["likelihood_ratio"] = nats_N - measured.background_nats_N

@@ -2,7 +2,7 @@
 
 And images some of whose sub-pixels are replaced by levels drawn at random (mutated): a model trained on them knows what all images of
 these levels have in common and little of what the data set's own show, and is the background that likelihoods are held against
-(arXiv:1906.02845, section 3).
+(arXiv:1906.02845).
 
 What is done to an image is a function of (seed, step, its place in the step), like its dropout, so that the number of workers changes
 nothing. Sub-pixels are mutated in all steps. Toward the end of a run images are no longer moved (`Recipe.augmented_share`): the model is

@@ -106,7 +106,7 @@ def test_two_sets_are_compared_by_every_score(root: Storage, capsys: pytest.Capt
     x_BCHW = torch.from_numpy(test.images_NCHW.astype(np.int64))
     with torch.no_grad():
         assert table["nats"][is_normal] == pytest.approx(-ensemble_log_prob(model, x_BCHW).numpy(), rel=1e-5)
-    names = {"nats", "bits_per_dim", "input_complexity", "likelihood_ratio", "typicality", "order_spread", "two_sided"}
+    names = {"nats", "bits_per_dim", "input_complexity", "arrangement", "likelihood_ratio", "typicality", "order_spread", "two_sided"}
     assert set(summary["separations"]) == names
     for name in names:
         assert summary["separations"][name]["auroc"]["value"] == pytest.approx(roc_auc_score(~is_normal, table[name]))

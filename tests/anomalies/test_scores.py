@@ -11,6 +11,7 @@ import torch
 
 from pixelmodels.anomalies.calibration import Band
 from pixelmodels.anomalies.codecs import Complexity
+from pixelmodels.anomalies.level_code import level_bits
 from pixelmodels.anomalies.measuring import Measured, Meter, bit_maps, measured_of
 from pixelmodels.anomalies.scores import NAMES, PARTS, RECOMMENDED, Calibration
 from pixelmodels.data.rows import Rows
@@ -29,7 +30,9 @@ def measured(seed: int, num: int = 50, orders: int = 1, background: bool = False
     rng = np.random.default_rng(seed)
     nats_NK = rng.normal(20, 3, (num, orders))
     background_N = rng.normal(25, 3, num) if background else None
-    return Measured([f"{i}" for i in range(num)], [None] * num, nats_NK, rng.integers(0, 9, num) * 8.0, background_N)
+    return Measured(
+        [f"{i}" for i in range(num)], [None] * num, nats_NK, rng.integers(0, 9, num) * 8.0, rng.normal(30, 3, num), background_N
+    )
 
 
 def test_scores_are_those_of_their_equations() -> None:
@@ -43,6 +46,7 @@ def test_scores_are_those_of_their_equations() -> None:
         "nats": nats,
         "bits_per_dim": nats / math.log(2) / 16,
         "input_complexity": nats / math.log(2) - new.codec_bits_N,
+        "arrangement": nats / math.log(2) - new.level_bits_N,
         "likelihood_ratio": nats - new.background_nats_N,
         "typicality": abs(nats - mixed_nats(normal.nats_NK).mean()),
         "order_spread": np.sqrt(((new.nats_NK - new.nats_NK.mean(1, keepdims=True)) ** 2).mean(1)),
@@ -103,6 +107,7 @@ def test_what_is_measured_is_what_each_image_has_alone(context: str) -> None:
         assert found.nats_NK == pytest.approx(-log_probs_of_orders(model, x_BCHW).numpy())
         assert found.background_nats_N == pytest.approx(-background.log_prob(x_BCHW).numpy())
     assert found.codec_bits_N.tolist() == Complexity(("png",), SPEC)(whole).tolist()
+    assert found.level_bits_N.tolist() == level_bits(whole, 5).tolist()
     maps_NHW = bit_maps(model, Rows(whole), torch.device("cpu"))
     assert maps_NHW.sum((1, 2)) * math.log(2) == pytest.approx(score_orders(model, Rows(whole), torch.device("cpu")).mean(1))
 
