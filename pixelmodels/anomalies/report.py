@@ -130,6 +130,8 @@ def told_of(one: ScoredSet, rate: float) -> str:
         parts.append(f"{one.measured.num_fitted:,} were of another size and were resized and cropped, which changes how likely they are")
     if one.measured.rejected:
         parts.append(f"{len(one.measured.rejected):,} inputs are no images and were put aside (rejected.csv)")
+    if isinstance(one.source, ImageFiles) and one.source.num_hidden:
+        parts.append(f"{one.source.num_hidden:,} hidden files were left out")
     return "; ".join(parts)
 
 

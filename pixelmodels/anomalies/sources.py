@@ -93,6 +93,8 @@ class ImageFiles:
     storage: Storage  # the folder or bucket
     files: tuple[str, ...]  # in it, sorted
     spec: ImageSpec
+    irregular: frozenset[str] = frozenset()  # of these, what cannot be read: broken links, sockets
+    num_hidden: int = 0  # files left out because their name starts with a dot
 
     @property
     def num(self) -> int:
@@ -128,6 +130,8 @@ class ImageFiles:
 
     def _levels(self, file: str) -> tuple[UInt8, bool]:
         """One file as levels, and whether it is of another size than the model's images; raises `BadImage` and `OSError`."""
+        if file in self.irregular:
+            raise BadImage("no regular file: a broken link, say", "unreadable")
         if self.storage.size(file) > MOST_PIXELS * BYTES_PER_PIXEL:
             raise BadImage(f"more than {MOST_PIXELS * BYTES_PER_PIXEL:,} bytes", "too large")
         data, size = self.storage.read_bytes(file), self.spec.shape[1:]
@@ -166,7 +170,8 @@ def source_of(ref: str, storage: Storage, spec: ImageSpec) -> PreparedSplit | Im
         return ImageFiles(ref, Storage(path.parent), (path.name,), spec)
     place = Storage(ref)
     try:
-        files, _ = files_below(place, "image files", "images")
+        files, num_hidden = files_below(place, "image files", "images")
     except UserError as error:
         raise UserError(str(error).replace("--path FOLDER", "a folder")) from error
-    return ImageFiles(ref, place, tuple(file.path for file in files if file.is_regular), spec)
+    irregular = frozenset(file.path for file in files if not file.is_regular)
+    return ImageFiles(ref, place, tuple(file.path for file in files), spec, irregular, num_hidden)

@@ -22,7 +22,7 @@ SPEC = ImageSpec(1, 4, 3, 7)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two images that fit, one of another size in colour, a file that is no image, one that is empty, and a hidden one."""
+    """Two images that fit, one of another size in colour, a file that is no image, one that is empty, a hidden one, and a broken link."""
     place = tmp_path / "pictures"
     (place / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -32,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
     (place / "notes.txt").write_text("no image")
     (place / "zero.png").write_bytes(b"")
     (place / ".hidden.png").write_bytes(b"")
+    (place / "gone.png").symlink_to("nowhere.png")
     return place
 
 
@@ -49,8 +50,9 @@ def decoded(source: ImageFiles) -> dict[str, dict[str, object]]:
 
 def test_files_become_levels_and_what_is_no_image_says_why(folder: Path, storage: Storage) -> None:
     source = source_of(str(folder), storage, SPEC)
-    assert isinstance(source, ImageFiles) and source.num == 5
+    assert isinstance(source, ImageFiles) and (source.num, source.num_hidden) == (6, 1)
     rows = decoded(source)
+    assert rows["gone.png"]["image"] is None and rows["gone.png"]["reason"] == "no regular file: a broken link, say"
     for name in ("b.png", "sub/a.png"):
         own = quantize(np.asarray(Image.open(folder / name)), 7)
         assert rows[name]["image"] == own.tobytes() and not rows[name]["is_fitted"] and rows[name]["reason"] is None
