@@ -113,20 +113,21 @@ def measured(images_NCHW: UInt8, instruments: Instruments) -> Measured:
     """Images measured in this process."""
     parts = [instruments(Rows(images_NCHW[start : start + BATCH])) for start in range(0, len(images_NCHW), BATCH)]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    num = len(images_NCHW)
-    return Measured([str(place) for place in range(num)], [None] * num, *(columns[name] for name in (OF_ORDERS, CODEC, LEVELS, BACKGROUND)))
+    keys = [str(place) for place in range(len(images_NCHW))]
+    return Measured(keys, [None] * len(keys), columns[OF_ORDERS], columns[CODEC], columns[LEVELS], columns[BACKGROUND])
 
 
 def all_scores(
-    sets: dict[str, UInt8], model: PixelModel, background: PixelModel, ensemble: PixelModel, arguments: Arguments
+    sets: dict[str, UInt8], models: dict[str, PixelModel], arguments: Arguments
 ) -> tuple[dict[str, dict[str, Float64]], dict[str, float]]:
     """By set and score: those of the model, and the spread of the ensemble; and the shares of the test images told at `RATE`."""
     scores: dict[str, dict[str, Float64]] = {}
     alarms: dict[str, float] = {}
-    for one, names in ((model, [name for name in NAMES if name != "order_spread"]), (ensemble, ["order_spread"])):
-        instruments = Instruments(one, background, Complexity(arguments.codecs, one.spec), with_context=False)
+    for kind, names in (("model", [name for name in NAMES if name != "order_spread"]), ("ensemble", ["order_spread"])):
+        one = models[kind]
+        instruments = Instruments(one, models["background"], Complexity(arguments.codecs, one.spec), with_context=False)
         found = {name: measured(images, instruments) for name, images in sets.items()}
-        calibration = Calibration.of(found["validation"], model.spec)
+        calibration = Calibration.of(found["validation"], one.spec)
         for name, each in found.items():
             values = calibration.scores(each)
             scores.setdefault(name, {}).update({score: values[score] for score in names})
@@ -156,7 +157,11 @@ def main() -> int:
         digits_NCHW = prepare(DatasetConfig(source="digits"), storage, say=lambda _: None).read("test").images_NCHW
         for name, recipe in recipes(arguments):
             dataset = prepare(recipe.dataset, storage, say=lambda line: print(line, file=sys.stderr))
-            kinds = {"model": {}, "background": {"mutated_share": arguments.mutated_share}, "ensemble": {"orders": 4}}
+            kinds: dict[str, dict[str, Any]] = {
+                "model": {},
+                "background": {"mutated_share": arguments.mutated_share},
+                "ensemble": {"orders": 4},
+            }
             found = {
                 kind: trained(dataclasses.replace(recipe, name=f"{name}_{kind}", **change), dataset, storage)
                 for kind, change in kinds.items()
@@ -165,7 +170,7 @@ def main() -> int:
             test = dataset.some("test", most)
             sets = {"validation": dataset.some("validation", most).images_NCHW, "test": test.images_NCHW}
             sets |= pairs(name, test.rows, test.labels_N, digits_NCHW[: len(test)], rng)
-            scores, alarms = all_scores(sets, *(one for one, _ in found.values()), arguments)
+            scores, alarms = all_scores(sets, {kind: one for kind, (one, _) in found.items()}, arguments)
             bits = 1 / (math.log(2) * dataset.spec.num_subpixels)
             figures[name] = {
                 "models": {kind: told for kind, (_, told) in found.items()},

@@ -71,15 +71,16 @@ def _picture(image_CHW: npt.NDArray[np.uint8], levels: int) -> str:
     shown_CHW = to_bytes(image_CHW, levels)
     if len(shown_CHW) not in (1, 3):
         shown_CHW = np.round(shown_CHW.mean(0, keepdims=True)).astype(np.uint8)
-    return _enlarged(png_bytes(np.ascontiguousarray(shown_CHW.transpose(1, 2, 0))), *image_CHW.shape[1:], "image")
+    return _enlarged(png_bytes(np.ascontiguousarray(shown_CHW.transpose(1, 2, 0))), image_CHW.shape[1:], "image")
 
 
 def _map(map_HW: npt.NDArray[np.float64], most: float) -> str:
     shares_HW = np.clip(map_HW / most, 0, 1) if most > 0 else np.zeros_like(map_HW)
     coloured_HWC = matplotlib.colormaps[_COLOURS](shares_HW, bytes=True)[..., :3]
-    return _enlarged(png_bytes(np.ascontiguousarray(coloured_HWC)), *map_HW.shape, "bits by pixel")
+    return _enlarged(png_bytes(np.ascontiguousarray(coloured_HWC)), map_HW.shape, "bits by pixel")
 
 
-def _enlarged(png: bytes, height: int, width: int, alt: str) -> str:
+def _enlarged(png: bytes, size: tuple[int, ...], alt: str) -> str:
+    height, width = size
     scale = max(1, round(SIDE / max(height, width)))
     return image(png, width * scale, height * scale, alt)
