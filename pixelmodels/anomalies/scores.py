@@ -10,7 +10,8 @@ With l the negative log-likelihood of an image in nats, D its sub-pixels, and n 
 - `likelihood_ratio`: l - l_0, where l_0 is of a background model (arXiv:1906.02845).
 - `typicality`: |l - mean l of the normal images| (arXiv:1906.02994, for one image).
 - `order_spread`: the standard deviation of l over the orders of the pixels that the model has.
-- `two_sided`: the one that is recommended: the largest deviation of `PARTS` from what they are of normal images, to either side.
+- `combined`: the one that is recommended: the largest deviation of `PARTS` from what they are of normal images. Raw likelihood is unusual
+  on both sides (as by typicality), what is corrected for complexity only where it is high.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pixelmodels.anomalies.calibration import TwoSided, p_values
+from pixelmodels.anomalies.calibration import Combined, Side, p_values
 from pixelmodels.anomalies.measuring import Measured
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.shapes import ImageSpec
 
 Float64 = npt.NDArray[np.float64]
-RECOMMENDED = "two_sided"
-PARTS = ("nats", "input_complexity", "arrangement")  # the scores whose deviations it is the largest of
+RECOMMENDED = "combined"
+PARTS: dict[str, Side] = {"nats": "both", "input_complexity": "high", "arrangement": "high"}  # of which scores, and to which side
 SAME_ORDER = "bits_per_dim"  # has images in the order of `nats`
 NAMES = ("nats", "bits_per_dim", "input_complexity", "arrangement", "likelihood_ratio", "typicality", "order_spread", RECOMMENDED)
 
@@ -40,7 +41,7 @@ class Calibration:
 
     spec: ImageSpec
     mean_nats: float  # of normal images
-    two_sided: TwoSided
+    combined: Combined
     normal: dict[str, Float64]  # scores of normal images, by name
 
     @staticmethod
@@ -48,8 +49,8 @@ class Calibration:
         """Of normal images that the model was not trained on."""
         mean_nats = float(measured.nats_N.mean())
         parts = _plain_scores(measured, spec, mean_nats)
-        two_sided = TwoSided.of(parts, PARTS)
-        return Calibration(spec, mean_nats, two_sided, {**parts, RECOMMENDED: two_sided(parts)})
+        combined = Combined.of(parts, PARTS)
+        return Calibration(spec, mean_nats, combined, {**parts, RECOMMENDED: combined(parts)})
 
     @property
     def num(self) -> int:
@@ -59,7 +60,7 @@ class Calibration:
     def scores(self, measured: Measured) -> dict[str, Float64]:
         """All scores of a set, by name, in the order of `NAMES`; those without a background model or orders are left out."""
         found = _plain_scores(measured, self.spec, self.mean_nats)
-        return {**found, RECOMMENDED: self.two_sided(found)}
+        return {**found, RECOMMENDED: self.combined(found)}
 
     def p_values(self, scores: dict[str, Float64]) -> dict[str, Float64]:
         """Of each score, by its name."""

@@ -53,7 +53,7 @@ def test_scores_are_those_of_their_equations() -> None:
     }
     for name, values in expected.items():
         assert scores[name] == pytest.approx(values), name
-    bands = [Band.of(calibration.normal[name]) for name in PARTS]
+    bands = [Band.of(calibration.normal[name], side) for name, side in PARTS.items()]
     assert scores[RECOMMENDED] == pytest.approx(np.max([b.deviation(scores[n]) for b, n in zip(bands, PARTS, strict=True)], axis=0))
     p_values = calibration.p_values(scores)
     assert tuple(p_values) == NAMES and p_values["nats"].tolist() == p_values["bits_per_dim"].tolist()
