@@ -100,7 +100,7 @@ def evaluate(options: Evaluate) -> Evaluation:
     name = options.model.rstrip("/").replace("models:/", "").split("/runs/")[-1].replace("/", "-").replace("@", "-").removeprefix("-")
     ending = f"-{options.split}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = f"{EVALUATIONS}/{fitting(f'{name}-{dataset.name}', 255 - len(ending))}{ending}"
-    _check_writable(storage, folder)
+    check_writable(storage, folder, SUMMARY)
     ray_cluster.connect()
     needs = WorkerNeeds(options.num_workers or 1, use_gpu=options.use_gpu)
     Preflight(storage, tracker if place.startswith(REGISTERED) else None, needs).check()
@@ -126,10 +126,10 @@ def evaluate(options: Evaluate) -> Evaluation:
     return replace(found, probe=tuple(rows), probe_title=title)
 
 
-def _check_writable(storage: Storage, folder: str) -> None:
+def check_writable(storage: Storage, folder: str, file: str) -> None:
     """See that a folder takes files before there is anything that would be lost; raises `UserError`."""
     try:
-        storage.write_bytes(f"{folder}/{SUMMARY}", b"")
+        storage.write_bytes(f"{folder}/{file}", b"")
         storage.delete(folder)
     except StorageFull:
         raise

@@ -86,6 +86,7 @@ class Recipe:
     shift: int = 0  # most pixels by which training images are moved, anew each epoch, up or down and to either side
     mirror: bool = False  # mirror every second training image, by chance, left to right
     augmented_share: float = 0.8  # share of the steps whose images are moved or mirrored; those after it see images as they are
+    mutated_share: float = 0.0  # chance of a training sub-pixel to become a random level: for background models (docs/anomalies.md)
     orders: int = (
         1  # of the pixels, one drawn anew for each image of a step: 1 raster, 2 also from the end, 4 mirrored too, 8 by columns too
     )
@@ -103,6 +104,8 @@ class Recipe:
         _not_negative(self, "patience", "num_samples", "shift")
         if not 0 <= self.augmented_share <= 1:
             raise UserError(f"augmented_share is {self.augmented_share}; give a share of the steps, 0 to 1")
+        if not 0 <= self.mutated_share <= 1:
+            raise UserError(f"mutated_share is {self.mutated_share}; give a share of the sub-pixels, 0 to 1")
         check_seed("seed", self.seed)
         check_length("recipe name", self.name)
         if not self.name or "/" in self.name:

@@ -120,7 +120,9 @@ class Loop:
         self.parallel = data_parallel(self.model, self.workers, wrap, self.recipe.compile)
         if self.recipe.compile and self.position.epoch < self.recipe.epochs:
             self.say(f"{self.recipe.name}: the training step is compiled first, which takes some minutes where it was not before")
-        augmentation = Augmentation(self.recipe.shift, self.recipe.mirror, round(self.recipe.augmented_share * self.total_steps))
+        num_moved = round(self.recipe.augmented_share * self.total_steps)
+        levels, mutated_share = plan.dataset.spec.levels, self.recipe.mutated_share
+        augmentation = Augmentation(self.recipe.shift, self.recipe.mirror, num_moved, mutated_share, levels)
         stand_in, spec = _one_image(plan.dataset), self.model.context_spec
         self._make_inputs = InputMaker(device, spec, stand_in, seed, self.recipe.accumulate, augmentation)
 

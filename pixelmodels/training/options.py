@@ -26,7 +26,7 @@ from pixelmodels.storage import DEFAULT_STORAGE, Storage
 
 _DEFAULT_SUITE = "digits"
 _OF_TRAINING = ("epochs", "batch_size", "accumulate", "activation_checkpointing", "compile", "precision", "patience", "seed")
-_REPLACED = (*_OF_TRAINING, "condition_on", "orders")
+_REPLACED = (*_OF_TRAINING, "condition_on", "orders", "mutated_share")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class TrainAll:
     condition_on: tuple[ContextKind, ...] = ()  # condition every model on: label, vector, grey, small; as each recipe says unless given
     small_factor: int | None = None  # of small: pixels along a side for which one given pixel stands, instead of each recipe's own
     orders: int | None = None  # of the pixels that every model learns: 1, 2, 4 or 8 (docs/orders.md), instead of each recipe's own
+    mutated_share: float | None = None  # chance of a training sub-pixel to become a random level: for background models (docs/anomalies.md)
     patience: int | None = None  # epochs without a better validation until a run stops, instead of each recipe's own
     seed: int | None = None  # of weights, order and dropout, instead of each recipe's own
     num_workers: int | str = 1  # data-parallel workers of each model; a range such as 2..8: as many of them as there is room for

@@ -68,6 +68,52 @@ def test_labels_stay_and_nothing_is_done_after_the_steps_or_without_being_asked(
     assert len(Augmentation(1, True, 4)(none, 0, 0, places[:0])) == 0
 
 
+def test_so_many_sub_pixels_are_mutated_and_to_every_level_equally_often() -> None:
+    """A million sub-pixels of level 0, of 5 levels; counts within five standard deviations."""
+    num, share, levels = 1_000_000, 0.3, 5
+    change = Augmentation(mutated_share=share, levels=levels)
+    found = change(Rows(np.zeros((1000, 1, 25, 40), np.uint8)), 0, 10**6, np.arange(1000)).images_NCHW
+    counts = np.bincount(found.ravel(), minlength=levels)
+    expected = np.full(levels, num * share / levels)
+    expected[0] += num * (1 - share)
+    assert len(counts) == levels
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(num * share)), counts
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_or_none_are_mutated(share: float) -> None:
+    rows, places = Rows(images(64), np.arange(64, dtype=np.int32)), np.arange(64)
+    found = Augmentation(mutated_share=share)(rows, 0, 3, places)
+    same = (found.images_NCHW == rows.images_NCHW).mean()
+    assert found.labels_N is rows.labels_N
+    assert found is rows if share == 0 else 0 < same < 0.02  # by chance: 1 of 256
+
+
+def test_mutations_depend_on_the_place_and_are_others_in_each_step_and_of_each_image() -> None:
+    x_NCHW, change = np.repeat(images(1), 7, axis=0), Augmentation(mutated_share=0.5)
+    whole = change(Rows(x_NCHW), 5, 3, np.arange(7)).images_NCHW
+    parts = [change(Rows(x_NCHW[part]), 5, 3, np.arange(7)[part]).images_NCHW for part in (slice(0, 3), slice(3, 7))]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert len(np.unique(whole.reshape(7, -1), axis=0)) == 7
+    assert not np.array_equal(change(Rows(x_NCHW), 5, 4, np.arange(7)).images_NCHW, whole)
+
+
+def test_moves_are_the_same_with_mutations_and_both_are_done() -> None:
+    x_NCHW, places = images(50), np.arange(50)
+    moved_only = Augmentation(2, True, 9)(Rows(x_NCHW), 5, 3, places).images_NCHW
+    both = Augmentation(2, True, 9, mutated_share=0.1)(Rows(x_NCHW), 5, 3, places).images_NCHW
+    assert 0.85 < (both == moved_only).mean() < 0.95
+
+
+def test_a_run_mutates_in_all_steps_with_levels_of_its_data(tmp_path: Path) -> None:
+    recipe = tiny_recipe(batch_size=4, epochs=2, condition_on=(), augmented_share=0.5, mutated_share=1.0)
+    loop = Loop(tiny_plan(Storage(str(tmp_path)), recipe), torch.device("cpu"), say=lambda _: None)
+    seen = torch.cat([part.batch.x_BCHW for step in [*loop.inputs(0, 0, 0), *loop.inputs(1, 0, 6)] for part in step.parts])
+    assert sorted(seen.unique().tolist()) == [0, 1, 2, 3]
+    alike = (seen[:, :, 1:] == seen[:, :, :-1]).all(dim=(1, 2, 3))  # rows of an image, which are the same in the data set
+    assert not alike.any()
+
+
 def test_a_run_moves_the_images_of_the_share_of_steps_that_its_recipe_tells(tmp_path: Path) -> None:
     """Of 23 images in steps of 4, 2 epochs are 12 steps: half of them are 6, an epoch."""
 
@@ -86,6 +132,8 @@ def test_a_run_moves_the_images_of_the_share_of_steps_that_its_recipe_tells(tmp_
     ("change", "words"),
     [
         ({"shift": -1}, "shift is -1; give 0 or more"),
+        ({"mutated_share": -0.1}, "mutated_share is -0.1; give a share of the sub-pixels, 0 to 1"),
+        ({"mutated_share": float("nan")}, "mutated_share is nan; give a share of the sub-pixels, 0 to 1"),
         ({"augmented_share": 1.5}, "augmented_share is 1.5; give a share of the steps, 0 to 1"),
     ],
 )

@@ -1,0 +1,177 @@
+"""The images that are looked at, as rows for Ray Data: a split of a prepared data set, or image files of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pixelmodels.data import SPLITS, Dataset, DatasetConfig, decode_rows, find_dataset, quantize
+from pixelmodels.data.dataset import DATASETS
+from pixelmodels.data.decoding import BadImage, decode, read_header
+from pixelmodels.data.encoded import BYTES_PER_PIXEL
+from pixelmodels.data.quantization import UInt8
+from pixelmodels.data.rows import Rows
+from pixelmodels.data.source import files_below
+from pixelmodels.data.streaming import rows_of
+from pixelmodels.errors import UserError, first_line
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.storage import Storage, why
+
+FILES_AT_ONCE = 64  # that one task decodes
+MOST_PIXELS = DatasetConfig().max_pixels
+
+
+class Source(Protocol):
+    """Images of a model's shape and levels; picklable."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def num(self) -> int:
+        """Inputs, those that are no images among them."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Tasks that read it."""
+
+    def stream(self) -> Any:
+        """A Ray Data set with columns key and image (bytes); label and vector where there are any; of files also reason and is_fitted."""
+
+    def rows(self, batch: pa.Table) -> Rows:
+        """The images of such rows, all of which have one."""
+
+    def rows_at(self, keys: Sequence[str]) -> Rows:
+        """The images of some keys, in their order."""
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """A split of a prepared data set."""
+
+    dataset: Dataset
+    split: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset.name}/{self.split}"
+
+    @property
+    def num(self) -> int:
+        return self.dataset.num_images(self.split)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.dataset.shards(self.split))
+
+    def stream(self) -> Any:
+        return self.dataset.stream(self.split)
+
+    def rows(self, batch: pa.Table) -> Rows:
+        return rows_of(batch, self.dataset)
+
+    def rows_at(self, keys: Sequence[str]) -> Rows:
+        found: dict[str, Rows] = {}
+        for number in range(self.num_blocks):
+            part = self.dataset.read_shard(self.split, number)
+            wanted = set(keys)
+            found |= {key: part.rows.part(row, row + 1) for row, key in enumerate(part.keys) if key in wanted}
+        return Rows.joined([found[key] for key in keys])
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, made to fit: the shorter side is resized, the centre cropped, levels and colours are the model's."""
+
+    name: str
+    storage: Storage  # the folder or bucket
+    files: tuple[str, ...]  # in it, sorted
+    spec: ImageSpec
+    irregular: frozenset[str] = frozenset()  # of these, what cannot be read: broken links, sockets
+    num_hidden: int = 0  # files left out because their name starts with a dot
+
+    @property
+    def num(self) -> int:
+        return len(self.files)
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.num // FILES_AT_ONCE)
+
+    def stream(self) -> Any:
+        import ray.data
+
+        items = ray.data.from_items([{"key": file} for file in self.files], override_num_blocks=self.num_blocks)
+        return items.map_batches(self.decoded, batch_size=FILES_AT_ONCE, batch_format="pyarrow")
+
+    def decoded(self, batch: pa.Table) -> pa.Table:
+        """Files whose keys are in a batch: their levels H W C as bytes, or the reason why there are none; whether they had to be fitted."""
+        images: list[bytes | None] = []
+        reasons: list[str | None] = []
+        fitted = []
+        for key in batch["key"].to_pylist():
+            try:
+                levels_HWC, is_fitted = self._levels(key)
+                images.append(levels_HWC.tobytes())
+                reasons.append(None)
+                fitted.append(is_fitted)
+            except (BadImage, OSError) as error:
+                images.append(None)
+                reasons.append(first_line(error) if isinstance(error, BadImage) else why(error))
+                fitted.append(False)
+        columns = {"image": pa.array(images, pa.binary()), "reason": pa.array(reasons, pa.string()), "is_fitted": pa.array(fitted)}
+        return pa.table({"key": batch["key"], **columns})
+
+    def _levels(self, file: str) -> tuple[UInt8, bool]:
+        """One file as levels, and whether it is of another size than the model's images; raises `BadImage` and `OSError`."""
+        if file in self.irregular:
+            raise BadImage("no regular file: a broken link, say", "unreadable")
+        if self.storage.size(file) > MOST_PIXELS * BYTES_PER_PIXEL:
+            raise BadImage(f"more than {MOST_PIXELS * BYTES_PER_PIXEL:,} bytes", "too large")
+        data, size = self.storage.read_bytes(file), self.spec.shape[1:]
+        height, width, _ = read_header(data, MOST_PIXELS)
+        is_fitted = (height, width) != size
+        pixels_HWC = decode(data, self.spec.channels, size if is_fitted else None, MOST_PIXELS)
+        return quantize(pixels_HWC, self.spec.levels), is_fitted
+
+    def rows(self, batch: pa.Table) -> Rows:
+        return Rows(decode_rows(batch["image"], self.spec.shape))
+
+    def rows_at(self, keys: Sequence[str]) -> Rows:
+        return Rows(np.ascontiguousarray(np.stack([self._levels(key)[0] for key in keys]).transpose(0, 3, 1, 2)))
+
+
+def source_of(ref: str, storage: Storage, spec: ImageSpec) -> PreparedSplit | ImageFiles:
+    """The images that a word names: `NAME` or `NAME/SPLIT` of a prepared data set, or a folder, bucket or file.
+
+    Raises `UserError` where there are none, where it may be either, and for files where the model's images are neither grey nor RGB.
+    """
+    name, _, split = ref.rstrip("/").rpartition("/")
+    if split not in SPLITS or not name:
+        name, split = ref.rstrip("/"), "test"
+    is_path = "://" in ref or ref.startswith(("/", "./", "../", "~"))
+    has_dataset = not is_path and any(found in (name, f"{name}-{found.rpartition('-')[2]}") for found in storage.list(DATASETS))
+    if has_dataset:
+        if Path(ref).exists():
+            raise UserError(f"--sets '{ref}' is a prepared data set and a path, too; give ./{ref} for the files, or NAME-FINGERPRINT")
+        return PreparedSplit(find_dataset(storage, name), split)
+    if not is_path and not Path(ref).exists():
+        raise UserError(f"--sets '{ref}' is no prepared data set, and no file or folder; give NAME, NAME/SPLIT, or a path")
+    if spec.channels not in (1, 3):
+        raise UserError(f"--sets '{ref}': the model's images have {spec.channels} channels, which image files do not; give a data set")
+    if "://" not in ref and Path(ref).expanduser().is_file():
+        path = Path(ref).expanduser()
+        return ImageFiles(ref, Storage(path.parent), (path.name,), spec)
+    place = Storage(ref)
+    try:
+        files, num_hidden = files_below(place, "image files", "images")
+    except UserError as error:
+        raise UserError(str(error).replace("--path FOLDER", "a folder")) from error
+    irregular = frozenset(file.path for file in files if not file.is_regular)
+    return ImageFiles(ref, place, tuple(file.path for file in files), spec, irregular, num_hidden)

@@ -1,0 +1,120 @@
+"""What `--sets` names, and image files as levels of the model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pixelmodels.anomalies import sources
+from pixelmodels.anomalies.sources import ImageFiles, PreparedSplit, source_of
+from pixelmodels.data import dequantize, find_dataset, prepare, quantize
+from pixelmodels.data.config import DatasetConfig
+from pixelmodels.errors import UserError
+from pixelmodels.shapes import ImageSpec
+from pixelmodels.storage import Storage
+
+SPEC = ImageSpec(1, 4, 3, 7)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images that fit, one of another size in colour, a file that is no image, one that is empty, a hidden one, and a broken link."""
+    place = tmp_path / "pictures"
+    (place / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("b.png", "sub/a.png"):
+        Image.fromarray(dequantize(rng.integers(0, 7, (4, 3)).astype(np.uint8), 7)).save(place / name)
+    Image.fromarray(np.full((8, 9, 3), 200, np.uint8)).save(place / "large.png")
+    (place / "notes.txt").write_text("no image")
+    (place / "zero.png").write_bytes(b"")
+    (place / ".hidden.png").write_bytes(b"")
+    (place / "gone.png").symlink_to("nowhere.png")
+    return place
+
+
+@pytest.fixture
+def digits(storage: Storage) -> Storage:
+    """A storage root with the data set `digits`."""
+    prepare(DatasetConfig(source="digits"), storage, say=lambda _: None)
+    return storage
+
+
+def decoded(source: ImageFiles) -> dict[str, dict[str, object]]:
+    rows = source.decoded(pa.table({"key": list(source.files)})).to_pylist()
+    return {row["key"]: row for row in rows}
+
+
+def test_files_become_levels_and_what_is_no_image_says_why(folder: Path, storage: Storage) -> None:
+    source = source_of(str(folder), storage, SPEC)
+    assert isinstance(source, ImageFiles) and (source.num, source.num_hidden) == (6, 1)
+    rows = decoded(source)
+    assert rows["gone.png"]["image"] is None and rows["gone.png"]["reason"] == "no regular file: a broken link, say"
+    for name in ("b.png", "sub/a.png"):
+        own = quantize(np.asarray(Image.open(folder / name)), 7)
+        assert rows[name]["image"] == own.tobytes() and not rows[name]["is_fitted"] and rows[name]["reason"] is None
+        assert np.array_equal(source.rows_at([name]).images_NCHW, own[None, None])
+    assert rows["large.png"]["image"] == bytes([200 * 7 // 256] * 12) and rows["large.png"]["is_fitted"]
+    for name in ("notes.txt", "zero.png"):
+        assert rows[name]["image"] is None and rows[name]["reason"]
+
+
+def test_colours_stay_colours(folder: Path, storage: Storage) -> None:
+    source = source_of(str(folder / "large.png"), storage, ImageSpec(3, 4, 3, 256))
+    assert isinstance(source, ImageFiles) and source.files == ("large.png",)
+    assert np.array_equal(source.rows_at(["large.png"]).images_NCHW, np.full((1, 3, 4, 3), 200))
+
+
+def test_a_file_that_is_gone_since_or_far_too_large_is_told(folder: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(str(folder), storage, SPEC)
+    assert isinstance(source, ImageFiles)
+    (folder / "b.png").unlink()
+    monkeypatch.setattr(sources, "MOST_PIXELS", 8)
+    rows = decoded(source)
+    assert rows["b.png"]["image"] is None and rows["b.png"]["reason"]
+    assert rows["sub/a.png"]["reason"] == "more than 64 bytes"
+
+
+@pytest.mark.parametrize(
+    ("ref", "split"), [("digits", "test"), ("digits/train", "train"), ("FULL", "test"), ("FULL/validation", "validation")]
+)
+def test_prepared_data_sets_and_their_splits(ref: str, split: str, digits: Storage) -> None:
+    dataset = find_dataset(digits, "digits")
+    source = source_of(ref.replace("FULL", f"digits-{dataset.fingerprint}"), digits, dataset.spec)
+    assert isinstance(source, PreparedSplit) and (source.name, source.num) == (f"digits/{split}", dataset.num_images(split))
+    whole = dataset.read(split)
+    keys = [whole.keys[place] for place in (5, 0, 3)]
+    rows = source.rows_at(keys)
+    assert np.array_equal(rows.images_NCHW, whole.images_NCHW[[5, 0, 3]])
+    assert rows.labels_N is not None and whole.labels_N is not None and np.array_equal(rows.labels_N, whole.labels_N[[5, 0, 3]])
+
+
+def test_a_folder_of_a_data_set_s_name_has_to_be_told_apart(digits: Storage, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "digits").mkdir()
+    with pytest.raises(UserError, match=r"'digits' is a prepared data set and a path, too; give \./digits for the files"):
+        source_of("digits", digits, SPEC)
+    (folder / "b.png").rename(folder / "digits" / "b.png")
+    assert isinstance(source_of("./digits", digits, SPEC), ImageFiles)
+
+
+@pytest.mark.parametrize(
+    ("ref", "spec", "words"),
+    [
+        ("nothing", SPEC, "'nothing' is no prepared data set, and no file or folder; give NAME, NAME/SPLIT, or a path"),
+        ("./nothing", SPEC, "does not exist; give a folder, s3://bucket/prefix or gs://bucket/prefix"),
+        ("./empty", SPEC, "has no image files"),
+        ("./b.png", ImageSpec(2, 4, 3, 7), "the model's images have 2 channels, which image files do not; give a data set"),
+    ],
+)
+def test_sets_that_there_are_not(
+    ref: str, spec: ImageSpec, words: str, folder: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match=words) as error:
+        source_of(ref, storage, spec)
+    assert "\n" not in str(error.value)
