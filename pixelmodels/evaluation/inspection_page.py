@@ -6,10 +6,8 @@ which the browser enlarges by whole multiples; charts are drawings that take the
 
 from __future__ import annotations
 
-import base64
 import shlex
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,35 +16,16 @@ from rich.markup import escape as plain
 from pixelmodels.data import SPLITS
 from pixelmodels.data.copies import EXACT
 from pixelmodels.data.sources import SHIPPED
+from pixelmodels.evaluation.html_page import document, figure, image, section, table, text
 from pixelmodels.evaluation.inspection import Inspection, Levels, Pair
 from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.tables import plain_table, wide_console
 
 MOST_ROWS = 500  # of a table of classes or of rejected inputs
 MOST_TOLD = 40  # of these on the terminal
-LONGEST_NAME = 200  # letters of a key or a name
-MOST_UNBROKEN = 30  # letters of a word, and of a cell, that stay on one line
 EXAMPLE_SIDE, PAIR_SIDE = 48, 120  # pixels on the screen, about: what small images are enlarged to
 CHART_WIDTH, CHART_HEIGHT = 512, 120
 _COLOURS = {1: ("var(--ink)",), 3: ("#d64541", "#2a9d4e", "#3b7dd8")}  # of channels: grey, or red, green and blue
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2329; --soft: #5d6873; --line: #d5dade; --page: #fbfbfa; --mark: #2a6f97 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8eb; --soft: #98a3ad; --line: #3a4249; --page: #16191c; --mark: #74b3d8 } }
-body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif }
-body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem } h3 { font-size: .95rem; margin: 1rem 0 .2rem }
-p { margin: .3rem 0; max-width: 50rem } .soft, figcaption { color: var(--soft) }
-.wide { overflow-x: auto } table { border-collapse: collapse }
-td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top }
-th { border-bottom: 1px solid var(--line); font-weight: 600 } .number { font-variant-numeric: tabular-nums; text-align: right }
-td.number, .short { white-space: nowrap } .long { overflow-wrap: anywhere } code { font-size: .9em }
-img { display: block; height: auto; image-rendering: pixelated; max-width: 100% }
-figure { margin: 0 } figcaption { font-size: .8rem; overflow-wrap: anywhere }
-.row { display: flex; flex-wrap: wrap; gap: 1.2rem } .row figure { max-width: 34rem } .pair { max-width: 17rem !important }
-svg { display: block; height: auto; max-width: 100% } .axis { stroke: var(--line) }
-text { fill: var(--soft); font: 11px system-ui, sans-serif }
-"""
 
 
 def page(found: Inspection) -> bytes:
@@ -54,19 +33,16 @@ def page(found: Inspection) -> bytes:
     dataset = found.dataset
     title = f"{dataset.name}-{dataset.fingerprint}"
     parts = [
-        f"<h1>{_text(title)}</h1><p class=soft>{_text(dataset.storage.uri(dataset.folder))}</p>",
-        _section("What it is", _table(("", ""), _facts(found)), *_prepared(found)),
-        _section("Images", _table(*_counts(found, MOST_ROWS), numbers=1), _more(len(found.class_counts), "classes")),
-        _section("Levels", *_levels(found)),
-        _section("Examples of train images", *_examples(found)),
-        _section("Copies of test and validation images in train", *_copies(found)),
-        _section("Rejected inputs", *_rejected(found)),
-        _section("What a model has to beat", *_baselines(found)),
+        f"<h1>{text(title)}</h1><p class=soft>{text(dataset.storage.uri(dataset.folder))}</p>",
+        section("What it is", table(("", ""), _facts(found)), *_prepared(found)),
+        section("Images", table(*_counts(found, MOST_ROWS), numbers=1), _more(len(found.class_counts), "classes")),
+        section("Levels", *_levels(found)),
+        section("Examples of train images", *_examples(found)),
+        section("Copies of test and validation images in train", *_copies(found)),
+        section("Rejected inputs", *_rejected(found)),
+        section("What a model has to beat", *_baselines(found)),
     ]
-    head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    return f"{head}<title>{_text(title)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n".encode(
-        errors="backslashreplace"
-    )
+    return document(title, parts)
 
 
 def print_inspection(found: Inspection) -> None:
@@ -86,38 +62,6 @@ def print_inspection(found: Inspection) -> None:
         for row in cells:
             table.add_row(*(plain(cell) for cell in row))
         console.print(table)
-
-
-def _text(value: object) -> str:
-    """Text of the data set's or the user's, safe inside the page."""
-    return escape(_shortened(str(value)))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..."
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<h2>{title}</h2>{''.join(parts)}"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: int | None = None) -> str:
-    """A table; the columns from `numbers` on are numbers."""
-
-    def cells(tag: str, row: Sequence[object]) -> str:
-        kinds = ["number" if numbers is not None and place >= numbers else _kind(str(cell)) for place, cell in enumerate(row)]
-        classes = [f" class={kind}" if kind else "" for kind in kinds]
-        return f"<tr>{''.join(f'<{tag}{kind}>{_text(cell)}</{tag}>' for kind, cell in zip(classes, row, strict=True))}</tr>"
-
-    head = cells("th", header) if any(header) else ""
-    return f"<div class=wide><table>{head}{''.join(cells('td', row) for row in rows)}</table></div>"
-
-
-def _kind(text: str) -> str:
-    """How a cell of text is broken into lines: not at all, also in words that are too long, or between words only."""
-    if max(map(len, text.split()), default=0) > MOST_UNBROKEN:
-        return "long"
-    return "short" if len(text) <= MOST_UNBROKEN else ""
 
 
 def _more(count: int, what: str) -> str:
@@ -143,7 +87,7 @@ def _facts(found: Inspection) -> list[tuple[str, object]]:
 def _prepared(found: Inspection) -> list[str]:
     note = "<p class=soft>Without the path, which is not kept: the same files elsewhere are the same data set.</p>"
     is_shipped = found.dataset.manifest["options"]["source"] in SHIPPED
-    return ["<h3>Options it was prepared with</h3>", _table(("", ""), _options(found)), "" if is_shipped else note]
+    return ["<h3>Options it was prepared with</h3>", table(("", ""), _options(found)), "" if is_shipped else note]
 
 
 def _options(found: Inspection) -> list[tuple[str, object]]:
@@ -178,10 +122,10 @@ def _level_rows(found: Inspection) -> list[Sequence[str]]:
 
 
 def _levels(found: Inspection) -> list[str]:
-    charts = [_figure(_chart(levels), f"{levels.split}: levels and the roots of their shares") for levels in found.levels]
+    charts = [figure(_chart(levels), f"{levels.split}: levels and the roots of their shares") for levels in found.levels]
     sampled = any(levels.num_images < found.dataset.num_images(levels.split) for levels in found.levels)
     note = "<p class=soft>Counted in some shards only, spread evenly over the split.</p>" if sampled else ""
-    return [_table(_LEVELS_HEADER, _level_rows(found), numbers=1), note, f"<div class=row>{''.join(charts)}</div>"]
+    return [table(_LEVELS_HEADER, _level_rows(found), numbers=1), note, f"<div class=row>{''.join(charts)}</div>"]
 
 
 def _chart(levels: Levels) -> str:
@@ -207,15 +151,11 @@ def _chart(levels: Levels) -> str:
 
 def _examples(found: Inspection) -> list[str]:
     shown = [
-        _figure(_picture(some.images_NCHW, some.levels, f"examples of {some.name}", EXAMPLE_SIDE), some.name) for some in found.examples
+        figure(_picture(some.images_NCHW, some.levels, f"examples of {some.name}", EXAMPLE_SIDE), some.name) for some in found.examples
     ]
     num = found.dataset.num_classes
     note = f"<p class=soft>{len(shown)} of {num:,} classes, spread evenly.</p>" if num > len(shown) else ""
     return [note, f"<div class=row>{''.join(shown)}</div>"]
-
-
-def _figure(drawn: str, caption: str) -> str:
-    return f"<figure>{drawn}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
 def _picture(images_NCHW: npt.NDArray[np.uint8], levels: int, alt: str, side: int) -> str:
@@ -225,9 +165,8 @@ def _picture(images_NCHW: npt.NDArray[np.uint8], levels: int, alt: str, side: in
     num, most = len(images_NCHW), max(2, CHART_WIDTH // (scale * (width + 1)))
     num_rows = -(-num // most)
     picture_HWC = grid(images_NCHW, levels, columns=-(-num // num_rows), scale=1)
-    data = base64.b64encode(png_bytes(picture_HWC)).decode()
-    size = f'width="{picture_HWC.shape[1] * scale}" height="{picture_HWC.shape[0] * scale}"'
-    return f'<img {size} alt="{_text(alt)}" src="data:image/png;base64,{data}">'
+    height, width = picture_HWC.shape[:2]
+    return image(png_bytes(picture_HWC), (height * scale, width * scale), alt)
 
 
 def _copy_counts(found: Inspection) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -243,10 +182,10 @@ def _copies(found: Inspection) -> list[str]:
     parts = []
     duplicates = found.dataset.manifest.get("duplicates", {})
     if duplicates.get("num_dropped"):
-        parts.append(f"<p>{duplicates['num_dropped']:,} train images were left out (--drop-duplicates {_text(duplicates['dropped'])}).</p>")
+        parts.append(f"<p>{duplicates['num_dropped']:,} train images were left out (--drop-duplicates {text(duplicates['dropped'])}).</p>")
     if not found.copies:
         return [*parts, "<p>Not looked for: images that are drawn cannot be compared with the grey ones that they are drawn from.</p>"]
-    parts.append(_table(*_copy_counts(found), numbers=1))
+    parts.append(table(*_copy_counts(found), numbers=1))
     if not_compared := sum(one.counts()["not_compared"] for one in found.copies):
         parts.append(f"<p>Thousands of images look nearly the same: {not_compared:,} pairs of these were not compared.</p>")
     if found.pairs:
@@ -259,7 +198,7 @@ def _copies(found: Inspection) -> list[str]:
 def _pair(pair: Pair, found: Inspection) -> str:
     kind = pair.kind if pair.kind == EXACT else f"{pair.kind}, distance {pair.distance:.1f}"
     picture = _picture(pair.images_2CHW, found.dataset.spec.levels, f"{pair.train_key} and {pair.key}", PAIR_SIDE)
-    caption = f"{_text(pair.train_key)}<br>{pair.split}: {_text(pair.key)}<br>{kind}"
+    caption = f"{text(pair.train_key)}<br>{pair.split}: {text(pair.key)}<br>{kind}"
     return f"<figure class=pair>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -275,9 +214,9 @@ def _rejected(found: Inspection) -> list[str]:
     names = [name for name in ("key", "reason", "stage") if name in found.rejected[0]]
     rows = [[entry[name] for name in names] for entry in found.rejected[:MOST_ROWS]]
     return [
-        _table(("why", "inputs"), _kinds(found, MOST_ROWS), numbers=1),
+        table(("why", "inputs"), _kinds(found, MOST_ROWS), numbers=1),
         "<h3>Each of them</h3>",
-        _table(names, rows),
+        table(names, rows),
         _more(len(found.rejected), "inputs"),
         note,
     ]
@@ -291,4 +230,4 @@ def _baselines(found: Inspection) -> list[str]:
     num = found.dataset.num_images("test")
     some = f"{found.num_baseline_images:,} of {num:,}" if found.num_baseline_images < num else f"all {num:,}"
     note = f"<p class=soft>Bits for each sub-pixel of {some} test images; a model that compresses better has learned something.</p>"
-    return [_table(("baseline", "bits/dim"), _baseline_rows(found), numbers=1), note]
+    return [table(("baseline", "bits/dim"), _baseline_rows(found), numbers=1), note]

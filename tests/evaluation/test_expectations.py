@@ -160,7 +160,7 @@ def test_gradient_is_that_of_a_small_change_of_the_input() -> None:
 
 def test_later_pixels_are_nothing_to_the_network_too(case: Case) -> None:
     """Not only because they are not looked at: a pass with another level there gives the same table (but for the batch's rounding)."""
-    target = divmod(int((case.rank_HW.flatten() - case.rank_HW.numel() // 2).abs().argmin()), case.rank_HW.shape[1])
+    target = divmod(int((case.rank_HW.flatten() - (case.rank_HW.numel() - 1) // 2).abs().argmin()), case.rank_HW.shape[1])
     occlusion = Occlusion(case.model, case.an_image(), target, case.context, order=case.order)
     later_HW = ~occlusion._before_HW
     later_HW[occlusion._target] = False

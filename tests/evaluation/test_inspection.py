@@ -18,7 +18,7 @@ from pipelines.inspect_data import Arguments
 from pixelmodels.commandline import parse
 from pixelmodels.data import SPLITS, Dataset, DatasetConfig, prepare
 from pixelmodels.errors import UserError
-from pixelmodels.evaluation import inspection, inspection_page
+from pixelmodels.evaluation import html_page, inspection, inspection_page
 from pixelmodels.evaluation.baselines import baselines_of
 from pixelmodels.evaluation.inspection import inspect
 from pixelmodels.evaluation.inspection_page import page
@@ -140,7 +140,7 @@ def test_rows_of_pictures_are_about_equally_long(num: int, side: int, columns: i
     drawn = inspection_page._picture(np.zeros((num, 1, side, side), np.uint8), 2, "", 48)
     ((picture, *_),) = Pictures(drawn.encode()).pictures
     assert picture.size == (columns * (side + 1) + 1, -(-num // columns) * (side + 1) + 1)
-    assert "max-width: 100%" in inspection_page._STYLE.partition("img {")[2].partition("}")[0]
+    assert "max-width: 100%" in html_page.STYLE.partition("img {")[2].partition("}")[0]
 
 
 def test_images_that_are_drawn_anew_are_shown_as_grey(folder: Path, storage: Storage) -> None:
