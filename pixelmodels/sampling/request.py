@@ -93,7 +93,7 @@ class Drawing:
     known_HW: npt.NDArray[np.bool_] | None  # pixels that are not drawn: those given, and those of stages that are done; turned likewise
     order: int = 0  # by which the image is turned while it is drawn
     stage: int = 0  # that it is in, or waits for
-    request: Request | None = None  # whose image it is, where it is drawn again
+    request: Request | None = None  # whose image it is
     redraws: list[Redraw] = field(default_factory=list)  # all of them
     num_redraws: int = 0  # that are begun
 
@@ -161,9 +161,7 @@ def _check_redraws(model: PixelModel, request: Request) -> None:
         if model.context_spec.num_orders == 1:
             raise UserError(f"{request.sweeps} sweeps asked for, which are by several orders, and the model has one; leave sweeps out")
         if request.known_mask_NHW is None:
-            raise UserError(
-                f"{request.sweeps} sweeps asked for, which are over the unknown pixels of an image that is completed; say what is known"
-            )
+            raise UserError(f"{request.sweeps} sweeps asked for, which are over the unknown pixels of a completion; say what is known")
     start = request.start_NCHW
     if start is not None:
         if request.dream is None:
@@ -230,19 +228,8 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
         known_HW = np.ones(model.spec.shape[1:], dtype=np.bool_)
     order, noise_HWU = request.order_of(model, image), image_noise(model, request.seed, request.first + image)
     context, x_CHW, known_HW = _turned(model, order, context, x_CHW, known_HW)
-    redraws = request.redraws_of(model, image)
-    return Drawing(
-        request_id,
-        image,
-        request.options,
-        context,
-        noise_HWU,
-        x_CHW,
-        known_HW,
-        order,
-        request=request if redraws else None,
-        redraws=redraws,
-    )
+    again = request.redraws_of(model, image)
+    return Drawing(request_id, image, request.options, context, noise_HWU, x_CHW, known_HW, order, request=request, redraws=again)
 
 
 def draw_again(model: PixelModel, drawing: Drawing) -> None:
