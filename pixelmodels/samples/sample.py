@@ -124,9 +124,7 @@ class Sample:
     def _check_redraws(self) -> None:
         check_at_least(self, sweeps=0, dream=1, dream_region=1)
         if self.sweeps and not self.completes:
-            raise UserError(
-                f"--sweeps {self.sweeps} are over what is not known of completed images; give --known-rows N or --known MASK too"
-            )
+            raise UserError(f"--sweeps {self.sweeps} are over what is not known of given images; give --known-rows or --known too")
         if self.sweeps and self.dream is not None:
             raise UserError("--sweeps and --dream are two ways to draw pixels again; leave one of them out")
         if self.dream is not None and self.num_workers is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -121,10 +122,7 @@ def test_an_animation_of_many_colours_is_close_and_of_few_exact() -> None:
     few = [rng.choice(np.array([0, 60, 255], np.uint8), (9, 7, 1)).repeat(3, 2) for _ in range(4)]
     many = [np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((4, 4, 1))).astype(np.uint8) for _ in range(20)]
     for pictures, most in ((few, 0), (many, 40)):
-        Path_ = animation_bytes(pictures)
-        import io
-
-        with Image.open(io.BytesIO(Path_)) as film:
+        with Image.open(io.BytesIO(animation_bytes(pictures))) as film:
             assert film.n_frames == len(pictures)
             for number, one in enumerate(pictures):
                 film.seek(number)

@@ -68,6 +68,7 @@ def app_of(sampler: Sampler) -> Any:
         num_retries=0,
         sample=lambda asked: answer(sampler.sample(asked, 60.0)),
         score=lambda asked: answer(sampler.score(asked, 60.0)),
+        explain=lambda asked: answer(sampler.explain(asked, 60.0)),
         stream=stream,
         models=models,
     )
