@@ -122,7 +122,7 @@ def test_a_sweep_of_one_pixel_has_the_exact_conditional_of_its_order() -> None:
     model = small_model("gated_pixelcnn", "categorical", 1, 3, 3, levels=2, context="orders")
     known_1CHW, hole_HW = torch.tensor([[[[0, 1, 1], [1, 0, 0], [0, 1, 0]]]], dtype=torch.uint8), torch.zeros(3, 3, dtype=torch.bool)
     hole_HW[1, 1] = True
-    n = 4000
+    n = 2000
     request = checked(model, Request(n=n, seed=1, known_NCHW=known_1CHW, known_mask_NHW=~hole_HW[None], sweeps=1))
     drawn_N = draw_all(model, request)[:, 0, 1, 1]
     orders = [redraw.order for image in range(n) for redraw in request.redraws_of(model, image)]
