@@ -15,6 +15,7 @@ from pixelmodels.pictures import figure_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+PAGE = "explanations.html"
 PANEL = 1.75  # inches of a panel's width
 MOST_HIGH = 3.0  # of a panel, for images that are higher than wide
 DPI = 110
@@ -93,7 +94,7 @@ def scale_of(explained: Sequence[Explanation]) -> float:
 
 
 def explanation_files(groups: dict[str, list[Explanation]], levels: int, facts: Sequence[str]) -> dict[str, bytes]:
-    """The page `explanations.html`, and a picture of the first images of each group, by the group's name.
+    """The page (`PAGE`), and a picture of the first images of each group, by the group's name.
 
     Args: `groups`, explained images by what they have in common, such as "least likely"; `facts`, sentences that the page begins with.
     """
@@ -103,7 +104,7 @@ def explanation_files(groups: dict[str, list[Explanation]], levels: int, facts: 
     parts = ["<h1>What the model expects</h1>", *(f"<p class=soft>{text(fact)}</p>" for fact in facts), f"<dl>{meanings}</dl>"]
     for name, group in groups.items():
         parts.append(section(f"The {text(name)}", *(_explained(one, levels, most_bits) for one in group)))
-    return {"explanations.html": document("What the model expects", parts), **files}
+    return {PAGE: document("What the model expects", parts), **files}
 
 
 def _explained(one: Explanation, levels: int, most_bits: float) -> str:

@@ -60,7 +60,7 @@ class Engine:
     of the image. So a request finds one within `soon` rows unless as many others came before it since: its first image then begins at
     the next row boundary of the model's phase, `period` - 1 rows later at most, and is finished within height + `soon` + `period` rows
     (summed over stages), whoever else is being drawn. Where w requests wait before it, it begins within (w // num_slots + 1) times that.
-    An image that is drawn again in part keeps its slot for as long again each time.
+    An image that is drawn again in part gives its slot back each time, and waits for its request's turn.
 
     In float64 its images are those of the reference sampler; in float32 the width of the batch may flip a draw now and then.
     `make_passes` may give compiled ones (`compiled.compiled_or_not`); at widths that `speculates` names, rows are guessed (`speculation`).
@@ -150,7 +150,9 @@ class Engine:
         begin = self._waiting.take(
             self.num_slots - self.num_active, num_soon, lambda request: self._lanes[0][self._kind(request.options)].may_join
         )
-        self._between += [drawing_of(self.model, request_id, request, image) for request_id, request, image in begin]
+        self._between += [
+            drawing_of(self.model, request_id, request, image) if isinstance(image, int) else image for request_id, request, image in begin
+        ]
         drawn: list[RowDone] = []
         broken: list[DrawnRow] = []
         for stage, lanes in enumerate(self._lanes):
@@ -198,7 +200,7 @@ class Engine:
                 self._finish(drawing.request_id)
             elif is_whole:
                 draw_again(self.model, drawing)
-                self._between.append(drawing)
+                self._waiting.give_back(drawing)
             elif ends_stage:
                 drawing.finish_stage(lane.every)
                 self._between.append(drawing)

@@ -76,9 +76,9 @@ class Lane:
         return not self._canvases or self._canvases[0].phase == 0
 
     def num_ending(self, num_rows: int) -> int:
-        """Images that have at most so many rows of this stage before them, and are not drawn again."""
+        """Images that have at most so many rows of this stage before them."""
         at_end = self._row >= self.height - num_rows
-        return sum(drawing is not None and not drawing.goes_on and bool(ends) for drawing, ends in zip(self._slots, at_end, strict=True))
+        return sum(drawing is not None and bool(ends) for drawing, ends in zip(self._slots, at_end, strict=True))
 
     def remove(self, gone: Callable[[Drawing], bool]) -> None:
         """Free the slots of some of the images."""

@@ -91,10 +91,10 @@ class Drawing:
     u_HWU: npt.NDArray[np.float64]  # its noise
     x_CHW: npt.NDArray[np.uint8]  # levels so far, with what is known, turned as its order has it
     known_HW: npt.NDArray[np.bool_] | None  # pixels that are not drawn: those given, and those of stages that are done; turned likewise
+    request: Request  # whose image it is
     order: int = 0  # by which the image is turned while it is drawn
     stage: int = 0  # that it is in, or waits for
-    request: Request | None = None  # whose image it is
-    redraws: list[Redraw] = field(default_factory=list)  # all of them
+    redraws: list[Redraw] = field(default_factory=list)  # all of them, in order
     num_redraws: int = 0  # that are begun
 
     @property
@@ -229,13 +229,12 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
     order, noise_HWU = request.order_of(model, image), image_noise(model, request.seed, request.first + image)
     context, x_CHW, known_HW = _turned(model, order, context, x_CHW, known_HW)
     again = request.redraws_of(model, image)
-    return Drawing(request_id, image, request.options, context, noise_HWU, x_CHW, known_HW, order, request=request, redraws=again)
+    return Drawing(request_id, image, request.options, context, noise_HWU, x_CHW, known_HW, request, order, redraws=again)
 
 
 def draw_again(model: PixelModel, drawing: Drawing) -> None:
     """Let an image that is through with its stages, and `goes_on`, begin its next redraw."""
     request, number = drawing.request, drawing.num_redraws
-    assert request is not None
     x_CHW, redraw = drawing.finished().numpy(), drawing.redraws[number]
     known_HW = ~redraw.region(request.free_of(model, drawing.image))
     context = _context_of(request, drawing.image)

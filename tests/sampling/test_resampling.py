@@ -183,6 +183,28 @@ def test_a_dream_begins_with_the_images_it_is_given_and_draws_squares_of_its_siz
     assert {redraw.order for redraw in Request(seed=1, order=5, dream=Dream(9, 2)).redraws_of(model_of("gated"), 0)} == {5}
 
 
+@pytest.mark.parametrize("reserve", [0, 1])
+def test_a_dream_gives_its_slots_to_others_in_turn(reserve: int) -> None:
+    model = model_of("one order")
+    engine = Engine(model, num_slots=2, reserve=reserve)
+    dreaming = engine.submit(Request(n=3, dream=Dream(1000, 2)))
+    for _ in range(17):
+        engine.step_row()
+    others = {engine.submit(Request(n=2, seed=seed)) for seed in (1, 2)}
+    rows, finished = 0, set()
+    while len(finished) < 4:
+        finished |= {(row.request_id, row.image) for row in engine.step_row() if row.is_last}
+        rows += 1
+        assert rows < 10 * model.spec.height, "they wait for the dream"
+    assert {request_id for request_id, _ in finished} == others
+    assert engine.num_active + engine.num_waiting == 3 and not engine.is_idle
+    engine.cancel(dreaming)
+    assert engine.num_active + engine.num_waiting == 0 and engine.is_idle
+    again = engine.submit(Request(n=1, seed=1))
+    while not engine.is_idle:
+        assert {row.request_id for row in engine.step_row()} <= {again}
+
+
 def test_nothing_is_drawn_again_where_all_is_known() -> None:
     model = model_of("gated")
     request = replace(hole_request(model, sweeps=2), known_mask_NHW=torch.ones(1, 5, 5, dtype=torch.bool))
