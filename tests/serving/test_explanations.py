@@ -26,7 +26,8 @@ from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.ray_serve import images_of
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.replica import Explained, Sampler
-from pixelmodels.serving.schemas import ExplanationRequest
+from pixelmodels.serving.requests import check_pictures
+from pixelmodels.serving.schemas import ExplanationRequest, SampleRequest
 from pixelmodels.serving.settings import Settings
 from tests.serving.conftest import SMALL, full_model
 from tests.serving.conftest import SPEC as FULL_SPEC
@@ -185,10 +186,13 @@ def test_a_dream_is_streamed_step_by_step(which: str, request: pytest.FixtureReq
 
 
 def test_streams_of_dreams_are_bounded_by_their_pictures(single: tuple[PixelModel, Client]) -> None:
-    _, client = single
-    with pytest.raises(ServiceError, match="ask for every=image") as error:
-        list(client.stream(60, dream=1000))
-    assert error.value.field == "n"
+    model, client = single
+    rows, steps = SampleRequest(n=2, dream=9, stream=True), SampleRequest(n=2, dream=9, stream=True, every="image")
+    for asked, size, told in ((rows, 2 * 10 * (5 + 1) * 25 // 2, "ask for every=image"), (steps, 2 * 10 * 25, "ask for fewer steps")):
+        check_pictures(model, asked, size)
+        with pytest.raises(Refused, match=told):
+            check_pictures(model, asked, size - 1)
+    check_pictures(model, SampleRequest(n=2, stream=True, every="image"), 0)  # one picture of each, as without a stream
     with pytest.raises(ServiceError, match="less than or equal to 1000") as error:
         client.samples(1, dream=1001)
     assert error.value.field == "dream"
