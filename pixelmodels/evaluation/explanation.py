@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ def explain(
 def arrays_file(explained: Sequence[Explanation]) -> bytes:
     """All maps as the bytes of an `.npz` file: an array for each kind, a row for each image."""
     stream = io.BytesIO()
-    kinds = {
+    kinds: dict[str, list[Any]] = {
         "images_NCHW": [one.image_CHW for one in explained],
         "surprise_bits_NHW": [one.surprise_bits_HW for one in explained],
         "entropy_bits_NHW": [one.entropy_bits_HW for one in explained],
@@ -94,5 +95,5 @@ def arrays_file(explained: Sequence[Explanation]) -> bytes:
         "occlusion_bits_NCHW": [one.occlusion_CHW for one in explained],
     }
     keys = np.array([one.key for one in explained])
-    np.savez_compressed(stream, keys=keys, **{name: np.stack(values) for name, values in kinds.items()})  # type: ignore[arg-type]
+    np.savez_compressed(stream, keys=keys, **{name: np.stack(values) for name, values in kinds.items()})
     return stream.getvalue()

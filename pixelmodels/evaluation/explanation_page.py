@@ -48,7 +48,8 @@ def maps_png(explained: Sequence[Explanation], levels: int, most_bits: float) ->
             axes.set_yticks([])
             if number == 0:
                 axes.set_title(TITLES[place], fontsize=9)
-        for axes, levels_CHW in zip(axes_K, (one.image_CHW, one.expected_CHW, one.likeliest_CHW), strict=False):
+        of_levels: tuple[np.ndarray, ...] = (one.image_CHW, one.expected_CHW, one.likeliest_CHW)
+        for axes, levels_CHW in zip(axes_K, of_levels, strict=False):
             axes.imshow(_shades(levels_CHW, levels), cmap="gray", vmin=0, vmax=1)
         axes_K[0].set_xlabel(f"{one.bits:.1f} bits", fontsize=8)
         _map(axes_K[3], one.surprise_bits_HW, COST, "bits", most_bits)

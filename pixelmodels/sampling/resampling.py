@@ -58,7 +58,7 @@ def sweeps_over(free_HW: Mask, num_sweeps: int, num_orders: int, seed: int, inde
     Each sweep cuts the hole by a grid of squares half as large as it is, whose place is drawn anew, and draws every square again,
     in a random order, each by an order of the pixels that is drawn for it. A sweep has `MOST_OF_SWEEP` squares at most.
     """
-    rows, columns = free_HW.any(1).nonzero()[0], free_HW.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(free_HW.any(1)), np.flatnonzero(free_HW.any(0))
     if not len(rows):
         return []
     side = (max(int(rows[-1] - rows[0]), int(columns[-1] - columns[0])) + 2) // 2  # half the longer side of the hole, rounded up
@@ -68,7 +68,7 @@ def sweeps_over(free_HW: Mask, num_sweeps: int, num_orders: int, seed: int, inde
         top, left = (int(first) - int(rng.integers(side)) for first in (rows[0], columns[0]))
         squares = [(r, c) for r in range(top, int(rows[-1]) + 1, side) for c in range(left, int(columns[-1]) + 1, side)]
         for at in rng.permutation(len(squares)):
-            redraw = Redraw(*squares[at], side, int(rng.integers(num_orders)))
+            redraw = Redraw(squares[at][0], squares[at][1], side, int(rng.integers(num_orders)))
             if redraw.region(free_HW).any():
                 found.append(redraw)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,12 @@ class Maps:
 
     def plain(self) -> dict[str, Any]:
         """The maps as lists; what was not looked at is None."""
-        found: dict[str, Any] = {}
-        for name in (field.name for field in fields(self)):
-            values = getattr(self, name)
-            if values is not None:
-                found[name] = np.where(np.isnan(values), None, values).tolist() if name == "occlusion_bits" else values.tolist()
+        arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {name: values.tolist() for name, values in arrays.items() if values is not None}
+        if self.occlusion_bits is not None:
+            seen: npt.NDArray[Any] = self.occlusion_bits.astype(object)
+            seen[np.isnan(self.occlusion_bits)] = None
+            found["occlusion_bits"] = seen.tolist()
         return found
 
 
@@ -77,10 +78,14 @@ class Explaining:
     def _maps(self, image: int) -> Maps:
         x_1CHW, order = self._x_NCHW[image : image + 1], self._order
         maps = expectations(self._model, x_1CHW, self._context, order=order)
-        arrays = [getattr(maps, field.name)[0].cpu().numpy() for field in fields(maps)]
-        if self._pixel is None:
-            return Maps(*arrays)
-        return Maps(*arrays, dependence_by_gradient(self._model, x_1CHW, self._pixel, self._context, order=order).cpu().numpy())
+        likeliest_CHW: npt.NDArray[np.int64] = maps.likeliest_BCHW[0].cpu().numpy()
+        surprise_HW, entropy_HW, expected_CHW = (
+            one[0].cpu().numpy() for one in (maps.surprise_bits_BHW, maps.entropy_bits_BHW, maps.expected_BCHW)
+        )
+        gradient_CHW = None
+        if self._pixel is not None:
+            gradient_CHW = dependence_by_gradient(self._model, x_1CHW, self._pixel, self._context, order=order).cpu().numpy()
+        return Maps(surprise_HW, entropy_HW, expected_CHW, likeliest_CHW, gradient_CHW)
 
     def finished(self, units: list[object]) -> list[Maps]:
         """The maps of each image, from all units in their order."""
@@ -89,8 +94,7 @@ class Explaining:
         passes: list[Any] = units[n:]
         for image, occlusion in enumerate(self._occlusions):
             mine, passes = passes[: occlusion.num_passes], passes[occlusion.num_passes :]
-            told = {field.name: getattr(found[image], field.name) for field in fields(Maps)}
-            found[image] = Maps(**{**told, "occlusion_bits": occlusion.bits([np.stack(mine)]).numpy()})
+            found[image] = replace(found[image], occlusion_bits=occlusion.bits([np.stack(mine)]).numpy())
         return found
 
 
