@@ -189,7 +189,7 @@ class ExplanationRequest(_Request):
         Field(
             ge=1, le=MAX_IMAGES, description="of the network for an image's occlusion; where that is too few the nearest pixels are told"
         ),
-    ] = 256
+    ] = 255
     order: Annotated[
         int | None, Field(ge=0, le=7, description="of a model of several orders, which has to be given: explain by this one")
     ] = None
