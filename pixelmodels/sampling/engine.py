@@ -107,8 +107,8 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Images that have none yet."""
-        return self._waiting.num_images
+        """Images that have none yet, or wait for one again."""
+        return self._waiting.num_images + self._waiting.num_again
 
     @property
     def is_idle(self) -> bool:

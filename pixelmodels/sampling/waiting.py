@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from pixelmodels.errors import UserError
@@ -21,11 +21,12 @@ class WaitingList:
 
     def __init__(self, max_images: int, reserve: int):
         self.max_images, self.reserve = max_images, reserve
-        self.num_images = 0
+        self.num_images = 0  # that have not begun
+        self.num_again = 0  # that have, and are drawn again: these were let in once, and count for no bound
         self.num_held: Counter[int] = Counter()  # slots of each request, from `take` until `release`
         self._turns: deque[int] = deque()  # requests with images that wait; the next one first
         self._next: dict[int, tuple[Request, int]] = {}  # of each request: what it is, and the first image that waits
-        self._again: defaultdict[int, deque[Drawing]] = defaultdict(deque)  # of each request: images that are drawn again, and wait
+        self._again: dict[int, deque[Drawing]] = {}  # of each request that has any: images that are drawn again, and wait
 
     def add(self, request_id: int, request: Request) -> None:
         """Put a request at the end; `QueueFull` where its images are too many."""
@@ -42,21 +43,20 @@ class WaitingList:
         """An image that is to be drawn again gives back its slot, and waits for its request's turn."""
         request_id = drawing.request_id
         self.release(request_id)
-        if request_id not in self._next and not self._again[request_id]:
+        if request_id not in self._next and request_id not in self._again:
             self._turns.append(request_id)
-        self._again[request_id].append(drawing)
-        self.num_images += 1
+        self._again.setdefault(request_id, deque()).append(drawing)
+        self.num_again += 1
 
     def remove(self, request_id: int) -> None:
         """Forget a request: its images that still wait, and its slots, which are free again."""
         self.num_held.pop(request_id, None)
-        again = self._again.pop(request_id, None)
-        if request_id in self._next or again:
+        if request_id in self._next or request_id in self._again:
             self._turns.remove(request_id)
+        self.num_again -= len(self._again.pop(request_id, ()))
         if request_id in self._next:
             request, image = self._next.pop(request_id)
             self.num_images -= request.n - image
-        self.num_images -= len(again or ())
 
     def release(self, request_id: int) -> None:
         """One of the request's slots is free again."""
@@ -75,25 +75,28 @@ class WaitingList:
         while self._turns and len(taken) < num_free:
             request_id = self._turns.popleft()
             again = self._again.get(request_id)
-            request, image = (again[0].request, again[0]) if again else self._next[request_id]
+            request = again[0].request if again else self._next[request_id][0]
             may_hold_more = num_free + num_soon - len(taken) > self.reserve or not self.num_held[request_id]
             if not (may_hold_more and may_begin(request)):
                 passed_over.append(request_id)
                 continue
-            taken.append((request_id, request, image))
+            taken.append((request_id, request, self._pop_again(request_id) if again else self._pop_next(request_id)))
             self.num_held[request_id] += 1
-            if again:
-                again.popleft()
-            elif isinstance(image, int) and image + 1 < request.n:
-                self._next[request_id] = (request, image + 1)
-            else:
-                del self._next[request_id]
-            if again:
+            if request_id in self._next or request_id in self._again:
                 self._turns.append(request_id)
-            else:
-                self._again.pop(request_id, None)
-                if request_id in self._next:
-                    self._turns.append(request_id)
         self._turns.extendleft(reversed(passed_over))
-        self.num_images -= len(taken)
         return taken
+
+    def _pop_again(self, request_id: int) -> Drawing:
+        drawing = self._again[request_id].popleft()
+        if not self._again[request_id]:
+            del self._again[request_id]
+        self.num_again -= 1
+        return drawing
+
+    def _pop_next(self, request_id: int) -> int:
+        request, image = self._next.pop(request_id)
+        if image + 1 < request.n:
+            self._next[request_id] = (request, image + 1)
+        self.num_images -= 1
+        return image

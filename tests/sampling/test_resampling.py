@@ -205,6 +205,21 @@ def test_a_dream_gives_its_slots_to_others_in_turn(reserve: int) -> None:
         assert {row.request_id for row in engine.step_row()} <= {again}
 
 
+def test_images_that_wait_to_be_drawn_again_are_no_reason_to_refuse_others() -> None:
+    engine = Engine(model_of("one order"), num_slots=2, reserve=0, max_waiting=2)
+    engine.submit(Request(n=2, dream=Dream(5, 2)))
+    engine.step_row()
+    assert engine.num_waiting == 0
+    while engine.num_waiting < 2:
+        engine.step_row()
+    engine.submit(Request(n=2, seed=1))
+    assert engine.num_waiting == 4 and engine.num_active == 0 and not engine.is_idle
+    finished = 0
+    while not engine.is_idle:
+        finished += sum(row.is_last for row in engine.step_row())
+    assert finished == 4
+
+
 def test_nothing_is_drawn_again_where_all_is_known() -> None:
     model = model_of("gated")
     request = replace(hole_request(model, sweeps=2), known_mask_NHW=torch.ones(1, 5, 5, dtype=torch.bool))
