@@ -95,5 +95,5 @@ def arrays_file(explained: Sequence[Explanation]) -> bytes:
         "occlusion_bits_NCHW": [one.occlusion_CHW for one in explained],
     }
     keys = np.array([one.key for one in explained])
-    np.savez_compressed(stream, keys=keys, **{name: np.stack(values) for name, values in kinds.items()})
+    np.savez_compressed(stream, keys=keys, **{name: np.stack(values) for name, values in kinds.items()})  # type: ignore[arg-type]
     return stream.getvalue()

@@ -178,5 +178,5 @@ def animation_bytes(pictures_HWC: list[UInt8]) -> bytes:
         frames.append(frame)
     stream = io.BytesIO()
     times = [DREAM_MS] * (len(frames) - 1) + [LAST_MS]
-    frames[0].save(stream, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=False)
+    frames[0].save(stream, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
     return stream.getvalue()
