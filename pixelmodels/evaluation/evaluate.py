@@ -13,18 +13,22 @@ import pyarrow as pa
 import tyro
 
 from pixelmodels import ray_cluster
-from pixelmodels.data import Dataset, decode_labels, decode_rows, find_dataset
+from pixelmodels.data import Dataset, decode_labels, find_dataset
 from pixelmodels.data.feeds import RESIDENT_BYTES
+from pixelmodels.data.rows import Rows
 from pixelmodels.data.streaming import rows_of
 from pixelmodels.errors import UserError, check_at_least, check_seed
 from pixelmodels.evaluation.activations import Source, choose_images, first_step, probe_model
 from pixelmodels.evaluation.actors import Actors
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit
+from pixelmodels.evaluation.dependence import MOST_PASSES, check_pixel
+from pixelmodels.evaluation.explanation import arrays_file, explain
+from pixelmodels.evaluation.explanation_page import explanation_files
 from pixelmodels.evaluation.nats import OF_ORDERS, nats_table
 from pixelmodels.evaluation.probes import ProbeRow, probe_files
 from pixelmodels.evaluation.scores import Scores, mixed_nats, score_orders, summarize
 from pixelmodels.models import PixelModel
-from pixelmodels.models.turns import check_order
+from pixelmodels.models.turns import ORDERS, check_order
 from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.preflight import Preflight
 from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once, without_remarks
@@ -34,6 +38,7 @@ from pixelmodels.tracking import Tracker
 
 EVALUATIONS = "evaluations"
 SUMMARY = "evaluation.json"
+LEAST, MOST = "least likely", "most likely"  # images that are explained
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,17 @@ class Evaluate:
     probe_seed: int = 0  # which ones, and the weights of the untrained network that it compares with
     without_context: bool = False  # score a conditional model with all that it is conditioned on left out
     order: int | None = None  # of a model of several orders (docs/orders.md): score it by this one; by the mixture of all unless given
+    # So many of the least likely images, and of the most likely ones, with maps of what the model expected there (docs/explanations.md):
+    # bits and entropy of each pixel, the expected image, and on what the prediction of one pixel depends.
+    explain: int | None = None
+    explain_pixel: tuple[int, int] | None = None  # row and column of that pixel, from 0; of each image the most surprising one unless given
+    explain_passes: int = MOST_PASSES  # of the network at most, for each image, to find out on what that pixel depends
 
     def __post_init__(self) -> None:
         check_seed("--probe-seed", self.probe_seed)
-        check_at_least(self, num_workers=1, batch_size=1, num_images=1, probe_images=1)
+        check_at_least(self, num_workers=1, batch_size=1, num_images=1, probe_images=1, explain=1, explain_passes=1)
+        if self.explain is None and self.explain_pixel is not None:
+            raise UserError("--explain-pixel says which pixel is explained; give --explain N too")
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,9 @@ class Evaluation:
 
     scores: Scores  # of the split
     num_images: int  # images scored
-    folder: str  # path or URI: nats.parquet, lowest.png, highest.png, evaluation.json; with a probe also probe.csv, probe.png
+    # Path or URI: nats.parquet, lowest.png, highest.png, evaluation.json; with a probe also probe.csv, probe.png; with explained images
+    # also explanations.html, explanations.npz, least_likely.png, most_likely.png.
+    folder: str
     probe: tuple[ProbeRow, ...] = ()  # baselines, then layers in order of depth
     probe_title: str = ""  # what the probes were trained and tested on
 
@@ -113,6 +127,9 @@ def evaluate(options: Evaluate) -> Evaluation:
     files = _files_of(table, scores, dataset, options, with_context=bool(model.context_spec) and with_context)
     for file, data in files:
         storage.write_bytes(f"{folder}/{file}", data)
+    if options.explain is not None:
+        for file, data in _explained(model, table, dataset, options).items():
+            storage.write_bytes(f"{folder}/{file}", data)
     found = Evaluation(scores, len(table), storage.uri(folder))
     if chosen is None:
         return found
@@ -160,6 +177,33 @@ def _files_of(table: pa.Table, scores: Scores, dataset: Dataset, options: Evalua
     yield SUMMARY, json.dumps(summary, indent=1).encode()
 
 
+def _explained(model: PixelModel, table: pa.Table, dataset: Dataset, options: Evaluate) -> dict[str, bytes]:
+    """The files that explain the least likely and the most likely images, by name."""
+    assert options.explain is not None
+    keys, ranked_N = table["key"].to_pylist(), np.argsort(-table["nll_nats"].to_numpy(), kind="stable")
+    groups = {}
+    for group, indices in ((LEAST, ranked_N), (MOST, ranked_N[::-1])):
+        chosen = [keys[index] for index in indices[: options.explain]]
+        groups[group] = explain(
+            model,
+            _rows(dataset, options.split, chosen),
+            chosen,
+            with_context=not options.without_context,
+            order=options.order,
+            pixel=options.explain_pixel,
+            most_passes=options.explain_passes,
+        )
+    facts = [f"{options.model}: {len(keys):,} {options.split} images of {dataset.name}-{dataset.fingerprint} were scored."]
+    if model.context_spec:
+        facts.append("Without what it is conditioned on." if options.without_context else "Given what it is conditioned on.")
+    if options.order is not None and model.context_spec.num_orders > 1:
+        facts.append(f"By order {options.order}: {ORDERS[options.order]}.")
+    if len(model.stages()) > 1:
+        facts.append("The model draws a small image first: the pixels of the small image are before all others.")
+    files = explanation_files(groups, dataset.spec.levels, facts)
+    return {**files, "explanations.npz": arrays_file([one for group in groups.values() for one in group])}
+
+
 def _bits(nats_N: np.ndarray, dataset: Dataset) -> float:
     return summarize(nats_N, dataset.spec.num_subpixels).bits_per_dim
 
@@ -173,6 +217,11 @@ def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
         check_context_fits(model.context_spec, dataset, (options.split,), "score it with --without-context")
     if options.order is not None:
         check_order(options.order, model.context_spec.num_orders)
+    if options.explain is not None and options.order is None and model.context_spec.num_orders > 1:
+        have = f"0..{model.context_spec.num_orders - 1}"
+        raise UserError(f"--explain: a pixel costs something in one order only, not in a mixture of them; give --order too, {have}")
+    if options.explain_pixel is not None:
+        check_pixel(model, options.explain_pixel)
     if options.split == "train" and dataset.train_images_are_grey:
         raise UserError(f"split 'train' of data set '{dataset.name}' is drawn anew each epoch; evaluate validation or test")
 
@@ -188,12 +237,17 @@ def _score(actors: Actors, dataset: Dataset, split: str, order: int | None) -> p
 
 def _images(dataset: Dataset, split: str, keys: list[str]) -> np.ndarray:
     """Images of these keys, in this order, (N, C, H, W)."""
+    return _rows(dataset, split, keys).images_NCHW
+
+
+def _rows(dataset: Dataset, split: str, keys: list[str]) -> Rows:
+    """Images of these keys, in this order, with their labels and vectors."""
     if dataset.split_bytes(split) < RESIDENT_BYTES:
         whole = dataset.read(split)
         position = {key: index for index, key in enumerate(whole.keys)}
-        return whole.images_NCHW[[position[key] for key in keys]]
+        return whole.rows.at(np.array([position[key] for key in keys]))
     wanted = pa.array(keys)
     found = dataset.stream(split).map_batches(lambda batch: batch.filter(pa.compute.is_in(batch["key"], wanted)), batch_format="pyarrow")
     table = pa.concat_tables(list(found.iter_batches(batch_size=None, batch_format="pyarrow")))
-    images = dict(zip(table["key"].to_pylist(), decode_rows(table["image"], dataset.spec.shape), strict=True))
-    return np.stack([images[key] for key in keys])
+    position = {key: index for index, key in enumerate(table["key"].to_pylist())}
+    return rows_of(table, dataset).at(np.array([position[key] for key in keys]))

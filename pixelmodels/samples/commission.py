@@ -14,6 +14,7 @@ from pixelmodels.models import Context, ContextBlend, ContextSpec, PixelModel
 from pixelmodels.models.class_names import names_of, told
 from pixelmodels.sampling import Request
 from pixelmodels.sampling.request import checked
+from pixelmodels.sampling.resampling import Dream
 
 Int64 = npt.NDArray[np.int64]
 
@@ -33,6 +34,8 @@ class Commission:
     samples_each: int | None = None  # images drawn of each given image, one after the other; None: no image is given
     known_HW: Tensor | None = None  # which pixels of the originals are known, booleans; None: they are not completed
     order: int | None = None  # by which all images are drawn, of a model of several; None: chosen image by image, as in `Request`
+    sweeps: int = 0  # over the pixels that are not known, as in `Request`
+    dream: Dream | None = None  # of each image; it begins with the originals where there are any of which nothing is said to be known
     columns: int | None = None  # images a row of the picture; None: as square as it can be
 
     @property
@@ -67,6 +70,9 @@ class Commission:
         if self.known_HW is not None and self.originals_MCHW is not None:
             known_NCHW = self.originals_MCHW[torch.from_numpy(self.original_N[start:stop])]
             known_mask_NHW = self.known_HW[None]
+        start_NCHW = None
+        if self.dream is not None and self.originals_MCHW is not None and self.known_HW is None:
+            start_NCHW = self.originals_MCHW[torch.from_numpy(self.original_N[start:stop])]
         return Request(
             n=stop - start,
             seed=self.seed,
@@ -78,6 +84,9 @@ class Commission:
             known_NCHW=known_NCHW,
             known_mask_NHW=known_mask_NHW,
             order=self.order,
+            sweeps=self.sweeps,
+            dream=self.dream,
+            start_NCHW=start_NCHW,
         )
 
     def orders_N(self, model: PixelModel) -> Int64:

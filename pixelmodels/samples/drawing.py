@@ -133,9 +133,11 @@ def draw_requests(
     n, rows_each = sum(request.n for request in requests), sum(stage.model.spec.height for stage in model.stages())
     engine = Engine(model, num_slots=n, max_waiting=n, reserve=0, make_passes=make_passes, speculates=lambda width: speculation)
     images_NCHW, first, total = np.empty((n, *model.spec.shape), np.uint8), {}, 0
+    rows_of_N: list[int] = []  # of each image: how many it takes, with what is drawn again of it
     for request in requests:
         first[engine.submit(request)] = total
         total += request.n
+        rows_of_N += [rows_each * (1 + len(request.redraws_of(model, image))) for image in range(request.n)]
     while not engine.is_idle:
         try:
             rows = engine.step_row()
@@ -144,7 +146,7 @@ def draw_requests(
         for row in rows:
             if row.image_CHW is not None:
                 images_NCHW[first[row.request_id] + row.image] = row.image_CHW.numpy()
-        advance(len(rows) / rows_each)
+        advance(sum(1 / rows_of_N[first[row.request_id] + row.image] for row in rows))
     return images_NCHW
 
 

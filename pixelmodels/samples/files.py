@@ -19,7 +19,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
 from pixelmodels.pictures import png_bytes
 from pixelmodels.samples.commission import Commission
-from pixelmodels.samples.pictures import film, gif_bytes, picture
+from pixelmodels.samples.pictures import animation_bytes, dream_film, film, gif_bytes, picture
 from pixelmodels.storage import fitting
 
 PICTURE, ARRAYS, FILM = ".png", ".npz", ".gif"
@@ -53,9 +53,12 @@ class Output:
             what = f"folder '{self.folder}' holds '{min(others)}', which is none of these samples"
             raise UserError(f"{what}; empty it, or give another --out")
 
-    def write(self, commission: Commission, images_NCHW: UInt8, model: PixelModel) -> Path:
-        """Write it, each file whole or not at all; returns the file or folder, absolute. Raises `UserError`."""
-        for name, content in self._files(commission, images_NCHW, model):
+    def write(self, commission: Commission, images_NCHW: UInt8, model: PixelModel, dream_SNCHW: UInt8 | None = None) -> Path:
+        """Write it, each file whole or not at all; returns the file or folder, absolute. Raises `UserError`.
+
+        Args: `dream_SNCHW`, the images before a dream and after each of its steps.
+        """
+        for name, content in self._files(commission, images_NCHW, model, dream_SNCHW):
             path = self.folder / name
             try:
                 self._temporary.write_bytes(content)
@@ -71,17 +74,23 @@ class Output:
         """What a file is called until it is whole: however long its own name is."""
         return self.folder / f".{os.uname().nodename[:64]}-{os.getpid()}.tmp"
 
-    def _files(self, commission: Commission, images_NCHW: UInt8, model: PixelModel) -> Iterator[tuple[str, bytes]]:
+    def _files(
+        self, commission: Commission, images_NCHW: UInt8, model: PixelModel, dream_SNCHW: UInt8 | None
+    ) -> Iterator[tuple[str, bytes]]:
         if not self.name:
             for name, image_CHW in zip(_names(commission, model), dequantize(images_NCHW, model.spec.levels), strict=True):
                 yield name, png_bytes(image_CHW.transpose(1, 2, 0))
         elif self.name.endswith(FILM):
-            yield self.name, gif_bytes(film(commission, images_NCHW, model))
+            if dream_SNCHW is not None:
+                yield self.name, animation_bytes(dream_film(commission, dream_SNCHW, model))
+            else:
+                yield self.name, gif_bytes(film(commission, images_NCHW, model))
         elif self.name.endswith(PICTURE):
             yield self.name, png_bytes(picture(commission, images_NCHW, model))
         else:
             stream = io.BytesIO()
-            np.savez_compressed(stream, images_NCHW=images_NCHW, **commission.arrays(model))  # type: ignore[arg-type]
+            dream = {} if dream_SNCHW is None else {"dream_SNCHW": dream_SNCHW}
+            np.savez_compressed(stream, images_NCHW=images_NCHW, **dream, **commission.arrays(model))  # type: ignore[arg-type]
             yield self.name, stream.getvalue()
 
 

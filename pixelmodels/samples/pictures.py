@@ -22,8 +22,11 @@ from pixelmodels.samples.commission import Commission
 MAX_PICTURE = 1 << 26  # pixels of images in one picture
 MAX_FILM = 1 << 19  # pixels of images in an animation; further images are left out of it
 MAX_FRAMES = 64
+MAX_DREAM_FRAMES = 256
+MAX_SHOWN = 1 << 22  # pixels that the colours of an animation are chosen by
 FRAME_MS = (40, 200)  # shortest and longest time of a frame
 FILM_MS = 4000  # time of the drawing, where frames may last so long
+DREAM_MS = 80  # of each step of a dream
 LAST_MS = 2000  # time of the whole picture at the end
 Mask = npt.NDArray[np.bool_]
 
@@ -93,6 +96,13 @@ def _masks_of_turned(model: PixelModel, drawn_HW: Mask) -> Iterator[Mask]:
                 yield drawn_HW.copy()
 
 
+def dream_film(commission: Commission, frames_SNCHW: UInt8, model: PixelModel) -> list[UInt8]:
+    """Pictures of every step of a dream, or of `MAX_DREAM_FRAMES` spread evenly; the last one is `picture` of its end."""
+    first, _ = _first_images(commission, frames_SNCHW[0], model)
+    kept = np.unique(np.linspace(0, len(frames_SNCHW) - 1, min(len(frames_SNCHW), MAX_DREAM_FRAMES)).round().astype(np.int64))
+    return [picture(first, frames_SNCHW[step, : first.n], model) for step in kept]
+
+
 def film(commission: Commission, images_NCHW: UInt8, model: PixelModel) -> list[UInt8]:
     """Pictures of the images being drawn, at most `MAX_FRAMES`; the last one is `picture` of them all."""
     commission, images_NCHW = _first_images(commission, images_NCHW, model)
@@ -146,4 +156,27 @@ def gif_bytes(pictures_HWC: list[UInt8]) -> bytes:
     times = [each] * (len(frames) - 1) + [LAST_MS]
     stream = io.BytesIO()
     frames[0].save(stream, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=False)
+    return stream.getvalue()
+
+
+def animation_bytes(pictures_HWC: list[UInt8]) -> bytes:
+    """Any pictures of one size as an animated GIF; exact where all of them together have at most 256 colours, else the 256 best ones."""
+    stacked_THWC = np.stack(pictures_HWC)
+    colours = np.unique((stacked_THWC.astype(np.int32) * (1 << 16, 1 << 8, 1)).sum(-1))
+    if len(colours) <= 256:
+        palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.uint8)
+        indices = [np.searchsorted(colours, (one.astype(np.int32) * (1 << 16, 1 << 8, 1)).sum(-1)) for one in pictures_HWC]
+    else:
+        every = -(-stacked_THWC[..., 0].size // MAX_SHOWN)
+        chosen = Image.fromarray(stacked_THWC.reshape(-1, 1, 3)[::every]).quantize(256, dither=Image.Dither.NONE)
+        palette = np.frombuffer(bytes(chosen.getpalette() or b""), np.uint8).reshape(-1, 3)
+        indices = [np.asarray(Image.fromarray(one).quantize(palette=chosen, dither=Image.Dither.NONE)) for one in pictures_HWC]
+    frames = []
+    for index_HW in indices:
+        frame = Image.fromarray(index_HW.astype(np.uint8))
+        frame.putpalette(palette.tobytes())
+        frames.append(frame)
+    stream = io.BytesIO()
+    times = [DREAM_MS] * (len(frames) - 1) + [LAST_MS]
+    frames[0].save(stream, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
     return stream.getvalue()

@@ -20,13 +20,15 @@ from pixelmodels.models import Context, ContextBlend, PixelModel
 from pixelmodels.models.class_names import MOST_TOLD, class_name, label_of
 from pixelmodels.models.context import ABSENT
 from pixelmodels.models.turns import ORDERS, Side, check_order
-from pixelmodels.progress import Say, duration
+from pixelmodels.progress import Say, counting, duration
 from pixelmodels.samples.commission import Commission
 from pixelmodels.samples.drawing import DrawnCommission, Means
+from pixelmodels.samples.dreaming import check_dream, dream_frames
 from pixelmodels.samples.files import PICTURE, outputs_of
 from pixelmodels.samples.given import FilesToComplete, FilesToGive, HeldOut, Images, absent_kinds, known_pixels, num_known_later, shares
 from pixelmodels.samples.pictures import check_size
 from pixelmodels.sampling.orders import order_of_image
+from pixelmodels.sampling.resampling import Dream
 from pixelmodels.storage import DEFAULT_STORAGE, Storage
 
 MOST = 100_000_000  # images of one call, which are all in memory
@@ -72,6 +74,11 @@ class Sample:
     # Of a model of several orders (docs/orders.md): draw every image by this one. Without it each has its own: the one in which its known
     # pixels come first, or, where none are known, one that is drawn with the image.
     order: int | None = None
+    # Of a model of several orders: draw the unknown pixels of a completion again in so many sweeps, in squares, each by an order drawn for
+    # it. An approximation, for what is known on all sides of a hole.
+    sweeps: int = 0
+    dream: int | None = None  # draw each image again in so many squares, one after the other, and keep every step (docs/explanations.md)
+    dream_region: int = 4  # side of these squares, pixels
     samples_each: int | None = None  # samples of each given image; 4 or more unless given
     batch_size: int = 64  # images of a block: drawn at a time by one process
     num_workers: int | None = None  # blocks drawn at a time, where there are several; as many as the cluster has room for unless given
@@ -99,10 +106,11 @@ class Sample:
             raise UserError(f"--between goes from one class to another, not on with given images; leave out {way}, or choose a --label")
         if self.completes and self.dataset is None and self.complete is None:
             raise UserError("--known-rows and --known say what is known of given images; give --complete FILE, or --dataset NAME, too")
-        if self.complete is not None and not self.completes:
+        if self.complete is not None and not self.completes and self.dream is None:
             raise UserError(f"--complete '{self.complete}' needs what is known of it; give --known-rows N, or --known MASK")
         if self.known_side != "top" and self.known_rows is None:
             raise UserError(f"--known-side {self.known_side} says what --known-rows counts; give --known-rows N too")
+        self._check_redraws()
         if self.compiled and self.use_gpu:
             raise UserError("--compiled is for CPUs, and --use-gpu for GPUs; leave one of them out")
         for flag in ("compiled", "speculation"):
@@ -112,6 +120,17 @@ class Sample:
             raise UserError(f"--samples-each {self.samples_each} is of given images; give --dataset, --given or --complete, or only --n")
         if self.samples_each is not None and self.samples_each > self.n:
             raise UserError(f"--samples-each {self.samples_each} is more than --n {self.n}; raise --n, which counts all samples")
+
+    def _check_redraws(self) -> None:
+        check_at_least(self, sweeps=0, dream=1, dream_region=1)
+        if self.sweeps and not self.completes:
+            raise UserError(f"--sweeps {self.sweeps} are over what is not known of given images; give --known-rows or --known too")
+        if self.sweeps and self.dream is not None:
+            raise UserError("--sweeps and --dream are two ways to draw pixels again; leave one of them out")
+        if self.dream is not None and self.num_workers is not None:
+            raise UserError("--dream is drawn by this process, which keeps every step; leave --num-workers out")
+        if self.dream is None and self.dream_region != Sample.dream_region:
+            raise UserError("--dream-region is the size of the squares of a dream; give --dream STEPS too")
 
     @property
     def completes(self) -> bool:
@@ -128,10 +147,17 @@ def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say 
         check_size(options.n * (1 if options.between is None else options.num_steps), model)
     commission = commission_of(options, model, storage, say)
     commission.check(model)
+    if commission.dream is not None:
+        check_dream(commission, model)
     for output in outputs:
         output.check(commission, model)
     started = time.monotonic()
     means = Means(options.use_gpu, options.compiled, options.speculation)
+    if commission.dream is not None:
+        with counting("dreaming", commission.n, "images") as advance:
+            frames_SNCHW = dream_frames(model, commission, options.batch_size, means, advance)
+        say(f"{commission.n:,} dreams of {options.model} in {duration(time.monotonic() - started)}")
+        return [output.write(commission, frames_SNCHW[-1], model, frames_SNCHW) for output in outputs]
     drawing = DrawnCommission(model, commission, options.batch_size, options.num_workers, means)
     images_NCHW, finish = drawing.images(storage, say)
     say(f"{commission.n:,} images of {options.model} in {duration(time.monotonic() - started)}")
@@ -142,7 +168,8 @@ def draw_samples(options: Sample, model: PixelModel, storage: Storage, say: Say 
 
 def commission_of(options: Sample, model: PixelModel, storage: Storage, say: Say) -> Commission:
     """What is to be drawn; raises `UserError` for images or a data set that do not fit the model."""
-    shared: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "guidance", "temperature", "top_p", "order")}
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("seed", "guidance", "temperature", "top_p", "order", "sweeps")}
+    shared["dream"] = None if options.dream is None else Dream(options.dream, options.dream_region)
     numbers_N = np.arange(options.n)
     if options.between is not None:
         ends = _labels(options.between, model)
@@ -168,7 +195,7 @@ def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) ->
     known_HW = known_pixels(options.known_rows, options.known, model.spec, options.known_side) if options.completes else None
     images: Images
     if options.dataset is not None:
-        if known_HW is None and not model.context_spec:
+        if known_HW is None and options.dream is None and not model.context_spec:
             raise UserError("--dataset: the model is not conditioned on anything; leave it out, or complete its images with --known-rows")
         images = HeldOut(find_dataset(storage, options.dataset))
     elif options.complete is not None:
@@ -179,7 +206,7 @@ def _of_given(options: Sample, model: PixelModel, storage: Storage, say: Say) ->
     x_MCHW, context = images.first(used, model)
     say(f"{each} samples of each of {used:,} of {images.num:,} {images.what}")
     if known_HW is not None:
-        say(_told_of(known_HW, model, options.order))
+        say(_told_of(known_HW, model, options.order, options.sweeps))
     rows_N = np.arange(used).repeat(each)
     if options.label:  # of files, which have none of their own: a row of the context for each pair of image and class
         labels, classes = _labels(options.label, model), len(options.label)
@@ -211,7 +238,7 @@ def _tell_absent(model: PixelModel, context: Context | None, say: Say) -> None:
         say(f"the model is {also}conditioned on {' and '.join(absent)}, of which nothing is given: the samples do without")
 
 
-def _told_of(known_HW: Tensor, model: PixelModel, asked: int | None) -> str:
+def _told_of(known_HW: Tensor, model: PixelModel, asked: int | None, sweeps: int) -> str:
     """How much is known, by which order the rest is drawn, and whether the completions are draws given all that is known."""
     told = f"{int(known_HW.sum()):,} of {known_HW.numel():,} pixels of each are known"
     order = order_of_image(model, 0, 0, known_HW.numpy(), asked)
@@ -220,7 +247,8 @@ def _told_of(known_HW: Tensor, model: PixelModel, asked: int | None) -> str:
     later = num_known_later(model, known_HW, order)
     if not later:
         return told
-    return f"{told}; {later:,} of them come after pixels that are drawn: they stay as they are, and what is drawn before them ignores them"
+    told += f"; {later:,} of them come after pixels that are drawn: they stay as they are, and what is drawn before them ignores them"
+    return f"{told}, until it is drawn again in {sweeps:,} sweeps by several orders, which is an approximation" if sweeps else told
 
 
 def _columns(options: Sample, model: PixelModel) -> int | None:

@@ -18,7 +18,7 @@ from pixelmodels.products import products
 from pixelmodels.sampling.lane import DrawnRow, Lane
 from pixelmodels.sampling.passes import Passes
 from pixelmodels.sampling.raster import evaluating
-from pixelmodels.sampling.request import Drawing, Request, checked, drawing_of
+from pixelmodels.sampling.request import Drawing, Request, checked, draw_again, drawing_of
 from pixelmodels.sampling.waiting import QueueFull, WaitingList
 
 __all__ = ["Engine", "NotFinite", "QueueFull", "Request", "RowDone", "draw_all", "sample"]
@@ -37,8 +37,9 @@ class RowDone:
     row: int  # of the stage's image, turned as the order has it
     levels_CW: npt.NDArray[np.uint8]  # this row of the stage's pixels
     is_last: bool  # the image is finished
-    image_CHW: Tensor | None  # the whole image where it is finished, uint8, turned back
+    image_CHW: Tensor | None  # the whole image where it is finished, or is drawn again from now on, uint8, turned back
     order: int = 0  # by which the image is turned while it is drawn: `turns.row_in_image` says where the row's pixels are
+    redraw: int = 0  # how often some of the image was drawn again, this time included (`resampling`)
 
 
 class NotFinite(FloatingPointError):
@@ -59,6 +60,7 @@ class Engine:
     of the image. So a request finds one within `soon` rows unless as many others came before it since: its first image then begins at
     the next row boundary of the model's phase, `period` - 1 rows later at most, and is finished within height + `soon` + `period` rows
     (summed over stages), whoever else is being drawn. Where w requests wait before it, it begins within (w // num_slots + 1) times that.
+    An image that is drawn again in part gives its slot back each time, and waits for its request's turn.
 
     In float64 its images are those of the reference sampler; in float32 the width of the batch may flip a draw now and then.
     `make_passes` may give compiled ones (`compiled.compiled_or_not`); at widths that `speculates` names, rows are guessed (`speculation`).
@@ -105,8 +107,8 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Images that have none yet."""
-        return self._waiting.num_images
+        """Images that have none yet, or wait for one again."""
+        return self._waiting.num_images + self._waiting.num_again
 
     @property
     def is_idle(self) -> bool:
@@ -148,7 +150,9 @@ class Engine:
         begin = self._waiting.take(
             self.num_slots - self.num_active, num_soon, lambda request: self._lanes[0][self._kind(request.options)].may_join
         )
-        self._between += [drawing_of(self.model, request_id, request, image) for request_id, request, image in begin]
+        self._between += [
+            drawing_of(self.model, request_id, request, image) if isinstance(image, int) else image for request_id, request, image in begin
+        ]
         drawn: list[RowDone] = []
         broken: list[DrawnRow] = []
         for stage, lanes in enumerate(self._lanes):
@@ -181,18 +185,22 @@ class Engine:
         return _SHAPED if self._sets_plain_apart and others != [1.0, 1.0] else _PLAIN
 
     def _keep(self, rows: list[DrawnRow], lane: Lane, drawn: list[RowDone], broken: list[DrawnRow]) -> None:
-        """Report rows; an image that is through with its stage goes on to the next one, or is finished."""
+        """Report rows; an image that is through with its stage goes on to the next one, is drawn again in part, or is finished."""
         for one in rows:
             drawing, stage = one.drawing, one.drawing.stage
             if not one.finite:
                 broken.append(one)
                 continue
             ends_stage = one.row == lane.height - 1
-            is_last = ends_stage and stage == len(self._lanes) - 1
-            image_CHW, order = drawing.finished() if is_last else None, drawing.order
-            drawn.append(RowDone(drawing.request_id, drawing.image, stage, one.row, one.levels_CW, is_last, image_CHW, order))
+            is_whole = ends_stage and stage == len(self._lanes) - 1
+            is_last = is_whole and not drawing.goes_on
+            told = (drawing.finished() if is_whole else None, drawing.order, drawing.num_redraws)
+            drawn.append(RowDone(drawing.request_id, drawing.image, stage, one.row, one.levels_CW, is_last, *told))
             if is_last:
                 self._finish(drawing.request_id)
+            elif is_whole:
+                draw_again(self.model, drawing)
+                self._waiting.give_back(drawing)
             elif ends_stage:
                 drawing.finish_stage(lane.every)
                 self._between.append(drawing)

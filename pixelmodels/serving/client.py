@@ -1,4 +1,7 @@
-"""A small client of the HTTP API: samples, completions, scores, streams. It needs NumPy, Pillow and the standard library only."""
+"""A small client of the HTTP API: samples, completions, scores, explanations, streams.
+
+It needs NumPy, Pillow and the standard library only.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,7 @@ class Client:
         """Draw images.
 
         Options: seed, first, label (the number of a class, or its name), vector, context_image, small_image, scale, temperature, top_p,
-        guidance, order (of a model of several), model, timeout_s.
+        guidance, order (of a model of several), dream (squares that are drawn again), dream_region (their side), model, timeout_s.
         """
         return self._images("/v1/samples", {"n": n, **options})
 
@@ -91,6 +94,7 @@ class Client:
 
         `known_side` ("top", "bottom", "left", "right") says where the known rows, or columns, are. A model of several orders draws by the
         one in which what is known comes first: `order_N` of the answer, whose `unused_HW` are known pixels that no order could put first.
+        With `sweeps` it draws the unknown pixels again so often, in squares, by other orders: an approximation.
 
         Args: `mask`, booleans of rows x columns, 0 and one other number, or a PNG file or picture: black where pixels are drawn.
         """
@@ -104,8 +108,27 @@ class Client:
         scores: list[dict[str, Any]] = self._json("POST", "/v1/scores", {"images": images, **options})["scores"]
         return scores
 
+    def explanations(self, images: Any, *, pixel: tuple[int, int] | None = None, **options: Any) -> list[dict[str, Any]]:
+        """What the model expects of each image: nats, bits_per_dim, and maps as arrays.
+
+        surprise_bits and entropy_bits (rows x columns); expected and likeliest, in levels (channels x rows x columns). With `pixel`, its
+        row and column, also on what its prediction depends: gradient_bits_per_level, and occlusion_bits (NaN: not looked at).
+
+        Options: most_passes, context, scale, order (which a model of several needs), model, timeout_s.
+        """
+        asked = {"images": images, "pixel": None if pixel is None else [int(at) for at in pixel], **options}
+        found: list[dict[str, Any]] = self._json("POST", "/v1/explanations", asked)["explanations"]
+        for one in found:
+            for name, value in one.items():
+                if isinstance(value, list):
+                    one[name] = np.array(value, dtype=np.int64 if name == "likeliest" else np.float64)
+        return found
+
     def stream(self, n: int = 1, **options: Any) -> Iterator[Event]:
-        """Rows (`every="row"`) and images as they are drawn; with `image` and `mask` or `known_rows` a completion. Options as above."""
+        """Rows (`every="row"`) and images as they are drawn; with `image` and `mask` or `known_rows` a completion. Options as above.
+
+        With `dream` and `every="image"` the image after every step: `event.data["step"]`, from 0.
+        """
         path = "/v1/completions" if "image" in options else "/v1/samples"
         with self._sent("POST", path, {"n": n, "stream": True, **options}) as response:
             kind = ""

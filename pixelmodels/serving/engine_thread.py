@@ -134,9 +134,10 @@ class EngineThread:
             num_unfinished, speed = self._count_unfinished(), self.images_per_s(engine)
             admission.check_room(request.n, num_unfinished, self.bound, speed)
             same = [one for one in self._tickets() if one.engine is engine]
-            waiting = [(one.num_waiting, one.deadline - now if one.is_promised else math.inf) for one in same if one.num_waiting]
+            waiting = [(one.num_drawings, one.deadline - now if one.is_promised else math.inf) for one in same if one.num_drawings]
             num_others = num_unfinished - sum(one.num_left for one in same)
-            is_promised = admission.check_time(request.n, timeout_s, waiting, num_unfinished, num_others, self.slots, speed)
+            num_drawings = request.n * request.most_passes
+            is_promised = admission.check_time(num_drawings, timeout_s, waiting, num_unfinished, num_others, self.slots, speed)
             ticket = Ticket(engine, request.n, timeout_s, listen, request=request, wants_rows=wants_rows, is_promised=is_promised)
             self._live.add(ticket)
         self._inbox.put(lambda: self._begin(ticket))
@@ -318,8 +319,8 @@ class EngineThread:
             ticket = self._by_id.get((engine, row.request_id))
             if ticket is None:
                 continue
-            ticket.num_begun += row.stage == 0 and row.row == 0
-            if row.image_CHW is not None:
+            ticket.num_begun += row.stage == 0 and row.row == 0 and row.redraw == 0
+            if row.is_last and row.image_CHW is not None:
                 ticket.images_NCHW[row.image] = row.image_CHW.numpy()
                 ticket.num_done += 1
                 self.num_images_drawn += 1

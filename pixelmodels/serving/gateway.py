@@ -20,8 +20,8 @@ from ray.serve.handle import DeploymentHandle
 
 from pixelmodels.serving.deadlines import GRACE_S, left_s, time_allowed
 from pixelmodels.serving.refusals import DEADLINE, LOST, NOT_LOADED, Refused, lost, overloaded, too_late
-from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
-from pixelmodels.serving.schemas import ModelInfo, Models, SampleRequest, ScoreRequest
+from pixelmodels.serving.replica import Drawn, Explained, Scored, StreamedRow
+from pixelmodels.serving.schemas import ExplanationRequest, ModelInfo, Models, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,11 @@ class Gateway:
         """The scores of a request's images; raises `Refused`."""
         self._check_n(len(asked.images), "images")
         return await self._answer(lambda left_s: self._samplers.score.remote(asked, left_s), asked.timeout_s)
+
+    async def explain(self, asked: ExplanationRequest) -> Explained:
+        """What is expected of a request's images; raises `Refused`."""
+        self._check_n(len(asked.images), "images")
+        return await self._answer(lambda left_s: self._samplers.explain.remote(asked, left_s), asked.timeout_s)
 
     async def stream(self, asked: SampleRequest) -> AsyncIterator[list[StreamedRow]]:
         """Rows as they are drawn; first one that tells the model only. Raises `Refused`; a stream that has begun is not begun again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -27,12 +28,15 @@ from pixelmodels.serving.guard import App, Guard
 from pixelmodels.serving.metrics import Metrics
 from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.refusals import Refused, invalid
-from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
+from pixelmodels.serving.replica import Drawn, Explained, Scored, StreamedRow
 from pixelmodels.serving.requests import DrawnBy
 from pixelmodels.serving.schemas import (
     ERRORS,
     UNKNOWN,
     CompletionRequest,
+    Explanation,
+    ExplanationRequest,
+    Explanations,
     Models,
     Orders,
     SampleRequest,
@@ -59,7 +63,10 @@ CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
     """The application; `hashes` of the keys that are let in, none: everybody."""
     app = FastAPI(
-        title="pixelmodels", version=pixelmodels.__version__, description="Samples, completions and scores of pixel models.", redoc_url=None
+        title="pixelmodels",
+        version=pixelmodels.__version__,
+        description="Samples, completions, scores and explanations of pixel models.",
+        redoc_url=None,
     )
     metrics = Metrics()
     app.router.redirect_slashes = False
@@ -89,6 +96,11 @@ def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
     async def scores(asked: ScoreRequest) -> Response:
         """Exact likelihoods: what the images cost."""
         return await asyncio.to_thread(_encoded_scores, await gateway.score(asked))
+
+    @app.post("/v1/explanations", response_model=Explanations, responses=ERRORS)
+    async def explanations(asked: ExplanationRequest) -> Response:
+        """What the model expects: bits and entropy of each pixel, the expected image, and on what the prediction of one pixel depends."""
+        return await asyncio.to_thread(_encoded_explanations, await gateway.explain(asked))
 
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> Models:
@@ -165,6 +177,14 @@ def _encoded_scores(scored: Scored) -> Response:
     return Response(answer, media_type="application/json")
 
 
+def _encoded_explanations(explained: Explained) -> Response:
+    each = zip(explained.maps, explained.bits_per_dim_N, strict=True)
+    told = [Explanation(nats=float(maps.surprise_bits.sum()) * math.log(2), bits_per_dim=bits, **maps.plain()) for maps, bits in each]
+    answer = Explanations(model=explained.model, label=explained.label, label_name=explained.label_name, explanations=told)
+    body = answer.model_dump(exclude_none=True)
+    return Response(json.dumps(body), media_type="application/json")
+
+
 async def _events(rows: AsyncIterator[list[StreamedRow]], opened: StreamedRow, asked: SampleRequest) -> AsyncIterator[str]:
     """Server-sent events: `start`, then `row` or `image`, then `done` or `error`."""
     told = {"label": opened.label, "label_name": opened.label_name, **_drawn_by(opened.orders)}
@@ -172,29 +192,34 @@ async def _events(rows: AsyncIterator[list[StreamedRow]], opened: StreamedRow, a
     canvases: dict[int, npt.NDArray[np.uint8]] = {}
     try:
         async for part in rows:
-            yield await asyncio.to_thread(_encoded_rows, part, canvases, asked.every)
+            yield await asyncio.to_thread(_encoded_rows, part, canvases, asked)
         yield _event("done", {"images": asked.n})
     except Refused as refused:
         yield _event("error", {"status": refused.status, **refused.body()})
 
 
-def _encoded_rows(rows: list[StreamedRow], canvases: dict[int, npt.NDArray[np.uint8]], every: str) -> str:
+def _encoded_rows(rows: list[StreamedRow], canvases: dict[int, npt.NDArray[np.uint8]], asked: SampleRequest) -> str:
     """The events of rows; `canvases`, of each image that is not finished: its rows so far."""
-    events = []
+    events, is_again = [], asked.most_passes > 1
     for row in rows:
         if row.image_CHW is None:
             picture_CHW = canvases[row.image] = _with_row(canvases.get(row.image), row)
         else:
             picture_CHW = row.image_CHW
             canvases.pop(row.image, None)
+            if not row.is_last:  # it is drawn again in part, from now on
+                canvases[row.image] = picture_CHW.copy()
         png = base64_png(picture_CHW, row.levels)
-        if every == "row":
+        if asked.every == "row":
             place: dict[str, Any] = {"image": row.image, "stage": row.stage, "row": row.row, "every": row.every}
+            if is_again:
+                place["redraw"] = row.redraw
             if row.place is not None:
                 place |= {"order": row.order, "first": row.place.first, "step": row.place.step}
             events.append(_event("row", {**place, "levels": row.levels_CW.tolist(), "png": png}))
-        if row.image_CHW is not None:
-            events.append(_event("image", {"image": row.image, "png": png}))
+        if row.image_CHW is not None and (row.is_last or asked.dream is not None):
+            step = {} if asked.dream is None else {"step": row.redraw}
+            events.append(_event("image", {"image": row.image, **step, "png": png}))
     return "".join(events)
 
 

@@ -14,7 +14,7 @@ import ray
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from pixelmodels.internals import bind_serve_replicas
-from pixelmodels.serving.schemas import SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import ExplanationRequest, SampleRequest, ScoreRequest
 
 METRIC = "unfinished_images"  # what samplers tell of themselves, for `ImagesPolicy`
 
@@ -81,8 +81,8 @@ class FewestImages(RequestRouter):
 
 
 def images_of(args: Any) -> int:
-    """Images of a call: those to draw or to score; 0 of a call about the sampler itself."""
+    """Images of a call: those to draw, to score or to explain; 0 of a call about the sampler itself."""
     asked = args[0] if args else None
-    if isinstance(asked, ScoreRequest):
+    if isinstance(asked, ScoreRequest | ExplanationRequest):
         return len(asked.images)
     return asked.n if isinstance(asked, SampleRequest) else 0

@@ -28,10 +28,22 @@ from pixelmodels.models.turns import row_in_image
 from pixelmodels.products import products
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread
+from pixelmodels.serving.explaining import Explaining, Maps, is_finite, units_of
 from pixelmodels.serving.ray_serve import METRIC, listen_on_the_nodes_address
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
-from pixelmodels.serving.requests import DrawnBy, check_map, check_rows, class_of, drawn_by, engine_request, images_of, order_of_scores
-from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
+from pixelmodels.serving.requests import (
+    Asked,
+    DrawnBy,
+    check_explained,
+    check_map,
+    check_pictures,
+    class_of,
+    drawn_by,
+    engine_request,
+    images_of,
+    order_of_scores,
+)
+from pixelmodels.serving.schemas import ExplanationRequest, ModelInfo, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.shelf import Loaded, Shelf
 from pixelmodels.serving.work import Progress
@@ -77,6 +89,8 @@ class StreamedRow:
     label: int | None = None  # as of `Drawn`, told by the first of a stream
     label_name: str | None = None
     orders: DrawnBy | None = None
+    redraw: int = 0  # how often some of the image was drawn again, this time included
+    is_last: bool = False  # the image is finished
     order: int | None = None  # by which the image is drawn; None for a model of one, whose row is at row `every` * `row` from the left
     place: RowPlace | None = None  # where it is then
 
@@ -89,6 +103,17 @@ class Scored:
     nats_N: list[float]
     bits_per_dim_N: list[float]
     map_bits_NHW: npt.NDArray[np.float64] | None
+    label: int | None = None  # as of `Drawn`
+    label_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What is expected of images."""
+
+    model: str
+    bits_per_dim_N: list[float]
+    maps: list[Maps]
     label: int | None = None  # as of `Drawn`
     label_name: str | None = None
 
@@ -149,15 +174,15 @@ class Sampler:
         deadline = time.monotonic() + timeout_s
         with self.thread.reserved(asked.n):
             loaded = await self._loaded(asked.model)
-            if wants_rows and asked.every == "row":
-                check_rows(loaded.model, asked.n, self.settings.max_stream_bytes)
+            if wants_rows:
+                check_pictures(loaded.model, asked, self.settings.max_stream_bytes)
             request = await self._decoded(partial(engine_request, loaded.model, asked, self.settings.max_image_bytes), has_images(asked))
         orders = drawn_by(loaded.model, request)
         inbox, put = _inbox()
 
         def listen(events: list[Progress]) -> None:
             if asked.every == "image":  # rows that nobody wants are not kept
-                events = [event for event in events if not isinstance(event, RowDone) or event.is_last]
+                events = [event for event in events if not isinstance(event, RowDone) or _is_image(event, asked)]
             if events:
                 put(events)
 
@@ -204,6 +229,36 @@ class Sampler:
         bits_N = [float(bits_per_dim(nats, model.spec.num_subpixels)) for nats in nats_N]
         map_bits_NHW = nats_NHW / np.log(2) if asked.map else None
         return Scored(loaded.address, nats_N.tolist(), bits_N, map_bits_NHW, *class_of(asked, model.context_spec))
+
+    async def explain(self, asked: ExplanationRequest, timeout_s: float) -> Explained | Refused:
+        """Explain the images of a request, between the rows of what is being drawn."""
+        job, deadline = None, time.monotonic() + timeout_s
+        try:
+            with self.thread.reserved(len(asked.images)):
+                loaded = await self._loaded(asked.model)
+                model = loaded.model
+                check_explained(model, asked, self.settings.max_map_pixels, self.settings.max_n)
+                explaining = await self._decoded(lambda: self._explaining(model, asked), True)
+            inbox, put = _inbox()
+            job = self.thread.run(loaded.engine, explaining.work, explaining.num_units, deadline - time.monotonic(), put)
+            answer = await inbox.get()
+            if isinstance(answer[-1], Refused):
+                raise answer[-1]
+        except Refused as refused:
+            return refused
+        finally:
+            if job is not None:
+                self.thread.cancel(job)
+        maps = await self._decoded(lambda: explaining.finished(units_of(answer)), True)
+        if not is_finite(maps):
+            return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
+        bits_N = [float(one.surprise_bits.sum()) / model.spec.num_subpixels for one in maps]
+        return Explained(loaded.address, bits_N, maps, *class_of(asked, model.context_spec))
+
+    def _explaining(self, model: PixelModel, asked: ExplanationRequest) -> Explaining:
+        x_NCHW, context = images_of(model, asked, self.settings.max_image_bytes)
+        pixel = None if asked.pixel is None else (asked.pixel[0], asked.pixel[1])
+        return Explaining(model, x_NCHW, context, asked.order, pixel, asked.most_passes)
 
     async def _loaded(self, asked: str | None) -> Loaded:
         """The version that is asked for; others, also those held under another name, are not kept waiting while it is loaded."""
@@ -286,6 +341,11 @@ def _inbox() -> tuple[asyncio.Queue[list[Any]], Callable[[list[Any]], object]]:
     return inbox, lambda told: loop.call_soon_threadsafe(inbox.put_nowait, told)
 
 
+def _is_image(row: RowDone, asked: SampleRequest) -> bool:
+    """Whether a row ends an image that is told: a finished one, or one of a dream."""
+    return row.is_last or (asked.dream is not None and row.image_CHW is not None)
+
+
 def has_images(asked: SampleRequest | ScoreRequest) -> bool:
     """Whether images are to be decoded, other than those to score."""
     return any(getattr(asked, name, None) is not None for name in ("image", "context_image", "small_image"))
@@ -300,14 +360,16 @@ def _opening(loaded: Loaded, asked: SampleRequest, orders: DrawnBy | None) -> St
 def _streamed(loaded: Loaded, row: RowDone, every: int) -> StreamedRow:
     image_CHW = None if row.image_CHW is None else row.image_CHW.numpy()
     spec = loaded.model.spec
-    told = StreamedRow(loaded.address, spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW)
+    told = StreamedRow(
+        loaded.address, spec.levels, row.image, row.stage, row.row, every, row.levels_CW, image_CHW, redraw=row.redraw, is_last=row.is_last
+    )
     if loaded.model.context_spec.num_orders == 1:
         return told
     place = RowPlace(*row_in_image(row.order, row.row, every, spec.height, spec.width), (spec.height, spec.width))
     return replace(told, order=row.order, place=place)
 
 
-def _blamed(refused: Refused, asked: SampleRequest | ScoreRequest) -> Refused:
+def _blamed(refused: Refused, asked: Asked) -> Refused:
     """What is not finite though the weights are: numbers of the request that are too large for the network."""
     if refused.code != NOT_FINITE or asked.vector is None:
         return refused

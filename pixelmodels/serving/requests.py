@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 
 from pixelmodels.errors import UserError
+from pixelmodels.evaluation.dependence import check_pixel
 from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.models.class_names import class_name, label_of
 from pixelmodels.models.turns import check_order, known_from, known_too_late
 from pixelmodels.sampling.engine import Request
 from pixelmodels.sampling.request import checked
+from pixelmodels.sampling.resampling import Dream
 from pixelmodels.serving import pngs
 from pixelmodels.serving.refusals import Refused, invalid
-from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import CompletionRequest, ExplanationRequest, SampleRequest, ScoreRequest
 from pixelmodels.shapes import ImageSpec
 
 SMALL = "small_image"
+Asked = SampleRequest | ScoreRequest | ExplanationRequest
 
 
 def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> Request:
@@ -40,15 +43,19 @@ def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> R
         known_NCHW=known,
         known_mask_NHW=mask,
         order=asked.order,
+        sweeps=asked.sweeps if isinstance(asked, CompletionRequest) else 0,
+        dream=None if asked.dream is None else Dream(asked.dream, asked.dream_region),
     )
     try:
         return checked(model, request)
     except UserError as error:  # what is left to check are the options: each one's message begins with its name
-        named = next((name for name in ("temperature", "top_p", "guidance", "seed", "first", "order") if name in str(error)), None)
+        named = next(
+            (name for name in ("temperature", "top_p", "guidance", "seed", "first", "sweeps", "order") if name in str(error)), None
+        )
         raise invalid(str(error), named) from None
 
 
-def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes: int) -> Context | None:
+def context_of(model: PixelModel, asked: Asked, max_bytes: int) -> Context | None:
     """The context of one image; raises `Refused` for what the model is not conditioned on, or not in this form."""
     spec = model.context_spec
     label = vector = None
@@ -73,7 +80,7 @@ def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes
     return context if len(context) else None
 
 
-def class_of(asked: SampleRequest | ScoreRequest, spec: ContextSpec) -> tuple[int | None, str | None]:
+def class_of(asked: Asked, spec: ContextSpec) -> tuple[int | None, str | None]:
     """The class that a request (which fits the model) asks for, as it is told: its number and its name, None where there is none."""
     if asked.label is None:
         return None, None
@@ -81,7 +88,7 @@ def class_of(asked: SampleRequest | ScoreRequest, spec: ContextSpec) -> tuple[in
     return label, class_name(label, spec)
 
 
-def images_of(model: PixelModel, asked: ScoreRequest, max_bytes: int) -> tuple[Tensor, Context | None]:
+def images_of(model: PixelModel, asked: ScoreRequest | ExplanationRequest, max_bytes: int) -> tuple[Tensor, Context | None]:
     """The images to score, levels, N C H W, and the context that all of them have; raises `Refused` with the field to blame."""
     fields = [f"images.{index}" for index in range(len(asked.images))]
     x_NCHW = torch.from_numpy(np.stack(pngs.images_of(asked.images, fields, model.spec, max_bytes, asked.scale)).astype(np.int64))
@@ -108,6 +115,15 @@ def check_map(model: PixelModel, n: int, most: int) -> None:
     pixels = n * model.spec.height * model.spec.width
     if pixels > most:
         raise invalid(f"{n} images have {pixels} pixels; at most {most} are told the cost of each, so give fewer images at a time", "map")
+
+
+def check_pictures(model: PixelModel, asked: SampleRequest, most: int) -> None:
+    """Raise `Refused` where the pictures of a stream have more than `most` sub-pixels in all."""
+    if asked.every == "row":
+        check_rows(model, asked.n * asked.most_passes, most)
+    elif asked.dream is not None and (size := asked.n * asked.most_passes * model.spec.num_subpixels) > most:
+        what = f"the pictures of all steps of {asked.n} images are too large ({size} sub-pixels, at most {most})"
+        raise invalid(f"{what}; ask for fewer steps, or without stream", "dream")
 
 
 def check_rows(model: PixelModel, n: int, most: int) -> None:
@@ -153,6 +169,33 @@ def order_of_scores(model: PixelModel, asked: ScoreRequest) -> int | None:
     if asked.map and asked.order is None and num_orders > 1:
         raise invalid(f"a pixel costs something in one order only, not in a mixture of {num_orders}; give order, or leave map out", "map")
     return asked.order if num_orders > 1 else 0
+
+
+def check_explained(model: PixelModel, asked: ExplanationRequest, most: int, most_passes: int) -> None:
+    """Raise `Refused` where the maps of a request are more than `most` numbers, or take more than so many forward passes.
+
+    Also for a pixel or an order that the model does not have, or an order that is missing.
+    """
+    n, (channels, height, width), num_orders = len(asked.images), model.spec.shape, model.context_spec.num_orders
+    numbers = n * height * width * (2 + 2 * channels + (0 if asked.pixel is None else 2 * channels))
+    if numbers > most:
+        raise invalid(f"the maps of {n} images are {numbers} numbers, at most {most} are told; give fewer images at a time", "images")
+    try:
+        if asked.order is not None:
+            check_order(asked.order, num_orders)
+    except UserError as error:
+        raise invalid(str(error), "order") from None
+    if asked.order is None and num_orders > 1:
+        raise invalid(f"a pixel costs something in one order only, not in a mixture of {num_orders}; give order", "order")
+    if asked.pixel is None:
+        return
+    try:
+        check_pixel(model, (asked.pixel[0], asked.pixel[1]))
+    except UserError as error:
+        raise invalid(str(error), "pixel") from None
+    if n * (1 + asked.most_passes) > most_passes:
+        told = f"{n} images with {asked.most_passes} passes of the network each"
+        raise invalid(f"{told} are too many at a time, at most {most_passes} with one more for each; give fewer", "most_passes")
 
 
 def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int, scale: pngs.Scale) -> Tensor | None:

@@ -8,11 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFun
 from pydantic_core import PydanticCustomError
 
 from pixelmodels.models.turns import Side
+from pixelmodels.sampling.resampling import MOST_OF_SWEEP
 from pixelmodels.serving.pngs import Scale
 from pixelmodels.serving.settings import MAX_IMAGES
 
 MAX_TEXT = 1 << 26  # characters of an encoded image, whatever a service is told (its own limit is far below)
 MAX_VECTOR = 1 << 16
+MAX_STEPS = 1000  # of a dream
+MAX_SWEEPS = 100
 UNKNOWN = "unknown_field"  # type of the error for a field that a request does not have; `name` in its context
 
 Png = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, description="a PNG file in base64, or a data: URL of one")]
@@ -97,6 +100,16 @@ class SampleRequest(_Request):
             "its known pixels come first, or one that is drawn with the image",
         ),
     ] = None
+    dream: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_STEPS,
+            description="draw each image again in so many squares, one after the other; a stream with every=image has an event for each. "
+            "Known pixels stay",
+        ),
+    ] = None
+    dream_region: Annotated[int, Field(ge=1, le=1 << 16, description="side of these squares, pixels")] = 4
     format: Annotated[
         Literal["grid", "png", "npz"], Field(description="one PNG of all images, JSON with a PNG each, or a NumPy archive of levels")
     ] = "png"
@@ -108,6 +121,11 @@ class SampleRequest(_Request):
         if self.stream and self.format != "png":
             raise ValueError("stream: events hold PNGs; leave format out")
         return self
+
+    @property
+    def most_passes(self) -> int:
+        """How often an image is drawn at most, whole or in part."""
+        return 1 + (self.dream or 0)
 
 
 class CompletionRequest(SampleRequest):
@@ -122,12 +140,29 @@ class CompletionRequest(SampleRequest):
         "top"
     )
 
+    sweeps: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_SWEEPS,
+            description="of a model of several orders: draw the unknown pixels again so often, in squares, each by an order drawn for it; "
+            "an approximation, for what is known on all sides of a hole",
+        ),
+    ] = 0
+
+    @property
+    def most_passes(self) -> int:
+        """As of other samples; sweeps draw again too."""
+        return max(super().most_passes, 1 + self.sweeps * MOST_OF_SWEEP)
+
     @model_validator(mode="after")
     def _one_of_two(self) -> CompletionRequest:
         if (self.mask is None) == (self.known_rows is None):
             raise ValueError("mask: give either mask or known_rows")
         if self.known_side != "top" and self.known_rows is None:
             raise ValueError("known_side: says what known_rows counts; give known_rows")
+        if self.sweeps and self.dream is not None:
+            raise ValueError("sweeps: these and a dream are two ways to draw pixels again; leave one of them out")
         return self
 
 
@@ -138,6 +173,25 @@ class ScoreRequest(_Request):
     map: Annotated[bool, Field(description="also what each pixel costs; of a model of several orders in one of them")] = False
     order: Annotated[
         int | None, Field(ge=0, le=7, description="of a model of several orders: score by this one, and not by the mixture of all")
+    ] = None
+
+
+class ExplanationRequest(_Request):
+    """Images to explain: what the model expects of each of their pixels, given the context that all of them have."""
+
+    images: Annotated[list[Png], Field(min_length=1, max_length=MAX_IMAGES, fail_fast=True)]
+    pixel: Annotated[
+        list[Annotated[int, Field(ge=0, le=1 << 16)]] | None,
+        Field(min_length=2, max_length=2, description="row and column, from 0: also on which pixels before it its prediction depends"),
+    ] = None
+    most_passes: Annotated[
+        int,
+        Field(
+            ge=1, le=MAX_IMAGES, description="of the network for an image's occlusion; where that is too few the nearest pixels are told"
+        ),
+    ] = 255
+    order: Annotated[
+        int | None, Field(ge=0, le=7, description="of a model of several orders, which has to be given: explain by this one")
     ] = None
 
 
@@ -176,6 +230,28 @@ class Scores(BaseModel):
     label: int | None = None  # the number of the class that they were given, where one was
     label_name: str | None = None  # its name, where the model knows it
     scores: list[Score]
+
+
+class Explanation(BaseModel):
+    """What the model expects of one image, each pixel given the pixels before it."""
+
+    nats: float  # negative log-likelihood of the whole image
+    bits_per_dim: float  # the same in bits, for each sub-pixel
+    surprise_bits: list[list[float]]  # bits of each pixel (all its channels), rows of columns; they sum to the bits of the image
+    entropy_bits: list[list[float]]  # what they are on average, over all that the model holds possible there
+    expected: list[list[list[float]]]  # mean of each sub-pixel's distribution, levels; channels of rows of columns
+    likeliest: list[list[list[int]]]  # its likeliest level
+    gradient_bits_per_level: list[list[list[float]]] | None = None  # how steeply the surprise of `pixel` changes with each sub-pixel
+    occlusion_bits: list[list[list[float | None]]] | None = None  # how many bits more it would cost without it; null: not looked at
+
+
+class Explanations(BaseModel):
+    """Explanations in the order of the images."""
+
+    model: str
+    label: int | None = None  # the number of the class that they were given, where one was
+    label_name: str | None = None  # its name, where the model knows it
+    explanations: list[Explanation]
 
 
 class ModelInfo(BaseModel):

@@ -44,7 +44,7 @@ class Settings(BaseModel):
     )
     max_stream_rows_n: Annotated[int, Field(ge=1)] = 64  # images of a request that streams rows
     max_stream_bytes: Annotated[int, Field(ge=1)] = 64 << 20  # sub-pixels of all pictures of such a stream (each row has one)
-    max_map_pixels: Annotated[int, Field(ge=1)] = 1 << 20  # of all images of a request for what each pixel costs
+    max_map_pixels: Annotated[int, Field(ge=1)] = 1 << 20  # of all images of a request for what each pixel costs; numbers of explanations
     max_image_bytes: Annotated[int, Field(ge=64)] = 1 << 20  # of one PNG
     max_body_bytes: Annotated[int, Field(ge=1024)] = 16 << 20  # of one request
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 256 << 20  # of all requests that are being read or answered; then 429

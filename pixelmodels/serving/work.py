@@ -54,6 +54,12 @@ class Ticket(Work):
         """Images that have no slot yet."""
         return self.num_images - self.num_begun
 
+    @property
+    def num_drawings(self) -> int:
+        """Images to be drawn that have no slot yet; one that is drawn again in part counts for each time, until it is finished."""
+        passes = self.request.most_passes
+        return self.num_waiting if passes == 1 else self.num_left * passes
+
 
 @dataclass(eq=False, kw_only=True)
 class Job(Work):

@@ -32,7 +32,7 @@ from tests.serving.conftest import FULL, KEY, SMALL, SPEC, Service
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 HANGS_S = 30.0
 TO_THE_END = SchemathesisConfig.from_dict({"max-stream-events": 10_000})  # else it hangs up in the middle of an event stream
-OPERATIONS = ["POST /v1/samples", "POST /v1/completions", "POST /v1/scores"]
+OPERATIONS = ["POST /v1/samples", "POST /v1/completions", "POST /v1/scores", "POST /v1/explanations"]
 PAGES = ["GET /v1/models", "GET /healthz", "GET /readyz", "GET /metrics"]
 PNG_FIELDS = {"image": "png", "mask": "png", "context_image": "png", "images": "png", "small_image": "small-png"}
 # What the model of this registry takes that is conditioned on everything: with it answers other than refusals are reached.
@@ -44,15 +44,18 @@ NARROW: dict[str, dict[str, Any]] = {
     "vector": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
     "known_rows": {"type": "integer", "minimum": 0, "maximum": 6},
     "mask": {"type": "string", "format": "sound-png"},
+    "pixel": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 4}, "minItems": 2, "maxItems": 2},
+    "dream": {"type": "integer", "minimum": 1, "maximum": 3},
     "scale": {"enum": ["grey"]},  # on the others these pictures are refused
     "context_image": {"type": "string", "format": "sound-png"},
     "small_image": {"type": "string", "format": "sound-small-png"},
 }
 GIVEN = ["label", "vector", "context_image", "small_image"]
 FIELDS = {
-    "POST /v1/samples": [*GIVEN, "guidance", "stream"],
+    "POST /v1/samples": [*GIVEN, "guidance", "stream", "dream"],
     "POST /v1/completions": [*GIVEN, "guidance", "stream", "mask", "known_rows"],
     "POST /v1/scores": [*GIVEN, "map"],
+    "POST /v1/explanations": [*GIVEN, "pixel"],
 }
 FUZZ = settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
@@ -148,7 +151,7 @@ def narrowed(document: dict[str, Any], field: str) -> dict[str, Any]:
     document = with_formats(document, "sound-")
     narrow = {**NARROW, "stream": {"const": True}, "format": {"const": "png"}} if field == "stream" else NARROW
     schemas = document["components"]["schemas"]
-    for kind in ("SampleRequest", "CompletionRequest", "ScoreRequest"):
+    for kind in ("SampleRequest", "CompletionRequest", "ScoreRequest", "ExplanationRequest"):
         properties = schemas[kind]["properties"]
         properties |= {name: schema for name, schema in narrow.items() if name in properties}
         schemas[kind]["required"] = [*schemas[kind].get("required", ()), "model", field]
@@ -209,7 +212,7 @@ ANYTHING = st.recursive(
 
 @FUZZ
 @given(
-    path=st.sampled_from(["/v1/samples", "/v1/completions", "/v1/scores"]),
+    path=st.sampled_from(["/v1/samples", "/v1/completions", "/v1/scores", "/v1/explanations"]),
     body=ANYTHING.map(lambda value: json.dumps(value).encode()) | st.binary(),
 )
 def test_any_body(service: Service, path: str, body: bytes) -> None:

@@ -18,7 +18,7 @@ from pixelmodels.serving import ingress
 from pixelmodels.serving.keys import hash_of
 from pixelmodels.serving.refusals import too_late
 from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
-from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import CompletionRequest, ExplanationRequest, SampleRequest, ScoreRequest
 from pixelmodels.serving.settings import Settings
 from tests.serving.test_gateway import DRAWN, row
 
@@ -69,10 +69,11 @@ async def is_ready() -> bool:
     return True
 
 
-@pytest.mark.parametrize("asked", [SampleRequest, CompletionRequest, ScoreRequest])
+@pytest.mark.parametrize("asked", [SampleRequest, CompletionRequest, ScoreRequest, ExplanationRequest])
 def test_a_body_is_refused_at_the_first_thing_that_is_wrong_with_it(asked: Any) -> None:
     """However much is wrong: an error for each of so many would hold everybody up."""
-    path = {SampleRequest: "/v1/samples", CompletionRequest: "/v1/completions", ScoreRequest: "/v1/scores"}[asked]
+    paths = {SampleRequest: "samples", CompletionRequest: "completions", ScoreRequest: "scores", ExplanationRequest: "explanations"}
+    path = f"/v1/{paths[asked]}"
     unknown = {f"field_{index}": index for index in range(200_000)}
     for body, field in (
         (unknown, "field_0"),

@@ -68,6 +68,7 @@ def app_of(sampler: Sampler) -> Any:
         num_retries=0,
         sample=lambda asked: answer(sampler.sample(asked, 60.0)),
         score=lambda asked: answer(sampler.score(asked, 60.0)),
+        explain=lambda asked: answer(sampler.explain(asked, 60.0)),
         stream=stream,
         models=models,
     )
@@ -211,7 +212,7 @@ def test_a_model_of_before_knows_numbers_only(tmp_path: Path) -> None:
 
 def test_the_description_says_what_a_label_is(sampler: Sampler) -> None:
     schemas = json.loads(ask(app_of(sampler), "/openapi.json")[2])["components"]["schemas"]
-    for request in ("SampleRequest", "CompletionRequest", "ScoreRequest"):
+    for request in ("SampleRequest", "CompletionRequest", "ScoreRequest", "ExplanationRequest"):
         field = schemas[request]["properties"]["label"]
         text = json.dumps(field)
         assert (
