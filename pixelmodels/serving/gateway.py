@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -21,7 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from pixelmodels.serving.deadlines import GRACE_S, left_s, time_allowed
 from pixelmodels.serving.refusals import DEADLINE, LOST, NOT_LOADED, Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
-from pixelmodels.serving.schemas import ModelInfo, Models, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import ADDRESS, FitRequest, Fitted, ModelInfo, Models, SampleRequest, ScoreRequest, Versions
 from pixelmodels.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,23 @@ class Gateway:
         refused = {key: why for state in states for key, why in state["refused"].items()}
         default = states[0]["default"] if states else self.settings.model
         return Models(default=default, loaded=list(merged.values()), available=available, refused=refused)
+
+    async def versions(self) -> Versions:
+        """All versions of the names that are served, and the decisions on them; raises `Refused`."""
+        found: Versions = await self._answer(lambda _: self._samplers.versions.remote(), None)
+        return found
+
+    async def model(self, address: str) -> ModelInfo:
+        """What one version takes, loaded if need be; raises `Refused`."""
+        if not re.fullmatch(ADDRESS.strip("^$"), address) or len(address) > 256:
+            raise Refused(404, "unknown_model", "no such version; give one of /v1/versions, such as digits/3 or digits@champion", "model")
+        found: ModelInfo = await self._answer(lambda _: self._samplers.info.remote(address), None)
+        return found
+
+    async def fit(self, asked: FitRequest) -> Fitted:
+        """Images as a model sees them; raises `Refused`."""
+        found: Fitted = await self._answer(lambda _: self._samplers.fit.remote(asked), None)
+        return found
 
     async def states(self) -> list[dict[str, Any]]:
         """Figures of every sampler; where not all of them answer in time, of the one that a request would be given to, if it does.

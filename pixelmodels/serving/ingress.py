@@ -22,6 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 import pixelmodels
 from pixelmodels.captions import can_write
 from pixelmodels.pictures import grid, png_bytes
+from pixelmodels.serving import browsing
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.guard import App, Guard
 from pixelmodels.serving.metrics import Metrics
@@ -41,6 +42,7 @@ from pixelmodels.serving.schemas import (
     ScoreRequest,
     Scores,
 )
+from pixelmodels.studio import pages
 
 SAMPLES: dict[str, Any] = {
     "response_model": Samples,
@@ -74,6 +76,8 @@ def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
         )
     app.add_middleware(_Timed, metrics=metrics)  # the outer one
     _answer_errors(app)
+    app.router.routes.extend(pages.routes())
+    browsing.add_routes(app, gateway)
 
     @app.post("/v1/samples", **SAMPLES)
     async def samples(asked: SampleRequest) -> Response:

@@ -21,17 +21,18 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import Context, PixelModel
+from pixelmodels.models import Context, PixelModel, architecture_of
 from pixelmodels.models.class_names import told
 from pixelmodels.models.orders import ensemble_log_prob, log_prob_map_of_order
 from pixelmodels.models.turns import row_in_image
 from pixelmodels.products import products
 from pixelmodels.sampling.engine import RowDone
 from pixelmodels.serving.engine_thread import EngineThread
+from pixelmodels.serving.fitting import fitted
 from pixelmodels.serving.ray_serve import METRIC, listen_on_the_nodes_address
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
 from pixelmodels.serving.requests import DrawnBy, check_map, check_rows, class_of, drawn_by, engine_request, images_of, order_of_scores
-from pixelmodels.serving.schemas import ModelInfo, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import FitRequest, Fitted, ModelInfo, SampleRequest, ScoreRequest, Versions
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.shelf import Loaded, Shelf
 from pixelmodels.serving.work import Progress
@@ -111,6 +112,7 @@ class Sampler:
         self._loader = ThreadPoolExecutor(1, "loader")
         self._asker = ThreadPoolExecutor(1, "asker")  # of the registry
         self._decoder = ThreadPoolExecutor(1, "decoder")
+        self._reader = ThreadPoolExecutor(1, "reader")  # of what takes long and nobody draws from: data sets, results of runs
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
         self._follower.start()
@@ -216,6 +218,32 @@ class Sampler:
 
     async def _decoded(self, make: Callable[[], T], has_images: bool) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoder, make) if has_images else make()
+
+    # --- about versions and images ---
+
+    async def versions(self) -> Versions | Refused:
+        """All versions of the names that are served, out of the registry."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reader, self.shelf.catalogue)
+        except Refused as refused:
+            return refused
+
+    async def info(self, address: str) -> ModelInfo | Refused:
+        """What one version takes; it is loaded."""
+        try:
+            loaded = await self._loaded(address)
+            return _info(loaded, self.shelf.loaded().get(loaded, []))
+        except Refused as refused:
+            return refused
+
+    async def fit(self, asked: FitRequest) -> Fitted | Refused:
+        """Images as a version sees them."""
+        try:
+            loaded = await self._loaded(asked.model)
+            work = partial(fitted, loaded.model, asked, self.settings.max_body_bytes)
+            return Fitted(model=loaded.address, images=await asyncio.get_running_loop().run_in_executor(self._reader, work))
+        except Refused as refused:
+            return refused
 
     # --- about the replica ---
 
@@ -345,4 +373,7 @@ def _info(loaded: Loaded, names: list[str]) -> ModelInfo:
         context_image=shape(given.image),
         small_image=shape(given.small),
         num_orders=given.num_orders,
+        architecture=architecture_of(loaded.model.config),
+        likelihood=loaded.model.likelihood.config.name,
+        num_parameters=loaded.model.num_parameters,
     )

@@ -36,18 +36,22 @@ Class = Annotated[
 ]
 
 
+ADDRESS = r"^[^/@\s]+([/@][^/@\s]+)?$"
+Address = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=256,
+        pattern=ADDRESS,
+        description="an alias (champion) or a version (3) of the service's model, or name@alias or name/version of another one",
+    ),
+]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=256,
-            pattern=r"^[^/@\s]+([/@][^/@\s]+)?$",
-            description="an alias (champion) or a version (3) of the service's model, or name@alias or name/version of another one",
-        ),
-    ] = None
+    model: Address = None
     timeout_s: Annotated[float | None, Field(ge=1, le=86400, description="seconds after which the answer is of no use")] = None
 
     label: Annotated[
@@ -193,6 +197,9 @@ class ModelInfo(BaseModel):
     context_image: list[int] | None  # channels, height, width, levels
     small_image: list[int] | None
     num_orders: int = 1  # in which it draws and scores images
+    architecture: str = "unknown"
+    likelihood: str = "unknown"
+    num_parameters: int = 0
     replicas: int = 1  # that hold it
 
 
@@ -203,6 +210,71 @@ class Models(BaseModel):
     loaded: list[ModelInfo]
     available: dict[str, list[str]]  # of each registered name: what requests may ask for
     refused: dict[str, str]  # versions that did not pass their checks, and why
+
+
+class VersionInfo(BaseModel):
+    """A registered version, as the registry and its run tell; null is what they do not."""
+
+    model: str  # name/version
+    aliases: list[str]  # such as champion
+    architecture: str
+    recipe: str
+    dataset: str  # name and fingerprint of what it was trained on
+    condition_on: str  # what its images are given: label,small/2; empty: nothing. Others do not compare with it
+    likelihood: str | None
+    parameters: int | None
+    test_bits_per_dim: float | None
+    test_bits_per_dim_stderr: float | None  # standard error of that mean over the test images
+    images_per_second: float | None  # that one worker drew at the end of its training
+    registered_at: float | None  # seconds since 1970
+    put_aside: bool  # it failed a check, or was rolled back
+    reason: str  # of the last decision on it
+    run_id: str  # of MLflow
+
+
+class Decision(BaseModel):
+    """What was decided on a version, and why."""
+
+    model: str  # name/version
+    outcome: str  # promoted, refused, rolled back
+    reason: str
+    champion_then: str | None  # number of the version
+    decided_at: float  # seconds since 1970
+    difference: float | None  # bits/dim to the champion, below zero: better; with the ends of its interval
+    low: float | None
+    high: float | None
+    run_id: str  # of MLflow
+
+
+class Versions(BaseModel):
+    """The leaderboard: all versions of the names that are served, newest first, and the decisions on them."""
+
+    versions: list[VersionInfo]
+    decisions: list[Decision]
+    mlflow: str | None  # where MLflow shows them: its server, or where `make ui` does
+
+
+class FitRequest(BaseModel):
+    """Images to be fitted to what a model takes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Address = None
+    images: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]],
+        Field(min_length=1, max_length=64, fail_fast=True, description="image files in base64: PNG, JPEG, WebP, GIF, TIFF, ..."),
+    ]
+    kind: Annotated[
+        Literal["image", "context_image", "small_image"],
+        Field(description="what the model takes them as: its own images, or made of those what it is given"),
+    ] = "image"
+
+
+class Fitted(BaseModel):
+    """Images as a model sees them."""
+
+    model: str  # name/version
+    images: list[str]  # PNG files in base64, of the size that the model takes, a grey value for each level
 
 
 class ErrorBody(BaseModel):

@@ -25,7 +25,9 @@ from pixelmodels.sampling.calibration import guessed_widths, is_worth_measuring
 from pixelmodels.sampling.engine import Engine, Request, draw_all
 from pixelmodels.sampling.machine import digest_of_sources, processor
 from pixelmodels.sampling.passes import Passes
+from pixelmodels.serving.catalogue import catalogue_of
 from pixelmodels.serving.refusals import NOT_LOADED, Refused, overloaded
+from pixelmodels.serving.schemas import Versions
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
@@ -120,6 +122,17 @@ class Shelf:
                 with suppress(UserError):  # who asks for it is told
                     self._resolve(name)
         return dict(self.chosen)
+
+    def catalogue(self) -> Versions:
+        """All versions of the names that are served; of a folder none. Raises `Refused` where the registry does not answer."""
+        if self._tracker is None:
+            return Versions(versions=[], decisions=[], mlflow=None)
+        try:
+            return catalogue_of(self._tracker, Storage(self.settings.storage), self._served)
+        except Exception as error:
+            if not is_of_mlflow(error):
+                raise
+            raise _not_loaded(NotLoaded(str(tracking_failure(self._tracker.uri, error)))) from None
 
     def address_of(self, asked: str | None) -> str:
         """The full address of what a request asks for; raises `Refused` (404) for a name that is not served."""

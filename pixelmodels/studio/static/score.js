@@ -1,0 +1,1 @@
+export function make(section) { section.textContent = 'Not there yet.'; }
