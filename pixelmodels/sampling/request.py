@@ -16,7 +16,7 @@ from pixelmodels.models.context_images import GivenPixels, given_pixels
 from pixelmodels.models.orders import in_order
 from pixelmodels.models.turns import check_order, turned_arrays, turned_arrays_back
 from pixelmodels.sampling.choosing import check_options
-from pixelmodels.sampling.noise import image_noise
+from pixelmodels.sampling.noise import between, image_noise
 from pixelmodels.sampling.orders import order_of_image
 
 CPU = torch.device("cpu")
@@ -44,6 +44,8 @@ class Request:
     known_NCHW: Tensor | None = None  # levels, integers, of one image or n; read where the mask is true
     known_mask_NHW: Tensor | None = None  # which pixels are known, booleans, of one image or n
     order: int | None = None  # of all images, see above; None: chosen image by image
+    toward_seed: int | None = None  # another seed, whose noise is mixed in: what is between the images of the two
+    toward_share: float = 0.0  # of it, in [0, 1]
 
     def order_of(self, model: PixelModel, image: int) -> int:
         """By which order one of the images of a request that was checked is drawn."""
@@ -173,10 +175,17 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
         known, mask = request.known_NCHW, request.known_mask_NHW
         known_HW = mask[image % len(mask)].numpy().copy()
         x_CHW = np.where(known_HW, known[image % len(known)].numpy(), 0).astype(np.uint8)
-    order, noise_HWU = request.order_of(model, image), image_noise(model, request.seed, request.first + image)
+    order, noise_HWU = request.order_of(model, image), _noise_of(model, request, request.first + image)
     if model.context_spec.num_orders > 1:
         context = in_order(context, torch.tensor([order], device=model.device))
         order_1 = np.array([order])
         x_CHW = turned_arrays(x_CHW[None], order_1)[0]
         known_HW = None if known_HW is None else turned_arrays(known_HW[None], order_1)[0]
     return Drawing(request_id, image, request.options, context, noise_HWU, x_CHW, known_HW, order)
+
+
+def _noise_of(model: PixelModel, request: Request, index: int) -> npt.NDArray[np.float64]:
+    noise_HWU = image_noise(model, request.seed, index)
+    if request.toward_seed is None or request.toward_seed == request.seed:
+        return noise_HWU
+    return between(noise_HWU, image_noise(model, request.toward_seed, index), request.toward_share)

@@ -153,14 +153,16 @@ class EngineThread:
         num_images: int,
         timeout_s: float,
         listen: Callable[[list[object]], object],
+        weight: int | None = None,
     ) -> Job:
         """Do work on images with the model of an engine, some of them between two rows, and tell the results of these pieces.
 
-        Args: `work`, does the images first..last - 1. Raises `Refused` (429) where too many images wait for that.
+        Args: `work`, does the images first..last - 1; `weight`, for how many images it is let in, unless for all of them. Raises `Refused`
+        (429) where too many images wait for that.
         """
         with self._lock:
             self._check_alive()
-            self._check_room(num_images)
+            self._check_room(num_images if weight is None else weight)
             job = Job(engine, num_images, timeout_s, listen, work=work)
             self._live.add(job)
         self._inbox.put(lambda: self._jobs.append(job))

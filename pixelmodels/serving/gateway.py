@@ -22,7 +22,20 @@ from ray.serve.handle import DeploymentHandle
 from pixelmodels.serving.deadlines import GRACE_S, left_s, time_allowed
 from pixelmodels.serving.refusals import DEADLINE, LOST, NOT_LOADED, Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, Scored, StreamedRow
-from pixelmodels.serving.schemas import ADDRESS, FitRequest, Fitted, ModelInfo, Models, SampleRequest, ScoreRequest, Versions
+from pixelmodels.serving.schemas import (
+    ADDRESS,
+    FitRequest,
+    Fitted,
+    ModelInfo,
+    Models,
+    Neighbours,
+    NeighboursRequest,
+    SampleRequest,
+    ScoreRequest,
+    Shown,
+    TestScores,
+    Versions,
+)
 from pixelmodels.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -168,15 +181,31 @@ class Gateway:
 
     async def model(self, address: str) -> ModelInfo:
         """What one version takes, loaded if need be; raises `Refused`."""
-        if not re.fullmatch(ADDRESS.strip("^$"), address) or len(address) > 256:
-            raise Refused(404, "unknown_model", "no such version; give one of /v1/versions, such as digits/3 or digits@champion", "model")
-        found: ModelInfo = await self._answer(lambda _: self._samplers.info.remote(address), None)
+        found: ModelInfo = await self._answer(lambda _: self._samplers.info.remote(_checked(address)), None)
         return found
 
     async def fit(self, asked: FitRequest) -> Fitted:
         """Images as a model sees them; raises `Refused`."""
         found: Fitted = await self._answer(lambda _: self._samplers.fit.remote(asked), None)
         return found
+
+    async def test_scores(self, address: str) -> TestScores:
+        """What the test images cost a version; raises `Refused`."""
+        found: TestScores = await self._answer(lambda _: self._samplers.test_scores.remote(_checked(address)), None)
+        return found
+
+    async def shown(self, address: str, split: str, first: int, n: int) -> Shown:
+        """Images of the data set of a version; raises `Refused`."""
+        found: Shown = await self._answer(lambda _: self._samplers.shown.remote(_checked(address), split, first, n), None)
+        return found
+
+    async def neighbours(self, asked: NeighboursRequest) -> AsyncIterator[tuple[int, int] | Neighbours]:
+        """How many images of how many were looked at, again and again, and then the nearest ones; raises `Refused`."""
+        with self._ongoing(is_stream=True):
+            found = self._samplers.options(stream=True).neighbours
+            async with aclosing(self._parts(lambda left_s: found.remote(asked, left_s), asked.timeout_s)) as parts:
+                async for part in parts:
+                    yield part
 
     async def states(self) -> list[dict[str, Any]]:
         """Figures of every sampler; where not all of them answer in time, of the one that a request would be given to, if it does.
@@ -240,6 +269,12 @@ class Gateway:
             self.num_ongoing -= 1
             if self.draining and not self.num_ongoing:
                 self._drained.set()
+
+
+def _checked(address: str) -> str:
+    if not re.fullmatch(ADDRESS, address) or len(address) > 256:
+        raise Refused(404, "unknown_model", "no such version; give one of /v1/versions, such as digits/3 or digits@champion", "model")
+    return address
 
 
 def _draining() -> Refused:

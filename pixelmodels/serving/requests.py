@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,36 +10,40 @@ import torch
 from torch import Tensor
 
 from pixelmodels.errors import UserError
-from pixelmodels.models import Context, ContextSpec, PixelModel
+from pixelmodels.models import Context, ContextBlend, ContextSpec, PixelModel
 from pixelmodels.models.class_names import class_name, label_of
 from pixelmodels.models.turns import check_order, known_from, known_too_late
 from pixelmodels.sampling.engine import Request
 from pixelmodels.sampling.request import checked
 from pixelmodels.serving import pngs
 from pixelmodels.serving.refusals import Refused, invalid
-from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import CompletionRequest, SampleRequest, ScoreRequest, Toward
 from pixelmodels.shapes import ImageSpec
 
 SMALL = "small_image"
+CONTEXT_FIELDS = ("label_B", "vector_BV")  # of a context, that an image may go from and to
 
 
 def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> Request:
     """What the engine is asked for; raises `Refused` with the field to blame."""
     known, mask = _known(model, asked, max_bytes) if isinstance(asked, CompletionRequest) else (None, None)
     context = context_of(model, asked, max_bytes)
+    blend = context if asked.toward is None else _toward(model, asked, asked.toward, context)
     if known is not None and mask is not None:
         _check_agrees(model, context, known, mask)
     request = Request(
         n=asked.n,
         seed=asked.seed or 0,
         first=asked.first,
-        context=context,
+        context=blend,
         guidance=asked.guidance,
         temperature=asked.temperature,
         top_p=asked.top_p,
         known_NCHW=known,
         known_mask_NHW=mask,
         order=asked.order,
+        toward_seed=None if asked.toward is None else asked.toward.seed,
+        toward_share=0.0 if asked.toward is None else asked.toward.share,
     )
     try:
         return checked(model, request)
@@ -71,6 +75,21 @@ def context_of(model: PixelModel, asked: SampleRequest | ScoreRequest, max_bytes
     small = _given(asked.small_image, SMALL, spec.small, max_bytes, asked.scale)
     context = Context(label, vector, image, small)
     return context if len(context) else None
+
+
+def _toward(model: PixelModel, asked: SampleRequest, toward: Toward, first: Context | None) -> Context | ContextBlend | None:
+    """The context between that of a request and the one it goes to; raises `Refused`. Given images are those of the request."""
+    given = {name: value for name in ("label", "vector") if (value := getattr(toward, name)) is not None}
+    if not given:
+        if toward.seed is None:
+            raise invalid("nothing to go to; give label, vector or seed beside share", "toward")
+        return first
+    try:
+        second = context_of(model, SampleRequest(**given), 0)
+    except Refused as refused:
+        raise invalid(refused.message, f"toward.{refused.field}") from None
+    second = replace(first or Context(), **{name: getattr(second, name) for name in CONTEXT_FIELDS if getattr(second, name) is not None})
+    return ContextBlend(first or Context(), second, torch.tensor([toward.share]))
 
 
 def class_of(asked: SampleRequest | ScoreRequest, spec: ContextSpec) -> tuple[int | None, str | None]:
@@ -130,14 +149,15 @@ class DrawnBy:
 
 
 def drawn_by(model: PixelModel, request: Request) -> DrawnBy | None:
-    """By which orders the images of a request that was checked are drawn; None for a model of one."""
-    if model.context_spec.num_orders == 1:
-        return None
+    """By which orders the images of a request that was checked are drawn; None for a model of one, where all that is known counts."""
     orders = tuple(request.order_of(model, image) for image in range(request.n))
     late_HW = np.zeros(model.spec.shape[1:], np.bool_)
     if request.known_mask_NHW is not None:  # one for all images, so that they are drawn by one order
         late_HW = known_too_late(request.known_mask_NHW[0].numpy(), model.pixel_ranks().cpu().numpy(), orders[0])
-    return DrawnBy(orders, late_HW)
+        given = model.given_pixels(request.context)
+        if given is not None:  # of a small image: the whole of it is told before the first pixel
+            late_HW &= ~given.mask_BHW[0].cpu().numpy()
+    return None if model.context_spec.num_orders == 1 and not late_HW.any() else DrawnBy(orders, late_HW)
 
 
 def order_of_scores(model: PixelModel, asked: ScoreRequest) -> int | None:

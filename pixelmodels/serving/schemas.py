@@ -83,6 +83,19 @@ class _Request(BaseModel):
         return given
 
 
+class Toward(BaseModel):
+    """Where an image is on its way to: another class or vector (what the model makes of both is mixed), and another seed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="of the way: 0 is the request as it is without this")]
+    label: Class | None = None
+    vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR, fail_fast=True)] = None
+    seed: Annotated[
+        int | None, Field(ge=0, lt=1 << 63, description="its noise is mixed in so that all on the way is as good a draw as either end")
+    ] = None
+
+
 class SampleRequest(_Request):
     """Images to draw; image i of a seed is the same on any replica."""
 
@@ -101,6 +114,7 @@ class SampleRequest(_Request):
             "its known pixels come first, or one that is drawn with the image",
         ),
     ] = None
+    toward: Annotated[Toward | None, Field(description="draw what is between two classes, vectors or seeds")] = None
     format: Annotated[
         Literal["grid", "png", "npz"], Field(description="one PNG of all images, JSON with a PNG each, or a NumPy archive of levels")
     ] = "png"
@@ -148,7 +162,7 @@ class ScoreRequest(_Request):
 class Orders(BaseModel):
     """By which orders images were drawn, of a model of several, and which known pixels came too late to count."""
 
-    orders: list[int]  # of each image
+    orders: list[int]  # of each image; of a model of one order it is 0
     num_unused: int  # known pixels that come after an unknown one, of each image: what is drawn before them does not know of them
     unused: str | None  # which ones, a PNG file in base64: white where they are; null where there are none
 
@@ -277,6 +291,74 @@ class Fitted(BaseModel):
     images: list[str]  # PNG files in base64, of the size that the model takes, a grey value for each level
 
 
+class TestScores(BaseModel):
+    """What the test images cost a version, bits/dim, as its training measured it."""
+
+    __test__ = False  # no test of pytest's
+
+    model: str  # name/version
+    num_images: int
+    mean: float
+    stderr: float | None  # of that mean
+    counts: list[int]  # of a histogram's bars
+    edges: list[float]  # of them, one more
+    percentiles: list[float]  # 0 to 100
+
+
+class ShownImage(BaseModel):
+    """An image of a data set."""
+
+    index: int  # in its split
+    key: str  # where it came from
+    label: int | None
+    label_name: str | None
+    image: str  # a PNG file in base64, as the model sees it
+
+
+class Shown(BaseModel):
+    """Images of a data set, where the service shows them."""
+
+    model: str  # name/version that was trained on it
+    dataset: str
+    split: str
+    first: int
+    total: int  # images of the split
+    images: list[ShownImage]
+
+
+class NeighboursRequest(BaseModel):
+    """An image whose nearest training images are wanted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Address = None
+    timeout_s: Annotated[float | None, Field(ge=1, le=86400)] = None
+    image: Png
+    scale: Scale = "grey"
+    layer: Annotated[str | None, Field(min_length=1, max_length=256, description="of the network; the last unless given")] = None
+    n: Annotated[int, Field(ge=1, le=64, description="training images")] = 8
+
+
+class Neighbour(ShownImage):
+    """A training image that is near."""
+
+    distance: float  # Euclidean, between pooled activations
+
+
+class Neighbours(BaseModel):
+    """The nearest training images, and how near test images have theirs."""
+
+    model: str  # name/version
+    layer: str
+    layers: list[str]  # that may be asked for
+    num_train: int  # images that were compared, spread evenly over
+    num_train_of: int  # so many
+    num_test: int
+    test_percentiles: list[float]  # 0 to 100, of the distances of test images to their nearest training image
+    share_of_test_nearer: float | None  # of the test images: those that are nearer to a training image than this one
+    neighbours: list[Neighbour]
+
+
 class ErrorBody(BaseModel):
     """Every answer that is no."""
 
@@ -290,6 +372,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the body is no JSON",
         401: "no key, or one that is not known",
+        403: "the service shows no images of its data sets",
         404: "no such model",
         408: "the body did not arrive in time",
         413: "the body is too large",
