@@ -26,6 +26,7 @@ from pixelmodels.serving.schemas import Neighbour, Neighbours
 from pixelmodels.shapes import ImageSpec
 
 MOST_TRAIN, MOST_TEST = 10_000, 500  # images whose features are compared, spread evenly over the split
+MOST_SUBPIXELS = 1 << 28  # of those images, while their features are computed
 MOST_NUMBERS = 1 << 24  # of the features of training images that are held for a layer
 HELD = 2  # layers whose features are held
 
@@ -78,7 +79,7 @@ def read_images(model: PixelModel, dataset: Dataset) -> tuple[Tensor, npt.NDArra
     parts, places = [], []
     for split, most in (("train", MOST_TRAIN), ("test", MOST_TEST)):
         total = dataset.num_images(split)
-        count = min(total, most)
+        count = min(total, most, max(1, MOST_SUBPIXELS // model.spec.num_subpixels))
         places_M = np.arange(count) * total // max(1, count)
         parts.append(levels_of(dataset, split, dataset.at(split, places_M), places_M))
         places.append(places_M)
