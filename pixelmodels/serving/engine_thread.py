@@ -157,8 +157,8 @@ class EngineThread:
     ) -> Job:
         """Do work on images with the model of an engine, some of them between two rows, and tell the results of these pieces.
 
-        Args: `work`, does the images first..last - 1; `weight`, as how many images it counts at most, unless as all of them. Raises `Refused`
-        (429) where too many images wait for that.
+        Args: `work`, does the images first..last - 1; `weight`, as how many images it counts at most, unless as all of them. Raises
+        `Refused` (429) where too many images wait for that.
         """
         with self._lock:
             self._check_alive()

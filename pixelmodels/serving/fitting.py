@@ -7,8 +7,9 @@ import torch
 
 from pixelmodels.data.decoding import BadImage, decode
 from pixelmodels.data.quantization import quantize
+from pixelmodels.errors import UserError
 from pixelmodels.models import PixelModel
-from pixelmodels.models.context_images import factor_between, grey, small
+from pixelmodels.models.context_images import check_makeable, factor_between, grey, small
 from pixelmodels.serving import pngs
 from pixelmodels.serving.refusals import invalid
 from pixelmodels.serving.schemas import FitRequest
@@ -26,11 +27,23 @@ def fitted(model: PixelModel, asked: FitRequest, max_bytes: int) -> list[str]:
     given = {"image": spec, "context_image": model.context_spec.image, "small_image": model.context_spec.small}[asked.kind]
     if given is None:
         raise invalid(f"this model is not conditioned on a {asked.kind.replace('_', ' ')}; fit images for another model", "kind")
+    is_made = asked.kind != "image" and _is_made_of_own(model)
     found = []
-    for index, text in enumerate(asked.images):
-        x_CHW = _levels(pngs.decoded(text, f"images.{index}", max_bytes), f"images.{index}", spec)
-        found.append(pngs.base64_png(_made(x_CHW, asked.kind, given), given.levels))
+    for index, text in enumerate(asked.files):
+        field = f"files.{index}"
+        data = pngs.decoded(text, field, max_bytes)
+        x_CHW = _levels(data, field, spec) if is_made else _levels(data, field, given)
+        found.append(pngs.base64_png(_made(x_CHW, asked.kind, given) if is_made else x_CHW, given.levels))
     return found
+
+
+def _is_made_of_own(model: PixelModel) -> bool:
+    """Whether what the model is given is made of its own images, as in training; else files are fitted to that as they are."""
+    try:
+        check_makeable(model.context_spec, model.spec, "")
+    except UserError:
+        return False
+    return True
 
 
 def _levels(data: bytes, field: str, spec: ImageSpec) -> pngs.UInt8:

@@ -274,7 +274,7 @@ class FitRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Address = None
-    images: Annotated[
+    files: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]],
         Field(min_length=1, max_length=64, fail_fast=True, description="image files in base64: PNG, JPEG, WebP, GIF, TIFF, ..."),
     ]

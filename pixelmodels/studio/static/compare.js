@@ -29,13 +29,11 @@ export function make(section) {
       let done = 0;
       for (const model of which) {
         notes.say(`Drawing ${model} (${done + 1} of ${which.length}) …`, done / which.length);
-        const drawing = new Drawing(model);
+        const drawing = new Drawing(model, 48);
         cells.get(model).replaceChildren(drawing.node);
         try {
           const info = await models.info(model, signal);
-          drawing.node.classList.add("small");
           await drawing.run(PATH, { model, n: Number(n.value), seed: Number(seed.value) }, info, signal, (share) => (notes.progress.value = (done + share) / which.length));
-          drawing.pictures.forEach((one) => one.scale(Math.max(1, Math.floor(48 / info.width))));
         } catch (error) {
           if (error.name === "AbortError") throw error;
           cells.get(model).replaceChildren(el("p", { className: "error" }, error.message));

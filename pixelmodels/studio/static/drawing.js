@@ -6,9 +6,12 @@ import { Picture, places, times } from "./pixels.js";
 
 const WANTED = 112; // pixels of the screen for an image of many; of few more
 const MOST_FRAMES = 80;
+const GAP = 8; // pixels between two images, as in the sheet
 
 export class Drawing {
-  constructor(title = "") {
+  /** Args: `wanted`, pixels of the screen for an image; by their number unless given. */
+  constructor(title = "", wanted = null) {
+    this.wanted = wanted;
     this.caption = el("figcaption", {}, title);
     this.images = el("div", { className: "images" });
     this.node = el("figure", { className: "drawing" }, this.caption, this.images);
@@ -16,7 +19,7 @@ export class Drawing {
   }
 
   /** Canvases for so many images of a version. */
-  prepare(info, n, wanted = n <= 4 ? 224 : WANTED) {
+  prepare(info, n, wanted = this.wanted ?? (n <= 4 ? 2 * WANTED : WANTED)) {
     this.info = info;
     this.trace = []; // [image, levels, rows, columns] in the order of drawing
     this.pictures = Array.from({ length: n }, (_, index) => new Picture(info, `image ${index + 1} of ${n}, not drawn yet`));
@@ -24,6 +27,7 @@ export class Drawing {
     const room = this.node.clientWidth || 320;
     this.times = Math.max(1, Math.min(this.times, Math.floor(room / info.width)));
     this.pictures.forEach((one) => one.scale(this.times));
+    if (n > 1) this.images.style.maxWidth = `${Math.ceil(Math.sqrt(n)) * (this.times * info.width + GAP)}px`;
     this.images.replaceChildren(...this.pictures.map((one) => one.canvas));
   }
 

@@ -8,8 +8,8 @@ const PAGE = 24;
 
 /** Files as a version sees them: PNG files in base64, in their order. */
 export async function fit(files, model, kind = "image", signal = undefined) {
-  const images = await Promise.all([...files].map(encoded));
-  return (await post("/v1/fits", { model, images, kind }, signal)).images;
+  const sent = await Promise.all([...files].map(encoded));
+  return (await post("/v1/fits", { model, files: sent, kind }, signal)).images;
 }
 
 async function encoded(file) {

@@ -18,7 +18,7 @@ export function make(section) {
   const keep = button("Keep", () => keepIt(), { disabled: true });
   const actions = {
     PNG: () => files.png(pictures(), times()).then((data) => files.save(data, `${name()}.png`)),
-    NPZ: () => files.save(files.npz(drawn[0].pictures), `${name()}.npz`),
+    NPZ: () => drawn.forEach((one) => files.save(files.npz(one.pictures), `${one.name}.npz`)), // one of each version
     GIF: () => {
       const replays = drawn.map((one) => one.replay());
       files.save(files.gif(replays.flatMap(([made]) => made), times(), () => replays.map(([, next]) => next()).some(Boolean)), `${name()}.gif`);
@@ -103,9 +103,10 @@ export function make(section) {
   }
 
   function keepIt() {
-    for (const one of drawn) {
+    for (const one of [...drawn].reverse()) {
       const made = new Drawing(captionOf(one.started)), request = last;
       made.prepare(one.info, one.pictures.length, 56);
+      made.images.style.maxWidth = "";
       made.pictures.forEach((copy, index) => {
         copy.context.drawImage(one.pictures[index].canvas, 0, 0);
         copy.canvas.setAttribute("aria-label", `kept ${one.pictures[index].canvas.getAttribute("aria-label")}`);
