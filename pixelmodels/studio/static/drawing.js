@@ -59,6 +59,7 @@ export class Drawing {
     this.trace.push([image, levels, rows, columns]);
     this.pictures[image].put(levels, rows, columns);
     this.pictures[image].show();
+    this.pictures[image].canvas.dataset.begun ??= performance.now().toFixed(0);
   }
 
   /** A finished image says all of its pixels: those that were known, and not drawn, too. */
@@ -66,7 +67,7 @@ export class Drawing {
     const picture = this.pictures[image];
     if (picture.known.includes(0)) await picture.load(png);
     picture.canvas.setAttribute("aria-label", `image ${image + 1} of ${this.pictures.length}: ${captionOf(start)}`);
-    picture.canvas.dataset.finished = "true";
+    picture.canvas.dataset.finished = performance.now().toFixed(0);
   }
 
   /** Pictures that begin empty, and a function that draws the next part of what was drawn, for an animation. */
