@@ -291,6 +291,6 @@ def greeting(host: str, port: int, *, needs_key: bool) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
     body = '{"n": 16, "seed": 1, "format": "grid"}'
     return (
-        f"serving on {url}, API documentation on {url}/docs; stop with ctrl-c\n"
+        f"serving on {url}, which is the studio in a browser; API documentation on {url}/docs; stop with ctrl-c\n"
         f"curl -s {url}/v1/samples{key} -H 'Content-Type: application/json' -d '{body}' -o samples.png"
     )
