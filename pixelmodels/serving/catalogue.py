@@ -35,7 +35,8 @@ def catalogue_of(tracker: Tracker, storage: Storage, names: tuple[str, ...]) -> 
                 mine = sorted(alias for alias, number in aliases.items() if str(number) == version.number)
                 found.append(_info(version, mine, entry, _result(storage, version, entry.tags)))
         decisions += _decisions(tracker, name)
-    return Versions(versions=found, decisions=decisions, mlflow=tracker.uri.rstrip("/") if is_server(tracker.uri) else LOCAL_UI)
+    place = tracker.uri.rstrip("/") if is_server(tracker.uri) else LOCAL_UI
+    return Versions(versions=found, decisions=decisions, mlflow=place, experiment=tracker.experiment_id)
 
 
 def _result(storage: Storage, version: Version, tags: Mapping[str, str]) -> RunResult | None:

@@ -233,7 +233,7 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
+        place = [str(part) for part in first["loc"] if part not in ("body", "path", "query")]
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "json_invalid":
             return Refused(400, "bad_request", f"the body is no JSON ({message})").response()

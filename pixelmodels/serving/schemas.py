@@ -266,6 +266,7 @@ class Versions(BaseModel):
     versions: list[VersionInfo]
     decisions: list[Decision]
     mlflow: str | None  # where MLflow shows them: its server, or where `make ui` does
+    experiment: str | None  # of MLflow, that the runs are in
 
 
 class FitRequest(BaseModel):

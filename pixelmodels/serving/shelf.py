@@ -126,7 +126,7 @@ class Shelf:
     def catalogue(self) -> Versions:
         """All versions of the names that are served; of a folder none. Raises `Refused` where the registry does not answer."""
         if self.tracker is None:
-            return Versions(versions=[], decisions=[], mlflow=None)
+            return Versions(versions=[], decisions=[], mlflow=None, experiment=None)
         try:
             return catalogue_of(self.tracker, Storage(self.settings.storage), self._served)
         except Exception as error:

@@ -285,7 +285,7 @@ def test_versions_are_compared(screen: Screen, studio: Studio) -> None:
     lines = table.locator("tbody tr").all_inner_texts()
     assert len(lines) == 3 and "★ champion" in lines[0] and "2.5000" in lines[0] and "2.5100" in lines[1]
     assert page.locator(".history li").all_inner_texts()[0].startswith(f"{NAME}/1 promoted")
-    link = table.get_by_role("link", name="MLflow").first
+    link = table.get_by_role("link", name=f"{NAME}/1 in MLflow", exact=True)
     assert link.get_attribute("href") == f"http://127.0.0.1:5000/#/models/{NAME}/versions/1"
     page.get_by_role("button", name="Draw samples of all").click()
     screen.until("/^Samples of 5/.test(document.querySelector('#compare .status').textContent)", 60)

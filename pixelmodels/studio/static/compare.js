@@ -62,7 +62,7 @@ export function make(section) {
     if (!versions.length && !error) boards.append(el("p", {}, "No registered versions are served: this service serves a folder. Serve a registered model (python pipelines/serve.py --model NAME) to compare its versions."));
     const groups = Map.groupBy ? Map.groupBy(versions, groupOf) : versions.reduce((all, one) => all.set(groupOf(one), [...(all.get(groupOf(one)) ?? []), one]), new Map());
     for (const [title, group] of groups) boards.append(board(title, group, mlflow));
-    if (decisions.length) history.append(el("h2", {}, "Promotions"), decisionList(decisions, mlflow));
+    if (decisions.length) history.append(el("h2", {}, "Promotions"), decisionList(decisions));
     else if (versions.length) history.append(el("h2", {}, "Promotions"), el("p", {}, "Nothing was promoted yet. python pipelines/promote.py judges versions by tests, and makes one champion."));
   }
 
@@ -92,7 +92,9 @@ export function make(section) {
     const marks = one.aliases.map((alias) => el("span", { className: `tag ${alias}` }, alias === "champion" ? "★ champion" : alias));
     if (one.put_aside) marks.push(el("span", { className: "tag" }, "put aside"));
     const [name, number] = one.model.split("/");
-    const links = mlflow ? [el("a", { href: `${mlflow}/#/models/${encodeURIComponent(name)}/versions/${number}`, target: "_blank", rel: "noopener noreferrer" }, `MLflow`)] : [];
+    const links = mlflow ? [outside(`${mlflow}/#/models/${encodeURIComponent(name)}/versions/${number}`, "MLflow", `${one.model} in MLflow`)] : [];
+    const run = one.run_id ? runLink(one.run_id, one.model) : null;
+    if (run) links.push(" · ", run);
     const { test_bits_per_dim: bits, test_bits_per_dim_stderr: error } = one;
     return el(
       "tr",
@@ -117,14 +119,21 @@ export function make(section) {
   show();
 }
 
+const outside = (href, text, label) => el("a", { href, target: "_blank", rel: "noopener noreferrer", "aria-label": label }, text);
+
+function runLink(id, of) {
+  const { mlflow, experiment } = models.served.versions;
+  return mlflow && experiment ? outside(`${mlflow}/#/experiments/${experiment}/runs/${id}`, "its run", `run of ${of} in MLflow`) : null;
+}
+
 const groupOf = (one) => `${one.dataset || "unknown data"}${one.condition_on ? `, given ${one.condition_on}` : ""}`;
 
-function decisionList(decisions, mlflow) {
+function decisionList(decisions) {
   const items = decisions.map((one) => {
     const when = new Date(1000 * one.decided_at).toISOString().slice(0, 16).replace("T", " ");
     const numbers = one.difference === null ? "" : ` Difference to the champion ${one.difference.toFixed(4)} bits/dim (${one.low.toFixed(4)} to ${one.high.toFixed(4)}; below zero is better).`;
-    const link = mlflow ? [" ", el("a", { href: `${mlflow}/#/experiments`, target: "_blank", rel: "noopener noreferrer", hidden: true }, "MLflow")] : [];
-    return el("li", {}, el("strong", {}, `${one.model} ${one.outcome}`), `${one.champion_then ? `, against version ${one.champion_then}` : ""} (${when} UTC): ${one.reason}.${numbers}`, ...link);
+    const link = runLink(one.run_id, `${one.model} ${one.outcome}`);
+    return el("li", {}, el("strong", {}, `${one.model} ${one.outcome}`), `${one.champion_then ? `, against version ${one.champion_then}` : ""} (${when} UTC): ${one.reason}.${numbers}`, ...(link ? [" ", link] : []));
   });
   return el("ol", { className: "history", reversed: true }, ...items);
 }

@@ -87,9 +87,26 @@ export function gif(pictures, times, replay) {
   while (more) {
     more = replay();
     const canvas = grid(pictures, times), { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    const palette = quantize(data, 256);
-    encoder.writeFrame(applyPalette(data, palette), width, height, { palette, delay: more ? 60 : 2000 });
+    const [index, palette] = indexed(data);
+    encoder.writeFrame(index, width, height, { palette, delay: more ? 60 : 2000 });
   }
   encoder.finish();
   return new Blob([encoder.bytes()], { type: "image/gif" });
+}
+
+/** The colours of an image as a palette, exactly where there are no more than a GIF has; which of them each pixel is. */
+function indexed(data) {
+  const places = new Map(), words = new Uint32Array(data.buffer, data.byteOffset, data.length / 4), index = new Uint8Array(words.length);
+  for (let at = 0; at < words.length; at++) {
+    let place = places.get(words[at]);
+    if (place === undefined) {
+      if (places.size === 256) {
+        const palette = quantize(data, 256);
+        return [applyPalette(data, palette), palette];
+      }
+      places.set(words[at], (place = places.size));
+    }
+    index[at] = place;
+  }
+  return [index, [...places.keys()].map((word) => [word & 255, (word >> 8) & 255, (word >> 16) & 255])];
 }

@@ -11,7 +11,7 @@ export async function load() {
   const models = await get("/v1/models");
   const versions = await get("/v1/versions").catch((error) => {
     if (error.status === 401) throw error;
-    return { versions: [], decisions: [], mlflow: null, error: error.message };
+    return { versions: [], decisions: [], mlflow: null, experiment: null, error: error.message };
   });
   for (const info of models.loaded) infos.set(info.model, info);
   Object.assign(served, { models, versions });
