@@ -52,11 +52,14 @@ export const post = async (path, body, signal) => (await ask("POST", path, body,
 /** The events of a stream as they come: `[kind, data]`; raises what the stream says went wrong. */
 export async function* events(path, body, signal) {
   const reader = (await ask("POST", path, body, signal)).body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "", last = "";
+  let rest = "", last = "", isOver = false;
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) break;
+      if (done) {
+        isOver = true;
+        break;
+      }
       const parts = (rest + value).split("\n\n");
       rest = parts.pop();
       for (const part of parts) {
@@ -71,7 +74,7 @@ export async function* events(path, body, signal) {
     if (error instanceof TypeError && !signal?.aborted) throw new Error("The connection broke. Try again with the same seed: the images will be the same.");
     throw error;
   } finally {
-    reader.cancel().catch(() => {});
+    if (!isOver) reader.cancel().catch(() => {}); // whoever listened has stopped: the service frees its slots
   }
   if (last !== "done") throw new Error("The stream ended before all was drawn. Try again with the same seed: the images will be the same.");
 }

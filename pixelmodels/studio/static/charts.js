@@ -13,7 +13,7 @@ const text = (props, words) => svg("text", props, words);
 
 /** Bars of counts between edges; `marks` are [value, name] of lines across it, numbered in their order. */
 export function histogram({ counts, edges }, marks, label) {
-  const width = 640, height = 200, foot = 34, head = 26, left = 6, right = 6;
+  const width = 640, height = 200, foot = 34, head = 32, left = 6, right = 6;
   const low = Math.min(edges[0], ...marks.map(([value]) => value)), high = Math.max(edges.at(-1), ...marks.map(([value]) => value));
   const x = (value) => left + ((width - left - right) * (value - low)) / (high - low || 1), most = Math.max(...counts, 1);
   const bars = counts.map((count, k) => {

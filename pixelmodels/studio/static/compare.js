@@ -61,7 +61,8 @@ export function make(section) {
     if (error) notes.fail(new Error(error));
     if (!versions.length && !error) boards.append(el("p", {}, "No registered versions are served: this service serves a folder. Serve a registered model (python pipelines/serve.py --model NAME) to compare its versions."));
     const groups = Map.groupBy ? Map.groupBy(versions, groupOf) : versions.reduce((all, one) => all.set(groupOf(one), [...(all.get(groupOf(one)) ?? []), one]), new Map());
-    for (const [title, group] of groups) boards.append(board(title, group, mlflow));
+    const rank = ([, group]) => (group.some((one) => one.aliases.includes("champion")) ? 0 : 1); // whom a challenger is judged against comes first
+    for (const [title, group] of [...groups].sort((a, b) => rank(a) - rank(b))) boards.append(board(title, group, mlflow));
     if (decisions.length) history.append(el("h2", {}, "Promotions"), decisionList(decisions));
     else if (versions.length) history.append(el("h2", {}, "Promotions"), el("p", {}, "Nothing was promoted yet. python pipelines/promote.py judges versions by tests, and makes one champion."));
   }

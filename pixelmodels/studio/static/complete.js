@@ -90,9 +90,9 @@ export async function make(section) {
     for (let at = 0; at < info.width * info.height; at++) if (values[4 * at]) data.data.set([190, 30, 160, 255], 4 * at);
     context.putImageData(data, 0, 0);
     made.scale(Math.max(1, Math.round(112 / info.width)));
-    const why = `They come after unknown pixels in order ${orders}: what is drawn before them does not know of them. They stay as they are.`;
+    const why = `They come after unknown pixels in order ${orders}: what is drawn before them does not know of them. They stay as they are; here they are purple.`;
     const remedy = info.num_orders > 1 ? "" : " A model of several orders (docs/orders.md) can use more of them.";
-    unused.append(el("p", {}, `${why}${remedy} (purple)`), made.canvas);
+    unused.append(el("p", {}, `${why}${remedy}`), made.canvas);
   }
 
   model.addEventListener("change", another);

@@ -7,6 +7,9 @@ import { Picture, places, times } from "./pixels.js";
 const WANTED = 112; // pixels of the screen for an image of many; of few more
 const MOST_FRAMES = 80;
 const GAP = 8; // pixels between two images, as in the sheet
+const drawings = new WeakMap(); // by their nodes
+
+window.addEventListener("resize", () => document.querySelectorAll(".drawing").forEach((node) => drawings.get(node).resize()));
 
 export class Drawing {
   /** Args: `wanted`, pixels of the screen for an image; by their number unless given. */
@@ -16,6 +19,15 @@ export class Drawing {
     this.images = el("div", { className: "images" });
     this.node = el("figure", { className: "drawing" }, this.caption, this.images);
     this.pictures = [];
+    drawings.set(this.node, this);
+  }
+
+  /** As large as there is room for, a whole number of times. */
+  resize() {
+    if (!this.pictures.length || !this.node.clientWidth) return;
+    const times = Math.max(1, Math.min(this.most, Math.floor(this.node.clientWidth / this.info.width)));
+    this.pictures.forEach((one) => one.scale(times));
+    if (this.pictures.length > 1) this.images.style.maxWidth = this.isStrip ? "" : `${Math.ceil(Math.sqrt(this.pictures.length)) * (times * this.info.width + GAP)}px`;
   }
 
   /** Canvases for so many images of a version. */
@@ -23,12 +35,10 @@ export class Drawing {
     this.info = info;
     this.trace = []; // [image, levels, rows, columns] in the order of drawing
     this.pictures = Array.from({ length: n }, (_, index) => new Picture(info, `image ${index + 1} of ${n}, not drawn yet`));
-    this.times = times(info.width, wanted);
-    const room = this.node.clientWidth || 320;
-    this.times = Math.max(1, Math.min(this.times, Math.floor(room / info.width)));
-    this.pictures.forEach((one) => one.scale(this.times));
-    if (n > 1) this.images.style.maxWidth = `${Math.ceil(Math.sqrt(n)) * (this.times * info.width + GAP)}px`;
+    this.most = times(info.width, wanted);
+    this.pictures.forEach((one) => one.scale(this.most));
     this.images.replaceChildren(...this.pictures.map((one) => one.canvas));
+    this.resize();
   }
 
   /** Draw a request; `tell` hears the share that is done. Returns what the stream said first. */

@@ -54,11 +54,17 @@ export class Editor {
     this.history = [];
     this.canvas.width = info.width;
     this.canvas.height = info.height;
-    const room = this.canvas.parentElement.clientWidth || WANTED, k = Math.max(1, Math.min(times(info.width, WANTED), Math.floor(room / info.width)));
-    this.canvas.style.width = `${k * info.width}px`;
-    this.canvas.style.height = `${k * info.height}px`;
+    this.resize();
     this.show();
     this.changed();
+  }
+
+  resize() {
+    const room = this.canvas.parentElement.clientWidth;
+    if (!this.spec || !room) return;
+    const { height, width } = this.spec, k = Math.max(1, Math.min(times(width, WANTED), Math.floor(room / width)));
+    this.canvas.style.width = `${k * width}px`;
+    this.canvas.style.height = `${k * height}px`;
   }
 
   set(known) {
@@ -119,6 +125,7 @@ export class Editor {
   }
 
   listen() {
+    window.addEventListener("resize", () => this.resize());
     const place = (event) => {
       const at = this.canvas.getBoundingClientRect();
       const row = Math.floor(((event.clientY - at.top) * this.spec.height) / at.height), column = Math.floor(((event.clientX - at.left) * this.spec.width) / at.width);

@@ -105,8 +105,8 @@ export function make(section) {
   function keepIt() {
     for (const one of [...drawn].reverse()) {
       const made = new Drawing(captionOf(one.started)), request = last;
+      made.isStrip = true;
       made.prepare(one.info, one.pictures.length, 56);
-      made.images.style.maxWidth = "";
       made.pictures.forEach((copy, index) => {
         copy.context.drawImage(one.pictures[index].canvas, 0, 0);
         copy.canvas.setAttribute("aria-label", `kept ${one.pictures[index].canvas.getAttribute("aria-label")}`);
