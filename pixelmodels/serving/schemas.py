@@ -48,9 +48,21 @@ Address = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_all(cls, given: Any) -> Any:
+        """At the first field that is not known the rest is not looked at: an error for each of very many would take very long."""
+        for name in given if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                context = {"name": str(name)[:200].encode(errors="replace").decode(), "have": ", ".join(cls.model_fields)}
+                raise PydanticCustomError(UNKNOWN, "no such field; have {have}", context)
+        return given
+
+
+class _Request(_Strict):
     model: Address = None
     timeout_s: Annotated[float | None, Field(ge=1, le=86400, description="seconds after which the answer is of no use")] = None
 
@@ -71,16 +83,6 @@ class _Request(BaseModel):
             "unsure: grey values, refused where all of them could be levels as well"
         ),
     ] = "grey"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _knows_all(cls, given: Any) -> Any:
-        """At the first field that is not known the rest is not looked at: an error for each of very many would take very long."""
-        for name in given if isinstance(given, dict) else ():
-            if name not in cls.model_fields:
-                context = {"name": str(name)[:200].encode(errors="replace").decode(), "have": ", ".join(cls.model_fields)}
-                raise PydanticCustomError(UNKNOWN, "no such field; have {have}", context)
-        return given
 
 
 class Toward(BaseModel):
@@ -269,10 +271,8 @@ class Versions(BaseModel):
     experiment: str | None  # of MLflow, that the runs are in
 
 
-class FitRequest(BaseModel):
+class FitRequest(_Strict):
     """Images to be fitted to what a model takes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Address = None
     files: Annotated[
@@ -327,10 +327,8 @@ class Shown(BaseModel):
     images: list[ShownImage]
 
 
-class NeighboursRequest(BaseModel):
+class NeighboursRequest(_Strict):
     """An image whose nearest training images are wanted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: Address = None
     timeout_s: Annotated[float | None, Field(ge=1, le=86400)] = None
