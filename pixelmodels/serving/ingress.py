@@ -238,7 +238,7 @@ def _answer_errors(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return Refused(400, "bad_request", f"the body is no JSON ({message})").response()
         if first["type"] == UNKNOWN:
-            place = [first["ctx"]["name"]]
+            place.append(first["ctx"]["name"])
         if first["type"] == "value_error":  # of the whole request: its message begins with the field
             name, _, message = message.partition(": ")
             place = [name]

@@ -85,10 +85,8 @@ class _Request(_Strict):
     ] = "grey"
 
 
-class Toward(BaseModel):
+class Toward(_Strict):
     """Where an image is on its way to: another class or vector (what the model makes of both is mixed), and another seed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="of the way: 0 is the request as it is without this")]
     label: Class | None = None
