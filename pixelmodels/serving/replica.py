@@ -407,9 +407,10 @@ def _streamed(loaded: Loaded, row: RowDone, every: int) -> StreamedRow:
 
 def _blamed(refused: Refused, asked: SampleRequest | ScoreRequest) -> Refused:
     """What is not finite though the weights are: numbers of the request that are too large for the network."""
-    if refused.code != NOT_FINITE or asked.vector is None:
+    toward = getattr(asked, "toward", None)
+    if refused.code != NOT_FINITE or (asked.vector is None and getattr(toward, "vector", None) is None):
         return refused
-    return invalid("the network's numbers overflow with this vector; give smaller ones", "vector")
+    return invalid("the network's numbers overflow with this vector; give smaller ones", "vector" if asked.vector else "toward.vector")
 
 
 @torch.inference_mode()
