@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pixelmodels.runs.result import RunResult, finished, run_folder
@@ -45,9 +46,18 @@ def _result(storage: Storage, version: Version, tags: Mapping[str, str]) -> RunR
     if not re.fullmatch(r"[0-9a-f]+", key) or "/" in version.recipe:
         return None
     try:
-        return finished(storage, run_folder(version.recipe, key))
-    except (OSError, ValueError, TypeError):  # damaged, or of another release
+        return _result_in(storage.root, run_folder(version.recipe, key))
+    except (OSError, ValueError, TypeError):  # not there (yet), damaged, or of another release
         return None
+
+
+@lru_cache(4096)
+def _result_in(root: str, folder: str) -> RunResult:
+    """The result in a run's folder, which never changes; raises `FileNotFoundError` as long as there is none."""
+    result = finished(Storage(root), folder)
+    if result is None:
+        raise FileNotFoundError(folder)
+    return result
 
 
 def _info(version: Version, aliases: list[str], entry: Any, result: RunResult | None) -> VersionInfo:

@@ -127,7 +127,7 @@ class Sampler:
         self._loader = ThreadPoolExecutor(1, "loader")
         self._asker = ThreadPoolExecutor(1, "asker")  # of the registry
         self._decoder = ThreadPoolExecutor(1, "decoder")
-        self._reader = ThreadPoolExecutor(1, "reader")  # of what takes long and nobody draws from: data sets, results of runs
+        self._reader = ThreadPoolExecutor(2, "reader")  # of what takes long and nobody draws from: data sets, results of runs
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
         self._follower.start()

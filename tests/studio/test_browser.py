@@ -332,6 +332,21 @@ def test_a_key_is_asked_for_and_kept_out_of_addresses(screens: Callable[..., Scr
     page.locator("#key-form").wait_for()
 
 
+def test_the_first_page_by_keyboard_alone(screen: Screen, studio: Studio) -> None:
+    screen.open("compare")
+    page = screen.page
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # skips to the page, which stays the same one
+    assert page.evaluate("document.activeElement.id") == "main" and page.locator("#compare").is_visible()
+    page.get_by_role("link", name="Watch it draw").press("Enter")
+    page.locator("#watch[data-ready]").wait_for()
+    page.locator("#watch").get_by_label("Images", exact=True).fill("2")
+    page.locator("#watch").get_by_label("Seed", exact=True).fill("12")
+    page.keyboard.press("Enter")
+    screen.finished("#watch", 2)
+    assert same(screen.pixels("#watch .stage canvas"), shown(studio.client.samples(2, seed=12).images_NCHW, SPEC.levels))
+
+
 def test_mistakes_are_told_in_words(screen: Screen, studio: Studio) -> None:
     screen.open("watch")
     page = screen.page

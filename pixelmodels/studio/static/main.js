@@ -63,6 +63,10 @@ $("key-change").addEventListener("click", () => {
   key.set("");
   location.reload();
 });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // what follows the # is the page
+  $("main").focus();
+});
 window.addEventListener("hashchange", () => {
   if ($("key-form").hidden && models.served.models) show().then(() => $("main").focus({ preventScroll: true }));
 });

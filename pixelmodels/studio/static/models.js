@@ -8,11 +8,11 @@ export const served = { models: null, versions: null, choices: [] };
 
 /** Ask the service what it serves. */
 export async function load() {
-  const models = await get("/v1/models");
-  const versions = await get("/v1/versions").catch((error) => {
+  const without = (error) => {
     if (error.status === 401) throw error;
     return { versions: [], decisions: [], mlflow: null, experiment: null, error: error.message };
-  });
+  };
+  const [models, versions] = await Promise.all([get("/v1/models"), get("/v1/versions").catch(without)]);
   for (const info of models.loaded) infos.set(info.model, info);
   Object.assign(served, { models, versions });
   const held = models.loaded.find((info) => info.names.includes(models.default)) ?? models.loaded[0];
