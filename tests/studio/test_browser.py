@@ -104,7 +104,7 @@ def test_two_versions_on_the_same_seeds_kept_downloaded_and_copied(screen: Scree
     assert same(screen.pixels("#watch .kept canvas"), wanted)
 
     archives: list[Any] = []
-    page.on("download", archives.append)
+    page.on("download", lambda found: archives.append(found))
     page.get_by_role("button", name="download as NPZ").click()
     while len(archives) < 2:
         page.wait_for_timeout(20)
@@ -213,7 +213,7 @@ def test_images_are_coloured(screen: Screen, studio: Studio) -> None:
     given = picture((30, 20))
     part.locator("input[type=file]").set_input_files(given)
     part.locator("img").nth(1).wait_for()
-    part.get_by_label("Seed").fill("9")
+    part.get_by_label("Seed", exact=True).fill("9")
     part.get_by_role("button", name="Colour", exact=True).click()
     screen.finished("#given", 8)
     whole = levels(studio.client.fit([given["buffer"]], model="colouring/1")[0], COLOUR)
@@ -232,7 +232,7 @@ def test_images_are_enlarged(screen: Screen, studio: Studio) -> None:
     given = picture((12, 12), "PNG", "L")
     part.locator("input[type=file]").set_input_files(given)
     part.locator("img").nth(1).wait_for()
-    part.get_by_label("Seed").fill("9")
+    part.get_by_label("Seed", exact=True).fill("9")
     part.get_by_role("button", name="Enlarge", exact=True).click()
     screen.finished("#given", 8)
     whole = levels(studio.client.fit([given["buffer"]], model="enlarging/1")[0], SPEC)
@@ -274,8 +274,9 @@ def test_images_are_scored_beside_the_test_set(screen: Screen, studio: Studio) -
     assert screen.page.locator("#score .chart .bar").count() == len(test["counts"])
     assert screen.page.locator("#score .chart line.mark").count() == 2
     maps = screen.pixels("#score article canvas")
-    for heat, one in zip(maps, scores, strict=True):  # the brightest pixel is the one that costs most
-        assert heat.sum(-1).argmax() == np.argmax(one["map_bits"])
+    for heat, one in zip(maps, scores, strict=True):  # the brightest pixel is the one that costs most, the darkest the one that costs least
+        bright, bits = heat.sum(-1, dtype=int).ravel(), np.ravel(one["map_bits"])
+        assert bright[bits.argmax()] == bright.max() > bright.min() == bright[bits.argmin()]
 
 
 def test_versions_are_compared(screen: Screen, studio: Studio) -> None:
@@ -335,6 +336,9 @@ def test_a_key_is_asked_for_and_kept_out_of_addresses(screens: Callable[..., Scr
 def test_the_first_page_by_keyboard_alone(screen: Screen, studio: Studio) -> None:
     screen.open("compare")
     page = screen.page
+    assert page.evaluate("document.activeElement.id") == "main"  # after the key was given
+    page.reload()
+    page.locator("#compare[data-ready]").wait_for()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # skips to the page, which stays the same one
     assert page.evaluate("document.activeElement.id") == "main" and page.locator("#compare").is_visible()

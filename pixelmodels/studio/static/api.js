@@ -31,7 +31,8 @@ export class ApiError extends Error {
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1).replace(/\.$/, "");
 
 async function ask(method, path, body, signal) {
-  const headers = { ...(body ? { "Content-Type": "application/json" } : {}), ...(key.get() ? { Authorization: `Bearer ${key.get()}` } : {}) };
+  const used = key.get();
+  const headers = { ...(body ? { "Content-Type": "application/json" } : {}), ...(used ? { Authorization: `Bearer ${used}` } : {}) };
   let answer;
   try {
     answer = await fetch(`.${path}`, { method, headers, signal, body: body ? JSON.stringify(body) : undefined, cache: "no-store", credentials: "omit" });
@@ -42,7 +43,7 @@ async function ask(method, path, body, signal) {
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => ({ message: `The service answered with status ${answer.status}` }));
   const error = new ApiError(answer.status, said, answer.headers.get("Retry-After"));
-  if (answer.status === 401) listeners.forEach((listen) => listen(error));
+  if (answer.status === 401 && used === key.get()) listeners.forEach((listen) => listen(error)); // else another key was given meanwhile
   throw error;
 }
 

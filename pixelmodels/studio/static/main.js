@@ -22,6 +22,7 @@ async function show() {
 }
 
 async function begin() {
+  const wasAsked = !$("key-form").hidden;
   $("key-form").hidden = true;
   $("starting").hidden = false;
   try {
@@ -39,9 +40,11 @@ async function begin() {
   $("starting").hidden = true;
   $("key-change").hidden = !key.get();
   await show();
+  if (wasAsked) $("main").focus();
 }
 
 function askKey(error) {
+  if (!$("key-form").hidden) return; // it is being typed
   for (const page of Object.keys(PAGES)) $(page).hidden = true;
   $("starting").hidden = true;
   $("key-error").textContent = key.get() ? `${error.message} The key that was given is not one of them.` : "";
