@@ -101,17 +101,18 @@ class Archive:
 
     def _nats_file(self, version: Version) -> bytes:
         """The table of the test's nats: in the run's folder, else among the files of its MLflow run."""
-        assert self._tracker is not None
+        tracker = self._tracker
+        assert tracker is not None
         try:
-            run = find(lambda: self._tracker and self._tracker.client.get_run(version.run_id)) if version.run_id else None
+            run = find(lambda: tracker.client.get_run(version.run_id)) if version.run_id else None
             if run is not None:
                 key = run.data.tags.get("pixelmodels.run_key", "")
                 place = f"{run_folder(version.recipe, key)}/{TEST_NATS}"
                 if re.fullmatch(r"[0-9a-f]+", key) and "/" not in version.recipe and self._storage.is_file(place):
                     return self._storage.read_bytes(place)
-                if TEST_NATS in names_in(self._tracker.uri, run.info.artifact_uri):
+                if TEST_NATS in names_in(tracker.uri, run.info.artifact_uri):
                     with tempfile.TemporaryDirectory() as folder:
-                        return download(self._tracker.uri, run.info.artifact_uri, TEST_NATS, Path(folder)).read_bytes()
+                        return download(tracker.uri, run.info.artifact_uri, TEST_NATS, Path(folder)).read_bytes()
         except OSError as error:
             raise Refused(503, NOT_LOADED, f"{TEST_NATS} cannot be read now ({error}); try again", "model", 5.0) from error
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query
 from fastapi.responses import Response, StreamingResponse
@@ -60,7 +60,9 @@ def add_routes(app: FastAPI, gateway: Gateway) -> None:
         """Images of the data set that a version was trained on, where the service shows them (--show-data)."""
         return await gateway.shown(address, split, first, n)
 
-    events = {200: {"content": {"text/event-stream": {}}, "description": "`progress`, again and again, then `done` or `error`"}}
+    events: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/event-stream": {}}, "description": "`progress`, again and again, then `done` or `error`"}
+    }
 
     @app.post("/v1/neighbours", response_model=Neighbours, responses={**ERRORS, **events})
     async def neighbours(asked: NeighboursRequest) -> Response:
