@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 STAMP := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train serve test test-compiled test-faults lint format bench ui clean clean-all
+.PHONY: help install train serve test test-browser test-compiled test-faults lint format bench ui clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +41,10 @@ $(STAMP): requirements.lock pyproject.toml
 train: $(STAMP) ## prepare the data, train every model of the suite, report (ARGS="--epochs 2")
 	@$(BIN)/python pipelines/train_all.py $(ARGS)
 
-serve: $(STAMP) ## serve samples, completions and scores over HTTP; trains a small model first where there is none (STORAGE=folder)
+serve: $(STAMP) ## serve models over HTTP, and the studio for a browser; trains a small model first where there is none (STORAGE=folder)
 	@$(BIN)/python pipelines/serve.py --train --storage "$(STORAGE)" $(ARGS)
 
-test: lint ## all checks, then all tests but those of test-faults and test-compiled (ARGS="-k name")
+test: lint ## all checks, then all tests but those of test-browser, test-compiled and test-faults (ARGS="-k name")
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-compiled: $(STAMP) ## the tests that compile the passes of every architecture: needs g++ (ARGS="-k name")
@@ -53,6 +53,10 @@ test-compiled: $(STAMP) ## the tests that compile the passes of every architectu
 test-faults: $(STAMP) ## the tests that end processes, servers and machines; as root installs iproute2 and postgresql (ARGS="-k name")
 	@.ci/programs
 	@$(BIN)/python -m pytest -q -m faults $(ARGS)
+
+test-browser: $(STAMP) ## the tests that work the studio in a browser; as root installs chromium where it is missing (ARGS="-k name")
+	@.ci/chromium
+	@$(BIN)/python -m pytest -q -m browser tests/studio $(ARGS)
 
 lint: $(STAMP) ## style, types, import rules
 	@$(BIN)/ruff check --quiet .

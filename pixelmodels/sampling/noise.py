@@ -28,3 +28,17 @@ def image_noise(model: PixelModel, seed: int, index: int) -> npt.NDArray[np.floa
     """Uniforms in [0, 1) for one image of a seed; H W U."""
     stream = np.random.SeedSequence(seed, spawn_key=(index,))
     return np.random.Generator(np.random.Philox(stream)).random((model.spec.height, model.spec.width, model.likelihood.num_uniforms))
+
+
+def between(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.float64]:
+    """Uniforms on the way from some to others that are independent of them: `share` in [0, 1], 0 is the first and 1 the second, exactly.
+
+    Their normal quantiles are turned from one to the other, z = cos(a) z_1 + sin(a) z_2 with a = share pi/2, which stays normal: so what
+    is drawn anywhere on the way is as exact a sample as at its ends.
+    """
+    if share in (0, 1):
+        return second if share else first
+    angle = share * np.pi / 2
+    z_first, z_second = (torch.special.ndtri(torch.from_numpy(one)) for one in (first, second))
+    mixed: npt.NDArray[np.float64] = torch.special.ndtr(np.cos(angle) * z_first + np.sin(angle) * z_second).numpy()
+    return mixed.clip(0.0, np.nextafter(1.0, 0.0))

@@ -16,7 +16,7 @@ from pixelmodels.models.context_images import GivenPixels, given_pixels
 from pixelmodels.models.orders import in_order
 from pixelmodels.models.turns import check_order, turned_arrays, turned_arrays_back
 from pixelmodels.sampling.choosing import check_options
-from pixelmodels.sampling.noise import image_noise
+from pixelmodels.sampling.noise import between, image_noise
 from pixelmodels.sampling.orders import order_of_image
 from pixelmodels.sampling.resampling import MOST_OF_SWEEP, MOST_REDRAWS, Dream, Redraw, dream_of, redraw_noise, sweeps_over
 
@@ -48,6 +48,8 @@ class Request:
     sweeps: int = 0  # over the pixels that are not known once they are drawn, of a model of several orders (`resampling`)
     dream: Dream | None = None  # how the image is drawn again once it is there; its pixels that are known stay
     start_NCHW: Tensor | None = None  # levels, of one image or n, that a dream begins with in place of drawn ones
+    toward_seed: int | None = None  # another seed, whose noise is mixed in: what is between the images of the two
+    toward_share: float = 0.0  # of it, in [0, 1]
 
     def order_of(self, model: PixelModel, image: int) -> int:
         """By which order one of the images of a request that was checked is drawn."""
@@ -226,7 +228,7 @@ def drawing_of(model: PixelModel, request_id: int, request: Request, image: int)
         start_CHW = request.start_NCHW[image % len(request.start_NCHW)].cpu().numpy().astype(np.uint8)
         x_CHW = start_CHW.copy() if known_HW is None else np.where(known_HW, x_CHW, start_CHW)
         known_HW = np.ones(model.spec.shape[1:], dtype=np.bool_)
-    order, noise_HWU = request.order_of(model, image), image_noise(model, request.seed, request.first + image)
+    order, noise_HWU = request.order_of(model, image), _noise_of(model, request, request.first + image)
     context, x_CHW, known_HW = _turned(model, order, context, x_CHW, known_HW)
     again = request.redraws_of(model, image)
     return Drawing(request_id, image, request.options, context, noise_HWU, x_CHW, known_HW, request, order, redraws=again)
@@ -261,3 +263,10 @@ def _turned(
     order_1 = np.array([order])
     context = in_order(context, torch.tensor([order], device=model.device))
     return context, turned_arrays(x_CHW[None], order_1)[0], None if known_HW is None else turned_arrays(known_HW[None], order_1)[0]
+
+
+def _noise_of(model: PixelModel, request: Request, index: int) -> npt.NDArray[np.float64]:
+    noise_HWU = image_noise(model, request.seed, index)
+    if request.toward_seed is None or request.toward_seed == request.seed:
+        return noise_HWU
+    return between(noise_HWU, image_noise(model, request.toward_seed, index), request.toward_share)

@@ -9,11 +9,11 @@ import base64
 import http.client
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -130,7 +130,11 @@ class Client:
         With `dream` and `every="image"` the image after every step: `event.data["step"]`, from 0.
         """
         path = "/v1/completions" if "image" in options else "/v1/samples"
-        with self._sent("POST", path, {"n": n, "stream": True, **options}) as response:
+        yield from self._events(path, {"n": n, "stream": True, **options})
+
+    def _events(self, path: str, body: dict[str, Any]) -> Iterator[Event]:
+        """The events of a stream to its end; raises `ServiceError` for what it says went wrong."""
+        with self._sent("POST", path, body) as response:
             kind = ""
             for line in response:
                 text = line.decode().rstrip("\n")
@@ -148,6 +152,44 @@ class Client:
         """What is served: `default`, `loaded` (each with its `class_names`), `available`, `refused`."""
         models: dict[str, Any] = self._json("GET", "/v1/models")
         return models
+
+    def model(self, address: str) -> dict[str, Any]:
+        """What one version takes, which is loaded for it: as an entry of `loaded` of `models`."""
+        info: dict[str, Any] = self._json("GET", f"/v1/models/{quote(address)}")
+        return info
+
+    def versions(self) -> dict[str, Any]:
+        """The leaderboard: `versions`, with their figures and aliases, and the `decisions` on them."""
+        versions: dict[str, Any] = self._json("GET", "/v1/versions")
+        return versions
+
+    def fit(self, files: Iterable[bytes], **options: Any) -> list[bytes]:
+        """Image files of any size and format as a model sees them: PNG files, which other calls take.
+
+        Options: model; kind ("image", or "context_image" or "small_image": what the model is given of an image).
+        """
+        images = [base64.b64encode(data).decode() for data in files]
+        return [base64.b64decode(png) for png in self._json("POST", "/v1/fits", {"files": images, **options})["images"]]
+
+    def test_scores(self, address: str) -> dict[str, Any]:
+        """What the test images cost a version in bits/dim: mean, stderr, histogram (`counts`, `edges`), percentiles."""
+        scores: dict[str, Any] = self._json("GET", f"/v1/test_scores/{quote(address)}")
+        return scores
+
+    def data(self, address: str, *, split: str = "test", first: int = 0, n: int = 24) -> dict[str, Any]:
+        """Images of the data set of a version, where the service shows them: `total`, and `images` with PNG files in base64."""
+        images: dict[str, Any] = self._json("GET", f"/v1/data/{quote(address)}?{urlencode({'split': split, 'first': first, 'n': n})}")
+        return images
+
+    def neighbours(self, image: Any, **options: Any) -> dict[str, Any]:
+        """The training images that are nearest to an image by a layer of the model, where the service shows images of the data set.
+
+        Options: layer, n, scale, model, timeout_s.
+        """
+        found: dict[str, Any] = {}
+        for event in self._events("/v1/neighbours", {"image": image, **options}):
+            found = event.data
+        return found
 
     def is_ready(self) -> bool:
         """Whether requests would be answered now."""

@@ -154,15 +154,17 @@ class EngineThread:
         num_images: int,
         timeout_s: float,
         listen: Callable[[list[object]], object],
+        weight: int | None = None,
     ) -> Job:
         """Do work on images with the model of an engine, some of them between two rows, and tell the results of these pieces.
 
-        Args: `work`, does the images first..last - 1. Raises `Refused` (429) where too many images wait for that.
+        Args: `work`, does the images first..last - 1; `weight`, as how many images it counts at most, unless as all of them. Raises
+        `Refused` (429) where too many images wait for that.
         """
         with self._lock:
             self._check_alive()
-            self._check_room(num_images)
-            job = Job(engine, num_images, timeout_s, listen, work=work)
+            self._check_room(num_images if weight is None else weight)
+            job = Job(engine, num_images, timeout_s, listen, work=work, weight=weight)
             self._live.add(job)
         self._inbox.put(lambda: self._jobs.append(job))
         return job
@@ -173,7 +175,7 @@ class EngineThread:
         admission.check_room(n, self._count_unfinished(), self.bound, speed)
 
     def _count_unfinished(self) -> int:
-        return self._num_reserved + sum(one.num_left for one in self._live)
+        return self._num_reserved + sum(one.num_counted for one in self._live)
 
     def _tickets(self) -> list[Ticket]:
         return [one for one in self._live if isinstance(one, Ticket)]

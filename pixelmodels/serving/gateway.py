@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -21,7 +22,21 @@ from ray.serve.handle import DeploymentHandle
 from pixelmodels.serving.deadlines import GRACE_S, left_s, time_allowed
 from pixelmodels.serving.refusals import DEADLINE, LOST, NOT_LOADED, Refused, lost, overloaded, too_late
 from pixelmodels.serving.replica import Drawn, Explained, Scored, StreamedRow
-from pixelmodels.serving.schemas import ExplanationRequest, ModelInfo, Models, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import (
+    ADDRESS,
+    ExplanationRequest,
+    FitRequest,
+    Fitted,
+    ModelInfo,
+    Models,
+    Neighbours,
+    NeighboursRequest,
+    SampleRequest,
+    ScoreRequest,
+    Shown,
+    TestScores,
+    Versions,
+)
 from pixelmodels.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -165,6 +180,39 @@ class Gateway:
         default = states[0]["default"] if states else self.settings.model
         return Models(default=default, loaded=list(merged.values()), available=available, refused=refused)
 
+    async def versions(self) -> Versions:
+        """All versions of the names that are served, and the decisions on them; raises `Refused`."""
+        found: Versions = await self._answer(lambda _: self._samplers.versions.remote(), None)
+        return found
+
+    async def model(self, address: str) -> ModelInfo:
+        """What one version takes, loaded if need be; raises `Refused`."""
+        found: ModelInfo = await self._answer(lambda _: self._samplers.info.remote(_checked(address)), None)
+        return found
+
+    async def fit(self, asked: FitRequest) -> Fitted:
+        """Images as a model sees them; raises `Refused`."""
+        found: Fitted = await self._answer(lambda _: self._samplers.fit.remote(asked), None)
+        return found
+
+    async def test_scores(self, address: str) -> TestScores:
+        """What the test images cost a version; raises `Refused`."""
+        found: TestScores = await self._answer(lambda _: self._samplers.test_scores.remote(_checked(address)), None)
+        return found
+
+    async def shown(self, address: str, split: str, first: int, n: int) -> Shown:
+        """Images of the data set of a version; raises `Refused`."""
+        found: Shown = await self._answer(lambda _: self._samplers.shown.remote(_checked(address), split, first, n), None)
+        return found
+
+    async def neighbours(self, asked: NeighboursRequest) -> AsyncIterator[tuple[int, int] | Neighbours]:
+        """How many images of how many were looked at, again and again, and then the nearest ones; raises `Refused`."""
+        with self._ongoing(is_stream=True):
+            found = self._samplers.options(stream=True).neighbours
+            async with aclosing(self._parts(lambda left_s: found.remote(asked, left_s), asked.timeout_s)) as parts:
+                async for part in parts:
+                    yield part
+
     async def states(self) -> list[dict[str, Any]]:
         """Figures of every sampler; where not all of them answer in time, of the one that a request would be given to, if it does.
 
@@ -227,6 +275,12 @@ class Gateway:
             self.num_ongoing -= 1
             if self.draining and not self.num_ongoing:
                 self._drained.set()
+
+
+def _checked(address: str) -> str:
+    if not re.fullmatch(ADDRESS, address) or len(address) > 256:
+        raise Refused(404, "unknown_model", "no such version; give one of /v1/versions, such as digits/3 or digits@champion", "model")
+    return address
 
 
 def _draining() -> Refused:

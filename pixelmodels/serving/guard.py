@@ -12,6 +12,7 @@ from pixelmodels.internals import route_path
 from pixelmodels.serving.keys import is_known
 from pixelmodels.serving.refusals import Refused, overloaded
 from pixelmodels.serving.settings import Settings
+from pixelmodels.studio.pages import is_page
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -70,7 +71,7 @@ class Guard:
             self._held_bytes -= held.bytes
 
     def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
-        if not self.hashes or path in OPEN:
+        if not self.hashes or path in OPEN or is_page(path):
             return
         given = headers.get(b"authorization", b"")
         key = given[len(BEARER) :] if given.lower().startswith(BEARER) else headers.get(b"x-api-key", b"")

@@ -23,6 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 import pixelmodels
 from pixelmodels.captions import can_write
 from pixelmodels.pictures import grid, png_bytes
+from pixelmodels.serving import browsing
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.guard import App, Guard
 from pixelmodels.serving.metrics import Metrics
@@ -45,6 +46,7 @@ from pixelmodels.serving.schemas import (
     ScoreRequest,
     Scores,
 )
+from pixelmodels.studio import pages
 
 SAMPLES: dict[str, Any] = {
     "response_model": Samples,
@@ -81,6 +83,8 @@ def make_app(gateway: Gateway, hashes: tuple[str, ...]) -> FastAPI:
         )
     app.add_middleware(_Timed, metrics=metrics)  # the outer one
     _answer_errors(app)
+    app.router.routes.extend(pages.routes())
+    browsing.add_routes(app, gateway)
 
     @app.post("/v1/samples", **SAMPLES)
     async def samples(asked: SampleRequest) -> Response:
@@ -254,12 +258,12 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        place = [str(part) for part in first["loc"] if part != "body"]
+        place = [str(part) for part in first["loc"] if part not in ("body", "path", "query")]
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "json_invalid":
             return Refused(400, "bad_request", f"the body is no JSON ({message})").response()
         if first["type"] == UNKNOWN:
-            place = [first["ctx"]["name"]]
+            place.append(first["ctx"]["name"])
         if first["type"] == "value_error":  # of the whole request: its message begins with the field
             name, _, message = message.partition(": ")
             place = [name]

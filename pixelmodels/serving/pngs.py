@@ -99,7 +99,7 @@ def _check_has_levels(data: bytes, field: str, spec: ImageSpec) -> None:
 
 def _png(text: str, field: str, spec: ImageSpec, max_bytes: int) -> bytes:
     """A PNG file of the size, of its chunks those with pixels; raises `Refused`."""
-    data = _decoded(text, field, max_bytes)
+    data = decoded(text, field, max_bytes)
     if len(data) < _HEADER_BYTES or not data.startswith(_SIGNATURE) or data[12:16] != b"IHDR":
         other = next((kind for start, kind in _OTHERS.items() if data.startswith(start)), None)
         other = "an AVIF or HEIF file" if data[4:8] == b"ftyp" else other
@@ -110,7 +110,7 @@ def _png(text: str, field: str, spec: ImageSpec, max_bytes: int) -> bytes:
     return bare_png(data)
 
 
-def _decoded(text: str, field: str, max_bytes: int) -> bytes:
+def decoded(text: str, field: str, max_bytes: int) -> bytes:
     """Base64 as people have it: in lines, as a data: URL, in the alphabet of URLs, without its last =; raises `Refused`."""
     most = -(-max_bytes // 3) * 4  # characters
     too_large = Refused(413, "too_large", f"the image is larger than {max_bytes} bytes", field)

@@ -21,14 +21,18 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
-from pixelmodels.models import Context, PixelModel
+from pixelmodels.models import Context, PixelModel, architecture_of
 from pixelmodels.models.class_names import told
 from pixelmodels.models.orders import ensemble_log_prob, log_prob_map_of_order
 from pixelmodels.models.turns import row_in_image
 from pixelmodels.products import products
 from pixelmodels.sampling.engine import RowDone
+from pixelmodels.serving import pngs
+from pixelmodels.serving.archive import Archive
 from pixelmodels.serving.engine_thread import EngineThread
 from pixelmodels.serving.explaining import Explaining, Maps, is_finite, units_of
+from pixelmodels.serving.fitting import fitted
+from pixelmodels.serving.neighbours import Index, features, known_of, layer_of, nearest, read_images
 from pixelmodels.serving.ray_serve import METRIC, listen_on_the_nodes_address
 from pixelmodels.serving.refusals import NOT_FINITE, Refused, invalid
 from pixelmodels.serving.requests import (
@@ -43,7 +47,19 @@ from pixelmodels.serving.requests import (
     images_of,
     order_of_scores,
 )
-from pixelmodels.serving.schemas import ExplanationRequest, ModelInfo, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import (
+    ExplanationRequest,
+    FitRequest,
+    Fitted,
+    ModelInfo,
+    Neighbours,
+    NeighboursRequest,
+    SampleRequest,
+    ScoreRequest,
+    Shown,
+    TestScores,
+    Versions,
+)
 from pixelmodels.serving.settings import Settings
 from pixelmodels.serving.shelf import Loaded, Shelf
 from pixelmodels.serving.work import Progress
@@ -129,6 +145,7 @@ class Sampler:
         torch.set_num_threads(1)  # the cores are the engine's thread's
         self.shelf = Shelf(settings, device)
         self.shelf.open()
+        self.archive, self.index = Archive(settings.storage, self.shelf.tracker, show_data=settings.show_data), Index()
         # A replica whose thread has failed answers nothing any more: Serve starts another one, and its requests go there.
         self.thread = EngineThread(
             slots=settings.slots, max_waiting=settings.max_waiting, num_threads=settings.cpus, on_failure=partial(os._exit, 1)
@@ -136,6 +153,7 @@ class Sampler:
         self._loader = ThreadPoolExecutor(1, "loader")
         self._asker = ThreadPoolExecutor(1, "asker")  # of the registry
         self._decoder = ThreadPoolExecutor(1, "decoder")
+        self._reader = ThreadPoolExecutor(2, "reader")  # of what takes long and nobody draws from: data sets, results of runs
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
         self._follower.start()
@@ -272,6 +290,87 @@ class Sampler:
     async def _decoded(self, make: Callable[[], T], has_images: bool) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoder, make) if has_images else make()
 
+    # --- about versions and images ---
+
+    async def versions(self) -> Versions | Refused:
+        """All versions of the names that are served, out of the registry."""
+        return await self._read(None, lambda _: self.shelf.catalogue())
+
+    async def info(self, address: str) -> ModelInfo | Refused:
+        """What one version takes; it is loaded."""
+        try:
+            loaded = await self._loaded(address)
+            return _info(loaded, self.shelf.loaded().get(loaded, []))
+        except Refused as refused:
+            return refused
+
+    async def fit(self, asked: FitRequest) -> Fitted | Refused:
+        """Images as a version sees them."""
+        limit = self.settings.max_body_bytes
+        return await self._read(asked.model, lambda one: Fitted(model=one.address, images=fitted(one.model, asked, limit)))
+
+    async def test_scores(self, address: str) -> TestScores | Refused:
+        """What the test images cost a version."""
+        return await self._read(address, lambda loaded: self.archive.test_scores(loaded.address))
+
+    async def shown(self, address: str, split: str, first: int, n: int) -> Shown | Refused:
+        """Images of the data set of a version, where they may be shown."""
+        try:
+            self.archive.check_shows()
+        except Refused as refused:
+            return refused
+        return await self._read(address, lambda loaded: self.archive.shown(loaded.address, split, first, n))
+
+    async def neighbours(self, asked: NeighboursRequest, timeout_s: float) -> AsyncIterator[tuple[int, int] | Neighbours | Refused]:
+        """How many images of how many were looked at, and then the nearest training images."""
+        job, deadline = None, time.monotonic() + timeout_s
+        loop = asyncio.get_running_loop()
+        try:
+            self.archive.check_shows()
+            with self.thread.reserved(1):
+                loaded = await self._loaded(asked.model)
+                model, limit = loaded.model, self.settings.max_image_bytes
+                dataset = await loop.run_in_executor(self._reader, self.archive.dataset, loaded.address)
+                image_CHW = await self._decoded(lambda: pngs.image_of(asked.image, "image", model.spec, limit, asked.scale), True)
+            layer, layers = layer_of(model, asked.layer)
+            x_NCHW, known = torch.from_numpy(image_CHW)[None], self.index.find(loaded.address, layer)
+            places_M, num_test = np.zeros(0, np.int64), 0
+            if known is None:
+                others_NCHW, places_M, num_test = await loop.run_in_executor(self._reader, read_images, model, dataset)
+                x_NCHW = torch.cat([x_NCHW, others_NCHW])
+            inbox, put = _inbox()
+
+            def work(first: int, last: int) -> npt.NDArray[np.float32]:
+                h_BD = features(model, x_NCHW[first:last], layer)
+                put([(last, len(x_NCHW))])
+                return h_BD
+
+            # a piece after the other, however many images those are: it is one request
+            job = self.thread.run(loaded.engine, work, len(x_NCHW), deadline - time.monotonic(), put, weight=1)
+            while isinstance((answer := await inbox.get())[-1], tuple):
+                yield answer[-1]
+            if isinstance(answer[-1], Refused):
+                raise answer[-1]
+            h_ND = np.concatenate(answer)
+            if known is None:
+                known = await loop.run_in_executor(self._reader, known_of, h_ND[1:], places_M, num_test)
+                self.index.keep(loaded.address, layer, known)
+            told = (loaded.address, layer, layers)
+            yield await loop.run_in_executor(self._reader, nearest, known, h_ND[0], asked.n, dataset, told)
+        except Refused as refused:
+            yield refused
+        finally:
+            if job is not None:
+                self.thread.cancel(job)
+
+    async def _read(self, address: str | None, read: Callable[[Loaded], T]) -> T | Refused:
+        """What is read of a version, beside everything else."""
+        try:
+            loaded = await self._loaded(address)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, read, loaded)
+        except Refused as refused:
+            return refused
+
     # --- about the replica ---
 
     async def state(self) -> dict[str, Any]:
@@ -371,9 +470,10 @@ def _streamed(loaded: Loaded, row: RowDone, every: int) -> StreamedRow:
 
 def _blamed(refused: Refused, asked: Asked) -> Refused:
     """What is not finite though the weights are: numbers of the request that are too large for the network."""
-    if refused.code != NOT_FINITE or asked.vector is None:
+    toward = getattr(asked, "toward", None)
+    if refused.code != NOT_FINITE or (asked.vector is None and getattr(toward, "vector", None) is None):
         return refused
-    return invalid("the network's numbers overflow with this vector; give smaller ones", "vector")
+    return invalid("the network's numbers overflow with this vector; give smaller ones", "vector" if asked.vector else "toward.vector")
 
 
 @torch.inference_mode()
@@ -407,4 +507,7 @@ def _info(loaded: Loaded, names: list[str]) -> ModelInfo:
         context_image=shape(given.image),
         small_image=shape(given.small),
         num_orders=given.num_orders,
+        architecture=architecture_of(loaded.model.config),
+        likelihood=loaded.model.likelihood.config.name,
+        num_parameters=loaded.model.num_parameters,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pixelmodels.errors import UserError
 from pixelmodels.evaluation.dependence import check_pixel
-from pixelmodels.models import Context, ContextSpec, PixelModel
+from pixelmodels.models import Context, ContextBlend, ContextSpec, PixelModel
 from pixelmodels.models.class_names import class_name, label_of
 from pixelmodels.models.turns import check_order, known_from, known_too_late
 from pixelmodels.sampling.engine import Request
@@ -19,10 +19,11 @@ from pixelmodels.sampling.request import checked
 from pixelmodels.sampling.resampling import Dream
 from pixelmodels.serving import pngs
 from pixelmodels.serving.refusals import Refused, invalid
-from pixelmodels.serving.schemas import CompletionRequest, ExplanationRequest, SampleRequest, ScoreRequest
+from pixelmodels.serving.schemas import CompletionRequest, ExplanationRequest, SampleRequest, ScoreRequest, Toward
 from pixelmodels.shapes import ImageSpec
 
 SMALL = "small_image"
+CONTEXT_FIELDS = ("label_B", "vector_BV")  # of a context, that an image may go from and to
 Asked = SampleRequest | ScoreRequest | ExplanationRequest
 
 
@@ -30,13 +31,14 @@ def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> R
     """What the engine is asked for; raises `Refused` with the field to blame."""
     known, mask = _known(model, asked, max_bytes) if isinstance(asked, CompletionRequest) else (None, None)
     context = context_of(model, asked, max_bytes)
+    blend = context if asked.toward is None else _toward(model, asked, asked.toward, context)
     if known is not None and mask is not None:
         _check_agrees(model, context, known, mask)
     request = Request(
         n=asked.n,
         seed=asked.seed or 0,
         first=asked.first,
-        context=context,
+        context=blend,
         guidance=asked.guidance,
         temperature=asked.temperature,
         top_p=asked.top_p,
@@ -45,6 +47,8 @@ def engine_request(model: PixelModel, asked: SampleRequest, max_bytes: int) -> R
         order=asked.order,
         sweeps=asked.sweeps if isinstance(asked, CompletionRequest) else 0,
         dream=None if asked.dream is None else Dream(asked.dream, asked.dream_region),
+        toward_seed=None if asked.toward is None else asked.toward.seed,
+        toward_share=0.0 if asked.toward is None else asked.toward.share,
     )
     try:
         return checked(model, request)
@@ -78,6 +82,21 @@ def context_of(model: PixelModel, asked: Asked, max_bytes: int) -> Context | Non
     small = _given(asked.small_image, SMALL, spec.small, max_bytes, asked.scale)
     context = Context(label, vector, image, small)
     return context if len(context) else None
+
+
+def _toward(model: PixelModel, asked: SampleRequest, toward: Toward, first: Context | None) -> Context | ContextBlend | None:
+    """The context between that of a request and the one it goes to; raises `Refused`. Given images are those of the request."""
+    given = {name: value for name in ("label", "vector") if (value := getattr(toward, name)) is not None}
+    if not given:
+        if toward.seed is None:
+            raise invalid("nothing to go to; give label, vector or seed beside share", "toward")
+        return first
+    try:
+        second = context_of(model, SampleRequest(**given), 0)
+    except Refused as refused:
+        raise invalid(refused.message, f"toward.{refused.field}") from None
+    second = replace(first or Context(), **{name: getattr(second, name) for name in CONTEXT_FIELDS if getattr(second, name) is not None})
+    return ContextBlend(first or Context(), second, torch.tensor([toward.share]))
 
 
 def class_of(asked: Asked, spec: ContextSpec) -> tuple[int | None, str | None]:
@@ -146,16 +165,17 @@ class DrawnBy:
 
 
 def drawn_by(model: PixelModel, request: Request) -> DrawnBy | None:
-    """By which orders the images of a request that was checked are drawn; None for a model of one."""
-    if model.context_spec.num_orders == 1:
-        return None
+    """By which orders the images of a request that was checked are drawn; None for a model of one, where all that is known counts."""
     mask_NHW, late_HW = request.known_mask_NHW, np.zeros(model.spec.shape[1:], np.bool_)
     if mask_NHW is not None and mask_NHW.any():  # one for all images, which are drawn by one order: it is chosen once
         orders = (request.order_of(model, 0),) * request.n
         late_HW = known_too_late(mask_NHW[0].numpy(), model.pixel_ranks().cpu().numpy(), orders[0])
+        given = model.given_pixels(request.context)
+        if given is not None:  # of a small image: the whole of it is told before the first pixel
+            late_HW &= ~given.mask_BHW[0].cpu().numpy()
     else:
         orders = tuple(request.order_of(model, image) for image in range(request.n))
-    return DrawnBy(orders, late_HW)
+    return None if model.context_spec.num_orders == 1 and not late_HW.any() else DrawnBy(orders, late_HW)
 
 
 def order_of_scores(model: PixelModel, asked: ScoreRequest) -> int | None:

@@ -39,18 +39,34 @@ Class = Annotated[
 ]
 
 
-class _Request(BaseModel):
+ADDRESS = r"^[^/@\s]+([/@][^/@\s]+)?$"
+Address = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=256,
+        pattern=ADDRESS,
+        description="an alias (champion) or a version (3) of the service's model, or name@alias or name/version of another one",
+    ),
+]
+
+
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            max_length=256,
-            pattern=r"^[^/@\s]+([/@][^/@\s]+)?$",
-            description="an alias (champion) or a version (3) of the service's model, or name@alias or name/version of another one",
-        ),
-    ] = None
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_all(cls, given: Any) -> Any:
+        """At the first field that is not known the rest is not looked at: an error for each of very many would take very long."""
+        for name in given if isinstance(given, dict) else ():
+            if name not in cls.model_fields:
+                context = {"name": str(name)[:200].encode(errors="replace").decode(), "have": ", ".join(cls.model_fields)}
+                raise PydanticCustomError(UNKNOWN, "no such field; have {have}", context)
+        return given
+
+
+class _Request(_Strict):
+    model: Address = None
     timeout_s: Annotated[float | None, Field(ge=1, le=86400, description="seconds after which the answer is of no use")] = None
 
     label: Annotated[
@@ -71,15 +87,16 @@ class _Request(BaseModel):
         ),
     ] = "grey"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _knows_all(cls, given: Any) -> Any:
-        """At the first field that is not known the rest is not looked at: an error for each of very many would take very long."""
-        for name in given if isinstance(given, dict) else ():
-            if name not in cls.model_fields:
-                context = {"name": str(name)[:200].encode(errors="replace").decode(), "have": ", ".join(cls.model_fields)}
-                raise PydanticCustomError(UNKNOWN, "no such field; have {have}", context)
-        return given
+
+class Toward(_Strict):
+    """Where an image is on its way to: another class or vector (what the model makes of both is mixed), and another seed."""
+
+    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="of the way: 0 is the request as it is without this")]
+    label: Class | None = None
+    vector: Annotated[list[Number] | None, Field(min_length=1, max_length=MAX_VECTOR, fail_fast=True)] = None
+    seed: Annotated[
+        int | None, Field(ge=0, lt=1 << 63, description="its noise is mixed in so that all on the way is as good a draw as either end")
+    ] = None
 
 
 class SampleRequest(_Request):
@@ -110,6 +127,7 @@ class SampleRequest(_Request):
         ),
     ] = None
     dream_region: Annotated[int, Field(ge=1, le=1 << 16, description="side of these squares, pixels")] = 4
+    toward: Annotated[Toward | None, Field(description="draw what is between two classes, vectors or seeds")] = None
     format: Annotated[
         Literal["grid", "png", "npz"], Field(description="one PNG of all images, JSON with a PNG each, or a NumPy archive of levels")
     ] = "png"
@@ -198,7 +216,7 @@ class ExplanationRequest(_Request):
 class Orders(BaseModel):
     """By which orders images were drawn, of a model of several, and which known pixels came too late to count."""
 
-    orders: list[int]  # of each image
+    orders: list[int]  # of each image; of a model of one order it is 0
     num_unused: int  # known pixels that come after an unknown one, of each image: what is drawn before them does not know of them
     unused: str | None  # which ones, a PNG file in base64: white where they are; null where there are none
 
@@ -269,6 +287,9 @@ class ModelInfo(BaseModel):
     context_image: list[int] | None  # channels, height, width, levels
     small_image: list[int] | None
     num_orders: int = 1  # in which it draws and scores images
+    architecture: str = "unknown"
+    likelihood: str = "unknown"
+    num_parameters: int = 0
     replicas: int = 1  # that hold it
 
 
@@ -279,6 +300,136 @@ class Models(BaseModel):
     loaded: list[ModelInfo]
     available: dict[str, list[str]]  # of each registered name: what requests may ask for
     refused: dict[str, str]  # versions that did not pass their checks, and why
+
+
+class VersionInfo(BaseModel):
+    """A registered version, as the registry and its run tell; null is what they do not."""
+
+    model: str  # name/version
+    aliases: list[str]  # such as champion
+    architecture: str
+    recipe: str
+    dataset: str  # name and fingerprint of what it was trained on
+    condition_on: str  # what its images are given: label,small/2; empty: nothing. Others do not compare with it
+    likelihood: str | None
+    parameters: int | None
+    test_bits_per_dim: float | None
+    test_bits_per_dim_stderr: float | None  # standard error of that mean over the test images
+    images_per_second: float | None  # that one worker drew at the end of its training
+    registered_at: float | None  # seconds since 1970
+    put_aside: bool  # it failed a check, or was rolled back
+    reason: str  # of the last decision on it
+    run_id: str  # of MLflow
+
+
+class Decision(BaseModel):
+    """What was decided on a version, and why."""
+
+    model: str  # name/version
+    outcome: str  # promoted, refused, rolled back
+    reason: str
+    champion_then: str | None  # number of the version
+    decided_at: float  # seconds since 1970
+    difference: float | None  # bits/dim to the champion, below zero: better; with the ends of its interval
+    low: float | None
+    high: float | None
+    run_id: str  # of MLflow
+
+
+class Versions(BaseModel):
+    """The leaderboard: all versions of the names that are served, newest first, and the decisions on them."""
+
+    versions: list[VersionInfo]
+    decisions: list[Decision]
+    mlflow: str | None  # where MLflow shows them: its server, or where `make ui` does
+    experiment: str | None  # of MLflow, that the runs are in
+
+
+class FitRequest(_Strict):
+    """Images to be fitted to what a model takes."""
+
+    model: Address = None
+    files: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]],
+        Field(min_length=1, max_length=64, fail_fast=True, description="image files in base64: PNG, JPEG, WebP, GIF, TIFF, ..."),
+    ]
+    kind: Annotated[
+        Literal["image", "context_image", "small_image"],
+        Field(description="what the model takes them as: its own images, or made of those what it is given"),
+    ] = "image"
+
+
+class Fitted(BaseModel):
+    """Images as a model sees them."""
+
+    model: str  # name/version
+    images: list[str]  # PNG files in base64, of the size that the model takes, a grey value for each level
+
+
+class TestScores(BaseModel):
+    """What the test images cost a version, bits/dim, as its training measured it."""
+
+    __test__ = False  # no test of pytest's
+
+    model: str  # name/version
+    num_images: int
+    mean: float
+    stderr: float | None  # of that mean
+    counts: list[int]  # of a histogram's bars
+    edges: list[float]  # of them, one more
+    percentiles: list[float]  # 0 to 100
+
+
+class ShownImage(BaseModel):
+    """An image of a data set."""
+
+    index: int  # in its split
+    key: str  # where it came from
+    label: int | None
+    label_name: str | None
+    image: str  # a PNG file in base64, as the model sees it
+
+
+class Shown(BaseModel):
+    """Images of a data set, where the service shows them."""
+
+    model: str  # name/version that was trained on it
+    dataset: str
+    split: str
+    first: int
+    total: int  # images of the split
+    images: list[ShownImage]
+
+
+class NeighboursRequest(_Strict):
+    """An image whose nearest training images are wanted."""
+
+    model: Address = None
+    timeout_s: Annotated[float | None, Field(ge=1, le=86400)] = None
+    image: Png
+    scale: Scale = "grey"
+    layer: Annotated[str | None, Field(min_length=1, max_length=256, description="of the network; the last unless given")] = None
+    n: Annotated[int, Field(ge=1, le=64, description="training images")] = 8
+
+
+class Neighbour(ShownImage):
+    """A training image that is near."""
+
+    distance: float  # Euclidean, between pooled activations
+
+
+class Neighbours(BaseModel):
+    """The nearest training images, and how near test images have theirs."""
+
+    model: str  # name/version
+    layer: str
+    layers: list[str]  # that may be asked for
+    num_train: int  # images that were compared, spread evenly over
+    num_train_of: int  # so many
+    num_test: int
+    test_percentiles: list[float]  # 0 to 100, of the distances of test images to their nearest training image
+    share_of_test_nearer: float | None  # of the test images: those that are nearer to a training image than this one
+    neighbours: list[Neighbour]
 
 
 class ErrorBody(BaseModel):
@@ -294,6 +445,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "the body is no JSON",
         401: "no key, or one that is not known",
+        403: "the service shows no images of its data sets",
         404: "no such model",
         408: "the body did not arrive in time",
         413: "the body is too large",

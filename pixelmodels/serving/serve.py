@@ -54,6 +54,7 @@ class Serve:
     port: int = 8000  # TCP port; 0: a free one
     api_keys: Path | None = None  # file with a hash of a key on each line (see --new-key); PIXELMODELS_API_KEYS adds hashes
     cors_origins: tuple[str, ...] = ()  # whose pages may call the service from a browser, such as https://lab.example; '*': anybody's
+    show_data: bool = False  # show images of the data sets that versions were trained on: in the studio, and under /v1/data
     new_key: bool = False  # print a new key and its hash, and end
     train: bool = False  # train a small model of the digits first, where no model 'digits' is registered
     replicas: int | None = None  # samplers; one for each --cpus of this machine's cores, 8 at most; 1 with --max-replicas or --gpus
@@ -290,6 +291,6 @@ def greeting(host: str, port: int, *, needs_key: bool) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
     body = '{"n": 16, "seed": 1, "format": "grid"}'
     return (
-        f"serving on {url}, API documentation on {url}/docs; stop with ctrl-c\n"
+        f"serving on {url}, which is the studio in a browser; API documentation on {url}/docs; stop with ctrl-c\n"
         f"curl -s {url}/v1/samples{key} -H 'Content-Type: application/json' -d '{body}' -o samples.png"
     )

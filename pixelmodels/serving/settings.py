@@ -53,6 +53,7 @@ class Settings(BaseModel):
     max_timeout_s: Annotated[float, Field(ge=1)] = 600.0  # that a request may ask for
     drain_s: Annotated[float, Field(ge=0)] = 60.0  # that requests are given to finish when the service ends
     cors_origins: tuple[str, ...] = ()  # whose pages may call this from a browser, such as https://lab.example; "*": anybody's
+    show_data: bool = False  # whether images of the data sets that versions were trained on are shown to who has a key
     key_hashes: tuple[str, ...] = ()  # SHA-256 of the keys that are let in, hexadecimal; PIXELMODELS_API_KEYS adds to them
     require_key: bool = True  # do not start without a key
 

@@ -25,7 +25,9 @@ from pixelmodels.sampling.calibration import guessed_widths, is_worth_measuring
 from pixelmodels.sampling.engine import Engine, Request, draw_all
 from pixelmodels.sampling.machine import digest_of_sources, processor
 from pixelmodels.sampling.passes import Passes
+from pixelmodels.serving.catalogue import catalogue_of
 from pixelmodels.serving.refusals import NOT_LOADED, Refused, overloaded
+from pixelmodels.serving.schemas import Versions
 from pixelmodels.serving.settings import Settings
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
@@ -87,7 +89,7 @@ class Shelf:
         self._local = is_folder(settings.model)
         self.default = _LOCAL if self._local else settings.model
         self._served = (_LOCAL,) if self._local else tuple(dict.fromkeys((re.split("[@/]", settings.model)[0], *settings.others)))
-        self._tracker = None if self._local else Tracker(Storage(settings.storage))
+        self.tracker = None if self._local else Tracker(Storage(settings.storage))
         self._worth_measuring: dict[str, bool] = {}  # of versions: whether guessed rows may be faster
         self._compiling: Compiling | None = None
         if settings.compiled:
@@ -120,6 +122,17 @@ class Shelf:
                 with suppress(UserError):  # who asks for it is told
                     self._resolve(name)
         return dict(self.chosen)
+
+    def catalogue(self) -> Versions:
+        """All versions of the names that are served; of a folder none. Raises `Refused` where the registry does not answer."""
+        if self.tracker is None:
+            return Versions(versions=[], decisions=[], mlflow=None, experiment=None)
+        try:
+            return catalogue_of(self.tracker, Storage(self.settings.storage), self._served)
+        except Exception as error:
+            if not is_of_mlflow(error):
+                raise
+            raise _not_loaded(NotLoaded(str(tracking_failure(self.tracker.uri, error)))) from None
 
     def address_of(self, asked: str | None) -> str:
         """The full address of what a request asks for; raises `Refused` (404) for a name that is not served."""
@@ -199,9 +212,9 @@ class Shelf:
 
     def available(self) -> dict[str, list[str]]:
         """Aliases and versions of each name that is served."""
-        if self._tracker is None:
+        if self.tracker is None:
             return {_LOCAL: []}
-        client, found = self._tracker.client, {}
+        client, found = self.tracker.client, {}
         for name in self._served:
             try:
                 aliases = sorted(client.get_registered_model(name).aliases)
@@ -282,20 +295,20 @@ class Shelf:
 
         Raises `UserError` where there is none, and `NotLoaded` where the registry does not answer.
         """
-        if self._tracker is None:
+        if self.tracker is None:
             return f"{_LOCAL}/{re.sub('^.*/', '', self.settings.model.rstrip('/'))}"
         try:
             if "@" in address or "/" in address:
-                found = find_version(self._tracker, f"models:/{address}")
+                found = find_version(self.tracker, f"models:/{address}")
             else:
                 try:
-                    found = find_version(self._tracker, f"models:/{address}@{CHAMPION}")
+                    found = find_version(self.tracker, f"models:/{address}@{CHAMPION}")
                 except UserError:
-                    return held.address if held is not None else self._best_of(self._tracker, address)
+                    return held.address if held is not None else self._best_of(self.tracker, address)
         except Exception as error:
             if not is_of_mlflow(error):
                 raise
-            raise NotLoaded(str(tracking_failure(self._tracker.uri, error))) from error
+            raise NotLoaded(str(tracking_failure(self.tracker.uri, error))) from error
         return f"{found.name}/{found.version}"
 
     def _best_of(self, tracker: Tracker, name: str) -> str:
@@ -311,10 +324,10 @@ class Shelf:
         return f"{name}/{best.number}"
 
     def _load(self, key: str) -> Loaded:
-        if self._tracker is None:
+        if self.tracker is None:
             model = find_model(self.settings.model, Storage(self.settings.storage))
         else:
-            model = load_model(registry.model_folder(self._tracker, f"models:/{key}"))
+            model = load_model(registry.model_folder(self.tracker, f"models:/{key}"))
         model = model.to(self.device).eval()
         check_serves(model)
         stored = self._stored_widths(key)
@@ -354,18 +367,18 @@ class Shelf:
         """The widths at which rows of a version are guessed, as was asked for or as it was measured; None: nobody has measured."""
         if self.settings.speculation != "auto":
             return tuple(range(1, 1 + self.settings.slots)) if self.settings.speculation == "on" else ()
-        if self._tracker is None:
+        if self.tracker is None:
             return None
-        text = self._tracker.client.get_model_version(*key.split("/")).tags.get(self._widths_tag)
+        text = self.tracker.client.get_model_version(*key.split("/")).tags.get(self._widths_tag)
         return None if text is None or not re.fullmatch(r"[\d ]*", text) else tuple(int(width) for width in text.split())
 
     def _store_widths(self, key: str, widths: tuple[int, ...]) -> tuple[int, ...]:
         """Keep what was measured with the version, unless another replica did before; what is kept."""
-        if self._tracker is None:
+        if self.tracker is None:
             return widths
         try:
             if self._stored_widths(key) is None:
-                self._tracker.client.set_model_version_tag(*key.split("/"), self._widths_tag, " ".join(map(str, widths)))
+                self.tracker.client.set_model_version_tag(*key.split("/"), self._widths_tag, " ".join(map(str, widths)))
             kept = self._stored_widths(key)
         except Exception as error:  # such as a registry that may only be read: every replica measures for itself
             logger.warning("%s does not keep at which widths its rows are guessed (%s)", key, one_line(error))

@@ -37,6 +37,11 @@ class Work:
         """Images that are not finished."""
         return self.num_images - self.num_done
 
+    @property
+    def num_counted(self) -> int:
+        """As how many of them it counts where it is asked whether there is room for more."""
+        return self.num_left
+
 
 @dataclass(eq=False, kw_only=True)
 class Ticket(Work):
@@ -66,7 +71,13 @@ class Job(Work):
     """Images to score; `listen` is told the results of all pieces."""
 
     work: Callable[[int, int], object]  # scores the images first..last - 1
+    weight: int | None = None  # as how many images it counts at most; None: as many as it has
     results: list[object] = field(default_factory=list)  # of each piece
+
+    @property
+    def num_counted(self) -> int:
+        """Not more than its weight: images that are only looked through hold no slot, and wait for nobody's deadline but its own."""
+        return self.num_left if self.weight is None else min(self.weight, self.num_left)
 
 
 class Share:

@@ -33,7 +33,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 HANGS_S = 30.0
 TO_THE_END = SchemathesisConfig.from_dict({"max-stream-events": 10_000})  # else it hangs up in the middle of an event stream
 OPERATIONS = ["POST /v1/samples", "POST /v1/completions", "POST /v1/scores", "POST /v1/explanations"]
-PAGES = ["GET /v1/models", "GET /healthz", "GET /readyz", "GET /metrics"]
+PAGES = ["GET /v1/models", "GET /v1/versions", "GET /healthz", "GET /readyz", "GET /metrics"]
 PNG_FIELDS = {"image": "png", "mask": "png", "context_image": "png", "images": "png", "small_image": "small-png"}
 # What the model of this registry takes that is conditioned on everything: with it answers other than refusals are reached.
 NARROW: dict[str, dict[str, Any]] = {

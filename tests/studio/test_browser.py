@@ -1,0 +1,416 @@
+"""The studio in a real browser, against a real service: each page does its job, and what is on screen is what the API says."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelmodels.data import dequantize, quantize
+from pixelmodels.shapes import ImageSpec
+from tests.studio.conftest import COLOUR, KEY, NAME, SPEC, Screen, Studio
+
+pytestmark = pytest.mark.browser
+PAGES = ("watch", "complete", "given", "score", "compare", "features")
+MOST_BYTES = 500_000  # of everything that the six pages load
+
+
+def shown(images_NCHW: np.ndarray, levels: int) -> list[np.ndarray]:
+    """Images of levels as a canvas has them."""
+    grey_NCHW = dequantize(images_NCHW, levels)
+    return [np.repeat(one, 3, 0).transpose(1, 2, 0) if len(one) == 1 else one.transpose(1, 2, 0) for one in grey_NCHW]
+
+
+def same(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
+    return len(found) == len(wanted) and all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def picture(size: tuple[int, int], kind: str = "JPEG", mode: str = "RGB") -> dict[str, Any]:
+    """A file to give to a page."""
+    rng, stream = np.random.default_rng(1), io.BytesIO()
+    image = Image.fromarray(rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    image.save(stream, kind)
+    return {"name": f"picture.{kind.lower()}", "mimeType": f"image/{kind.lower()}", "buffer": stream.getvalue()}
+
+
+def levels(png: bytes, spec: ImageSpec) -> np.ndarray:
+    """The levels of a PNG file, C H W."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    return quantize(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), spec.levels)
+
+
+def draw(screen: Screen, n: int, seed: int, **fields: str) -> None:
+    """Fill in the first page's form, and draw."""
+    section = screen.page.locator("#watch")
+    section.get_by_label("Images", exact=True).fill(str(n))
+    section.get_by_label("Seed", exact=True).fill(str(seed))
+    for label, value in fields.items():
+        section.get_by_label(label.replace("_", "-"), exact=True).fill(value)
+    section.get_by_role("button", name="Draw", exact=True).click()
+
+
+def test_what_is_drawn_is_what_the_seed_gives(screen: Screen, studio: Studio) -> None:
+    screen.open("watch")
+    assert "★ champion" in screen.page.get_by_label("Model and version").first.locator("option").first.inner_text()
+    screen.page.get_by_label("Class", exact=True).select_option(label="rings")
+    draw(screen, 9, 7, Temperature="0.8", Top_p="0.9")
+    screen.finished("#watch", 9)
+    wanted = studio.client.samples(9, seed=7, label="rings", temperature=0.8, top_p=0.9, model=f"{NAME}/1")
+    assert same(screen.pixels("#watch .stage canvas"), shown(wanted.images_NCHW, SPEC.levels))
+    # whole multiples of their size, and nothing smoothed
+    sizes = screen.page.evaluate(
+        "[...document.querySelectorAll('#watch .stage canvas')].map(one =>"
+        " [one.getBoundingClientRect().width / one.width, getComputedStyle(one).imageRendering])"
+    )
+    assert all(times == int(times) >= 1 and rendering == "pixelated" for times, rendering in sizes)
+
+
+def test_rows_appear_one_after_the_other(screen: Screen) -> None:
+    screen.open("watch")
+    screen.page.evaluate(
+        """() => {
+            window.seen = [];
+            const put = CanvasRenderingContext2D.prototype.putImageData;
+            CanvasRenderingContext2D.prototype.putImageData = function (data, ...rest) {
+                const rows = [];
+                for (let r = 0; r < data.height; r++) if (data.data[4 * r * data.width + 3]) rows.push(r);
+                window.seen.push(rows.length);
+                return put.call(this, data, ...rest);
+            };
+        }"""
+    )
+    draw(screen, 1, 3)
+    screen.finished("#watch", 1)
+    assert screen.page.evaluate("window.seen") == list(range(1, SPEC.height + 1))
+
+
+def test_two_versions_on_the_same_seeds_kept_downloaded_and_copied(screen: Screen, studio: Studio, tmp_path: Path) -> None:
+    screen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    screen.open("watch")
+    page = screen.page
+    page.get_by_label("Beside it, on the same seeds").select_option(f"{NAME}/2")
+    draw(screen, 4, 11)
+    screen.finished("#watch .stage", 8)
+    both = [studio.client.samples(4, seed=11, model=f"{NAME}/{version}").images_NCHW for version in (1, 2)]
+    wanted = [one for images in both for one in shown(images, SPEC.levels)]
+    assert same(screen.pixels("#watch .stage canvas"), wanted)
+    page.get_by_role("button", name="Keep").click()
+    assert same(screen.pixels("#watch .kept canvas"), wanted)
+
+    archives: list[Any] = []
+    page.on("download", lambda found: archives.append(found))
+    page.get_by_role("button", name="download as NPZ").click()
+    while len(archives) < 2:
+        page.wait_for_timeout(20)
+    for number, archive in enumerate(archives):
+        archive.save_as(tmp_path / f"{number}.npz")
+        with np.load(tmp_path / f"{number}.npz") as arrays:
+            assert np.array_equal(arrays["images_NCHW"], both[number])
+    with page.expect_download() as found:
+        page.get_by_role("button", name="download as GIF").click()
+    found.value.save_as(tmp_path / "drawing.gif")
+    with page.expect_download() as found:
+        page.get_by_role("button", name="download as PNG").click()
+    found.value.save_as(tmp_path / "images.png")
+    whole = np.asarray(Image.open(tmp_path / "images.png").convert("RGB"))
+    with Image.open(tmp_path / "drawing.gif") as film:
+        assert film.n_frames > SPEC.height
+        film.seek(film.n_frames - 1)
+        assert np.array_equal(np.asarray(film.convert("RGB")), whole)
+    times = -(-4 * 28 // SPEC.width)
+    assert np.array_equal(whole[: times * SPEC.height : times, : times * SPEC.width : times], wanted[0])
+
+    page.get_by_role("button", name="Copy as curl").click()
+    page.get_by_text("is on the clipboard").wait_for()
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert KEY not in line
+    subprocess.run(line, shell=True, check=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "PIXELMODELS_KEY": KEY})
+    drawn = np.asarray(Image.open(tmp_path / "images.png"))
+    assert drawn.ndim >= 2
+    page.get_by_role("button", name="Copy as Python").click()
+    screen.until("document.querySelector('#watch .status').textContent.includes('Python')")
+    program = page.evaluate("navigator.clipboard.readText()")
+    assert KEY not in program
+    names: dict[str, Any] = {}
+    exec(program.replace('os.environ["PIXELMODELS_KEY"]', repr(KEY)), names)  # the page's own words, against the test's own service
+    assert np.array_equal(names["found"].images_NCHW, both[0])
+
+
+def test_stopped_and_drawn_again_with_the_same_seed(screen: Screen, studio: Studio) -> None:
+    screen.open("watch")
+    page = screen.page
+    draw(screen, 64, 5)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    assert page.locator("#watch .stage canvas[data-finished]").count() < 64
+    page.get_by_label("Seed", exact=True).fill("6")
+    page.get_by_role("button", name="Again, same seed").click()
+    screen.finished("#watch", 64)
+    assert same(screen.pixels("#watch .stage canvas"), shown(studio.client.samples(64, seed=5).images_NCHW, SPEC.levels))
+
+
+def test_images_are_completed(screen: Screen, studio: Studio) -> None:
+    screen.open("complete")
+    page = screen.page
+    given = picture((40, 90), "WEBP")
+    page.locator("#complete input[type=file]").set_input_files(given)
+    screen.until("document.querySelector('#complete .editor canvas').width === 6")
+    fitted = levels(studio.client.fit([given["buffer"]])[0], SPEC)  # as the model sees it
+    page.get_by_role("button", name="All known").click()
+    assert same(screen.pixels("#complete .editor canvas"), shown(fitted[None], SPEC.levels))
+    page.get_by_role("button", name="All unknown").click()
+    # a box of known pixels in the lower right corner, which come after unknown ones
+    page.get_by_label("With", exact=True).select_option("box")
+    page.get_by_label("Paint", exact=True).select_option(label="known")
+    board = page.locator("#complete .editor canvas").bounding_box()
+    assert board is not None
+    cell = board["width"] / SPEC.width
+    page.mouse.move(board["x"] + 3.5 * cell, board["y"] + 4.5 * cell)
+    page.mouse.down()
+    page.mouse.move(board["x"] + 5.5 * cell, board["y"] + 5.5 * cell)
+    page.mouse.up()
+    mask_HW = np.zeros((SPEC.height, SPEC.width), bool)
+    mask_HW[4:, 3:] = True
+    page.locator("#complete").get_by_label("Seed").fill("3")
+    page.get_by_role("button", name="Complete", exact=True).click()
+    screen.finished("#complete", 12)
+    wanted = studio.client.completions(fitted, mask=mask_HW, n=12, seed=3)
+    assert same(screen.pixels("#complete .drawing canvas"), shown(wanted.images_NCHW, SPEC.levels))
+    assert wanted.unused_HW is not None and np.array_equal(wanted.unused_HW, mask_HW)
+    page.get_by_text("6 known pixels the order could not use").wait_for()
+    (unused,) = screen.pixels("#complete .unused canvas")
+    assert np.array_equal((unused == (190, 30, 160)).all(-1), mask_HW)
+
+
+def test_what_is_known_is_painted_with_the_keyboard(screen: Screen) -> None:
+    screen.open("complete")
+    page = screen.page
+    page.get_by_role("button", name="From the data set").click()
+    page.locator("#complete .thumb").first.press("Enter")
+    screen.until("document.querySelector('#complete .editor canvas').width === 6")
+    page.get_by_role("button", name="All known").press("Enter")
+    board = page.locator("#complete .editor canvas")
+    page.get_by_label("Brush, pixels").fill("1")
+    board.focus()
+    for pressed in ("ArrowDown", "ArrowRight", " ", "ArrowDown", "b", "ArrowRight", "ArrowDown", "b"):
+        board.press(pressed)
+    assert "31 of 36 pixels known" in (board.get_attribute("aria-label") or "")
+    page.get_by_role("button", name="Undo").press("Enter")
+    assert "35 of 36 pixels known" in (board.get_attribute("aria-label") or "")
+
+
+def test_images_are_coloured(screen: Screen, studio: Studio) -> None:
+    screen.open("given")
+    page = screen.page
+    page.locator("#given").get_by_label("Model and version").select_option("colouring/1")
+    part = page.get_by_role("region", name="Colour")
+    given = picture((30, 20))
+    part.locator("input[type=file]").set_input_files(given)
+    part.locator("img").nth(1).wait_for()
+    part.get_by_label("Seed", exact=True).fill("9")
+    part.get_by_role("button", name="Colour", exact=True).click()
+    screen.finished("#given", 8)
+    whole = levels(studio.client.fit([given["buffer"]], model="colouring/1")[0], COLOUR)
+    grey = levels(studio.client.fit([given["buffer"]], model="colouring/1", kind="context_image")[0], COLOUR)
+    luma = np.array([299, 587, 114])
+    assert np.array_equal(grey[0], ((luma[:, None, None] * whole.astype(int)).sum(0) + 500) // 1000)
+    wanted = studio.client.samples(8, seed=9, model="colouring/1", context_image=grey)
+    assert same(screen.pixels("#given .drawing canvas"), shown(wanted.images_NCHW, COLOUR.levels))
+
+
+def test_images_are_enlarged(screen: Screen, studio: Studio) -> None:
+    screen.open("given")
+    page = screen.page
+    page.locator("#given").get_by_label("Model and version").select_option("enlarging/1")
+    part = page.get_by_role("region", name="Enlarge")
+    given = picture((12, 12), "PNG", "L")
+    part.locator("input[type=file]").set_input_files(given)
+    part.locator("img").nth(1).wait_for()
+    part.get_by_label("Seed", exact=True).fill("9")
+    part.get_by_role("button", name="Enlarge", exact=True).click()
+    screen.finished("#given", 8)
+    whole = levels(studio.client.fit([given["buffer"]], model="enlarging/1")[0], SPEC)
+    found = screen.pixels("#given .drawing canvas")
+    assert all(np.array_equal(one[::2, ::2, 0], dequantize(whole[0, ::2, ::2], SPEC.levels)) for one in found)
+    wanted = studio.client.samples(8, seed=9, model="enlarging/1", small_image=whole[:, ::2, ::2])
+    assert same(found, shown(wanted.images_NCHW, SPEC.levels))
+
+
+def test_the_way_from_one_class_and_seed_to_another(screen: Screen, studio: Studio) -> None:
+    screen.open("given")
+    page = screen.page
+    part = page.get_by_role("region", name="Interpolate")
+    part.get_by_label("From seed").fill("4")
+    part.get_by_label("To seed").fill("8")
+    part.get_by_role("button", name="Draw the way").click()
+    screen.until("!document.querySelector('#given input[type=range]').disabled")
+    slider = part.get_by_label("On the way")
+    ends = [studio.client.samples(1, seed=seed, label=label).images_NCHW for seed, label in ((4, 0), (8, 1))]
+    half = studio.client.samples(1, seed=4, label=0, toward={"share": 0.5, "label": 1, "seed": 8}).images_NCHW
+    for place, wanted in ((0, ends[0]), (8, ends[1]), (4, half)):
+        slider.fill(str(place))
+        assert same(screen.pixels("#given .images.one canvas"), shown(wanted, SPEC.levels)), place
+    slider.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "63% of the way"
+
+
+def test_images_are_scored_beside_the_test_set(screen: Screen, studio: Studio) -> None:
+    screen.open("score")
+    files = [picture((50, 30)), picture((20, 20), "GIF", "L")]
+    screen.page.locator("#score input[type=file]").set_input_files(files)
+    screen.page.locator("#score article").nth(1).wait_for()
+    fitted = studio.client.fit([one["buffer"] for one in files])
+    scores = studio.client.scores(fitted, map=True)
+    on_screen = screen.page.locator("#score article .figure").all_inner_texts()
+    assert on_screen == [f"{one['bits_per_dim']:.3f} bits/dim" for one in scores]
+    test = studio.client.test_scores(f"{NAME}/1")
+    assert sum(test["counts"]) == test["num_images"] == studio.registry.dataset.num_images("test")
+    assert screen.page.locator("#score .chart .bar").count() == len(test["counts"])
+    assert screen.page.locator("#score .chart line.mark").count() == 2
+    maps = screen.pixels("#score article canvas")
+    for heat, one in zip(maps, scores, strict=True):  # the brightest pixel is the one that costs most, the darkest the one that costs least
+        bright, bits = heat.sum(-1, dtype=int).ravel(), np.ravel(one["map_bits"])
+        assert bright[bits.argmax()] == bright.max() > bright.min() == bright[bits.argmin()]
+
+
+def test_versions_are_compared(screen: Screen, studio: Studio) -> None:
+    screen.open("compare")
+    page = screen.page
+    table = page.get_by_role("region", name=f"table of {studio.registry.dataset_ref}", exact=True)
+    lines = table.locator("tbody tr").all_inner_texts()
+    assert len(lines) == 3 and "★ champion" in lines[0] and "2.5000" in lines[0] and "2.5100" in lines[1]
+    assert page.locator(".history li").all_inner_texts()[0].startswith(f"{NAME}/1 promoted")
+    link = table.get_by_role("link", name=f"{NAME}/1 in MLflow", exact=True)
+    assert link.get_attribute("href") == f"http://127.0.0.1:5000/#/models/{NAME}/versions/1"
+    page.get_by_role("button", name="Draw samples of all").click()
+    screen.until("/^Samples of 5/.test(document.querySelector('#compare .status').textContent)", 60)
+    for version in (1, 2):
+        found = screen.pixels(f"#compare tr:has(button, th) canvas[aria-label*='{NAME}/{version} ']")
+        assert same(found, shown(studio.client.samples(9, seed=0, model=f"{NAME}/{version}").images_NCHW, SPEC.levels))
+    table.get_by_role("button", name="Version").click()
+    assert f"{NAME}/2" in table.locator("tbody tr").first.inner_text()  # the newest version comes first
+
+
+def test_the_nearest_training_images_are_found(screen: Screen, studio: Studio) -> None:
+    screen.open("features")
+    page = screen.page
+    page.locator("#features").get_by_role("button", name="From the data set").click()
+    page.locator("#features").get_by_label("split").select_option("train")
+    page.get_by_text(f"of {studio.registry.dataset.num_images('train')} of {NAME}, train").wait_for()
+    page.locator("#features .thumb").nth(2).click()
+    page.get_by_text("It is a training image").wait_for()
+    cards = page.locator("#features .near figure").all_inner_texts()
+    assert len(cards) == 9 and cards[1].startswith("1. 0.000 away")
+    away = [float(card.split(" ")[1]) for card in cards[1:]]
+    assert away == sorted(away) and away[1] > 0
+    page.get_by_role("button", name="Draw one and look").click()
+    screen.until("/nearest training image is/.test(document.querySelector('#features .stage').textContent)")
+    assert "It is a training image" not in page.locator("#features .stage").inner_text()
+
+
+def test_a_key_is_asked_for_and_kept_out_of_addresses(screens: Callable[..., Screen]) -> None:
+    screen = screens()
+    screen.open("watch", key=None)
+    page = screen.page
+    assert page.locator("#key").is_visible() and not page.locator("#watch").is_visible()
+    page.locator("#key").fill("pm_wrong")
+    page.locator("#key").press("Enter")
+    page.get_by_text("The key that was given is not one of them").wait_for()
+    page.locator("#key").fill(KEY)
+    page.locator("#key").press("Enter")
+    page.locator("#watch[data-ready]").wait_for()
+    assert not any(KEY in url for url in screen.urls)
+    assert page.evaluate("JSON.stringify(localStorage) + document.cookie") == "{}"
+    page.reload()
+    page.locator("#watch[data-ready]").wait_for()  # it is known for as long as the tab is open
+    page.get_by_role("button", name="Change key").click()
+    page.locator("#key-form").wait_for()
+
+
+def test_the_first_page_by_keyboard_alone(screen: Screen, studio: Studio) -> None:
+    screen.open("compare")
+    page = screen.page
+    assert page.evaluate("document.activeElement.id") == "main"  # after the key was given
+    page.reload()
+    page.locator("#compare[data-ready]").wait_for()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # skips to the page, which stays the same one
+    assert page.evaluate("document.activeElement.id") == "main" and page.locator("#compare").is_visible()
+    page.get_by_role("link", name="Watch it draw").press("Enter")
+    page.locator("#watch[data-ready]").wait_for()
+    page.locator("#watch").get_by_label("Images", exact=True).fill("2")
+    page.locator("#watch").get_by_label("Seed", exact=True).fill("12")
+    page.keyboard.press("Enter")
+    screen.finished("#watch", 2)
+    assert same(screen.pixels("#watch .stage canvas"), shown(studio.client.samples(2, seed=12).images_NCHW, SPEC.levels))
+
+
+def test_mistakes_are_told_in_words(screen: Screen, studio: Studio) -> None:
+    screen.open("watch")
+    page = screen.page
+    draw(screen, 65, 1)
+    alert = page.locator("#watch [role=alert]")
+    alert.wait_for()
+    assert alert.inner_text().startswith("Images: 65 cannot be used")
+    busy = {"code": "overloaded", "message": "too much waits", "field": None}
+    page.route("**/v1/samples", lambda route: route.fulfill(status=429, headers={"Retry-After": "7"}, json=busy))
+    draw(screen, 1, 1)
+    alert.wait_for()
+    assert alert.inner_text() == "Too much waits. Others are being answered; try again shortly, or ask for fewer images. It says: in 7 s."
+    page.unroute("**/v1/samples")
+    page.route("**/v1/samples", lambda route: route.abort())
+    draw(screen, 1, 2)
+    page.get_by_text("The service does not answer").wait_for()
+    screen.problems = [one for one in screen.problems if "net::ERR_FAILED" not in one]  # which this test made
+    screen.open("complete")
+    page.locator("#complete input[type=file]").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
+    page.get_by_text("An image file that cannot be read").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_people_out(screens: Callable[..., Screen], scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    screen = screens(color_scheme=scheme)
+    page = screen.page
+    screen.open("watch")
+    draw(screen, 4, 1)
+    screen.finished("#watch", 4)
+    page.get_by_role("button", name="Keep").click()
+    for name in PAGES:
+        screen.open(name)
+        if name in ("complete", "score"):
+            page.locator(f"#{name} input[type=file]").first.set_input_files(picture((9, 9)))
+            screen.until(f"document.querySelectorAll('#{name} canvas[aria-label]').length > 0")
+        if name == "features":
+            page.get_by_role("button", name="Draw one and look").click()
+            page.locator("#features .near").wait_for()
+        found = Axe().run(page)
+        assert not found.response["violations"], f"{name}: {found.generate_report()}"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1920])
+def test_pages_fit_from_a_phone_to_a_wide_screen(screens: Callable[..., Screen], width: int) -> None:
+    screen = screens(viewport={"width": width, "height": 800})
+    for name in PAGES:
+        screen.open(name)
+        if name == "watch":
+            draw(screen, 16, 1)
+            screen.finished("#watch", 16)
+        assert screen.page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+
+def test_all_pages_weigh_little(screen: Screen, studio: Studio) -> None:
+    weights: dict[str, int] = {}
+    screen.page.on("response", lambda answer: weights.update({answer.url: int(answer.headers.get("content-length", 0))}))
+    for name in PAGES:
+        screen.open(name)
+    files = {url: size for url, size in weights.items() if "/v1/" not in url}
+    assert len(files) > 10 and all(files.values())
+    assert sum(files.values()) < MOST_BYTES, files
