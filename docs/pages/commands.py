@@ -22,7 +22,7 @@ def page() -> str:
         "# Commands",
         "What each command tells with `--help`. A mistake is answered in one line, with status 2; what failed has status 1.",
         "## make",
-        "Each target passes `ARGS` on: `make train ARGS=\"--epochs 2\"`.",
+        'Each target passes `ARGS` on: `make train ARGS="--epochs 2"`.',
         "| target | does |\n|:---|:---|\n" + "\n".join(f"| `make {name}` | {text} |" for name, text in targets()),
     ]
     for name in names():

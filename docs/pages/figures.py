@@ -18,7 +18,12 @@ BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 MACHINE = ("date", "cores", "threads", "processor", "python", "torch", "load_average_at_end", "quick")
 # What has no benchmark of its own name: the command that wrote it, and what it is.
-OTHERS = {"ablation": ("python pipelines/train_all.py --ablation", "What each improvement of the digits' recipes is worth: switched off one by one.")}
+OTHERS = {
+    "ablation": (
+        "python pipelines/train_all.py --ablation",
+        "What each improvement of the digits' recipes is worth: switched off one by one.",
+    )
+}
 # Of each benchmark the plot that is made where none is committed: where its rows are, what names a row, and the bars.
 PLOTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     "data": ("speed", ("name",), ("times_as_fast",), "times as fast as a plain loop"),
@@ -78,12 +83,13 @@ def pages() -> dict[str, str]:
     """Markdown by the page's path below `figures/`: one for each benchmark, and `index.md`."""
     all_results = results()
     lines = [
-        f"| [{name}]({name}.md) | {_cell(title(name))} | {', '.join(one.parts[1][:10] for one in found)} |" for name, found in all_results.items()
+        f"| [{name}]({name}.md) | {_cell(title(name))} | {', '.join(one.parts[1][:10] for one in found)} |"
+        for name, found in all_results.items()
     ]
     index = [
         "# Figures",
-        "Everything that was measured and committed, with its date, its machine and the command that measures it again. A plot is the benchmark's "
-        "own where it made one, else it is drawn from the table. Figures of other machines, and of machines with something else to do, differ.",
+        "Everything that was measured and committed, with its date, its machine and the command that measures it again. A plot is the "
+        "benchmark's own where it made one, else it is drawn from the table. Other machines, and those with more to do, give other figures.",
         "| benchmark | what it measures | measured |\n|:---|:---|:---|\n" + "\n".join(lines),
     ]
     return {"index.md": "\n\n".join(index) + "\n", **{f"{name}.md": _page(name, found) for name, found in all_results.items()}}
@@ -209,7 +215,9 @@ def _draw(bars: Mapping[str, Mapping[str, float]], label: str) -> bytes:
 
 
 def _machine(result: Result) -> str:
-    machine = {**{key: result.figures.get(key) for key in MACHINE}, **result.figures.get("machine", {})} if result.path.suffix == ".json" else {}
+    machine = (
+        {**{key: result.figures.get(key) for key in MACHINE}, **result.figures.get("machine", {})} if result.path.suffix == ".json" else {}
+    )
     told = [f"{key} {_number(value)}" for key, value in machine.items() if value is not None and key != "date" and value is not False]
     return f"Measured {result.parts[1][:10]}" + (f": {', '.join(told)}." if told else ".")
 

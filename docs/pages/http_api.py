@@ -10,7 +10,14 @@ from typing import Any, cast
 from pixelmodels.serving.gateway import Gateway
 from pixelmodels.serving.ingress import make_app
 
-_BOUNDS = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<", "minLength": "length ≥", "maxLength": "length ≤"}
+_BOUNDS = {
+    "minimum": "≥",
+    "maximum": "≤",
+    "exclusiveMinimum": ">",
+    "exclusiveMaximum": "<",
+    "minLength": "length ≥",
+    "maxLength": "length ≤",
+}
 _BOUNDS |= {"minItems": "items ≥", "maxItems": "items ≤"}
 
 
@@ -47,9 +54,7 @@ def page() -> str:
 
 def _answers(responses: dict[str, Any]) -> Iterator[str]:
     for status, answer in sorted(responses.items()):
-        kinds = [
-            f"{_type(media['schema'])}" if media.get("schema") else f"`{kind}`" for kind, media in answer.get("content", {}).items()
-        ]
+        kinds = [f"{_type(media['schema'])}" if media.get("schema") else f"`{kind}`" for kind, media in answer.get("content", {}).items()]
         yield f"| {status} | {_cell(answer['description'])}{': ' if kinds else ''}{', '.join(kinds)} |"
 
 
