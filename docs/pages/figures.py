@@ -89,7 +89,7 @@ def pages() -> dict[str, str]:
     index = [
         "# Figures",
         "Everything that was measured and committed, with its date, its machine and the command that measures it again. A plot is the "
-        "benchmark's own where it made one, else it is drawn from the table. Other machines, and those with more to do, give other figures.",
+        "benchmark's own where it made one, else it is drawn from the table. Other machines give other figures.",
         "| benchmark | what it measures | measured |\n|:---|:---|:---|\n" + "\n".join(lines),
     ]
     return {"index.md": "\n\n".join(index) + "\n", **{f"{name}.md": _page(name, found) for name, found in all_results.items()}}

@@ -32,8 +32,8 @@ def page() -> str:
     found = document()
     parts = [
         "# HTTP API",
-        f"{found['info']['description']} Made of the OpenAPI document of version {found['info']['version']}, which a service answers with at "
-        "`/openapi.json`; [Serving](../serving.md) tells what the fields mean together, and how to start a service.",
+        f"{found['info']['description']} Made of the OpenAPI document of version {found['info']['version']}, which a service answers "
+        "with at `/openapi.json`; [Serving](../serving.md) tells what the fields mean together, and how to start a service.",
     ]
     for path, methods in found["paths"].items():
         for method, about in methods.items():

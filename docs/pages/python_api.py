@@ -19,7 +19,7 @@ def pages() -> dict[str, str]:
     lines = [f"- [`pixelmodels.{room}`](python/{room}.md): {_first_line(library / room / '__init__.py')}" for room in rooms]
     head = [
         "# Python",
-        "Made from the docstrings. Of the library's rooms the first are those that programs use; what the others do the commands do for you.",
+        "Made from the docstrings. The first rooms are those that programs use; what the others do the commands do for you.",
         "\n".join(lines),
         "## pixelmodels\n\n::: pixelmodels.load",
         *(f"## pixelmodels.{file.stem}\n\n{_directive(f'pixelmodels.{file.stem}')}" for file in single),
@@ -38,7 +38,7 @@ def _room(name: str, folder: Path) -> str:
 
 def _directive(module: str) -> str:
     """What is public in a module, without a heading of the module's own."""
-    return f"::: {module}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n      show_docstring_description: true"
+    return f"::: {module}\n    options:\n      show_root_heading: false\n      show_root_toc_entry: false"
 
 
 def _first_line(file: Path) -> str:
