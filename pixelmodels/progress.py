@@ -8,10 +8,10 @@ are meant for a person.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -21,6 +21,7 @@ from rich.table import Column
 _ANSWER_S = 30.0  # a machine that is cut off answers nothing
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 def beside_the_driver() -> dict[str, Any]:
@@ -207,7 +208,7 @@ def live_table(names: Sequence[str]) -> Iterator[LiveTable | None]:
 
 
 @contextmanager
-def counting(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[float], None]]:
+def counting(title: str, total: int, unit: str, *, done: float = 0) -> Iterator[Callable[[float], None]]:
     """A bar on the terminal (standard error) that counts up to `total` of a unit; nothing where there is no terminal.
 
     Gives a function that is told how many more are done; parts of one may be told, too.
@@ -219,6 +220,13 @@ def counting(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Ca
     with Bar(*columns, console=console, disable=not is_shown, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
+
+
+def counted(items: Iterable[T], advance: Callable[[float], None]) -> Iterator[T]:
+    """Items as they come, each one told to a bar."""
+    for item in items:
+        advance(1)
+        yield item
 
 
 def duration(seconds: float) -> str:

@@ -67,7 +67,7 @@ def _program(path: Path, text: str) -> None:
 
 
 def _make_images(folder: Path) -> None:
-    """`my_images/`: 64 pictures of two classes, 40 x 44; `lake/birds/`: a Parquet table; `shards/`: tar shards; `grey_photo.png`, `mask.png`."""
+    """What readers have: `my_images/` (64 pictures of two classes), `lake/birds/` (Parquet), `shards/`, `grey_photo.png`, `mask.png`."""
     import io
     import tarfile
 
