@@ -42,7 +42,7 @@ def _cells(row: dict[str, Any]) -> Iterator[str]:
     yield row["model"]
     yield row["likelihood"]
     yield f"{int(row['parameters']):,}" if row["parameters"] else ""
-    error = f" ± {float(row['test_bits_per_dim_stderr']):.4f}" if row["test_bits_per_dim_stderr"] else ""
+    error = f" ± {float(row['test_bits_per_dim_stderr']):.4f}" if float(row["test_bits_per_dim_stderr"] or 0) else ""
     yield f"{float(row['test_bits_per_dim']):.4f}{error}"
     yield f"{float(row['test_nll_nats']):.2f}"
     for speed in ("train_images_per_second", "samples_per_second"):

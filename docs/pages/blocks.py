@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FENCE = re.compile(r"( *)(`{3,})(\w*)(.*)")
-_COMMENT = re.compile(r"<!-- *(not run|shown|before)(?:: *(.*?))? *(-->)?")
+_COMMENT = re.compile(r"<!-- *(not run|shown|before)(?:: *(.*?))? *(?:-->)?$")
 _TITLE = re.compile(r'title="([^"]+)"')
 
 

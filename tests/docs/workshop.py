@@ -67,7 +67,7 @@ def _program(path: Path, text: str) -> None:
 
 
 def _make_images(folder: Path) -> None:
-    """What readers have: `my_images/` (64 pictures of two classes), `lake/birds/` (Parquet), `shards/`, `grey_photo.png`, `mask.png`."""
+    """What readers have: `my_images/` (64 pictures of two classes), `lake/birds/` (Parquet), `shards/`, `grey_photo.png`, `half.png`."""
     import io
     import tarfile
 
@@ -86,13 +86,12 @@ def _make_images(folder: Path) -> None:
         picture.save(stream, "PNG")
         files.append((f"{kind}/{number:03d}.png", stream.getvalue()))
     for name, content in files:
-        for place in ("my_images", "more_images"):
-            (folder / place / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / place / name).write_bytes(content)
+        (folder / "my_images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "my_images" / name).write_bytes(content)
     Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(folder / "grey_photo.png")
-    half_HW = np.zeros((32, 32), np.uint8)
-    half_HW[:16] = 255
-    Image.fromarray(half_HW).save(folder / "mask.png")
+    half_HW = np.zeros((8, 8), np.uint8)
+    half_HW[:4] = 255
+    Image.fromarray(half_HW).save(folder / "half.png")
     (folder / "lake" / "birds").mkdir(parents=True)
     table = pa.table({"photo": [content for _, content in files], "species": [name.partition("/")[0] for name, _ in files]})
     pq.write_table(table, folder / "lake" / "birds" / "birds.parquet")
