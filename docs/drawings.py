@@ -1,4 +1,4 @@
-"""Makes the drawings of `docs/how_it_works.md` in `docs/drawings/`: what models see and in which order they draw is asked of the models themselves.
+"""Makes the drawings of `docs/how_it_works.md` in `docs/drawings/`: what models see, and in which order they draw, they are asked.
 
 python docs/drawings.py
 """
@@ -113,7 +113,9 @@ def draw() -> Figure:
         axes.add_patch(Rectangle((end - share, 0), share, 1, facecolor=NOW if chosen else SEEN, edgecolor="white"))
         if share > 0.04:
             colour = "white"
-            axes.text(end - share / 2, 0.5, f"level {level}" if share > 0.1 else str(level), ha="center", va="center", color=colour, fontsize=9)
+            axes.text(
+                end - share / 2, 0.5, f"level {level}" if share > 0.1 else str(level), ha="center", va="center", color=colour, fontsize=9
+            )
     axes.annotate("u = 0.62, from the image's own seed", (u, 1), (u, 1.7), ha="center", fontsize=9, arrowprops={"arrowstyle": "->"})
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 2)
