@@ -9,6 +9,8 @@ BIN := .venv/bin
 # A local Ray leaves a token in ~/.ray, and `ray start` then demands it; this makes every command here present it.
 export RAY_AUTH_MODE ?= token
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# mkdocs-material tells at every build that a later MkDocs will not do; the lock has the one that does
+export NO_MKDOCS_2_WARNING := 1
 
 # The stamp's name carries a checksum of all that decides what is installed: a change installs again, nothing else does.
 STAMP := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | tr ' ' '-')

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # the hook is a file of its own, not a module of 
 
 from docs.pages import commands, figures, http_api, python_api  # noqa: E402
 
-PROJECT = {"CONTRIBUTING.md": "project/contributing.md", "CHANGELOG.md": "project/changelog.md", "LICENSE": "project/license.md"}
+PROJECT = {"CONTRIBUTING.md": "project/contributing.md", "CHANGELOG.md": "project/changelog.md"}
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
 
@@ -27,6 +27,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     named = set(_names(nav))
     guides = next(part["Guides"] for part in nav if isinstance(part, dict) and "Guides" in part)
     guides += sorted(file.name for file in Path(config.docs_dir).glob("*.md") if file.name not in named)
+    rooms = [f"reference/{path}" for path in python_api.pages() if path != "python.md"]
+    benchmarks = [f"figures/{name}.md" for name in figures.results()]
+    made = {"reference/python.md": {"Python": ["reference/python.md", *rooms]}}
+    for part in nav:
+        if isinstance(part, dict) and "Reference" in part:
+            part["Reference"] = [made.get(name, name) for name in part["Reference"]]
+        if isinstance(part, dict) and "Figures" in part:
+            part["Figures"] = [*part["Figures"], *benchmarks]
     config.nav = nav
     return config
 
@@ -40,9 +48,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, path in PROJECT.items():
         made[path] = _outside((ROOT / name).read_text())
     for path, content in made.items():
-        files.append(File.generated(config, path, content=content))
-    for file in sorted(figures.RESULTS.iterdir()):
-        files.append(File.generated(config, f"results/{file.name}", abs_src_path=str(file)))
+        files.append(File.generated(config, path, content=content, inclusion=InclusionLevel.INCLUDED))
+    for file in sorted(one for one in figures.RESULTS.iterdir() if one.suffix in (".json", ".csv", ".png")):
+        path = f"results/{file.name}"
+        files.append(File.generated(config, path, abs_src_path=str(file), inclusion=InclusionLevel.INCLUDED))
     return files
 
 
