@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
-MACHINE = ("date", "cores", "threads", "processor", "python", "torch", "load_average_at_end", "quick")
+MACHINE = ("date", "cores", "threads", "processor", "python", "torch", "load_average_at_end", "quick")  # told above the tables
 # What has no benchmark of its own name: the command that wrote it, and what it is.
 OTHERS = {
     "ablation": (
@@ -24,6 +24,7 @@ OTHERS = {
         "What each improvement of the digits' recipes is worth: switched off one by one.",
     )
 }
+PART_OF = {"serving_before": "serving"}  # results of a benchmark's own comparison: its commands are in that one's docstring
 # Of each benchmark the plot that is made where none is committed: where its rows are, what names a row, and the bars.
 PLOTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     "data": ("speed", ("name",), ("times_as_fast",), "times as fast as a plain loop"),
@@ -36,7 +37,12 @@ PLOTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     "quality": (".", ("",), ("ours.test_nats", "peer.test_nats"), "nats of a test image"),
     "ray_over_bare": (".", ("",), ("ray_over_bare_median", "ray_over_bare_best"), "share of a bare run's speed"),
     "data_feeding": (".", ("",), ("thread.over", "training.over"), "over: with and without a thread; streamed and resident"),
-    "sampling_compiled": ("rows", ("case", "batch"), ("times_eager",), "times as fast as rows that are not compiled"),
+    "sampling_compiled": (
+        "rows",
+        ("case", "batch"),
+        ("compiled.times_reference", "eager.times_reference"),
+        "times as fast as the reference sampler",
+    ),
     "scale_model": ("predictions", ("",), ("measured_s", "predicted_s"), "seconds a step"),
     "scaling": ("images_per_second", ("",), ("median", "best", "worst"), "images a second"),
     "serving_before": (".", ("",), ("images_per_s.here.median", "images_per_s.before.median"), "images a second"),
@@ -101,7 +107,8 @@ def plots() -> dict[str, bytes]:
     for name, found in results().items():
         for result in found:
             if not result.pictures and (bars := _bars(name, result.figures)):
-                drawn[f"{result.path.stem}.svg"] = _draw(bars, PLOTS[name][3])
+                label = (PLOTS.get(name) or _some_bars(result.figures))[3]
+                drawn[f"{result.path.stem}.svg"] = _draw(bars, label)
     return drawn
 
 
@@ -114,6 +121,7 @@ def command(name: str) -> str:
     """The commands that measure it, as its docstring has them: its lines that are moved in by four, and go on as they end."""
     if name in OTHERS:
         return OTHERS[name][0]
+    name = PART_OF.get(name, name)
     lines = _docstring(name).splitlines()
     return "\n".join(line.strip() for line in lines if re.match(r"    (\S.*)?(python |pip )", line))
 
@@ -135,7 +143,7 @@ def _page(name: str, found: Sequence[Result]) -> str:
 
 def tables(figures: Mapping[str, Any]) -> Iterator[str]:
     """The figures as tables: what is one value, then a table for each list, and for each group of groups."""
-    single = {key: value for key, value in figures.items() if key not in ("benchmark", *MACHINE)}
+    single = {key: value for key, value in figures.items() if key not in ("benchmark", "machine", *MACHINE)}
     rows_of = {key: _rows(value) for key, value in single.items()}
     plain = {name: one for key, value in single.items() if not rows_of[key] for name, one in _flat(key, value)}
     if plain:
@@ -177,9 +185,7 @@ def _flat(key: str, value: object) -> Iterator[tuple[str, object]]:
 
 def _bars(name: str, figures: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Of each row's name the values of its bars; none where the result has no such rows."""
-    if name not in PLOTS:
-        return {}
-    where, names, values, _ = PLOTS[name]
+    where, names, values, _ = PLOTS.get(name) or _some_bars(figures)
     rows = [{"": "", **figures}] if where == "." else _rows(figures.get(where))
     bars = {}
     for row in rows:
@@ -188,6 +194,18 @@ def _bars(name: str, figures: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         if found:
             bars[", ".join(str(flat[one]) for one in names)] = found
     return bars
+
+
+def _some_bars(figures: Mapping[str, Any]) -> tuple[str, tuple[str, ...], tuple[str, ...], str]:
+    """What is drawn of a result that `PLOTS` does not know: of its first table the last column of numbers, by the columns of texts."""
+    for where, value in figures.items():
+        rows = [dict(pair for key, one in row.items() for pair in _flat(key, one)) for row in _rows(value)]
+        numbers = [key for key in (rows[0] if rows else {}) if all(_is_number(row.get(key)) for row in rows)]
+        texts = [key for key in (rows[0] if rows else {}) if all(isinstance(row.get(key), str) for row in rows)]
+        if numbers:
+            return where, tuple(texts) or (numbers[0],), (numbers[-1],), numbers[-1]
+    single = [key for key, value in figures.items() if _is_number(value) and not isinstance(value, list) and key not in MACHINE]
+    return ".", ("",), tuple(single), "value"
 
 
 def _draw(bars: Mapping[str, Mapping[str, float]], label: str) -> bytes:
@@ -215,10 +233,11 @@ def _draw(bars: Mapping[str, Mapping[str, float]], label: str) -> bytes:
 
 
 def _machine(result: Result) -> str:
-    machine = (
-        {**{key: result.figures.get(key) for key in MACHINE}, **result.figures.get("machine", {})} if result.path.suffix == ".json" else {}
-    )
-    told = [f"{key} {_number(value)}" for key, value in machine.items() if value is not None and key != "date" and value is not False]
+    """When it was measured, and on what."""
+    machine = {key: result.figures.get(key) for key in MACHINE}
+    of_machine = result.figures.get("machine")
+    machine |= of_machine if isinstance(of_machine, dict) else {"machine": of_machine}
+    told = [f"{key} {_number(value)}" for key, value in machine.items() if value not in (None, False) and key != "date"]
     return f"Measured {result.parts[1][:10]}" + (f": {', '.join(told)}." if told else ".")
 
 
