@@ -7,6 +7,7 @@ the service running beside what follows it. What it adds is in `QUICK`, and noth
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,10 @@ def make_workshop(folder: Path) -> dict[str, str]:
     _make_venv(folder)
     _make_images(folder)
     home = folder.with_name("home")  # a reader's own: caches and Ray's token stay out of this one's
-    home.mkdir(exist_ok=True)
+    (home / ".ray").mkdir(parents=True)
+    token = home / ".ray" / "auth_token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "OMP_NUM_THREADS") if name in os.environ}
     return {
         **kept,
