@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT))  # the hook is a file of its own, not a module of 
 from docs.pages import commands, figures, http_api, python_api  # noqa: E402
 
 PROJECT = {"CONTRIBUTING.md": "project/contributing.md", "CHANGELOG.md": "project/changelog.md"}
+_LOADS = re.compile(r"""<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
 _LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
 
@@ -60,6 +62,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.generated_by is not None or "/" in page.file.src_uri:
         return markdown
     return _LINK.sub(lambda found: found[1] + _inside(found[2]) + (found[3] or "") + found[4], markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """See that a page loads nothing from elsewhere; links may lead there."""
+    loaded = [tag for tag in _LOADS.findall(output) if 'rel="canonical"' not in tag]
+    if loaded:
+        raise PluginError(f"page '{page.file.src_uri}' loads from elsewhere: {loaded[0]}")
+    return output
 
 
 def _names(nav: object) -> Iterator[str]:
