@@ -9,12 +9,14 @@ BIN := .venv/bin
 # A local Ray leaves a token in ~/.ray, and `ray start` then demands it; this makes every command here present it.
 export RAY_AUTH_MODE ?= token
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# mkdocs-material tells at every build that a later MkDocs will not do; the lock has the one that does
+export NO_MKDOCS_2_WARNING := 1
 
 # The stamp's name carries a checksum of all that decides what is installed: a change installs again, nothing else does.
 STAMP := .venv/installed-$(shell (cat requirements.lock pyproject.toml; pwd) | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train serve test test-browser test-compiled test-faults lint format bench ui clean clean-all
+.PHONY: help install train serve test test-browser test-docs test-compiled test-faults lint format docs docs-serve bench ui clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +49,9 @@ serve: $(STAMP) ## serve models over HTTP, and the studio for a browser; trains 
 test: lint ## all checks, then all tests but those of test-browser, test-compiled and test-faults (ARGS="-k name")
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder $(ARGS)
 
+test-docs: $(STAMP) ## run every command and every Python block of README and guides, with quick settings (ARGS="README.md", ARGS=--write)
+	@$(BIN)/python -m tests.docs.run_pages $(ARGS)
+
 test-compiled: $(STAMP) ## the tests that compile the passes of every architecture: needs g++ (ARGS="-k name")
 	@$(BIN)/python -m pytest -q -m compiled $(ARGS)
 
@@ -70,6 +75,13 @@ format: $(STAMP) ## rewrite the sources in the project's style
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
+docs: $(STAMP) ## build the site of the documentation in site/; a dead link fails (ARGS="--site-dir FOLDER")
+	@$(BIN)/python -m mkdocs --quiet build --strict $(ARGS)
+	@echo "open site/index.html in a browser"
+
+docs-serve: $(STAMP) ## show the site on http://127.0.0.1:8080, built again when a page changes
+	@$(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8080 $(ARGS)
+
 # main_job and published have no quick form: they are left out there
 BENCHMARKS := $(if $(findstring --quick,$(ARGS)),,main_job published) data data_feeding training beside_busy conditioning sampling compression tuning serving
 
@@ -88,7 +100,7 @@ ui: $(STAMP) ## show runs and models in a browser (STORAGE=folder or s3://bucket
 
 clean: ## remove caches; keeps .venv, data and runs
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	@rm -rf site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
 
 clean-all: clean ## remove .venv too; keeps data and runs
 	@rm -rf .venv

@@ -55,6 +55,7 @@ from pixelmodels.data.vectors import VectorFile
 from pixelmodels.data.writing import ImageForm, Loader, ShardWriter, SourceLoader, record_of, write
 from pixelmodels.errors import UserError
 from pixelmodels.hashed_fields import hashed
+from pixelmodels.progress import counted, counting
 from pixelmodels.storage import Storage
 
 LARGEST_SIDE = 256  # rows or columns that are taken over from a source without being asked for
@@ -227,7 +228,8 @@ def _decode(
     before = whole_units(storage, folder)
     if before:
         say(f"goes on from {len(before)} of {len(units)} parts of '{config.path}' that are decoded")
-    decoded = Decoded.of(decode_units(PieceWriter(source, storage, folder, form, config.seed), units, before))
+    with counting("decoding", len(units), "parts") as advance:
+        decoded = Decoded.of(counted(decode_units(PieceWriter(source, storage, folder, form, config.seed), units, before), advance))
     rejected = [Rejected.of(key, error, "listing") for key, error in source.rejected(listing).items()] + decoded.rejected
     rejected.sort()
     if not decoded.examples:
@@ -342,7 +344,8 @@ def _write(config: DatasetConfig, storage: Storage, images: _Images, plan: _Plan
         columns |= {} if plan.vector_rows_N is None else {"vector_rows": plan.vector_rows_N[places_M]}
         return {"split": split, "file": file, "may_be_whole": file in before, **columns, **images.rows(places_M)}
 
-    results = list(map_records(plan.writer, (task(*shard) for shard in shards)))
+    with counting("writing", len(shards), "shards") as advance:
+        results = list(counted(map_records(plan.writer, (task(*shard) for shard in shards)), advance))
     num_written = sum(result["num_images"] for result in results)
     num_left_out = int((images.is_image_N & ~is_used_N).sum())
     if images.num_read != num_written + len(images.rejected) + num_left_out:

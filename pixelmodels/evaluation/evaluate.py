@@ -31,6 +31,7 @@ from pixelmodels.models import PixelModel
 from pixelmodels.models.turns import ORDERS, check_order
 from pixelmodels.pictures import grid, png_bytes
 from pixelmodels.preflight import Preflight
+from pixelmodels.progress import counting
 from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once, without_remarks
 from pixelmodels.runs.loading import REGISTERED, find_model, locate
 from pixelmodels.storage import DEFAULT_STORAGE, Storage, StorageFull, fitting, why
@@ -229,7 +230,12 @@ def _check_fit(model: PixelModel, dataset: Dataset, options: Evaluate) -> None:
 def _score(actors: Actors, dataset: Dataset, split: str, order: int | None) -> pa.Table:
     """What `Scorer` tells of every image of the split, ordered by key."""
     rows = actors.over(dataset.stream(split), len(dataset.shards(split)), Scorer, actors, dataset, order)
-    table = pa.concat_tables(list(rows.iter_batches(batch_size=None, batch_format="pyarrow"))).sort_by("key")
+    batches: list[pa.Table] = []
+    with counting("scoring", dataset.num_images(split), "images") as advance:
+        for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            batches.append(batch)
+            advance(len(batch))
+    table = pa.concat_tables(batches).sort_by("key")
     if len(table) != dataset.num_images(split):
         raise RuntimeError(f"{len(table)} images were scored, the split has {dataset.num_images(split)}")
     return table

@@ -34,12 +34,22 @@ WEIGHTS_TAG = "pixelmodels.weights_sha256"
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
 # What code below `pixelmodels` imports to load, sample and score; pinned to what is installed here.
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
+CARD, PICTURE = "card.md", "samples.png"  # beside a model's weights: see `tracking.card`
 _ATTEMPTS = 20
+_MOST_DESCRIBED = 5000  # characters of a version's description in MLflow's database
 
 
-def register(tracker: Tracker, run_id: str, model_folder: Path, registered_name: str, tags: Mapping[str, str] | None = None) -> str:
+def register(
+    tracker: Tracker,
+    run_id: str,
+    model_folder: Path,
+    registered_name: str,
+    tags: Mapping[str, str] | None = None,
+    description: str | None = None,
+) -> str:
     """Log the model of a folder (`model.json` and weights) with a run, and make it the next version of a registered model.
 
+    A card in the folder goes with it; `description` is the version's own, of which MLflow takes the first 5,000 characters.
     The average of the weights is taken where the folder has one. Doing it again with the same weights of the same run gives the same
     version. Returns the version. Raises `UserError` when the folder holds no model.
     """
@@ -62,7 +72,7 @@ def register(tracker: Tracker, run_id: str, model_folder: Path, registered_name:
             client.log_model_artifacts(model.model_id, str(path))
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, step=0)])
-        return _create_version(tracker, registered_name, model, run_id, all_tags)
+        return _create_version(tracker, registered_name, model, run_id, all_tags, _short(description))
     except BaseException:
         client.finalize_logged_model(model.model_id, "FAILED")
         raise
@@ -91,7 +101,9 @@ def save_pyfunc(
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / MODEL_ARTIFACT
         files.mkdir()
-        shutil.copy(model_folder / DESCRIPTION, files / DESCRIPTION)
+        for name in (DESCRIPTION, CARD, PICTURE):
+            if (model_folder / name).is_file():
+                shutil.copy(model_folder / name, files / name)
         shutil.copy(weights, files / WEIGHTS)
         code = Path(folder) / CODE
         _zip(PACKAGE, code)
@@ -175,14 +187,24 @@ def _version_of(tracker: Tracker, run_id: str, registered_name: str, digest: str
     return next((str(found.version) for found in versions if found.tags.get(WEIGHTS_TAG) == digest), None)
 
 
-def _create_version(tracker: Tracker, name: str, model: Any, run_id: str, tags: dict[str, str]) -> str:
+def _short(description: str | None) -> str | None:
+    """A description as far as MLflow's database has room for it, cut between lines."""
+    if description is None or len(description) <= _MOST_DESCRIBED:
+        return description
+    rest = "\n\nMore is in `card.md` beside the model's weights."
+    return description[: _MOST_DESCRIBED - len(rest)].rpartition("\n")[0] + rest
+
+
+def _create_version(tracker: Tracker, name: str, model: Any, run_id: str, tags: dict[str, str], description: str | None) -> str:
     client = tracker.client
     # A server looks the model up itself; without one MLflow would look for it in the database of its global state.
     source = f"models:/{model.model_id}" if is_server(tracker.uri) else model.artifact_location
     make(lambda: client.create_registered_model(name, description=f"Pixel models of the data set {name}; see any version's `predict`."))
     for attempt in range(_ATTEMPTS):  # processes that register at the same time compete for the next number
         try:
-            made = client.create_model_version(name, source=source, run_id=run_id, tags=tags, model_id=model.model_id, await_creation_for=0)
+            made = client.create_model_version(
+                name, source=source, run_id=run_id, tags=tags, model_id=model.model_id, await_creation_for=0, description=description
+            )
             return str(made.version)
         except Exception as error:
             if attempt == _ATTEMPTS - 1 or not (already_exists(error) or "Model Version creation error" in str(error)):

@@ -19,6 +19,7 @@ from pixelmodels.runs.result import RunResult
 from pixelmodels.sampling import sample
 from pixelmodels.tracking import Tracker, registry
 from pixelmodels.tracking.versions import Version, condition_tag
+from pixelmodels.training.card import card_files
 from pixelmodels.training.outbox import Outbox, attempt
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.state import Position
@@ -150,5 +151,8 @@ def publish(plan: RunPlan, result: RunResult, model: PixelModel, table: bytes) -
     }
     with TemporaryDirectory() as folder:
         save_model(Path(folder), model)
-        number = registry.register(plan.tracker, plan.mlflow_run_id, Path(folder), plan.registered_name, tags)
+        told = card_files(plan, result, model)
+        for name, content in told.items():
+            (Path(folder) / name).write_bytes(content)
+        number = registry.register(plan.tracker, plan.mlflow_run_id, Path(folder), plan.registered_name, tags, told[registry.CARD].decode())
     return dataclasses.replace(result, model_version=number)

@@ -27,7 +27,7 @@ from pixelmodels.layers.dropout import use_keys
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import PixelModel
 from pixelmodels.products import products
-from pixelmodels.progress import Say, duration
+from pixelmodels.progress import Say, Standing, duration
 from pixelmodels.ray_cluster import num_cores
 from pixelmodels.runs.result import RunResult, finished
 from pixelmodels.training.ahead import InputMaker, StepInputs, StepPart, made_ahead
@@ -45,6 +45,7 @@ from pixelmodels.training.writer import Writer
 
 Report = Callable[[dict[str, float]], None]
 Leave = Callable[[], str | None]
+Stand = Callable[[Standing], None]
 
 _LOOK_EVERY_S = 0.5  # about how often the clock is looked at, in steps agreed on by all workers
 _LINE_EVERY_S = 30.0  # seconds between lines inside an epoch
@@ -67,15 +68,17 @@ def train(
     report: Report | None = None,
     after_step: Callable[[int], None] | None = None,
     leave: Leave | None = None,
+    stand: Stand | None = None,
 ) -> RunResult:
     """Train one run to its end, from its newest checkpoint if it has one, and test it.
 
     Args: `device` of this worker (CPU if not given); `wrap` makes a module data-parallel (torch's own if not given);
     `say` prints a line; `report` tells Ray Train how far the run is; `after_step(step)` is called after each step;
-    `leave`, of the first worker, says between steps why all of them should save and leave (raises `Left`), None: go on.
+    `leave`, of the first worker, says between steps why all of them should save and leave (raises `Left`), None: go on;
+    `stand`, of the first worker, is told how far the run is, in place of the lines that say it.
     Call it in every worker, inside the process group if there is one.
     """
-    return Loop(plan, device or torch.device("cpu"), wrap, say, report, after_step, leave).run()
+    return Loop(plan, device or torch.device("cpu"), wrap, say, report, after_step, leave, stand).run()
 
 
 class Loop:
@@ -90,6 +93,7 @@ class Loop:
         report: Report | None = None,
         after_step: Callable[[int], None] | None = None,
         leave: Leave | None = None,
+        stand: Stand | None = None,
     ) -> None:
         if device.type == "cpu":
             keep_freed_memory()
@@ -101,6 +105,7 @@ class Loop:
         self.workers = Workers(device)
         self.say = say if self.workers.is_first else lambda _: None
         self.report, self.leave = report, leave
+        self.stand = stand if self.workers.is_first else None
         seed, batch_size = self.recipe.seed, self.recipe.batch_size
         self.feed: Feed = SizedFeed(plan.dataset, self.workers, seed=seed, batch_size=batch_size, shared=self.workers.share_tasks)
         self.num_images = plan.dataset.num_images("train")
@@ -248,11 +253,14 @@ class Loop:
             self.plan.check_held()
             self._track(metrics, position.epoch)
         self._save()
-        self.say(
-            f"{recipe.name}: epoch {position.epoch}/{recipe.epochs}  "
-            f"train {train_bits_per_dim:z.4f}  val {scores.bits_per_dim:z.4f} bits/dim  "
-            f"{images_per_second:.0f} images/s  {self._left()} left"
-        )
+        if self.stand is not None:
+            self.stand(self._standing(images_per_second))
+        else:
+            self.say(
+                f"{recipe.name}: epoch {position.epoch}/{recipe.epochs}  "
+                f"train {train_bits_per_dim:z.4f}  val {scores.bits_per_dim:z.4f} bits/dim  "
+                f"{images_per_second:.0f} images/s  {self._left()} left"
+            )
         self._said = time.monotonic()
         if self._decide(report=self.plan.report_epochs or self._said - self._reported >= self.plan.report_every_s)[0]:
             self._report(metrics)
@@ -294,7 +302,10 @@ class Loop:
             raise Left(why or "the first worker leaves")
         if report:
             self._report({"train/bits_per_dim": self._train_bits_per_dim()})
-        if now - self._said >= _LINE_EVERY_S and self.workers.is_first:
+        if self.stand is not None:
+            done = (position.step - self._session_first_step) * self.recipe.batch_size
+            self.stand(self._standing(done / max(1e-9, now - self._session_start)))
+        elif now - self._said >= _LINE_EVERY_S and self.workers.is_first:
             self._said = now
             share = position.epoch_step / self.steps_per_epoch
             self.say(f"{self.recipe.name}: epoch {position.epoch + 1}/{self.recipe.epochs} {share:.0%}  {self._left()} left")
@@ -329,9 +340,19 @@ class Loop:
         """Of this session, with all that goes on between steps."""
         return (time.monotonic() - self._session_start) / max(1, self.position.step - self._session_first_step)
 
+    def _left_s(self) -> float:
+        """Seconds that all steps to come will take."""
+        return (self.total_steps - self.position.step) * self._seconds_per_step()
+
     def _left(self) -> str:
-        """The time that all steps to come will take."""
-        return duration((self.total_steps - self.position.step) * self._seconds_per_step())
+        return duration(self._left_s())
+
+    def _standing(self, images_per_second: float) -> Standing:
+        """How far the run is, with the speed of late."""
+        position, epochs = self.position, self.recipe.epochs
+        bits = position.val_bits_per_dim[-1] if position.val_bits_per_dim else None
+        share = position.step / max(1, self.total_steps)
+        return Standing(self.recipe.name, share, position.epoch, epochs, bits, images_per_second, self._left_s())
 
     def _out_of_patience(self) -> bool:
         waited = self.position.epoch - self.position.best_epoch

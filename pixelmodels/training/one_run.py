@@ -38,8 +38,10 @@ def train_one(plan: RunPlan, options: TrainAll, progress: Progress, parent: str)
     except Exception as error:
         progress.drain()
         progress.show(f"{name} failed: {reason(error)}")
+        progress.end(name, None)
         raise
     progress.drain()
+    progress.end(name, result.test_bits_per_dim)
     test = f"test {result.test_bits_per_dim:z.4f} +- {result.test_bits_per_dim_stderr:z.4f} bits/dim"
     summary = f"{test} after {result.epochs} epochs in {duration(result.seconds)}"
     progress.show(f"{name}: finished, {summary}" if before is None else f"{name}: finished before, {summary}; --fresh trains it anew")
@@ -92,6 +94,7 @@ def _fit(plan: RunPlan, options: TrainAll, progress: Progress, parent: str) -> R
             progress.actor,
             max_failures=options.max_failures,
             say=progress.show,
+            is_live=progress.is_live,
         )
     except Exception as error:
         if tracker is not None and run_id is not None and not _is_lost(plan, error):

@@ -21,7 +21,7 @@ from pixelmodels.evaluation.ablation import ablation_files, compare_all, print_a
 from pixelmodels.evaluation.baselines import baselines_of
 from pixelmodels.evaluation.leaderboard import LeaderboardRow, leaderboard_files, print_leaderboard
 from pixelmodels.preflight import Preflight, unprepared
-from pixelmodels.progress import Progress, Say, duration
+from pixelmodels.progress import Progress, Say, duration, live_table
 from pixelmodels.ray_cluster import asking_for, cluster_nodes, runs_at_once, threads_per_worker
 from pixelmodels.recipes.recipe import Recipe, run_key
 from pixelmodels.recipes.suites import ablations_of
@@ -152,9 +152,13 @@ def _prepared(config: DatasetConfig, storage: Storage, say: Say) -> Dataset:
 
 def _train(plans: Sequence[RunPlan], at_once: int, parent: str, options: TrainAll, outcome: Outcome, say: Say) -> None:
     """Train all plans, some at a time; results and failures go to `outcome`, in the order of the plans."""
+    with live_table([plan.recipe.name for plan in plans]) as table:
+        _train_shown(plans, at_once, parent, options, outcome, Progress(say, table))
+
+
+def _train_shown(plans: Sequence[RunPlan], at_once: int, parent: str, options: TrainAll, outcome: Outcome, progress: Progress) -> None:
     import ray
 
-    progress = Progress(say)
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="run")
     futures: list[Future[tuple[RunResult, bool]]] = [pool.submit(train_one, plan, options, progress, parent) for plan in plans]
     try:

@@ -12,7 +12,7 @@ import torch
 
 from pixelmodels.errors import UserError, first_line, lacks_memory
 from pixelmodels.internals import found_no_room
-from pixelmodels.progress import Say, sayer
+from pixelmodels.progress import Say, sayer, teller
 from pixelmodels.ray_cluster import WorkerNeeds
 from pixelmodels.runs import checkpoints
 from pixelmodels.runs.lock import Lost
@@ -36,17 +36,25 @@ class NoRoom(Exception):
 
 
 def fit(
-    plan: RunPlan, needs: WorkerNeeds, progress_actor: Any, *, max_failures: int = 2, say: Say = print, settle_s: float = SETTLE_S
+    plan: RunPlan,
+    needs: WorkerNeeds,
+    progress_actor: Any,
+    *,
+    max_failures: int = 2,
+    say: Say = print,
+    settle_s: float = SETTLE_S,
+    is_live: bool = False,
 ) -> RunResult:
     """Train one run on the cluster, in as many workers as there is room for, and wait for its result. Safe to call from several threads.
 
     Args: `max_failures`, how often in a row workers that die before they have saved anything are replaced; `say` prints a line;
-    `settle_s`, seconds that workers train before they make way for more of them.
+    `settle_s`, seconds that workers train before they make way for more of them; `is_live`, whether the first worker tells through
+    the actor how far it is, in place of lines.
     What another try would only repeat (a mistake of the user's, a likelihood that is no number) is not tried again. Workers that
     find no room in time are no failure: how many there may be is looked at again.
     Raises `RunFailed` with the reason, and `Lost` where another process has taken the run over.
     """
-    config = {"plan": plan, "progress": progress_actor, "needs": needs, "settle_s": settle_s}
+    config = {"plan": plan, "progress": progress_actor, "needs": needs, "settle_s": settle_s, "is_live": is_live}
     with saying_what_it_waits_for(plan.recipe.name, needs, say) as wanted:
         return _fit(plan, needs, config, wanted, max_failures, say)
 
@@ -160,7 +168,8 @@ def run_worker(config: dict[str, Any]) -> str | None:
         nodes = workers.all_said(ray.get_runtime_context().get_node_id())
         departure = Departure(config["needs"], nodes, config["settle_s"]) if workers.is_first else None
         try:
-            train(plan, device=device, wrap=wrap, say=sayer(config["progress"]), report=report, leave=departure)
+            stand = teller(config["progress"]) if config["is_live"] else None
+            train(plan, device=device, wrap=wrap, say=sayer(config["progress"]), report=report, leave=departure, stand=stand)
         except Left as left:
             return left.why
         finally:

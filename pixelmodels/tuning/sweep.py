@@ -62,6 +62,7 @@ class Sweep:
         self.num_impossible = 0  # recipes of this call that were drawn and that nothing can be built from
         self._reasons: set[str] = set()  # why; each is said once
         self._too_large: list[Values] = []  # drawn since the last trial began
+        self.advance: Callable[[float], None] = lambda _: None  # is told of trials, and of parts of one, that are done
         self.untold: str | None = None  # why MLflow could not be told at the last attempt
         self._try_at = 0.0
 
@@ -85,6 +86,11 @@ class Sweep:
     def best(self) -> TrialRecord | None:
         """The one of them with the fewest validation bits/dim."""
         return min(self.scored(), key=lambda trial: (trial.best_bits_per_dim, trial.number), default=None)
+
+    @property
+    def num_done(self) -> float:
+        """Trials that have ended, and the parts of others that are done."""
+        return sum(1 if trial.has_ended else len(trial.curve) / self.epochs for trial in self.trials.values())
 
     def is_tried(self, values: Values) -> bool:
         """Whether there is a trial of these values."""
@@ -189,6 +195,7 @@ class Sweep:
         if epoch in trial.curve:
             return
         trial.curve[epoch] = float(metrics[LATEST])
+        self.advance(1 / self.epochs)
         if not goes_on and epoch < self.epochs:  # a call that is killed before the trial's end is told leaves it stopped
             trial.state = "stopped"
         self.records.write(trial)
@@ -211,6 +218,7 @@ class Sweep:
         self.tell(partial(self._close, trial))
         if trial.has_ended:
             remove_checkpoints(plan)
+            self.advance(1 - len(trial.curve) / self.epochs)
         best = f"best val {trial.best_bits_per_dim or 0:z.4f} bits/dim"
         told = {
             "finished": f"finished, {best}",

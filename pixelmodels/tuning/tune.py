@@ -20,7 +20,7 @@ from pixelmodels.data.sources import check_has_files, with_files
 from pixelmodels.errors import UserError
 from pixelmodels.models import architecture_of
 from pixelmodels.preflight import Preflight, unprepared
-from pixelmodels.progress import Say, beside_the_driver, duration
+from pixelmodels.progress import Say, beside_the_driver, counting, duration
 from pixelmodels.ray_cluster import WorkerNeeds, runs_at_once, threads_per_worker
 from pixelmodels.recipes.recipe import Recipe
 from pixelmodels.recipes.suites import suite
@@ -260,7 +260,8 @@ def _search(sweep: Sweep, at_once: AtOnce, options: Tune, head: Head) -> None:
         ),
     )
     try:
-        tuner.fit()
+        with counting("trials", options.num_samples, "trials", done=sweep.num_done) as sweep.advance:
+            tuner.fit()
     except BaseException:
         ray.shutdown()  # its trials end with it, where this process started it
         if search.error is not None:

@@ -21,8 +21,9 @@ from pixelmodels.models.files import load_model, save_model
 from pixelmodels.sampling import engine, reference_sample, sample
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.tracking import Tracker, registry
+from pixelmodels.tracking.card import card_of
 from pixelmodels.tracking.pyfunc import PixelModelPyfunc
-from pixelmodels.tracking.registry import MODEL_ARTIFACT, save_pyfunc
+from pixelmodels.tracking.registry import CARD, MODEL_ARTIFACT, save_pyfunc
 from tests.tracking.conftest import NUM_CLASSES, SPEC, model_files, small_model
 
 GIVEN = ImageSpec(channels=1, height=2, width=1, levels=SPEC.levels)
@@ -340,3 +341,22 @@ def test_names_and_versions_beyond_a_page_are_told(tracker: Tracker, monkeypatch
     assert str(registry.find_version(tracker, "models:/paged 100/latest").version) == "3"
     with pytest.raises(UserError, match="'4' unknown; have 1, 2, 3"):
         registry.find_version(tracker, "models:/paged 100/4")
+
+
+def test_a_card_goes_with_its_version_and_a_long_one_is_cut_between_lines(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    _, folder = model_files(tmp_path / "model", seed=7)
+    (folder / CARD).write_text("line\n" * 2000)
+    (folder / "optimizer.safetensors").write_bytes(b"not for others")
+    version = registry.register(tracker, run_id, folder, "carded", description="line\n" * 2000)
+    local = registry.model_folder(tracker, f"models:/carded/{version}")
+    assert sorted(file.name for file in local.iterdir()) == [CARD, "model.json", "model.safetensors"]
+    found = card_of(tracker, f"models:/carded/{version}")
+    assert found is not None and found.markdown == "line\n" * 2000 and found.picture is None
+    described = str(tracker.client.get_model_version("carded", version).description)
+    assert len(described) <= 5000 and set(described.splitlines()[:-2]) == {"line"} and "card.md" in described.splitlines()[-1]
+
+
+def test_a_version_of_before_there_were_cards_has_none(tracker: Tracker, run_id: str, tmp_path: Path) -> None:
+    _, folder = model_files(tmp_path / "model", seed=8)
+    version = registry.register(tracker, run_id, folder, "cardless")
+    assert card_of(tracker, f"models:/cardless/{version}") is None

@@ -24,6 +24,7 @@ from pixelmodels.runs import checkpoints
 from pixelmodels.runs.loading import find_model
 from pixelmodels.runs.result import RESULT, finished
 from pixelmodels.storage import Storage
+from pixelmodels.training import loop
 from pixelmodels.training.loop import Left, Loop, train
 from pixelmodels.training.outbox import UNSENT
 from pixelmodels.training.plan import Hopeless, build_model
@@ -203,6 +204,20 @@ def test_a_finished_run_leaves_its_result_and_the_nats_of_every_test_image(stora
         with torch.no_grad():
             log_prob = model.log_prob(torch.from_numpy(image[None]).long(), Context(label_B=torch.tensor([int(label)])))
         assert -float(log_prob) == pytest.approx(nats, rel=1e-5)
+
+
+def test_a_run_tells_how_far_it_is_in_place_of_its_lines(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_LOOK_EVERY_S", 0.0)  # at each step
+    plan, lines, standings = tiny_plan(storage, tiny_recipe(epochs=2)), [], []
+    result = train(plan, say=lines.append, stand=standings.append)
+    assert not any("epoch" in line for line in lines)
+    shares = [standing.share for standing in standings]
+    assert shares == sorted(shares) and shares[-1] == 1.0 and len(shares) == result.steps + 2
+    assert [standing.epoch for standing in standings if standing.left_s == 0.0] == [1, 2]  # before the last epoch's end, and after it
+    assert standings[0].bits_per_dim is None and standings[-1].bits_per_dim is not None and standings[-1].epochs == 2
+    told: list[str] = []
+    train(tiny_plan(Storage(str(tmp_path / "lines")), tiny_recipe(epochs=2)), say=told.append)
+    assert [line.partition("  ")[0] for line in told] == ["tiny: epoch 1/2", "tiny: epoch 2/2"]
 
 
 def test_training_lowers_the_likelihoods_bits(storage: Storage) -> None:

@@ -55,6 +55,10 @@ class TinyDataset:
     def num_images(self, split: str) -> int:
         return SIZES[split]
 
+    @property
+    def num_skipped(self) -> int:
+        return 0
+
     def num_unlabelled(self, split: str) -> int:
         return self.unlabelled
 
