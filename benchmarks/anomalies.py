@@ -3,8 +3,8 @@
     python -m benchmarks.anomalies            # about a quarter of an hour on two cores
     python -m benchmarks.anomalies --quick    # one epoch, few images: to see that it works; the figures mean nothing
 
-Two data sets: `photos` in grey (16x16, 256 levels) and `digits` (8x8, 17 levels). Of each, three models of the suite's gated net train
-by its recipe: one of one order; a background model, the same but with mutated sub-pixels; one of four orders, whose spread is a score.
+Two data sets: `photos` in grey (16x16, 256 levels) and `digits` (8x8, 17 levels). Of each, three models are trained by a recipe of its suite
+(of photos `pixelcnn` in many small steps, of digits `gated_pixelcnn`): one of one order; a background model, the same but with mutated sub-pixels; one of four orders, whose spread is a score.
 Scores are calibrated on the validation split; the normal images of every pair are the test split. Against the photo patches: digits
 resized to their size; flat patches, each of one level drawn at random; the same patches with their pixels shuffled; the same turned upside
 down. Against the digits: their mirror images; blends (means) of two of them, of different classes.
@@ -71,11 +71,12 @@ class Arguments:
 
 def recipes(arguments: Arguments) -> Iterator[tuple[str, Recipe]]:
     """By the name of the data set: what is trained, each three times."""
-    photos, digits = (next(recipe for recipe in suite(name) if recipe.name == "gated_pixelcnn") for name in ("photos", "digits"))
-    small = dataclasses.replace(photos.model, num_features=32)
-    fast = dataclasses.replace(photos.optimizer, learning_rate=2e-3)
+    photos = next(recipe for recipe in suite("photos") if recipe.name == "pixelcnn")
+    digits = next(recipe for recipe in suite("digits") if recipe.name == "gated_pixelcnn")
     grey = DatasetConfig(source="photos", channels=1, name="photos_grey")
-    photos = dataclasses.replace(photos, dataset=grey, model=small, optimizer=fast, batch_size=16, epochs=PHOTO_EPOCHS)
+    small = dataclasses.replace(photos.model, num_features=32)
+    steps = dataclasses.replace(photos.optimizer, learning_rate=4e-3, average_decay=0.995)
+    photos = dataclasses.replace(photos, dataset=grey, model=small, optimizer=steps, batch_size=4, epochs=PHOTO_EPOCHS)
     for name, recipe in (("photos", photos), ("digits", dataclasses.replace(digits, epochs=DIGIT_EPOCHS))):
         epochs = 1 if arguments.quick else recipe.epochs
         yield name, dataclasses.replace(recipe, epochs=epochs, seed=arguments.seed, num_samples=0)

@@ -32,7 +32,7 @@ def reach() -> Figure:
         config = kind(num_layers=2, first_kernel_size=3) if name.endswith("pixelcnn") else kind(num_layers=1, first_kernel_size=3)
         model = build(config, ImageSpec(1, _SIDE, _SIDE, 2), LikelihoodConfig("bernoulli"))
         centre = _SIDE // 2
-        seen_HW = model.reach()[centre, centre].numpy()
+        seen_HW = model.reach()[centre, centre, 0].numpy()
         axes = _blank(figure.add_subplot(1, len(names), place + 1), _SIDE, _SIDE)
         for row, column in np.ndindex(_SIDE, _SIDE):
             is_earlier = (row, column) < (centre, centre)

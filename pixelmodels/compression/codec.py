@@ -78,8 +78,9 @@ class Codec:
         """
         num = len(images_NCHW)
         self._check_num(num)
-        self.model.spec.check(torch.from_numpy(images_NCHW))
-        self.model.spec.check_values(torch.from_numpy(images_NCHW))
+        x_NCHW = torch.from_numpy(images_NCHW)
+        self.model.spec.check(x_NCHW)
+        self.model.spec.check_values(x_NCHW.long())
         images_NCHW = images_NCHW.astype(np.uint8)  # as they come back, and as the checksum has them
         context = conditions.checked(context, self.model.context_spec, num)
         if conditions.kinds_of(context) != self.kinds:
