@@ -5,8 +5,8 @@
     python -m tests.docs.run_pages --write             # and write what they print into the pages' blocks that show it
 
 Pages are run in the order of `ORDER`, each from its beginning to its end, all in one copy of this checkout (`workshop.py`). What a block
-that is shown says must be what the block before it printed, but for numbers. Blocks that are not run say why; the reasons are listed. Status 1 where
-something failed.
+that is shown says must be what the block before it printed, but for numbers. Blocks that are not run say why; the reasons are listed.
+Status 1 where something failed.
 """
 
 from __future__ import annotations
