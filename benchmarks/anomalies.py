@@ -3,13 +3,14 @@
     python -m benchmarks.anomalies            # about a quarter of an hour on two cores
     python -m benchmarks.anomalies --quick    # one epoch, few images: to see that it works; the figures mean nothing
 
-Two data sets: `photos` in grey (16x16, 256 levels) and `digits` (8x8, 17 levels). Of each, three models are trained by a recipe of its suite
-(of photos `pixelcnn` in many small steps, of digits `gated_pixelcnn`): one of one order; a background model, the same but with mutated sub-pixels; one of four orders, whose spread is a score.
-Scores are calibrated on the validation split; the normal images of every pair are the test split. Against the photo patches: digits
-resized to their size; flat patches, each of one level drawn at random; the same patches with their pixels shuffled; the same turned upside
-down. Against the digits: their mirror images; blends (means) of two of them, of different classes.
+Two data sets: `photos` in grey (16x16, 256 levels) and `digits` (8x8, 17 levels). Of each, three models are trained by a recipe of its
+suite (of photos `pixelcnn`, in many small steps; of digits `gated_pixelcnn`): one of one order; a background model, the same but with
+mutated sub-pixels; one of four orders, whose spread is a score. Scores are calibrated on the validation split; the normal images of every
+pair are the test split. Against the photo patches: digits resized to their size; flat patches, each of one level drawn at random; the same
+patches with their pixels shuffled; the same turned upside down. Against the digits: their mirror images; blends (means) of two of
+them, of different classes.
 
-One score is recommended for all pairs, and what is recommended was chosen before any of these pairs was scored; see docs/anomalies.md.
+One score is recommended for all pairs; docs/anomalies.md says why, and what was known when it was chosen.
 The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date, and ROC curves beside it.
 """
 

@@ -1,7 +1,7 @@
 """The fenced blocks of a page, with what its comments say of them.
 
     <!-- not run: it needs a bucket -->     the next block is not run, and why
-    <!-- shown -->                          the next block is what the blocks before it print: written by `make test-docs ARGS=--write`
+    <!-- shown -->                          the next block is what the one before it prints: written by `make test-docs ARGS=--write`
     <!-- before: bash ... -->               is run, and not seen: what a reader has already
 
 A block with `title="FILE"` is written to that file; a `diff` with a title adds its `+` lines to the file, after the line before them.
@@ -29,7 +29,7 @@ class Block:
     text: str
     title: str | None = None  # the file that it is
     not_run: str | None = None  # why it is not run
-    is_shown: bool = False  # whether it is what earlier blocks print
+    is_shown: bool = False  # whether it is what the block before it prints
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"

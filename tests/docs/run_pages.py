@@ -5,8 +5,8 @@
     python -m tests.docs.run_pages --write             # and write what they print into the pages' blocks that show it
 
 Pages are run in the order of `ORDER`, each from its beginning to its end, all in one copy of this checkout (`workshop.py`). What a block
-that is shown says must be what was printed, but for numbers. Blocks that are not run say why; the reasons are listed. Status 1 where
-something failed.
+that is shown says must be what the block before it printed, but for numbers. Blocks that are not run say why; the reasons are listed.
+Status 1 where something failed.
 """
 
 from __future__ import annotations
@@ -68,14 +68,13 @@ class Runner:
                 self.not_run.append(block)
             elif block.is_shown:
                 self._compare(block, printed, write=write)
-                printed = ""
             elif block.title is not None:
                 self._write(block)
             elif block.language == "bash":
-                printed += self._command(["bash", "-e", "-o", "pipefail", "-c", self._as_here(block.text)], block)
+                printed = self._command(["bash", "-e", "-o", "pipefail", "-c", self._as_here(block.text)], block)
             elif block.language == "python":
                 python.append(block)  # a page's blocks share their names
-                printed += self._python(python, block)
+                printed = self._python(python, block)
 
     def close(self) -> None:
         """End what was left running."""

@@ -92,7 +92,7 @@ def _make_images(folder: Path) -> None:
     for name, content in files:
         (folder / "my_images" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "my_images" / name).write_bytes(content)
-    Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(folder / "grey_photo.png")
+    Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(folder / "grey_photo.png")
     half_HW = np.zeros((8, 8), np.uint8)
     half_HW[:4] = 255
     Image.fromarray(half_HW).save(folder / "half.png")
