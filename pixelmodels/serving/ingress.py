@@ -59,6 +59,7 @@ SAMPLES: dict[str, Any] = {
     },
 }
 UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx and its like would keep events back
+LONGEST_SHOWN = 60  # letters of a wrong value that are told
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
 
 
@@ -248,6 +249,14 @@ def _event(kind: str, data: dict[str, Any]) -> str:
     return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
 
 
+def _given(value: object) -> str:
+    """A value that is wrong, as it is told behind what it should be; nothing of one that is no single value."""
+    if not isinstance(value, str | int | float | None):
+        return ""
+    shown = json.dumps(value[: LONGEST_SHOWN + 1] if isinstance(value, str) else value)
+    return f" (given: {shown if len(shown) <= LONGEST_SHOWN else shown[:LONGEST_SHOWN] + '...'})"
+
+
 def _answer_errors(app: FastAPI) -> None:
     """Every error as JSON with a code, a sentence and the field."""
 
@@ -267,6 +276,8 @@ def _answer_errors(app: FastAPI) -> None:
         if first["type"] == "value_error":  # of the whole request: its message begins with the field
             name, _, message = message.partition(": ")
             place = [name]
+        elif first["type"] not in (UNKNOWN, "missing"):
+            message += _given(first.get("input"))
         return invalid(message[:500], ".".join(place)[:200] or None).response()
 
     @app.exception_handler(HTTPException)

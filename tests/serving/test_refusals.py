@@ -87,6 +87,22 @@ def test_what_cannot_be_used_is_named(service: Service, path: str, body: Any, st
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [
+        ({"n": "3"}, '"3"'),
+        ({"n": 0}, "0"),
+        ({"n": None}, "null"),
+        ({"n": 1.5}, "1.5"),
+        ({"temperature": "x" * 5000}, '"' + "x" * 59 + "..."),
+        ({"n": [7]}, None),
+    ],
+)
+def test_a_wrong_value_is_told(service: Service, body: dict[str, Any], given: str | None) -> None:
+    message = json.loads(raw(service, "/v1/samples", json.dumps(body).encode())[2])["message"]
+    assert message.endswith(f" (given: {given})") if given else "given" not in message
+
+
 def test_what_unpacks_to_very_much_takes_no_memory(service: Service) -> None:
     peak = Peak(*by_sampler(service, "unfinished_images"))
     for text in (png_with(chunk(b"IDAT", HUGE)), png_with(chunk(b"zTXt", b"a\0\0" + HUGE), chunk(b"IDAT", ROWS))):
