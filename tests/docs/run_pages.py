@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -166,6 +167,7 @@ def main() -> int:
     parser.add_argument("pages", nargs="*")
     parser.add_argument("--write", action="store_true", help="write what is printed into the blocks that show it")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends with it
     failures: list[str] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pixelmodels-docs-") as folder:
