@@ -45,6 +45,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "known_rows": {"type": "integer", "minimum": 0, "maximum": 6},
     "mask": {"type": "string", "format": "sound-png"},
     "pixel": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 4}, "minItems": 2, "maxItems": 2},
+    "most_passes": {"type": "integer", "minimum": 1, "maximum": 20},
     "dream": {"type": "integer", "minimum": 1, "maximum": 3},
     "scale": {"enum": ["grey"]},  # on the others these pictures are refused
     "context_image": {"type": "string", "format": "sound-png"},
