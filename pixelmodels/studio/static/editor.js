@@ -11,7 +11,7 @@ export class Editor {
   constructor(changed) {
     this.changed = changed;
     this.canvas = el("canvas", { tabindex: "0", role: "application", "aria-describedby": "editor-keys", width: 1, height: 1 });
-    this.paint = choice([["0", "unknown (to be drawn)"], ["1", "known"]]);
+    this.paint = choice([["0", "unknown"], ["1", "known"]]);
     this.tool = choice([["brush", "brush"], ["box", "box"]]);
     this.size = number(3, 1, 64);
     this.cursor = [0, 0];
@@ -36,7 +36,7 @@ export class Editor {
           fill("Swap", (row, column, was) => 1 - was),
           button("Undo", () => this.undo()),
         ),
-        el("p", { id: "editor-keys", className: "status" }, "Orange pixels are unknown. With the keyboard: arrows move, space paints, B begins and ends a box."),
+        el("p", { id: "editor-keys", className: "status" }, "Orange pixels are unknown, and will be drawn. With the keyboard: arrows move, space paints, B begins and ends a box."),
       ),
     );
     this.listen();

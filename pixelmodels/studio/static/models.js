@@ -34,10 +34,10 @@ export const bits = (value) => (value === null || value === undefined ? "–" : 
 
 export function describe(model) {
   const known = version(model), held = infos.get(model);
-  const parts = [model, known?.architecture ?? held?.architecture];
+  const aliases = (known?.aliases ?? []).map((alias) => (alias === "champion" ? "★ champion" : alias));
+  const parts = [model, ...aliases, known?.architecture ?? held?.architecture];
   if (known?.test_bits_per_dim != null) parts.push(`${bits(known.test_bits_per_dim)} bits/dim`);
   if (known?.condition_on) parts.push(`given ${known.condition_on}`);
-  if (known?.aliases.length) parts.push(known.aliases.map((alias) => (alias === "champion" ? "★ champion" : alias)).join(", "));
   if (known?.put_aside) parts.push("put aside");
   return parts.filter(Boolean).join(" · ");
 }
@@ -49,7 +49,7 @@ export function picker(none = null) {
 }
 
 /** A control for a class of a version: a list of names or numbers; empty: any. */
-export function classes(info, none = "any (not told)") {
+export function classes(info, none = "any") {
   const count = Math.min(info.num_classes, 2000);
   const names = info.class_names.length ? info.class_names : Array.from({ length: count }, (_, label) => `class ${label}`);
   return el("select", {}, el("option", { value: "" }, none), ...names.slice(0, count).map((name, label) => el("option", { value: label }, name || `class ${label}`)));
