@@ -97,6 +97,7 @@ export function make(section) {
       enable();
       notes.say(`Drawing the start, seed ${body.seed}, then ${body.dream} steps …`, 0);
       slider.max = body.dream;
+      at(0);
       try {
         await mine.run(body, info, signal, (share) => {
           notes.progress.value = share;
