@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +19,8 @@ from pixelmodels.shapes import ImageSpec
 from tests.studio.conftest import COLOUR, KEY, NAME, SPEC, Screen, Studio
 
 pytestmark = pytest.mark.browser
-PAGES = ("watch", "complete", "given", "score", "compare", "features")
-HEAT = ((0, 32, 76), (38, 64, 108), (87, 92, 109), (124, 123, 120), (166, 157, 117), (211, 193, 99), (255, 234, 70))  # cividis
-MOST_BYTES = 500_000  # of everything that the six pages load
+PAGES = ("watch", "complete", "given", "score", "compare", "features", "dreams")
+MOST_BYTES = 500_000  # of everything that the seven pages load
 
 
 def shown(images_NCHW: np.ndarray, levels: int) -> list[np.ndarray]:
@@ -274,12 +275,146 @@ def test_images_are_scored_beside_the_test_set(screen: Screen, studio: Studio) -
     assert sum(test["counts"]) == test["num_images"] == studio.registry.dataset.num_images("test")
     assert screen.page.locator("#score .chart .bar").count() == len(test["counts"])
     assert screen.page.locator("#score .chart line.mark").count() == 2
-    maps = screen.pixels("#score article canvas")
-    most = max(np.max(one["map_bits"]) for one in scores)
-    for heat, one in zip(maps, scores, strict=True):
-        share_HW = np.array(one["map_bits"]) / most * (len(HEAT) - 1)
-        wanted = np.stack([np.interp(share_HW, range(len(HEAT)), colour) for colour in np.transpose(HEAT)], -1)
-        assert np.abs(heat - wanted).max() <= 0.51  # rounded to whole values
+    maps = [np.array(one["map_bits"]) for one in scores]
+    entropies = [one["entropy_bits"] for one in studio.client.explanations(fitted)]
+    most = max(np.max(maps), np.max(entropies))  # one scale for all
+    assert same(screen.pixels("#score canvas[data-map=surprise]"), [heated(bits_HW, most) for bits_HW in maps])
+
+
+def heated(values_HW: np.ndarray, most: float) -> np.ndarray:
+    """Numbers as a map of the page has them, from dark to bright: rows, columns, 3."""
+    colours = np.array([[0, 32, 76], [38, 64, 108], [87, 92, 109], [124, 123, 120], [166, 157, 117], [211, 193, 99], [255, 234, 70]])
+    at_HW = np.clip(values_HW / (most or 1), 0, 1) * (len(colours) - 1)
+    low_HW = np.minimum(len(colours) - 2, at_HW.astype(int))
+    mixed_HW3 = colours[low_HW] + (at_HW - low_HW)[..., None] * (colours[low_HW + 1] - colours[low_HW])
+    return np.floor(mixed_HW3 + 0.5).astype(np.uint8)
+
+
+def test_what_the_model_expects_is_explained(screen: Screen, studio: Studio) -> None:
+    screen.open("score")
+    page, given = screen.page, picture((50, 30))
+    page.get_by_label("Class that they are given").select_option(label="rings")
+    page.locator("#score input[type=file]").set_input_files(given)
+    page.locator("#score article").wait_for()
+    (fitted,) = studio.client.fit([given["buffer"]])
+    (wanted,) = studio.client.explanations([fitted], label="rings")
+    surprise_HW, entropy_HW = wanted["surprise_bits"], wanted["entropy_bits"]
+    article = page.locator("#score article")
+    assert f"{surprise_HW.sum():.2f} bits ({wanted['nats']:.1f} nats) in all" in article.inner_text()
+    assert f"Surprise: {surprise_HW.sum():.2f} bits in all" in article.inner_text()
+    most = max(surprise_HW.max(), entropy_HW.max())
+    for kind, values_HW in (("surprise", surprise_HW), ("entropy", entropy_HW)):
+        assert same(screen.pixels(f"#score canvas[data-map={kind}]"), [heated(values_HW, most)]), kind
+    assert same(screen.pixels("#score canvas[data-map=image]"), shown(levels(fitted, SPEC)[None], SPEC.levels))
+    assert same(screen.pixels("#score canvas[data-map=likeliest]"), shown(wanted["likeliest"][None].astype(np.uint8), SPEC.levels))
+    (expected,) = screen.pixels("#score canvas[data-map=expected]")
+    assert np.abs(expected[..., 0] - wanted["expected"][0] * 255 / (SPEC.levels - 1)).max() < 1.5  # greys of levels are whole numbers
+
+    board = page.locator("#score canvas[data-map=surprise]")
+    board.focus()
+    for pressed in ("ArrowDown", "ArrowDown", "ArrowUp", *["ArrowDown"] * 2, "ArrowRight", "ArrowRight", "ArrowRight", "Enter"):
+        board.press(pressed)
+    page.get_by_role("heading", name="On what pixel (3, 3) depends").wait_for()
+    (found,) = studio.client.explanations([fitted], label="rings", pixel=(3, 3), most_passes=127)
+    gradient_HW, occlusion_HW = found["gradient_bits_per_level"][0], found["occlusion_bits"][0]
+    assert occlusion_HW.max() > 0 and not np.isnan(occlusion_HW).any()
+    assert same(screen.pixels("#score canvas[data-map=gradient]"), [heated(gradient_HW, gradient_HW.max())])
+    assert same(screen.pixels("#score canvas[data-map=occlusion]"), [heated(occlusion_HW, occlusion_HW.max())])
+    cell = page.evaluate("document.querySelector('#score canvas[data-map=surprise]').clientWidth") / SPEC.width
+    board.hover(position={"x": 2.5 * cell, "y": 3.5 * cell})
+    told = article.locator("p[role=status]").first.inner_text()
+    assert told.startswith("Row 3, column 2: ") and f"surprise {surprise_HW[3, 2]:.2f} bits; entropy {entropy_HW[3, 2]:.2f} bits" in told
+    page.get_by_label("Passes for a pixel").fill("6")  # only the nearest pixels are looked at
+    board.click(position={"x": 5.5 * cell, "y": 5.5 * cell})
+    page.get_by_role("heading", name="On what pixel (5, 5) depends").wait_for()
+    (few,) = studio.client.explanations([fitted], label="rings", pixel=(5, 5), most_passes=6)
+    unseen = int(np.isnan(few["occlusion_bits"]).sum())
+    assert unseen > 0 and f"{unseen} pixels were not looked at" in article.inner_text()
+    page.get_by_label("Passes for a pixel").fill("1000")  # more than this service allows
+    board.press("Enter")
+    page.locator("#score article [role=alert]").wait_for()
+    if folder := os.environ.get("SHOTS"):
+        page.screenshot(path=f"{folder}/score.png", full_page=True)
+    assert "are too many at a time, at most 128" in page.locator("#score article [role=alert]").inner_text()
+
+
+def test_a_model_of_several_orders_explains_by_one(screen: Screen, studio: Studio) -> None:
+    screen.open("score")
+    page, given = screen.page, picture((9, 9))
+    page.get_by_label("Model and version").locator("visible=true").select_option("orders/1")
+    page.get_by_label("Order of the maps").select_option("2")
+    page.locator("#score input[type=file]").set_input_files(given)
+    page.locator("#score article").wait_for()
+    fitted = studio.client.fit([given["buffer"]], model="orders/1")
+    (wanted,) = studio.client.explanations(fitted, model="orders/1", order=2)
+    (score,) = studio.client.scores(fitted, model="orders/1")
+    text = page.locator("#score article").inner_text()
+    assert f"{score['bits_per_dim']:.3f} bits/dim" in text  # of all orders mixed
+    assert f"Surprise: {wanted['surprise_bits'].sum():.2f} bits in all" in text
+
+
+def test_an_image_is_explained_with_what_the_model_is_given_of_it(screen: Screen, studio: Studio) -> None:
+    screen.open("score")
+    page, given = screen.page, picture((9, 9))
+    page.get_by_label("Model and version").locator("visible=true").select_option("colouring/1")
+    page.locator("#score input[type=file]").set_input_files(given)
+    page.locator("#score article").wait_for()
+    fitted = studio.client.fit([given["buffer"]], model="colouring/1")
+    (grey,) = studio.client.fit([given["buffer"]], model="colouring/1", kind="context_image")
+    (wanted,) = studio.client.explanations(fitted, model="colouring/1", context_image=grey)
+    assert f"Surprise: {wanted['surprise_bits'].sum():.2f} bits in all" in page.locator("#score article").inner_text()
+    assert same(screen.pixels("#score canvas[data-map=likeliest]"), shown(wanted["likeliest"][None].astype(np.uint8), COLOUR.levels))
+
+
+def test_a_dream_is_shown_as_it_comes(screen: Screen, studio: Studio, tmp_path: Path) -> None:
+    screen.open("dreams")
+    page, section = screen.page, screen.page.locator("#dreams")
+    page.get_by_label("Class", exact=True).locator("visible=true").select_option(label="dots")
+    for label, value in (("Images", "3"), ("Seed", "5"), ("Temperature", "0.7"), ("Side of the squares", "2"), ("Steps", "20")):
+        section.get_by_label(label, exact=True).fill(value)
+    section.get_by_role("button", name="Dream", exact=True).click()
+    screen.finished("#dreams", 3)
+    asked: dict[str, Any] = {"seed": 5, "label": "dots", "temperature": 0.7, "dream": 20, "dream_region": 2}
+    steps: dict[int, list[np.ndarray]] = {step: [] for step in range(21)}
+    events = [event.data for event in studio.client.stream(3, **asked, every="image") if event.kind == "image"]
+    for data in sorted(events, key=lambda data: data["image"]):
+        steps[data["step"]].append(levels(base64.b64decode(data["png"]), SPEC))
+    assert not np.array_equal(steps[0], steps[20])
+    assert np.array_equal(steps[20], studio.client.samples(3, **asked).images_NCHW)
+    screen.until("!document.querySelector('#dreams input[type=range]').disabled")
+    assert same(screen.pixels("#dreams .stage canvas"), shown(np.stack(steps[20]), SPEC.levels))
+    slider = section.get_by_label("Step", exact=True)
+    for step in (0, 7):
+        slider.fill(str(step))
+        assert same(screen.pixels("#dreams .stage canvas"), shown(np.stack(steps[step]), SPEC.levels)), step
+    if folder := os.environ.get("SHOTS"):
+        page.screenshot(path=f"{folder}/dreams.png", full_page=True)
+    slider.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "after step 8"
+    with page.expect_download() as found:
+        section.get_by_role("button", name="download as GIF").click()
+    found.value.save_as(tmp_path / "dream.gif")
+    times = -(-112 // SPEC.width)
+    with Image.open(tmp_path / "dream.gif") as film:
+        assert film.n_frames == 21
+        for step in (0, 20):
+            film.seek(step)
+            corner = np.asarray(film.convert("RGB"))[: times * SPEC.height : times, : times * SPEC.width : times]
+            assert np.array_equal(corner, shown(steps[step][0][None], SPEC.levels)[0])
+
+    for label, value in (("Images", "16"), ("Steps", "1000")):
+        section.get_by_label(label, exact=True).fill(value)
+    section.get_by_role("button", name="Dream", exact=True).click()
+    screen.until(
+        "document.querySelectorAll('#dreams canvas').length === 16 && Number(document.querySelector('#dreams input[type=range]').value) > 0"
+    )
+    section.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    assert section.locator("canvas[data-finished]").count() == 0 and slider.is_enabled()
+    section.get_by_label("Temperature").fill("0")
+    section.get_by_role("button", name="Dream", exact=True).click()
+    section.locator("[role=alert]").wait_for()
+    assert section.locator("[role=alert]").inner_text().startswith("Temperature: 0 cannot be used")
 
 
 def test_versions_are_compared(screen: Screen, studio: Studio) -> None:
@@ -392,6 +527,13 @@ def test_nothing_keeps_people_out(screens: Callable[..., Screen], scheme: str) -
         if name == "features":
             page.get_by_role("button", name="Draw one and look").click()
             page.locator("#features .near").wait_for()
+        if name == "score":
+            page.locator("#score canvas[data-map=surprise]").press("Enter")
+            page.locator("#score canvas[data-map=occlusion]").wait_for()
+        if name == "dreams":
+            page.locator("#dreams").get_by_label("Steps").fill("3")
+            page.get_by_role("button", name="Dream", exact=True).click()
+            screen.finished("#dreams", 4)
         found = Axe().run(page)
         assert not found.response["violations"], f"{name}: {found.generate_report()}"
 

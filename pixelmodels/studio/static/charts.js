@@ -1,5 +1,7 @@
 // Small pictures of numbers: a histogram with marks, bars of an error, a map of what pixels cost.
 
+import { el } from "./dom.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 export function svg(tag, props = {}, ...children) {
@@ -39,16 +41,28 @@ export function errorBar(value, error, low, high, label) {
 // From dark to bright, alike for all who see colours differently (cividis, by seven of its colours).
 const HEAT = [[0, 32, 76], [38, 64, 108], [87, 92, 109], [124, 123, 120], [166, 157, 117], [211, 193, 99], [255, 234, 70]];
 
-/** Numbers in rows of columns as pixels of a canvas, `most` is the brightest. */
+/** The colour, 0..255 each, of a share of the way from dark to bright. */
+function colour(share) {
+  const at = Math.min(1, Math.max(0, share)) * (HEAT.length - 1), k = Math.min(HEAT.length - 2, Math.floor(at));
+  return HEAT[k].map((from, c) => Math.round(from + (at - k) * (HEAT[k + 1][c] - from)));
+}
+
+/** Numbers in rows of columns as pixels of a canvas, `most` is the brightest; null is left out, and what is behind the canvas is seen. */
 export function heat(canvas, rows, most) {
   canvas.width = rows[0].length;
   canvas.height = rows.length;
   const context = canvas.getContext("2d"), data = context.createImageData(canvas.width, canvas.height);
-  rows.flat().forEach((value, at) => {
-    const share = Math.min(1, Math.max(0, value / (most || 1))) * (HEAT.length - 1), k = Math.min(HEAT.length - 2, Math.floor(share));
-    for (let c = 0; c < 3; c++) data.data[4 * at + c] = Math.round(HEAT[k][c] + (share - k) * (HEAT[k + 1][c] - HEAT[k][c]));
-    data.data[4 * at + 3] = 255;
-  });
+  rows.flat().forEach((value, at) => value !== null && data.data.set([...colour(value / (most || 1)), 255], 4 * at));
   context.putImageData(data, 0, 0);
   return canvas;
+}
+
+const BAR = 64; // colours of a bar
+
+/** A bar of the colours of a map with the numbers at its ends and their unit; `isGrey`, of black to white. */
+export function colourBar(most, unit, isGrey = false) {
+  const canvas = el("canvas", { width: BAR, height: 1, "aria-hidden": "true" }), context = canvas.getContext("2d"), data = context.createImageData(BAR, 1);
+  for (let at = 0; at < BAR; at++) data.data.set([...(isGrey ? Array(3).fill((255 * at) / (BAR - 1)) : colour(at / (BAR - 1))), 255], 4 * at);
+  context.putImageData(data, 0, 0);
+  return el("div", { className: "bar-of-colours" }, canvas, el("span", {}, "0"), el("span", {}, `${most} ${unit}`));
 }

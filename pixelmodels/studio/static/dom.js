@@ -52,6 +52,12 @@ export class Notes {
     if (share !== null) this.progress.value = share;
   }
 
+  /** What takes nobody knows how long. */
+  wait(text) {
+    this.say(text, 0);
+    this.progress.removeAttribute("value");
+  }
+
   fail(error) {
     this.progress.hidden = true;
     if (error.name === "AbortError") {

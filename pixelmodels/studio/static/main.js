@@ -3,7 +3,7 @@
 import { key, onUnauthorized } from "./api.js";
 import * as models from "./models.js";
 
-const PAGES = { watch: "Watch it draw", complete: "Complete", given: "Colour, enlarge, interpolate", score: "Score", compare: "Compare", features: "Features" };
+const PAGES = { watch: "Watch it draw", complete: "Complete", given: "Colour, enlarge, interpolate", score: "Score and explain", compare: "Compare", features: "Features", dreams: "Dreams" };
 const $ = (id) => document.getElementById(id);
 const made = new Map();
 

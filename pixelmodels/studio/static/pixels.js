@@ -52,16 +52,40 @@ export class Picture {
     const levels = Array.from({ length: channels }, () => new Uint8Array(size));
     for (let at = 0; at < size; at++)
       for (let c = 0; c < channels; c++) levels[c][at] = back.get(this.isColour ? values[4 * at + c] : values[4 * (c * size + at)]);
-    const places = Uint32Array.from({ length: size }, (_, at) => at);
+    this.fill(levels);
+    return this;
+  }
+
+  /** The whole image from its levels: channels x pixels. */
+  fill(levels) {
+    const { height, width } = this.spec, places = Uint32Array.from({ length: height * width }, (_, at) => at);
     this.put(levels, places.map((at) => Math.floor(at / width)), places.map((at) => at % width));
     this.show();
-    return this;
   }
 
   scale(times) {
     this.canvas.style.width = `${times * this.spec.width}px`;
     this.canvas.style.height = `${times * this.rows}px`;
   }
+}
+
+/** Levels that need not be whole, channels of rows of columns, on a canvas, in the greys or colours of an image. */
+export function toned(canvas, levels, spec) {
+  const grey = greys(spec.levels), isColour = spec.channels === 3, size = spec.height * spec.width;
+  canvas.width = spec.width;
+  canvas.height = isColour ? spec.height : spec.height * spec.channels;
+  const context = canvas.getContext("2d"), data = context.createImageData(canvas.width, canvas.height);
+  levels.forEach((rows, c) =>
+    rows.flat().forEach((level, at) => {
+      const low = Math.min(spec.levels - 1, Math.max(0, Math.floor(level))), high = Math.min(spec.levels - 1, low + 1);
+      const value = Math.round(grey[low] + (level - low) * (grey[high] - grey[low]));
+      if (isColour) data.data[4 * at + c] = value;
+      else data.data.fill(value, 4 * (c * size + at), 4 * (c * size + at) + 3);
+      data.data[4 * (isColour ? at : c * size + at) + 3] = 255;
+    }),
+  );
+  context.putImageData(data, 0, 0);
+  return canvas;
 }
 
 /** RGBA of a PNG file in base64, as it is stored: no colour is managed, nothing is premultiplied. */

@@ -1,105 +1,190 @@
-// Page 4: what images cost a version, beside its test images, and where in them. Further maps are entries of `MAPS`.
+// Page 4: what images cost a version, beside its test images; what it expected of each pixel, and because of which others.
 
 import { get, post } from "./api.js";
+import { Board } from "./board.js";
 import * as charts from "./charts.js";
-import { Notes, Task, button, choice, el, field } from "./dom.js";
-import { dataBrowser, dropZone, fit, source } from "./images.js";
+import { Notes, Task, button, el, field, number } from "./dom.js";
+import { dataBrowser, dropZone, fit } from "./images.js";
 import * as models from "./models.js";
+import { Picture, times, toned } from "./pixels.js";
 
 const WANTED = 168; // pixels of the screen for an image
-
-/** Maps of an image: a name, what it tells, and how it is asked for: rows of columns of numbers for each image. */
-const MAPS = {
-  surprise: {
-    text: "Surprise: the bits that each pixel costs, given those before it. Bright is unlikely.",
-    unit: "bits",
-    ask: async (body, signal) => (await post("/v1/scores", { ...body, map: true }, signal)).scores.map((one) => one.map_bits),
-  },
-};
+const KINDS = ["context_image", "small_image"]; // what a version may be given of an image
+const OWN = "own";
 
 export function make(section) {
-  const model = models.picker(), map = choice(Object.keys(MAPS).map((name) => [name, name])), label = el("div", { className: "field" });
-  const score = button("Score again", () => run(), { className: "first", disabled: true }), stop = button("Stop"), clear = button("Remove all", () => ((images = []), results.replaceChildren(), (score.disabled = true)));
+  const model = models.picker(), label = el("div", { className: "field" }), order = el("div", { className: "field" });
+  const passes = number(127, 1, 65536);
+  const score = button("Score again", () => run(), { className: "first", disabled: true }), stop = button("Stop"), clear = button("Remove all", () => remove());
   const notes = new Notes(), task = new Task(notes, score, stop), results = el("div", { className: "scores" });
-  let images = []; // {name, file or png}
+  let images = [], cards = []; // {name, label, file or png}; tasks of the images that are shown
 
   const add = (more) => ((images = [...images, ...more].slice(-32)), run());
+
+  function remove() {
+    for (const one of [task, ...cards]) one.controller?.abort();
+    [images, cards] = [[], []];
+    results.replaceChildren();
+    score.disabled = true;
+  }
 
   async function options() {
     const info = await models.info(model.value).catch((error) => notes.fail(error));
     if (!info) return;
-    label.replaceChildren(...(info.num_classes ? field("Class that they are given", models.classes(info)).childNodes : []));
+    const classes = info.num_classes ? models.classes(info) : null;
+    classes?.firstChild.after(el("option", { value: OWN }, "their own, where the data set tells it"));
+    label.replaceChildren(...(classes ? field("Class that they are given", classes).childNodes : []));
+    const orders = Array.from({ length: info.num_orders }, (_, k) => el("option", { value: k }, `order ${k}`));
+    order.replaceChildren(...(info.num_orders > 1 ? field("Order of the maps", el("select", {}, ...orders)).childNodes : []));
     if (images.length) await run();
+  }
+
+  /** What an image is scored and explained with: what the version is given of it, and its class. */
+  async function bodyOf(info, image, picked, signal) {
+    const file = image.file ?? new Blob([Uint8Array.from(atob(image.png), (letter) => letter.charCodeAt(0))]);
+    const [png] = await fit([file], info.model, "image", signal), body = { model: info.model, images: [png] };
+    for (const kind of KINDS) if (info[kind]) [body[kind]] = await fit([file], info.model, kind, signal);
+    const own = picked === OWN ? image.label : picked;
+    return own === "" || own === null || own === undefined ? body : { ...body, label: Number(own) };
   }
 
   function run() {
     return task.run(async (signal) => {
       score.disabled = false;
-      notes.say("Fitting the images to what the model sees …", 0.1);
-      const info = await models.info(model.value, signal);
-      const files = images.map((one) => one.file ?? new Blob([Uint8Array.from(atob(one.png), (letter) => letter.charCodeAt(0))]));
-      const pngs = await fit(files, info.model, "image", signal);
-      const picked = label.querySelector("select")?.value ?? "";
-      const body = { model: info.model, images: pngs, ...(picked === "" ? {} : { label: Number(picked) }) };
-      notes.say(`Scoring ${pngs.length} ${pngs.length === 1 ? "image" : "images"} …`, 0.4);
-      const { scores } = await post("/v1/scores", body, signal);
-      notes.say("Asking where the bits are …", 0.7);
-      const maps = await MAPS[map.value].ask({ ...body, ...(info.num_orders > 1 ? { order: 0 } : {}) }, signal);
+      const mine = images, found = [], picked = label.querySelector("select")?.value ?? "", ordered = order.querySelector("select")?.value ?? "";
+      notes.say("Asking what the version takes …", 0);
+      const info = await models.info(model.value, signal), by = info.num_orders > 1 ? { order: Number(ordered) } : {};
+      for (const [index, image] of mine.entries()) {
+        notes.say(`Scoring and explaining image ${index + 1} of ${mine.length} …`, index / mine.length);
+        const body = await bodyOf(info, image, picked, signal);
+        const { explanations } = await post("/v1/explanations", { ...body, ...by }, signal);
+        const mixed = info.num_orders > 1 ? (await post("/v1/scores", body, signal)).scores : explanations; // of one order they say the same
+        found.push({ name: image.name, body: { ...body, ...by }, score: mixed[0], maps: explanations[0], picture: await new Picture(info, `image ${index + 1} as the model sees it`).load(body.images[0]) });
+      }
       const test = await get(`/v1/test_scores/${info.model}`, signal).catch((error) => {
         if (error.name === "AbortError") throw error;
         return { error: error.message };
       });
-      show(info, pngs, scores, maps, test);
-      notes.say(`${pngs.length} ${pngs.length === 1 ? "image" : "images"} scored by ${info.model}.`);
+      show(info, found, test);
+      notes.say(`${found.length} ${found.length === 1 ? "image" : "images"} scored by ${info.model}.`);
     });
   }
 
-  function show(info, pngs, scores, maps, test) {
-    const marks = scores.map((one, index) => [one.bits_per_dim, String(index + 1)]).filter(([value]) => Number.isFinite(value));
+  function show(info, found, test) {
+    cards.forEach((one) => one.controller?.abort());
+    const marks = found.map(({ score: one }, index) => [one.bits_per_dim, String(index + 1)]).filter(([value]) => Number.isFinite(value));
     const chart = test.error
       ? el("p", { className: "status" }, `No histogram of the test images: ${test.error}`)
       : el("figure", {}, charts.histogram(test, marks, `histogram of ${test.num_images} test images from ${test.edges[0].toFixed(2)} to ${test.edges.at(-1).toFixed(2)} bits/dim, mean ${test.mean.toFixed(3)}; the images given are marked`), el("figcaption", {}, `${test.num_images} test images: ${test.mean.toFixed(3)} bits/dim on average. Numbered lines are the images below.`));
-    const most = Math.max(...maps.flat(2)), k = Math.max(1, Math.round(WANTED / info.width));
-    const cards = scores.map((one, index) => {
-      const image = el("img", { src: source(pngs[index]), alt: `image ${index + 1} as the model sees it` }), heat = charts.heat(el("canvas", { role: "img", "aria-label": `${map.value} map of image ${index + 1}; the brightest pixel costs ${Math.max(...maps[index].flat()).toFixed(1)} bits` }), maps[index], most);
-      for (const made of [image, heat]) {
-        made.style.width = `${k * info.width}px`;
-        made.style.height = `${k * info.height}px`;
+    const most = Math.max(...found.flatMap(({ maps }) => [...maps.surprise_bits.flat(), ...maps.entropy_bits.flat()]));
+    const told = info.num_orders > 1 ? ` The maps are of order ${found[0].body.order}, the score of all orders mixed.` : "";
+    const made = found.map((one, index) => card(info, one, index, most, test));
+    cards = made.map((one) => one.task);
+    results.replaceChildren(
+      chart,
+      el("p", {}, `Surprise is what each pixel costs given those before it; entropy is what it costs on average over all that the model holds possible there. One scale for all images.${told}`),
+      el("p", { id: "score-keys" }, "Point at a pixel to read it, and click to see on which earlier pixels its prediction depends. With the keyboard: arrows on the map of surprise, then Enter."),
+      el("div", { className: "cards explained" }, ...made.map((one) => one.node)),
+    );
+  }
+
+  /** One image: its score, its maps, and a place for the maps of the pixel that is asked about. */
+  function card(info, { name, body, score: cost, maps, picture }, index, most, test) {
+    const where = el("p", { className: "status", role: "status" }), place = el("div"), said = new Notes(), cancel = button("Stop"), mine = new Task(said, null, cancel);
+    let depends = null;
+    const board = new Board(info, times(info.width, WANTED), tell, depend);
+
+    function tell(row, column) {
+      const levels = (values) => values.map((channel) => channel[row][column]), at = row * info.width + column;
+      const own = Array.from({ length: info.channels }, (_, c) => picture.levels[c * info.height * info.width + at]);
+      const parts = [`level ${own.join(", ")}`, `surprise ${maps.surprise_bits[row][column].toFixed(2)} bits`, `entropy ${maps.entropy_bits[row][column].toFixed(2)} bits`, `expected ${levels(maps.expected).map((one) => one.toFixed(2)).join(", ")}`, `likeliest ${levels(maps.likeliest).join(", ")}`];
+      if (depends) {
+        const bits = depends.occlusion[row][column];
+        parts.push(`gradient ${short(depends.gradient[row][column])} bits a level`, bits === null ? "occlusion not looked at" : `occlusion ${short(bits)} bits`);
       }
-      heat.addEventListener("pointermove", (event) => {
-        const at = heat.getBoundingClientRect(), row = Math.floor(((event.clientY - at.top) * info.height) / at.height), column = Math.floor(((event.clientX - at.left) * info.width) / at.width);
-        const value = maps[index][row]?.[column];
-        if (value !== undefined) where.textContent = `row ${row}, column ${column}: ${value.toFixed(2)} ${MAPS[map.value].unit}`;
+      where.textContent = `Row ${row}, column ${column}: ${parts.join("; ")}.`;
+    }
+
+    function depend(row, column) {
+      return mine.run(async (signal) => {
+        cancel.hidden = false;
+        try {
+          if (!passes.checkValidity()) throw new Error(`Passes for a pixel: ${passes.value || "nothing"} cannot be used. ${passes.validationMessage}`);
+          said.wait(`Asking on what pixel (${row}, ${column}) depends …`);
+          const { explanations } = await post("/v1/explanations", { ...body, pixel: [row, column], most_passes: Number(passes.value) }, signal);
+          depends = { gradient: largest(explanations[0].gradient_bits_per_level), occlusion: largest(explanations[0].occlusion_bits) };
+          said.say("");
+          showDepends(row, column);
+        } finally {
+          cancel.hidden = !mine.controller || mine.controller.signal === signal;
+        }
       });
-      const where = el("p", { className: "status" }, "Point at the map to read a pixel.");
-      const rank = test.error ? "" : rankOf(one.bits_per_dim, test.percentiles);
-      return el(
-        "article",
-        { className: "card", "aria-label": `image ${index + 1}` },
-        el("h2", {}, `${index + 1}. ${images[index].name}`),
-        el("p", { className: "figure" }, `${one.bits_per_dim.toFixed(3)} bits/dim`),
-        el("p", {}, `${one.nats.toFixed(1)} nats in all. ${rank}`),
-        el("div", { className: "pair" }, image, heat),
-        where,
+    }
+
+    function showDepends(row, column) {
+      const { gradient, occlusion } = depends, unseen = occlusion.flat().filter((value) => value === null).length;
+      const steepest = Math.max(...gradient.flat()), dearest = Math.max(...occlusion.flat()); // null counts as 0 here
+      const left = unseen ? ` ${unseen} ${unseen === 1 ? "pixel was" : "pixels were"} not looked at (striped): more passes look at more.` : "";
+      const none = steepest === 0 && dearest === 0 && !unseen ? " It depends on none: it is drawn without knowing any other pixel, or the model does not look at them." : "";
+      const many = info.channels > 1 ? " Of its channels each pixel shows the one that counts most." : "";
+      board.keep(found.childElementCount);
+      place.replaceChildren(
+        el("h3", {}, `On what pixel (${row}, ${column}) depends`),
+        el("p", {}, `Gradient: how steeply the bits of the marked pixel change with each pixel before it. Occlusion: how many bits more it would cost on average if that pixel were not known.${none}${left}${many}`),
+        el("div", { className: "maps" }, heat("gradient", "Gradient", gradient, steepest, "bits a level"), heat("occlusion", "Occlusion", occlusion, dearest, "bits")),
       );
-    });
-    const order = info.num_orders > 1 ? " The map is of the raster order, the score of all orders mixed." : "";
-    results.replaceChildren(chart, el("p", {}, `${MAPS[map.value].text} From 0 (dark) to ${most.toFixed(1)} ${MAPS[map.value].unit} (bright).${order}`), el("div", { className: "cards" }, ...cards));
+      board.ask(row, column);
+      tell(...board.cursor);
+    }
+
+    function map(kind, title, canvas, bar) {
+      canvas.dataset.map = kind;
+      return el("figure", {}, board.frame(canvas), bar, el("figcaption", {}, title));
+    }
+    const named = (text) => el("canvas", { role: "img", "aria-label": `${text} of image ${index + 1}` });
+    const heat = (kind, title, rows, brightest, unit) => map(kind, title, charts.heat(named(`${kind}, at most ${short(Math.max(...rows.flat()))} ${unit},`), rows, brightest), charts.colourBar(short(brightest), unit));
+    const tone = (kind, title, canvas) => map(kind, title, canvas, charts.colourBar(info.levels - 1, "levels", true));
+    const sum = (rows) => rows.flat().reduce((one, more) => one + more, 0).toFixed(2);
+    const surprise = heat("surprise", `Surprise: ${sum(maps.surprise_bits)} bits in all`, maps.surprise_bits, most, "bits");
+    const found = el(
+      "div",
+      { className: "maps" },
+      tone("image", "The image", picture.canvas),
+      surprise,
+      heat("entropy", `Entropy: ${sum(maps.entropy_bits)} bits in all`, maps.entropy_bits, most, "bits"),
+      tone("expected", "Expected: the mean", toned(named("expected levels"), maps.expected, info)),
+      tone("likeliest", "Likeliest level", toned(named("likeliest levels"), maps.likeliest, info)),
+    );
+    board.listen(surprise.querySelector("canvas"), "score-keys");
+    cancel.hidden = true;
+    const rank = test.error ? "" : rankOf(cost.bits_per_dim, test.percentiles);
+    const node = el(
+      "article",
+      { className: "card", "aria-label": `image ${index + 1}` },
+      el("h2", {}, `${index + 1}. ${name}`),
+      el("p", { className: "figure" }, `${cost.bits_per_dim.toFixed(3)} bits/dim`),
+      el("p", {}, `${(cost.nats / Math.LN2).toFixed(2)} bits (${cost.nats.toFixed(1)} nats) in all. ${rank}`),
+      found,
+      where,
+      said.node,
+      cancel,
+      place,
+    );
+    return { node, task: mine };
   }
 
   model.addEventListener("change", options);
-  map.addEventListener("change", () => images.length && run());
   section.append(
     el("h1", { id: "score-title" }, "Score and explain"),
     el(
       "div",
       { className: "card" },
-      el("div", { className: "fields" }, el("div", { className: "wide" }, field("Model and version", model)), label, field("Map", map)),
+      el("div", { className: "fields" }, el("div", { className: "wide" }, field("Model and version", model)), label, order, field("Passes for a pixel", passes, "more look farther, and take longer")),
       el(
         "div",
         { className: "give" },
         dropZone("Images, of any size and format", (files) => add(files.map((file) => ({ name: file.name, file }))), true),
-        dataBrowser(() => model.value, (one) => add([{ name: one.label_name ?? one.key, png: one.image }])),
+        dataBrowser(() => model.value, (one) => add([{ name: one.label_name ?? one.key, label: one.label, png: one.image }])),
       ),
       el("p", { className: "actions" }, score, stop, clear),
       notes.node,
@@ -107,6 +192,16 @@ export function make(section) {
     results,
   );
   return options();
+}
+
+const short = (value) => (value === 0 ? "0" : value.toPrecision(3));
+
+/** Of channels of rows of columns the one that counts most; null where none was looked at. */
+function largest(channels) {
+  return channels[0].map((row, r) => row.map((_, c) => {
+    const seen = channels.map((channel) => channel[r][c]).filter((value) => value !== null);
+    return seen.length ? Math.max(...seen) : null;
+  }));
 }
 
 function rankOf(bits, percentiles) {
