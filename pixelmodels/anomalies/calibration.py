@@ -53,7 +53,8 @@ class Band:
     @staticmethod
     def of(normal_M: Float64, side: Side) -> Band:
         """Of normal values; of values that are all the same it has no width."""
-        return Band(*(float(value) for value in np.quantile(normal_M, (TAIL, 0.5, 1 - TAIL))), side)
+        low, middle, high = (float(value) for value in np.quantile(normal_M, (TAIL, 0.5, 1 - TAIL)))
+        return Band(low, middle, high, side)
 
     def deviation(self, values_N: Float64) -> Float64:
         """How far values are from the middle: 1 at an end of the band; below the middle negative where only high ones are unusual."""
