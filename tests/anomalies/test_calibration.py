@@ -65,7 +65,8 @@ def test_only_high_values_deviate_where_only_these_are_unusual() -> None:
     both, high = (Band.of(normal, side) for side in ("both", "high"))
     values = np.array([both.middle + 3, both.high, both.middle, both.low])
     assert high.deviation(values)[:3].tolist() == both.deviation(values)[:3].tolist()
-    assert high.deviation(values)[3] == pytest.approx((both.low - both.middle) / (both.high - both.middle)) < 0
+    assert high.deviation(values)[3] == pytest.approx((both.low - both.middle) / (both.high - both.middle))
+    assert high.deviation(values)[3] < 0 < both.deviation(values)[3]
 
 
 def test_what_is_combined_is_the_largest_deviation() -> None:
