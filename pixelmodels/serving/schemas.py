@@ -189,8 +189,8 @@ class ExplanationRequest(_Request):
         Field(
             ge=1,
             le=MAX_IMAGES,
-            description="of the network for an image's occlusion; where that is too few the nearest pixels are told. Unless given 255, or what "
-            "the service allows for so many images",
+            description="of the network for an image's occlusion; where that is too few the nearest pixels are told. Unless given 255, "
+            "or what the service allows for so many images",
         ),
     ] = None
     order: Annotated[
