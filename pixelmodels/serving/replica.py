@@ -46,6 +46,7 @@ from pixelmodels.serving.requests import (
     engine_request,
     images_of,
     order_of_scores,
+    passes_of,
 )
 from pixelmodels.serving.schemas import (
     ExplanationRequest,
@@ -276,7 +277,7 @@ class Sampler:
     def _explaining(self, model: PixelModel, asked: ExplanationRequest) -> Explaining:
         x_NCHW, context = images_of(model, asked, self.settings.max_image_bytes)
         pixel = None if asked.pixel is None else (asked.pixel[0], asked.pixel[1])
-        return Explaining(model, x_NCHW, context, asked.order, pixel, asked.most_passes)
+        return Explaining(model, x_NCHW, context, asked.order, pixel, passes_of(asked, self.settings.max_n))
 
     async def _loaded(self, asked: str | None) -> Loaded:
         """The version that is asked for; others, also those held under another name, are not kept waiting while it is loaded."""

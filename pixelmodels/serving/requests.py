@@ -24,6 +24,7 @@ from pixelmodels.shapes import ImageSpec
 
 SMALL = "small_image"
 CONTEXT_FIELDS = ("label_B", "vector_BV")  # of a context, that an image may go from and to
+PASSES = 255  # of the network for the occlusion of one image, unless asked for otherwise
 Asked = SampleRequest | ScoreRequest | ExplanationRequest
 
 
@@ -213,9 +214,15 @@ def check_explained(model: PixelModel, asked: ExplanationRequest, most: int, mos
         check_pixel(model, (asked.pixel[0], asked.pixel[1]))
     except UserError as error:
         raise invalid(str(error), "pixel") from None
-    if n * (1 + asked.most_passes) > most_passes:
-        told = f"{n} images with {asked.most_passes} passes of the network each"
+    passes = passes_of(asked, most_passes)
+    if n * (1 + passes) > most_passes:
+        told = f"{n} images with {passes} passes of the network each"
         raise invalid(f"{told} are too many at a time, at most {most_passes} with one more for each; give fewer", "most_passes")
+
+
+def passes_of(asked: ExplanationRequest, most_passes: int) -> int:
+    """Forward passes for the occlusion of each image of a request, which may take so many in all."""
+    return max(1, min(PASSES, most_passes // len(asked.images) - 1)) if asked.most_passes is None else asked.most_passes
 
 
 def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int, scale: pngs.Scale) -> Tensor | None:

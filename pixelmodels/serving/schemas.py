@@ -203,11 +203,14 @@ class ExplanationRequest(_Request):
         Field(min_length=2, max_length=2, description="row and column, from 0: also on which pixels before it its prediction depends"),
     ] = None
     most_passes: Annotated[
-        int,
+        int | None,
         Field(
-            ge=1, le=MAX_IMAGES, description="of the network for an image's occlusion; where that is too few the nearest pixels are told"
+            ge=1,
+            le=MAX_IMAGES,
+            description="of the network for an image's occlusion; where that is too few the nearest pixels are told. Unless given 255, "
+            "or what the service allows for so many images",
         ),
-    ] = 255
+    ] = None
     order: Annotated[
         int | None, Field(ge=0, le=7, description="of a model of several orders, which has to be given: explain by this one")
     ] = None

@@ -74,6 +74,9 @@ def test_explanations_are_what_the_library_finds(request: pytest.FixtureRequest,
         occlusion_CHW = dependence_by_occlusion(model, mine, (2, 3), order=order, most_passes=25)
         np.testing.assert_allclose(one["occlusion_bits"], occlusion_CHW, rtol=1e-7, atol=1e-12)
         assert 0 < np.isnan(one["occlusion_bits"]).sum() < 12
+    fewer = client.explanations(X_NCHW, scale="levels", **{**options, "most_passes": None})  # as many as there may be: 31 for each
+    whole_CHW = dependence_by_occlusion(model, x_NCHW[:1], (2, 3), order=order, most_passes=31)
+    np.testing.assert_allclose(fewer[0]["occlusion_bits"], whole_CHW, rtol=1e-7, atol=1e-12)
     plain = client.explanations([X_NCHW[0]], **({} if order is None else {"order": order}))
     assert set(plain[0]) == {"nats", "bits_per_dim", "surprise_bits", "entropy_bits", "expected", "likeliest"}
 
