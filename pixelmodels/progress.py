@@ -163,8 +163,9 @@ class LiveTable:
             console=console,
             refresh_per_second=4,
         )
-        blank = {"epoch": "", "bits": "", "speed": "", "left": "waits"}
-        self._tasks: dict[str, TaskID] = {name: self._bar.add_task(name, total=1.0, **blank) for name in names}
+        self._tasks: dict[str, TaskID] = {
+            name: self._bar.add_task(name, total=1.0, epoch="", bits="", speed="", left="waits") for name in names
+        }
 
     def __enter__(self) -> LiveTable:
         self._bar.start()
@@ -218,7 +219,8 @@ def counting(title: str, total: int, unit: str, *, done: float = 0) -> Iterator[
     is_shown = console.is_terminal and not console.is_dumb_terminal
     # what is printed meanwhile stands above the bar, but for what goes into a file
     with Bar(*columns, console=console, disable=not is_shown, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
-        task = bar.add_task(title, total=total, completed=done)
+        task = bar.add_task(title, total=total)
+        bar.update(task, completed=done)
         yield lambda count: bar.advance(task, count)
 
 
