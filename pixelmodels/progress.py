@@ -163,8 +163,9 @@ class LiveTable:
             console=console,
             refresh_per_second=4,
         )
-        blank: dict[str, Any] = {"epoch": "", "bits": "", "speed": "", "left": "waits"}
-        self._tasks: dict[str, TaskID] = {name: self._bar.add_task(name, total=1.0, **blank) for name in names}
+        self._tasks: dict[str, TaskID] = {
+            name: self._bar.add_task(name, total=1.0, epoch="", bits="", speed="", left="waits") for name in names
+        }
 
     def __enter__(self) -> LiveTable:
         self._bar.start()

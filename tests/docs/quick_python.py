@@ -27,7 +27,7 @@ def quick(program: str, words: list[str]) -> list[str]:
         one = [] if {"--only", "--recipe-file"} & set(words) or suite not in MODELS else ["--only", MODELS[suite]]
         return ["--epochs", "1", *one]
     if program == "tune.py":
-        return ["--num-samples", "2", "--epochs", "1"]
+        return ["--num-samples", "1", "--epochs", "1"]
     if program == "sample.py":
         return ["--n", "4"] if "--n" in words and int(words[words.index("--n") + 1]) > 16 else []
     if program == "promote.py":

@@ -2,6 +2,7 @@
 
     python -m tests.docs.run_pages                     # all pages
     python -m tests.docs.run_pages README.md start.md  # some
+    python -m tests.docs.run_pages --keep /tmp/pages start.md    # in a folder that stays: what was run there before is not run again
     python -m tests.docs.run_pages --write             # and write what they print into the pages' blocks that show it
 
 Pages are run in the order of `ORDER`, each from its beginning to its end, all in one copy of this checkout (`workshop.py`). What a block
@@ -54,7 +55,7 @@ class Runner:
         self.folder = folder / "pixelmodels"
         self.state = folder / "state"
         for made in (self.folder, self.state):
-            made.mkdir()
+            made.mkdir(parents=True, exist_ok=True)
         self.environment = make_workshop(self.folder)
         self.port = _free_port()
         self.environment["PIXELMODELS_DOCS_PORT"] = str(self.port)
@@ -113,7 +114,7 @@ class Runner:
         """Write a block into the file that its title names, or add the lines of a `diff` to it."""
         file = self.folder / str(block.title)
         if block.language != "diff":
-            if file.exists():
+            if (ROOT / str(block.title)).exists():
                 raise Failed(f"{block}: '{block.title}' is there already")
             file.write_text(block.text + "\n")
             return
@@ -166,12 +167,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pages", nargs="*")
     parser.add_argument("--write", action="store_true", help="write what is printed into the blocks that show it")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="work there, and go on from what is there, instead of a folder for once"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends with it
     failures: list[str] = []
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pixelmodels-docs-") as folder:
-        runner = Runner(Path(folder))
+        runner = Runner(options.keep.absolute() if options.keep else Path(folder))
         try:
             for page in _chosen(options.pages):
                 try:

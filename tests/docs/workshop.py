@@ -18,19 +18,20 @@ SHIM = Path(__file__).with_name("quick_python.py")
 
 
 def make_workshop(folder: Path) -> dict[str, str]:
-    """Copy what git has, and make `.venv` and what readers have: pictures, tables, shards. Returns the environment of commands."""
+    """Copy what git has, and make `.venv` and what readers have, unless it is there. Returns the environment of commands."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file() and not name.startswith("benchmarks/results/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    _make_venv(folder)
-    _make_images(folder)
     home = folder.with_name("home")  # a reader's own: caches and Ray's token stay out of this one's
-    (home / ".ray").mkdir(parents=True)
-    token = home / ".ray" / "auth_token"
-    token.write_text(secrets.token_hex(32))
-    token.chmod(0o600)
+    if not home.exists():
+        _make_venv(folder)
+        _make_images(folder)
+        (home / ".ray").mkdir(parents=True)
+        token = home / ".ray" / "auth_token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "OMP_NUM_THREADS") if name in os.environ}
     return {
         **kept,
