@@ -293,7 +293,7 @@ def heated(values_HW: np.ndarray, most: float) -> np.ndarray:
 def test_what_the_model_expects_is_explained(screen: Screen, studio: Studio) -> None:
     screen.open("score")
     page, given = screen.page, picture((50, 30))
-    page.get_by_label("Class that they are given").select_option(label="rings")
+    page.get_by_label("Given class").select_option(label="rings")
     page.locator("#score input[type=file]").set_input_files(given)
     page.locator("#score article").wait_for()
     (fitted,) = studio.client.fit([given["buffer"]])
