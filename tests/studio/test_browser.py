@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -293,7 +292,7 @@ def heated(values_HW: np.ndarray, most: float) -> np.ndarray:
 def test_what_the_model_expects_is_explained(screen: Screen, studio: Studio) -> None:
     screen.open("score")
     page, given = screen.page, picture((50, 30))
-    page.get_by_label("Class that they are given").select_option(label="rings")
+    page.get_by_label("Given class").select_option(label="rings")
     page.locator("#score input[type=file]").set_input_files(given)
     page.locator("#score article").wait_for()
     (fitted,) = studio.client.fit([given["buffer"]])
@@ -333,8 +332,6 @@ def test_what_the_model_expects_is_explained(screen: Screen, studio: Studio) -> 
     page.get_by_label("Passes for a pixel").fill("1000")  # more than this service allows
     board.press("Enter")
     page.locator("#score article [role=alert]").wait_for()
-    if folder := os.environ.get("SHOTS"):
-        page.screenshot(path=f"{folder}/score.png", full_page=True)
     assert "are too many at a time, at most 128" in page.locator("#score article [role=alert]").inner_text()
 
 
@@ -387,8 +384,6 @@ def test_a_dream_is_shown_as_it_comes(screen: Screen, studio: Studio, tmp_path: 
     for step in (0, 7):
         slider.fill(str(step))
         assert same(screen.pixels("#dreams .stage canvas"), shown(np.stack(steps[step]), SPEC.levels)), step
-    if folder := os.environ.get("SHOTS"):
-        page.screenshot(path=f"{folder}/dreams.png", full_page=True)
     slider.press("ArrowRight")
     assert slider.get_attribute("aria-valuetext") == "after step 8"
     with page.expect_download() as found:

@@ -29,21 +29,30 @@ class Dream extends Drawing {
         await picture.load(data.png); // one after the other: the last that is shown is the last that came
         if (signal.aborted) throw signal.reason;
         this.steps[data.image][data.step] = Array.from({ length: info.channels }, (_, c) => picture.levels.slice(c * size, (c + 1) * size));
-        picture.canvas.setAttribute("aria-label", `image ${data.image + 1} of ${body.n} after step ${data.step} of ${body.dream}`);
+        picture.canvas.setAttribute("aria-label", this.labelOf(data.image, data.step));
         if (data.step === body.dream) picture.canvas.dataset.finished = "true";
         tell(++done / (body.n * (body.dream + 1)), data.step);
       }
     }
   }
 
-  /** How many steps there are of every image, the start not counted; -1: not all images have begun. */
+  /** The last step that any image has come to, 0 is the start; -1: none is there. */
   get last() {
-    return Math.min(...this.steps.map((one) => one.length)) - 1;
+    return Math.max(...this.steps.map((one) => one.length)) - 1;
   }
 
+  /** All images after a step; one that did not come to it as far as it came. */
   show(step, pictures = this.pictures) {
-    pictures.forEach((one, image) => one.fill(this.steps[image][step]));
-    if (pictures === this.pictures) pictures.forEach((one, image) => one.canvas.setAttribute("aria-label", `image ${image + 1} of ${pictures.length} after step ${step} of ${this.request.body.dream}`));
+    pictures.forEach((one, image) => {
+      const at = Math.min(step, this.steps[image].length - 1);
+      if (at < 0) return;
+      one.fill(this.steps[image][at]);
+      one.canvas.setAttribute("aria-label", this.labelOf(image, at));
+    });
+  }
+
+  labelOf(image, step) {
+    return `image ${image + 1} of ${this.pictures.length} after step ${step} of ${this.request.body.dream}`;
   }
 
   replay() {
@@ -109,7 +118,7 @@ export function make(section) {
       }
     });
 
-  /** Play and download what there is: after a stop, the steps that all images have. */
+  /** Play and download what there is, after a stop, too. */
   function enable() {
     const last = dream.steps ? dream.last : -1, has = last >= 0 && Boolean(dream.started);
     for (const one of [play, slider, save]) one.disabled = !has;

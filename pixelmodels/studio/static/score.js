@@ -33,7 +33,7 @@ export function make(section) {
     if (!info) return;
     const classes = info.num_classes ? models.classes(info) : null;
     classes?.firstChild.after(el("option", { value: OWN }, "their own, where the data set tells it"));
-    label.replaceChildren(...(classes ? field("Class that they are given", classes).childNodes : []));
+    label.replaceChildren(...(classes ? field("Given class", classes).childNodes : []));
     const orders = Array.from({ length: info.num_orders }, (_, k) => el("option", { value: k }, `order ${k}`));
     order.replaceChildren(...(info.num_orders > 1 ? field("Order of the maps", el("select", {}, ...orders)).childNodes : []));
     if (images.length) await run();
