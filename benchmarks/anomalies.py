@@ -5,10 +5,10 @@
 
 Two data sets: `photos` in grey (16x16, 256 levels) and `digits` (8x8, 17 levels). Of each, three models are trained by a recipe of its
 suite (of photos `pixelcnn`, in many small steps; of digits `gated_pixelcnn`): one of one order; a background model, the same but with
-mutated sub-pixels; one of four orders, whose spread is a score (both of photos in fewer epochs). Scores are calibrated on the validation split; the normal images of every
-pair are the test split. Against the photo patches: digits resized to their size; flat patches, each of one level drawn at random; the same
-patches with their pixels shuffled; the same turned upside down. Against the digits: their mirror images; blends (means) of two of
-them, of different classes.
+mutated sub-pixels; one of four orders, whose spread is a score. The last two take fewer epochs of photos. Scores are calibrated on the
+validation split; the normal images of every pair are the test split. Against the photo patches: digits resized to their size; flat
+patches, each of one level drawn at random; the same patches with their pixels shuffled; the same turned upside down. Against the digits:
+their mirror images; blends (means) of two of them, of different classes.
 
 One score is recommended for all pairs; docs/anomalies.md says why, and what was known when it was chosen.
 The last thing printed is one JSON object; it is also written to `benchmarks/results/` with the date, and ROC curves beside it.
