@@ -179,7 +179,6 @@ def summary(found: Anomalies, options: FindAnomalies) -> dict[str, Any]:
         "with_context": not options.without_context,
         "codecs": list(options.codecs),
         "recommended": RECOMMENDED,
-        "parts": {name: dataclasses.asdict(band) for name, band in found.calibration.combined.bands.items()},
         "mean_nats": found.calibration.mean_nats,
         "rate": options.rate,
         "thresholds": {f"{rate:g}": by_score for rate, by_score in found.thresholds.items()},

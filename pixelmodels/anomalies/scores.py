@@ -6,12 +6,10 @@ With l the negative log-likelihood of an image in nats, D its sub-pixels, and n 
 - `bits_per_dim`: l / (D ln 2): the same order of images.
 - `input_complexity`: l / ln 2 - L, where L are the bits of the best codec at hand (arXiv:1909.11480).
 - `arrangement`: l / ln 2 - B, where B are the bits of the image's levels by a code that does not know where they are (`level_code`): a
-  likelihood ratio to a background that is the image's own levels in any other order.
+  likelihood ratio to whatever has independent pixels of these levels. The one that is recommended (docs/anomalies.md says why).
 - `likelihood_ratio`: l - l_0, where l_0 is of a background model (arXiv:1906.02845).
 - `typicality`: |l - mean l of the normal images| (arXiv:1906.02994, for one image).
 - `order_spread`: the standard deviation of l over the orders of the pixels that the model has.
-- `combined`: the one that is recommended: the largest deviation of `PARTS` from what they are of normal images. Raw likelihood is unusual
-  on both sides (as by typicality), what is corrected for complexity only where it is high.
 """
 
 from __future__ import annotations
@@ -23,16 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pixelmodels.anomalies.calibration import Combined, Side, p_values
+from pixelmodels.anomalies.calibration import p_values
 from pixelmodels.anomalies.measuring import Measured
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.shapes import ImageSpec
 
 Float64 = npt.NDArray[np.float64]
-RECOMMENDED = "combined"
-PARTS: dict[str, Side] = {"nats": "both", "input_complexity": "high", "arrangement": "high"}  # of which scores, and to which side
+RECOMMENDED = "arrangement"
 SAME_ORDER = "bits_per_dim"  # has images in the order of `nats`
-NAMES = ("nats", "bits_per_dim", "input_complexity", "arrangement", "likelihood_ratio", "typicality", "order_spread", RECOMMENDED)
+NAMES = ("nats", "bits_per_dim", "input_complexity", "arrangement", "likelihood_ratio", "typicality", "order_spread")
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,13 @@ class Calibration:
 
     spec: ImageSpec
     mean_nats: float  # of normal images
-    combined: Combined
     normal: dict[str, Float64]  # scores of normal images, by name
 
     @staticmethod
     def of(measured: Measured, spec: ImageSpec) -> Calibration:
         """Of normal images that the model was not trained on."""
         mean_nats = float(measured.nats_N.mean())
-        parts = _plain_scores(measured, spec, mean_nats)
-        combined = Combined.of(parts, PARTS)
-        return Calibration(spec, mean_nats, combined, {**parts, RECOMMENDED: combined(parts)})
+        return Calibration(spec, mean_nats, _scores(measured, spec, mean_nats))
 
     @property
     def num(self) -> int:
@@ -59,16 +53,14 @@ class Calibration:
 
     def scores(self, measured: Measured) -> dict[str, Float64]:
         """All scores of a set, by name, in the order of `NAMES`; those without a background model or orders are left out."""
-        found = _plain_scores(measured, self.spec, self.mean_nats)
-        return {**found, RECOMMENDED: self.combined(found)}
+        return _scores(measured, self.spec, self.mean_nats)
 
     def p_values(self, scores: dict[str, Float64]) -> dict[str, Float64]:
         """Of each score, by its name."""
         return {name: p_values(values_N, self.normal[name]) for name, values_N in scores.items()}
 
 
-def _plain_scores(measured: Measured, spec: ImageSpec, mean_nats: float) -> dict[str, Float64]:
-    """All scores but the recommended one."""
+def _scores(measured: Measured, spec: ImageSpec, mean_nats: float) -> dict[str, Float64]:
     nats_N = measured.nats_N
     found = {
         "nats": nats_N,

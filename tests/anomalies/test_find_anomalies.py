@@ -78,8 +78,8 @@ def test_a_folder_is_scored_and_what_is_no_image_named(root: Storage, capsys: py
     normal_nats = -model.log_prob(torch.from_numpy(normal.astype(np.int64))).detach().numpy()
     assert table["typicality"] == pytest.approx(abs(nats - normal_nats.mean()), rel=1e-4)
     assert table["p_nats"] == pytest.approx((1 + (normal_nats >= nats).sum()) / (len(normal) + 1))
-    assert set(table) >= {"set", "label", "combined", "p_combined", "is_anomalous"} and "likelihood_ratio" not in table
-    assert ((table["p_combined"] <= 0.1) == table["is_anomalous"]).all()
+    assert set(table) >= {"set", "label", "arrangement", "p_arrangement", "is_anomalous"} and "likelihood_ratio" not in table
+    assert ((table["p_arrangement"] <= 0.1) == table["is_anomalous"]).all()
     assert (Path(folder) / "rejected.csv").read_text().splitlines()[1].startswith(f"{place(root, 'blank')},<b>.png,")
     told = " ".join(said)
     assert "12 images; " in told and "1 were of another size and were resized" in told and "1 inputs are no images" in told
@@ -106,12 +106,12 @@ def test_two_sets_are_compared_by_every_score(root: Storage, capsys: pytest.Capt
     x_BCHW = torch.from_numpy(test.images_NCHW.astype(np.int64))
     with torch.no_grad():
         assert table["nats"][is_normal] == pytest.approx(-ensemble_log_prob(model, x_BCHW).numpy(), rel=1e-5)
-    names = {"nats", "bits_per_dim", "input_complexity", "arrangement", "likelihood_ratio", "typicality", "order_spread", "combined"}
+    names = {"nats", "bits_per_dim", "input_complexity", "arrangement", "likelihood_ratio", "typicality", "order_spread"}
     assert set(summary["separations"]) == names
     for name in names:
         assert summary["separations"][name]["auroc"]["value"] == pytest.approx(roc_auc_score(~is_normal, table[name]))
     assert Image.open(io.BytesIO((Path(folder) / "roc.png").read_bytes())).format == "PNG"
-    assert any("AUROC" in line for line in said) and any("combined" in line for line in said)
+    assert any("AUROC" in line for line in said) and any("arrangement" in line for line in said)
 
 
 class Connected(Exception):

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pixelmodels.anomalies.calibration import Band
 from pixelmodels.anomalies.codecs import Complexity
 from pixelmodels.anomalies.level_code import level_bits
 from pixelmodels.anomalies.measuring import Measured, Meter, bit_maps, measured_of
-from pixelmodels.anomalies.scores import NAMES, PARTS, RECOMMENDED, Calibration
+from pixelmodels.anomalies.scores import NAMES, Calibration
 from pixelmodels.data.rows import Rows
 from pixelmodels.data.shards import decode_rows
 from pixelmodels.errors import UserError
@@ -53,8 +52,6 @@ def test_scores_are_those_of_their_equations() -> None:
     }
     for name, values in expected.items():
         assert scores[name] == pytest.approx(values), name
-    bands = [Band.of(calibration.normal[name], side) for name, side in PARTS.items()]
-    assert scores[RECOMMENDED] == pytest.approx(np.max([b.deviation(scores[n]) for b, n in zip(bands, PARTS, strict=True)], axis=0))
     p_values = calibration.p_values(scores)
     assert tuple(p_values) == NAMES and p_values["nats"].tolist() == p_values["bits_per_dim"].tolist()
 
