@@ -50,7 +50,10 @@ class PixelCNNPPConfig(ModelConfig):
 
 
 class _Stream:
-    """Features of a stream, and what `concat_elu` makes of them: once, however many layers read it."""
+    """Features of a stream, and what `concat_elu` makes of them: once, however many layers read it.
+
+    Layers are given both, so that one whose activations are computed anew finds what it found.
+    """
 
     def __init__(self, h: Tensor):
         self.h = h
@@ -75,15 +78,15 @@ class _AboveLayer(nn.Module):
         self.dropout = Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, 2 * p)
 
-    def above(self, do: Forward | RowPass, u: _Stream, skip: _Stream | None, context: Features) -> Tensor:
-        y = do.above(self.conv_input, u.active)
+    def above(self, do: Forward | RowPass, u: Tensor, active: Tensor, skip: Tensor | None, context: Features) -> Tensor:
+        y = do.above(self.conv_input, active)
         if self.nin_skip is not None and skip is not None:
-            y = y + do.above(self.nin_skip, skip.active)
+            y = y + do.above(self.nin_skip, skip)
         y = concat_elu(y)
         if self.training:
             y = self.dropout(y)
         y = do.above(self.conv_out, y)
-        return u.h + F.glu(y if self.condition is None else y + context[self.condition])
+        return u + F.glu(y if self.condition is None else y + context[self.condition])
 
 
 class _HereLayer(nn.Module):
@@ -99,18 +102,18 @@ class _HereLayer(nn.Module):
         self.dropout = Dropout(model.config.dropout)
         self.condition = projection(model.context_spec, 2 * p, self.conv_out)
 
-    def above(self, do: Forward | RowPass, u: _Stream) -> Tensor:
+    def above(self, do: Forward | RowPass, active: Tensor) -> Tensor:
         """What `conv_input` takes of the row stream."""
-        return do.above(self.nin_skip.from_above if isinstance(self.nin_skip, SplitLinear) else self.nin_skip, u.active)
+        return do.above(self.nin_skip.from_above if isinstance(self.nin_skip, SplitLinear) else self.nin_skip, active)
 
-    def here(self, do: Forward | PixelPass | TakeRow, ul: _Stream, skip: _Stream | None) -> Tensor:
-        y = do(self.conv_input, ul.active)
+    def here(self, do: Forward | PixelPass | TakeRow, ul: Tensor, active: Tensor, skip: Tensor | None) -> Tensor:
+        y = do(self.conv_input, active)
         if isinstance(self.nin_skip, SplitLinear) and skip is not None:
-            y = y + do(self.nin_skip, skip.active)
+            y = y + do(self.nin_skip, skip)
         y = concat_elu(y)
         if self.training:
             y = self.dropout(y)
-        return ul.h + F.glu(do(self.conv_out, y))
+        return ul + F.glu(do(self.conv_out, y))
 
 
 class _Level(nn.Module):
@@ -139,8 +142,8 @@ class _Level(nn.Module):
         u = _Stream(u_init)
         shortcuts = [u]
         for layer, other in zip(self.down_u, self.down_ul, strict=True):
-            u = _Stream(cast(_AboveLayer, layer).above(do, u, None, context))
-            extras[cast(_HereLayer, other).conv_input] = cast(_HereLayer, other).above(do, u)
+            u = _Stream(cast(_AboveLayer, layer).above(do, u.h, u.active, None, context))
+            extras[cast(_HereLayer, other).conv_input] = cast(_HereLayer, other).above(do, u.active)
             shortcuts.append(u)
         inner = self.inner
         if inner is None:
@@ -148,22 +151,22 @@ class _Level(nn.Module):
         else:
             u = _Stream(do.strided(self.shrink_u, self.grow_u, lambda y: inner.above(do, y, context, extras), u.h))
         for layer, other in zip(self.up_u, self.up_ul, strict=True):
-            u = _Stream(cast(_AboveLayer, layer).above(do, u, shortcuts.pop(), context))
-            extras[cast(_HereLayer, other).conv_input] = cast(_HereLayer, other).above(do, u)
+            u = _Stream(cast(_AboveLayer, layer).above(do, u.h, u.active, shortcuts.pop().active, context))
+            extras[cast(_HereLayer, other).conv_input] = cast(_HereLayer, other).above(do, u.active)
         return u.h
 
     def here(self, do: Forward | PixelPass | TakeRow, ul_init: Tensor) -> Tensor:
         ul = _Stream(ul_init)
         shortcuts = [ul]
         for i, layer in enumerate(self.down_ul):
-            ul = _Stream(do.feature(f"level{self.index}.down{i}", cast(_HereLayer, layer).here(do, ul, None)))
+            ul = _Stream(do.feature(f"level{self.index}.down{i}", cast(_HereLayer, layer).here(do, ul.h, ul.active, None)))
             shortcuts.append(ul)
         if self.inner is None:
             shortcuts.pop()
         else:
             ul = _Stream(do.strided(self.shrink_ul, self.grow_ul, lambda y: cast(_Level, self.inner).here(do, y), ul.h))
         for i, layer in enumerate(self.up_ul):
-            ul = _Stream(do.feature(f"level{self.index}.up{i}", cast(_HereLayer, layer).here(do, ul, shortcuts.pop())))
+            ul = _Stream(do.feature(f"level{self.index}.up{i}", cast(_HereLayer, layer).here(do, ul.h, ul.active, shortcuts.pop().active)))
         return ul.h
 
 

@@ -58,6 +58,7 @@ def write_dataset(storage: Storage, fingerprint: str, seed: int = 0) -> Dataset:
         "image": dataclasses.asdict(SPEC),
         "label_names": [],
         "train_images_are_grey": False,
+        "skipped": {"count": 0},
         "splits": splits,
     }
     storage.write_bytes(f"{folder}/manifest.json", json.dumps(manifest).encode())

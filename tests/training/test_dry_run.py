@@ -49,7 +49,7 @@ def test_each_recipe_is_told_with_its_steps_although_nobody_has_the_files(storag
     assert lines[2].startswith("pixelcnn: 638,017 parameters; ") and "8 image(s) at a time, float32, in 4 parts" in lines[2]
     assert "1,688 steps" in lines[2] and "the largest node has 1024.0 GiB" in lines[2]  # 2 * ceil(54,000 / 64)
     assert re.fullmatch(
-        r"  estimated, not measured, on A100 .*; 8: [\d.]+ ms a step, 0.1 GiB each, [\d.]+ MB/s read, 4.47 MB sent by each; 64: .*",
+        r"  estimated, not measured, on A100 .*; 8: [\d.]+ ms a step, 0.0 GiB each, [\d.]+ MB/s read, 4.47 MB sent by each; 64: .*",
         lines[3],
     )
     assert lines[4].startswith("gated_pixelcnn: 897,985 parameters; ") and len(lines) == 6

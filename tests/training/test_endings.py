@@ -110,7 +110,7 @@ def test_what_was_asked_of_an_autoscaler_is_taken_back_before_ray_ends(storage: 
     monkeypatch.setattr(ray_cluster, "has_autoscaler", lambda: True)
     monkeypatch.setattr(ray_cluster, "cluster_nodes", lambda *_: [{"CPU": 9.0}])
     monkeypatch.setattr(ray, "shutdown", lambda: done.append("Ray ends"))
-    monkeypatch.setattr(module, "Progress", lambda say: SimpleNamespace(close=lambda: None, drain=interrupt))
+    monkeypatch.setattr(module, "Progress", lambda *_: SimpleNamespace(close=lambda: None, drain=interrupt))
     monkeypatch.setattr(module, "train_one", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         module._train([tiny_plan(storage)], 1, "parent", TrainAll(num_workers="1..3"), Outcome("", ""), print)

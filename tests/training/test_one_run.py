@@ -30,7 +30,7 @@ def test_ray_files_of_a_run_that_is_finished_are_removed_and_no_others(storage: 
     for name in (ray_files(plan), f"{ray_files(plan)}-of-another"):
         storage.write_bytes(f"{name}/state.json", b"{}")
     lines: list[str] = []
-    progress = SimpleNamespace(show=lines.append, drain=lambda: None)
+    progress = SimpleNamespace(show=lines.append, drain=lambda: None, end=lambda *_: None)
     result, was_there = train_one(plan, TrainAll(), progress, "")  # type: ignore[arg-type]
     assert was_there and result == RunResult(**values) and "finished before" in lines[0]
     assert [f"{RAY_FILES}/{name}" for name in storage.list(RAY_FILES)] == [f"{ray_files(plan)}-of-another"]
@@ -59,7 +59,7 @@ def test_the_run_in_mlflow_is_closed_unless_another_process_goes_on_with_it(
         raise error
 
     monkeypatch.setattr(one_run, "fit", fit)
-    progress = SimpleNamespace(show=lambda _: None, drain=lambda: None, actor=None)
+    progress = SimpleNamespace(show=lambda _: None, drain=lambda: None, end=lambda *_: None, actor=None, is_live=False)
     with pytest.raises(type(error)):
         train_one(plan, TrainAll(), progress, "")  # type: ignore[arg-type]
     assert closed == statuses and storage.exists(f"{plan.folder}/{RUNNING}") is is_lost
@@ -83,7 +83,7 @@ def test_what_a_machine_that_is_gone_left_open_in_mlflow_is_closed(storage: Stor
 
     monkeypatch.setattr(one_run, "_fit", refuse)
     with pytest.raises(RunFailed):
-        train_one(plan, TrainAll(), SimpleNamespace(show=lambda _: None, drain=lambda: None), "")  # type: ignore[arg-type]
+        train_one(plan, TrainAll(), SimpleNamespace(show=lambda _: None, drain=lambda: None, end=lambda *_: None), "")  # type: ignore[arg-type]
     statuses = {name: tracker.client.get_run(run_id).info.status for name, run_id in left.items()}
     assert statuses == {"a": "KILLED", "b": "FINISHED", "c": "RUNNING"}
 
@@ -97,5 +97,5 @@ def test_a_storage_that_does_not_clear_away_does_not_undo_a_finished_run(storage
         raise OSError("timed out")
 
     monkeypatch.setattr(Storage, "delete", refuse)
-    _, was_there = train_one(plan, TrainAll(), SimpleNamespace(show=lambda _: None, drain=lambda: None), "")  # type: ignore[arg-type]
+    _, was_there = train_one(plan, TrainAll(), SimpleNamespace(show=lambda _: None, drain=lambda: None, end=lambda *_: None), "")  # type: ignore[arg-type]
     assert was_there

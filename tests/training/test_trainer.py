@@ -46,8 +46,8 @@ def test_a_hopeless_failure_is_tried_once(error: Exception, storage: Storage, tr
     plan = tiny_plan(storage)
     tries.append(error)
     with pytest.raises(type(error)):
-        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
-    trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})  # what Ray starts anew
+        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0, "is_live": False})
+    trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0, "is_live": False})  # what Ray starts anew
     assert len(tries) == 2
     assert trainer.failure_of(plan) == str(error)
 
@@ -60,8 +60,8 @@ def test_a_lack_of_memory_is_hopeless_too(error: Exception, storage: Storage, tr
     plan = tiny_plan(storage)
     tries.append(error)
     with pytest.raises(type(error)):
-        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
-    trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
+        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0, "is_live": False})
+    trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0, "is_live": False})
     failure = trainer.failure_of(plan)
     assert len(tries) == 2 and failure is not None and failure.startswith("out of memory: give a smaller batch_size")
 
@@ -71,7 +71,7 @@ def test_another_failure_is_tried_again(storage: Storage, tries: list[BaseExcept
     tries.append(RuntimeError("connection closed by peer"))
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
+            trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0, "is_live": False})
     assert len(tries) == 3 and not storage.exists(f"{plan.folder}/{FAILURE}")
 
 
@@ -100,7 +100,7 @@ def test_who_has_lost_a_run_writes_nothing_down(error: Exception, storage: Stora
     plan = held_by_another(tiny_plan(storage))
     tries.append(error)
     with pytest.raises(Lost, match="process 17"):
-        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0})
+        trainer.run_worker({"plan": plan, "progress": None, "needs": WorkerNeeds(1), "settle_s": 0.0, "is_live": False})
     assert storage.list(plan.folder) == [RUNNING]
 
 
