@@ -16,6 +16,7 @@ from pixelmodels.models import PixelModel, architecture_class
 from pixelmodels.pictures import png_bytes
 from pixelmodels.progress import duration
 from pixelmodels.runs.result import RunResult
+from pixelmodels.sampling.engine import NotFinite
 from pixelmodels.tracking.registry import CARD, PICTURE
 from pixelmodels.training.plan import RunPlan
 
@@ -25,8 +26,12 @@ _TOLD = {"name", "dataset", "model", "likelihood", "optimizer", "num_samples", "
 
 def card_files(plan: RunPlan, result: RunResult, model: PixelModel) -> dict[str, bytes]:
     """The card of a finished run and its picture, by the names that they have beside the model's weights."""
-    picture_HWC = sample_grid(plan.dataset, model, plan.recipe.num_samples or _NUM_SAMPLES, seed=plan.recipe.seed)
-    return {CARD: card(plan, result, model).encode(), PICTURE: png_bytes(picture_HWC)}
+    told = card(plan, result, model)
+    try:
+        picture_HWC = sample_grid(plan.dataset, model, plan.recipe.num_samples or _NUM_SAMPLES, seed=plan.recipe.seed)
+    except NotFinite as error:  # of broken weights: promotion refuses such a version, and says so
+        return {CARD: told.replace(f"![samples]({PICTURE})", f"No picture: {error}.").encode()}
+    return {CARD: told.encode(), PICTURE: png_bytes(picture_HWC)}
 
 
 def card(plan: RunPlan, result: RunResult, model: PixelModel) -> str:
