@@ -76,12 +76,12 @@ def test_a_model_far_too_large_for_this_machine_is_estimated() -> None:
 
 
 def test_what_saves_memory_is_seen_to_save_it() -> None:
-    recipe = tiny_recipe(model=PixelCNNConfig(num_layers=8, num_features=16, head_features=8), condition_on=())
+    recipe = tiny_recipe(model=GatedPixelCNNConfig(num_layers=8, num_features=16, head_features=8), condition_on=())
     plain, again, half = (
         cost(dataclasses.replace(recipe, **changes), SPEC)
         for changes in ({}, {"activation_checkpointing": True}, {"precision": "bfloat16"})
     )
-    assert again.image_bytes < 0.75 * plain.image_bytes
+    assert again.image_bytes < 0.6 * plain.image_bytes
     assert half.image_bytes < 0.75 * plain.image_bytes
     assert again.training_flops == 4 * plain.forward_flops and plain.training_flops == 3 * plain.forward_flops
     rmsprop = cost(dataclasses.replace(recipe, optimizer=OptimizerConfig(name="rmsprop")), SPEC)
