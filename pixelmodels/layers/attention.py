@@ -50,10 +50,11 @@ class CausalAttention(CausalLayer):
         key_BTD, value_BTV = key_value_BTF.split((self.num_key, self.num_value), -1)
         # Query t reads the keys before it: without the first query and the last key, query i reads the keys up to i, and no T x T tensor
         # is needed. Fused kernels want keys as wide as values; zeros change no product.
+        # The first query is left out only once it is made: of a part of x autograd would keep a copy.
         wide = max(self.num_key, self.num_value)
         query, key, value = (
             F.pad(part_BTF, (0, wide - part_BTF.shape[-1]))[:, None]
-            for part_BTF in (F.linear(x_BTC[:, 1:], self.query), key_BTD[:, :-1], value_BTV[:, :-1])
+            for part_BTF in (F.linear(x_BTC, self.query)[:, 1:], key_BTD[:, :-1], value_BTV[:, :-1])
         )
         y_BTV = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1 / math.sqrt(self.num_key))[:, 0]
         return F.pad(y_BTV[..., : self.num_value], (0, 0, 1, 0)).unflatten(1, (height, width))
