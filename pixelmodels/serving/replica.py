@@ -221,7 +221,7 @@ class Sampler:
 
     async def score(self, asked: ScoreRequest, timeout_s: float) -> Scored | Refused:
         """Score the images of a request, between the rows of what is being drawn."""
-        job, deadline = None, time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         try:
             with self.thread.reserved(len(asked.images)):
                 loaded = await self._loaded(asked.model)
@@ -230,17 +230,9 @@ class Sampler:
                     check_map(model, len(asked.images), self.settings.max_map_pixels)
                 order = order_of_scores(model, asked)
                 x_NCHW, context = await self._decoded(lambda: images_of(model, asked, limit), True)
-            inbox, put = _inbox()
-            work = partial(_score, model, x_NCHW, context, order)
-            job = self.thread.run(loaded.engine, work, len(x_NCHW), deadline - time.monotonic(), put)
-            answer = await inbox.get()
-            if isinstance(answer[-1], Refused):
-                raise answer[-1]
+            answer = await self._worked(loaded, partial(_score, model, x_NCHW, context, order), len(x_NCHW), deadline)
         except Refused as refused:
             return refused
-        finally:
-            if job is not None:
-                self.thread.cancel(job)
         nats_NHW = np.concatenate(answer)  # of a mixture N 1 1
         nats_N = nats_NHW.sum((1, 2))
         if not np.isfinite(nats_N).all():
@@ -251,28 +243,33 @@ class Sampler:
 
     async def explain(self, asked: ExplanationRequest, timeout_s: float) -> Explained | Refused:
         """Explain the images of a request, between the rows of what is being drawn."""
-        job, deadline = None, time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s
         try:
             with self.thread.reserved(len(asked.images)):
                 loaded = await self._loaded(asked.model)
                 model = loaded.model
                 check_explained(model, asked, self.settings.max_map_pixels, self.settings.max_n)
                 explaining = await self._decoded(lambda: self._explaining(model, asked), True)
-            inbox, put = _inbox()
-            job = self.thread.run(loaded.engine, explaining.work, explaining.num_units, deadline - time.monotonic(), put)
-            answer = await inbox.get()
-            if isinstance(answer[-1], Refused):
-                raise answer[-1]
+            answer = await self._worked(loaded, explaining.work, explaining.num_units, deadline)
         except Refused as refused:
             return refused
-        finally:
-            if job is not None:
-                self.thread.cancel(job)
         maps = await self._decoded(lambda: explaining.finished(units_of(answer)), True)
         if not is_finite(maps):
             return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
         bits_N = [float(one.surprise_bits.sum()) / model.spec.num_subpixels for one in maps]
         return Explained(loaded.address, bits_N, maps, *class_of(asked, model.context_spec))
+
+    async def _worked(self, loaded: Loaded, work: Callable[[int, int], object], num_units: int, deadline: float) -> list[Any]:
+        """All parts of a piece of work between rows, see `EngineThread.run`; raises `Refused`. Whoever goes away takes it along."""
+        inbox, put = _inbox()
+        job = self.thread.run(loaded.engine, work, num_units, deadline - time.monotonic(), put)
+        try:
+            answer: list[Any] = await inbox.get()
+        finally:
+            self.thread.cancel(job)
+        if isinstance(answer[-1], Refused):
+            raise answer[-1]
+        return answer
 
     def _explaining(self, model: PixelModel, asked: ExplanationRequest) -> Explaining:
         x_NCHW, context = images_of(model, asked, self.settings.max_image_bytes)
