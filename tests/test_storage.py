@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from pixelmodels.data.writing import write as write_shard
 from pixelmodels.errors import UserError
-from pixelmodels.evaluation.evaluate import _check_writable
+from pixelmodels.evaluation.evaluate import check_writable
 from pixelmodels.storage import Storage, StorageFull, _telling_full, _telling_what, check_length, fitting
 from tests.gs import google_bucket_server
 from tests.s3 import bucket_server
@@ -314,7 +314,11 @@ def test_the_reason_is_told_once_however_long_the_name(code: str, told: str, pre
     storage = refusing(
         f"s3://b/{prefix}", OSError(f"When uploading object with key '{prefix}/runs/a' in bucket 'b': AWS Error {code} during PutObject")
     )
-    for write in (storage.check_writable, lambda: write_shard(storage, "runs/a", b""), lambda: _check_writable(storage, "evaluations/a")):
+    for write in (
+        storage.check_writable,
+        lambda: write_shard(storage, "runs/a", b""),
+        lambda: check_writable(storage, "evaluations/a", "summary.json"),
+    ):
         with pytest.raises(UserError) as error:
             write()
         text = str(error.value)
