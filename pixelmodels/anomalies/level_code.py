@@ -29,6 +29,11 @@ def level_bits(images_NCHW: UInt8, levels: int) -> npt.NDArray[np.float64]:
     return found
 
 
+def arrangement(nats_N: npt.NDArray[np.float64], level_bits_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The score of this name, N, bits, of images' negative log-likelihoods, nats, and of `level_bits`."""
+    return nats_N / math.log(2) - level_bits_N
+
+
 def _nats(counts_ML: torch.Tensor, total: int, weight: float) -> torch.Tensor:
     """Lengths of the code of a prior with this weight for each level, of channels with so many pixels each."""
     all_levels = weight * counts_ML.shape[1]

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from pixelmodels.anomalies.calibration import p_values
+from pixelmodels.anomalies.level_code import arrangement
 from pixelmodels.anomalies.measuring import Measured
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.shapes import ImageSpec
@@ -66,7 +67,7 @@ def _scores(measured: Measured, spec: ImageSpec, mean_nats: float) -> dict[str, 
         "nats": nats_N,
         "bits_per_dim": bits_per_dim(torch.from_numpy(nats_N), spec.num_subpixels).numpy(),
         "input_complexity": nats_N / math.log(2) - measured.codec_bits_N,
-        "arrangement": nats_N / math.log(2) - measured.level_bits_N,
+        "arrangement": arrangement(nats_N, measured.level_bits_N),
     }
     if measured.background_nats_N is not None:
         found["likelihood_ratio"] = nats_N - measured.background_nats_N

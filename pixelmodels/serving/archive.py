@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pixelmodels.anomalies.level_code import arrangement, level_bits
 from pixelmodels.data import FIXED_EPOCH, Dataset, Split, binarize_dynamic
 from pixelmodels.data.dataset import DATASETS
 from pixelmodels.errors import UserError
@@ -20,14 +21,18 @@ from pixelmodels.runs.result import run_folder
 from pixelmodels.serving import pngs
 from pixelmodels.serving.refusals import NOT_LOADED, Refused, invalid
 from pixelmodels.serving.schemas import Shown, ShownImage, TestScores
+from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
 from pixelmodels.tracking.artifacts import download, names_in
 from pixelmodels.tracking.client import find, is_of_mlflow, tracking_failure
 from pixelmodels.tracking.versions import Version, version_of
 
+Float64 = npt.NDArray[np.float64]
 SPLITS = ("train", "validation", "test")
 NUM_BARS = 50  # of a histogram
+MOST_NORMAL = 10_000  # test images that others are held against, spread evenly over the split
+MOST_SUBPIXELS = 1 << 28  # of images that are read at once
 NOT_SHOWN = "this service shows no images of its data sets; whoever runs it may start it with --show-data"
 
 
@@ -36,7 +41,7 @@ class Archive:
 
     def __init__(self, storage: str, tracker: Tracker | None, *, show_data: bool):
         self._storage, self._tracker, self._show_data = Storage(storage), tracker, show_data
-        self._nats = lru_cache(8)(self._read_nats)
+        self._nats, self._normal = lru_cache(8)(self._read_nats), lru_cache(8)(self._read_normal)
 
     def test_scores(self, address: str) -> TestScores:
         """What the test images cost a version, name/version, as a histogram; raises `Refused` where nobody kept it."""
@@ -54,6 +59,10 @@ class Archive:
             edges=edges.tolist(),
             percentiles=np.percentile(finite_N, np.arange(101)).tolist(),
         )
+
+    def normal(self, address: str) -> Float64:
+        """The score `arrangement` (docs/anomalies.md) of test images of a version, bits; raises `Refused` where it cannot be told."""
+        return self._normal(address)
 
     def dataset(self, address: str) -> Dataset:
         """The data set that a version was trained on; raises `Refused` where it is not in the storage root."""
@@ -99,6 +108,19 @@ class Archive:
         except ValueError as error:
             raise _gone(address, f"{TEST_NATS} of its run is damaged ({error}); train it again") from None
 
+    def _read_normal(self, address: str) -> Float64:
+        dataset, nats = self.dataset(address), self._nats(address)
+        places_M = spread(dataset.num_images("test"), MOST_NORMAL, dataset.spec)
+        found = dataset.at("test", places_M)
+        try:
+            nats_M = nats.at(found.keys)
+        except KeyError as error:
+            raise _gone(address, f"its {TEST_NATS} has no test image {error} of its data set; train it again") from None
+        normal_M = arrangement(nats_M, level_bits(levels_of(dataset, "test", found, places_M), dataset.spec.levels))
+        if not len(normal_M) or not np.isfinite(normal_M).all():
+            raise _gone(address, "its test has no scores, or some that are not finite; train it again")
+        return normal_M
+
     def _nats_file(self, version: Version) -> bytes:
         """The table of the test's nats: in the run's folder, else among the files of its MLflow run."""
         tracker = self._tracker
@@ -124,6 +146,12 @@ class Archive:
         if self._tracker is None or not is_of_mlflow(error):
             return error
         return Refused(503, NOT_LOADED, str(tracking_failure(self._tracker.uri, error)), "model", 5.0)
+
+
+def spread(total: int, most: int, spec: ImageSpec) -> npt.NDArray[np.int64]:
+    """Places of images of a split, in increasing order: all of them, or `most`, or as many as may be read at once."""
+    count = min(total, most, max(1, MOST_SUBPIXELS // spec.num_subpixels))
+    return np.arange(count) * total // max(1, count)
 
 
 def shown_images(dataset: Dataset, split: str, places_M: npt.NDArray[np.int64]) -> list[ShownImage]:

@@ -101,7 +101,7 @@ class Client:
         return self._images("/v1/completions", {"n": n, "image": image, "mask": mask, "known_rows": known_rows, **options})
 
     def scores(self, images: Any, **options: Any) -> list[dict[str, Any]]:
-        """Of each image: nats, bits_per_dim, and map_bits (rows of columns) with `map=True`.
+        """Of each image: nats, bits_per_dim, map_bits (rows of columns) with `map=True`, arrangement_bits and p_value with `p_value=True`.
 
         Options: context, scale, order (of a model of several: score by this one, not by the mixture of all), model, timeout_s.
         """

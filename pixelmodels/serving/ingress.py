@@ -178,8 +178,12 @@ def _encoded_scores(scored: Scored) -> Response:
     maps = [None] * len(scored.nats_N) if scored.map_bits_NHW is None else scored.map_bits_NHW.tolist()
     each = zip(scored.nats_N, scored.bits_per_dim_N, maps, strict=True)
     costs = [Score(nats=nats, bits_per_dim=bits, map_bits=map_bits) for nats, bits, map_bits in each]
-    answer = Scores(model=scored.model, label=scored.label, label_name=scored.label_name, scores=costs).model_dump_json(exclude_none=True)
-    return Response(answer, media_type="application/json")
+    answer = Scores(model=scored.model, label=scored.label, label_name=scored.label_name, scores=costs)
+    if (found := scored.unlikeness) is not None:
+        answer.num_normal = found.num_normal
+        for cost, bits, p_value in zip(costs, found.bits_N, found.p_value_N, strict=True):
+            cost.arrangement_bits, cost.p_value = bits, p_value
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
 def _encoded_explanations(explained: Explained) -> Response:

@@ -20,13 +20,12 @@ from pixelmodels.errors import UserError
 from pixelmodels.evaluation.probes import pool
 from pixelmodels.models import PixelModel
 from pixelmodels.products import products
-from pixelmodels.serving.archive import levels_of, shown_images
+from pixelmodels.serving.archive import levels_of, shown_images, spread
 from pixelmodels.serving.refusals import invalid
 from pixelmodels.serving.schemas import Neighbour, Neighbours
 from pixelmodels.shapes import ImageSpec
 
 MOST_TRAIN, MOST_TEST = 10_000, 500  # images whose features are compared, spread evenly over the split
-MOST_SUBPIXELS = 1 << 28  # of those images, while their features are computed
 MOST_NUMBERS = 1 << 24  # of the features of training images that are held for a layer
 HELD = 2  # layers whose features are held
 
@@ -78,9 +77,7 @@ def read_images(model: PixelModel, dataset: Dataset) -> tuple[Tensor, npt.NDArra
         raise invalid(f"the data set's images are {_size(dataset.spec)}, the model's {_size(model.spec)}", "model")
     parts, places = [], []
     for split, most in (("train", MOST_TRAIN), ("test", MOST_TEST)):
-        total = dataset.num_images(split)
-        count = min(total, most, max(1, MOST_SUBPIXELS // model.spec.num_subpixels))
-        places_M = np.arange(count) * total // max(1, count)
+        places_M = spread(dataset.num_images(split), most, model.spec)
         parts.append(levels_of(dataset, split, dataset.at(split, places_M), places_M))
         places.append(places_M)
     return torch.from_numpy(np.concatenate(parts)), places[0], len(places[1])

@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pixelmodels.anomalies.calibration import p_values
+from pixelmodels.anomalies.level_code import arrangement, level_bits
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import Context, PixelModel, architecture_of
@@ -113,6 +115,15 @@ class StreamedRow:
 
 
 @dataclass(frozen=True)
+class Unlikeness:
+    """How unlike test images some images are, by the score `arrangement` (docs/anomalies.md)."""
+
+    bits_N: list[float]  # the score
+    p_value_N: list[float]
+    num_normal: int  # test images that they are held against
+
+
+@dataclass(frozen=True)
 class Scored:
     """What images cost."""
 
@@ -122,6 +133,7 @@ class Scored:
     map_bits_NHW: npt.NDArray[np.float64] | None
     label: int | None = None  # as of `Drawn`
     label_name: str | None = None
+    unlikeness: Unlikeness | None = None  # where it was asked for
 
 
 @dataclass(frozen=True)
@@ -229,6 +241,7 @@ class Sampler:
                 if asked.map:
                     check_map(model, len(asked.images), self.settings.max_map_pixels)
                 order = order_of_scores(model, asked)
+                normal_M = await self._normal(loaded.address) if asked.p_value else None
                 x_NCHW, context = await self._decoded(lambda: images_of(model, asked, limit), True)
             answer = await self._worked(loaded, partial(_score, model, x_NCHW, context, order), len(x_NCHW), deadline)
         except Refused as refused:
@@ -239,7 +252,8 @@ class Sampler:
             return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
         bits_N = [float(bits_per_dim(nats, model.spec.num_subpixels)) for nats in nats_N]
         map_bits_NHW = nats_NHW / np.log(2) if asked.map else None
-        return Scored(loaded.address, nats_N.tolist(), bits_N, map_bits_NHW, *class_of(asked, model.context_spec))
+        unlikeness = None if normal_M is None else _unlikeness(x_NCHW, nats_N, model.spec.levels, normal_M)
+        return Scored(loaded.address, nats_N.tolist(), bits_N, map_bits_NHW, *class_of(asked, model.context_spec), unlikeness)
 
     async def explain(self, asked: ExplanationRequest, timeout_s: float) -> Explained | Refused:
         """Explain the images of a request, between the rows of what is being drawn."""
@@ -284,6 +298,10 @@ class Sampler:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._asker, self.shelf.found, asked)
         return found if found is not None else await loop.run_in_executor(self._loader, self.shelf.find, asked)
+
+    async def _normal(self, address: str) -> npt.NDArray[np.float64]:
+        """What test images score; raises `Refused` where nobody kept it."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self.archive.normal, address)
 
     async def _decoded(self, make: Callable[[], T], has_images: bool) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoder, make) if has_images else make()
@@ -487,6 +505,12 @@ def _score(model: PixelModel, x_NCHW: Tensor, context: Context | None, order: in
             log_prob_BHW = log_prob_map_of_order(model, x_BCHW, context, order=order)
         nats_BHW: npt.NDArray[np.float64] = (0.0 - log_prob_BHW).double().cpu().numpy()
     return nats_BHW
+
+
+def _unlikeness(x_NCHW: Tensor, nats_N: npt.NDArray[np.float64], levels: int, normal_M: npt.NDArray[np.float64]) -> Unlikeness:
+    """Images held against what test images score."""
+    bits_N = arrangement(nats_N, level_bits(x_NCHW.numpy(), levels))
+    return Unlikeness(bits_N.tolist(), p_values(bits_N, normal_M).tolist(), len(normal_M))
 
 
 def _info(loaded: Loaded, names: list[str]) -> ModelInfo:

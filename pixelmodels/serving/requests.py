@@ -189,6 +189,8 @@ def order_of_scores(model: PixelModel, asked: ScoreRequest) -> int | None:
             raise invalid(str(error), "order") from None
     if asked.map and asked.order is None and num_orders > 1:
         raise invalid(f"a pixel costs something in one order only, not in a mixture of {num_orders}; give order, or leave map out", "map")
+    if asked.p_value and asked.order is not None and num_orders > 1:
+        raise invalid("p-values are of the mixture of all orders, as the test is; leave order out, or p_value", "p_value")
     return asked.order if num_orders > 1 else 0
 
 

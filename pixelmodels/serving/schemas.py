@@ -192,6 +192,9 @@ class ScoreRequest(_Request):
     order: Annotated[
         int | None, Field(ge=0, le=7, description="of a model of several orders: score by this one, and not by the mixture of all")
     ] = None
+    p_value: Annotated[
+        bool, Field(description="also how many test images are as unlike the others; of registered models whose data set is at hand")
+    ] = False
 
 
 class ExplanationRequest(_Request):
@@ -242,6 +245,8 @@ class Score(BaseModel):
     nats: float  # negative log-likelihood of the whole image
     bits_per_dim: float  # the same in bits, for each sub-pixel
     map_bits: list[list[float]] | None = None  # bits of each pixel (all its channels), rows of columns
+    arrangement_bits: float | None = None  # with `p_value`: higher is less like the test images (docs/anomalies.md)
+    p_value: float | None = None  # share of test images, this one counted among them, whose `arrangement_bits` are no lower
 
 
 class Scores(BaseModel):
@@ -251,6 +256,7 @@ class Scores(BaseModel):
     label: int | None = None  # the number of the class that they were given, where one was
     label_name: str | None = None  # its name, where the model knows it
     scores: list[Score]
+    num_normal: int | None = None  # with `p_value`: test images that the scores are held against
 
 
 class Explanation(BaseModel):

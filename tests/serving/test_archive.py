@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pixelmodels.anomalies.level_code import level_bits
 from pixelmodels.data.quantization import dequantize
 from pixelmodels.evaluation.probes import pool
+from pixelmodels.models.orders import ensemble_log_prob
 from pixelmodels.serving import neighbours as nearby
 from pixelmodels.serving.archive import Archive
 from pixelmodels.serving.catalogue import catalogue_of
@@ -47,6 +49,17 @@ def test_a_histogram_of_the_test(archive: Archive, registry: Registry) -> None:
     assert found.edges[0] <= found.percentiles[0] <= found.mean <= found.percentiles[100] <= found.edges[-1]
 
 
+def test_what_test_images_score(archive: Archive, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    test = registry.dataset.read("test")
+    with torch.no_grad():
+        nats_N = -ensemble_log_prob(registry.models[f"{NAME}/1"], torch.from_numpy(test.images_NCHW)).numpy()
+    wanted_N = nats_N / np.log(2) - level_bits(test.images_NCHW, SPEC.levels)
+    assert np.array_equal(archive.normal(f"{NAME}/1"), wanted_N)
+    monkeypatch.setattr("pixelmodels.serving.archive.MOST_NORMAL", 3)
+    few = Archive(registry.tracker.storage.root, registry.tracker, show_data=False)  # numbers are no images
+    assert np.array_equal(few.normal(f"{NAME}/1"), wanted_N[np.arange(3) * len(wanted_N) // 3])
+
+
 def test_images_of_a_split(archive: Archive, registry: Registry) -> None:
     split = registry.dataset.read("train")
     found = archive.shown(f"{NAME}/1", "train", 3, 5)
@@ -68,6 +81,8 @@ def test_what_is_not_shown_and_not_there(registry: Registry, archive: Archive, t
         (archive, lambda one: one.shown(f"{NAME}/1", "exam", 0, 1), 422, "invalid"),
         (archive, lambda one: one.shown(f"{NAME}/77", "test", 0, 1), 404, "not_kept"),
         (archive, lambda one: one.test_scores("enlarging/1"), 404, "not_kept"),
+        (archive, lambda one: one.normal("enlarging/1"), 404, "not_kept"),
+        (Archive(str(tmp_path), registry.tracker, show_data=True), lambda one: one.normal(f"{NAME}/1"), 404, "not_kept"),
         (Archive(root, None, show_data=True), lambda one: one.test_scores("local/model"), 404, "not_kept"),
     ):
         with pytest.raises(Refused) as caught:

@@ -142,6 +142,12 @@ def test_a_test_that_nobody_kept(service: Service) -> None:
     assert (caught.value.status, caught.value.code) == (404, "not_kept")
 
 
+def test_a_p_value_that_nothing_tells(service: Service) -> None:
+    with pytest.raises(ServiceError) as caught:
+        service.client.scores(np.zeros((1, SPEC.height, SPEC.width), np.uint8), scale="grey", p_value=True)
+    assert (caught.value.status, caught.value.code) == (404, "not_kept")
+
+
 def test_the_page_needs_no_key_and_everything_else_does(service: Service) -> None:
     status, headers, page = raw(service, "/", None, {})
     assert status == 200 and b"<title>Studio" in page and "default-src 'none'" in headers["content-security-policy"]

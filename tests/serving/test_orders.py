@@ -158,6 +158,8 @@ def test_scores_are_of_the_mixture_or_of_one_order(several: tuple[PixelModel, Cl
     np.testing.assert_allclose([one["map_bits"] for one in scores], -map_NHW / np.log(2), rtol=1e-12)
     with pytest.raises(ServiceError, match=r"a pixel costs something in one order only, .* give order, or leave map out"):
         client.scores(x_NCHW.numpy(), scale="levels", map=True)
+    with pytest.raises(ServiceError, match="p-values are of the mixture of all orders"):
+        client.scores(x_NCHW.numpy(), scale="levels", order=6, p_value=True)
     with pytest.raises(ServiceError, match=r"order: Input should be less than or equal to 7|less than or equal to 7"):
         client.scores(x_NCHW.numpy(), scale="levels", order=8)
     with pytest.raises(ServiceError, match=r"6 columns are known of an image of 5 \(field 'known_rows'\)"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelmodels.anomalies.level_code import level_bits
 from pixelmodels.data import dequantize, quantize
 from pixelmodels.shapes import ImageSpec
 from tests.studio.conftest import COLOUR, KEY, NAME, SPEC, Screen, Studio
@@ -274,6 +275,18 @@ def test_images_are_scored_beside_the_test_set(screen: Screen, studio: Studio) -
     assert sum(test["counts"]) == test["num_images"] == studio.registry.dataset.num_images("test")
     assert screen.page.locator("#score .chart .bar").count() == len(test["counts"])
     assert screen.page.locator("#score .chart line.mark").count() == 2
+    registry, split = studio.registry, studio.registry.dataset.read("test")
+    normal = np.array([one["nats"] for one in studio.client.scores(split.images_NCHW, scale="levels")]) / np.log(2)
+    normal -= level_bits(split.images_NCHW, SPEC.levels)
+    for number, (image, told) in enumerate(zip(fitted, studio.client.scores(fitted, p_value=True), strict=True)):
+        bits = told["nats"] / np.log(2)
+        score = bits - float(level_bits(levels(image, SPEC)[None], SPEC.levels)[0])
+        no_lower = 1 + int((normal >= score).sum())
+        assert told["arrangement_bits"] == pytest.approx(score, rel=1e-9)
+        assert told["p_value"] == pytest.approx(no_lower / (1 + registry.dataset.num_images("test")), rel=1e-12)
+        text = screen.page.locator("#score article").nth(number).inner_text()
+        assert f"of {len(normal)} test images and this one, {no_lower} " in text
+        assert f"about {int(np.ceil(bits / 8))} bytes; as a PNG file {len(image)}." in text
     maps = [np.array(one["map_bits"]) for one in scores]
     entropies = [one["entropy_bits"] for one in studio.client.explanations(fitted)]
     most = max(np.max(maps), np.max(entropies))  # one scale for all

@@ -58,13 +58,11 @@ export function make(section) {
         notes.say(`Scoring and explaining image ${index + 1} of ${mine.length} …`, index / mine.length);
         const body = await bodyOf(info, image, picked, signal);
         const { explanations } = await post("/v1/explanations", { ...body, ...by }, signal);
-        const mixed = info.num_orders > 1 ? (await post("/v1/scores", body, signal)).scores : explanations; // of one order they say the same
-        found.push({ name: image.name, body: { ...body, ...by }, score: mixed[0], maps: explanations[0], picture: await new Picture(info, `image ${index + 1} as the model sees it`).load(body.images[0]) });
+        const unlike = await post("/v1/scores", { ...body, p_value: true }, signal).catch(failed);
+        const mixed = unlike.scores ?? (info.num_orders > 1 ? (await post("/v1/scores", body, signal)).scores : explanations); // of one order they say the same
+        found.push({ name: image.name, body: { ...body, ...by }, score: mixed[0], unlike, maps: explanations[0], picture: await new Picture(info, `image ${index + 1} as the model sees it`).load(body.images[0]) });
       }
-      const test = await get(`/v1/test_scores/${info.model}`, signal).catch((error) => {
-        if (error.name === "AbortError") throw error;
-        return { error: error.message };
-      });
+      const test = await get(`/v1/test_scores/${info.model}`, signal).catch(failed);
       show(info, found, test);
       notes.say(`${found.length} ${found.length === 1 ? "image" : "images"} scored by ${info.model}.`);
     });
@@ -89,7 +87,7 @@ export function make(section) {
   }
 
   /** One image: its score, its maps, and a place for the maps of the pixel that is asked about. */
-  function card(info, { name, body, score: cost, maps, picture }, index, most, test) {
+  function card(info, { name, body, score: cost, unlike, maps, picture }, index, most, test) {
     const where = el("p", { className: "status", role: "status" }), place = el("div"), said = new Notes(), cancel = button("Stop"), mine = new Task(said, null, cancel);
     let depends = null;
     const board = new Board(info, times(info.width, WANTED), tell, depend);
@@ -164,6 +162,7 @@ export function make(section) {
       el("h2", {}, `${index + 1}. ${name}`),
       el("p", { className: "figure" }, `${cost.bits_per_dim.toFixed(3)} bits/dim`),
       el("p", {}, `${(cost.nats / Math.LN2).toFixed(2)} bits (${cost.nats.toFixed(1)} nats) in all. ${rank}`),
+      el("p", {}, `${pValueOf(unlike)} ${sizeOf(cost, body.images[0])}`),
       found,
       where,
       said.node,
@@ -195,6 +194,24 @@ export function make(section) {
 }
 
 const short = (value) => (value === 0 ? "0" : value.toPrecision(3));
+
+/** What is shown in place of what the service cannot tell; whoever stops it stops all. */
+function failed(error) {
+  if (error.name === "AbortError") throw error;
+  return { error: error.message };
+}
+
+function pValueOf({ error, scores, num_normal: num }) {
+  if (error) return `No p-value: ${error}.`;
+  const { p_value: p, arrangement_bits: bits } = scores[0];
+  return `Anomaly p-value ${p.toPrecision(2)}: of ${num} test images and this one, ${Math.round(p * (num + 1))} ${Math.round(p * (num + 1)) === 1 ? "is" : "are"} as unlike the others (arrangement ${bits.toFixed(1)} bits).`;
+}
+
+/** Its size by the model, which an encoder reaches within a percent, and as the PNG file that was sent. */
+function sizeOf({ nats }, png) {
+  const bytes = Math.ceil(nats / Math.LN2 / 8), letters = png.replace(/=+$/, "").length;
+  return `Compressed by this model: about ${bytes} bytes; as a PNG file ${Math.floor((letters * 3) / 4)}.`;
+}
 
 /** Of channels of rows of columns the one that counts most; null where none was looked at. */
 function largest(channels) {
