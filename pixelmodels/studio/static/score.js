@@ -204,7 +204,7 @@ function failed(error) {
 function pValueOf({ error, scores, num_normal: num }) {
   if (error) return `No p-value: ${error}.`;
   const { p_value: p, arrangement_bits: bits } = scores[0];
-  return `Anomaly p-value ${p.toPrecision(2)}: of ${num} test images and this one, ${Math.round(p * (num + 1))} ${Math.round(p * (num + 1)) === 1 ? "is" : "are"} as unlike the others (arrangement ${bits.toFixed(1)} bits).`;
+  return `Anomaly p-value ${p.toPrecision(2)}: of ${num} test images and this one, ${Math.round(p * (num + 1))} ${Math.round(p * (num + 1)) === 1 ? "is" : "are"} at least as unlike the others (arrangement ${bits.toFixed(1)} bits).`;
 }
 
 /** Its size by the model, which an encoder reaches within a percent, and as the PNG file that was sent. */
