@@ -8,7 +8,7 @@ test images, and images far from the training set (noise, flat ones, shuffled an
 compared; whole files with all that is in them are held against the model's own negative log-likelihood, in blocks of 64 and of
 1. Codecs (PNG, WebP lossless, JPEG XL lossless at effort 9) have the same images as single files, and all as one picture: on top
 of each other, or as square as it can be, whichever is smaller. Encoding, decoding and sampling of 64 images take turns in this
-process, and the medians are compared. Last, processes that round in different ways write and read each other's files.
+process, and the medians are compared; that is done first. Last, processes that round in different ways write and read each other's files.
 Before the end a table of goals is printed; the last line is one JSON object, which is also written to `benchmarks/results/`.
 """
 
@@ -69,7 +69,7 @@ class Arguments:
     quick: bool = False  # two epochs, 64 test images, few repeats, no other machines unless asked for
     suites: tuple[str, ...] = ("digits", "photos")
     models: tuple[str, ...] = ("gated_pixelcnn", "pixelcnn_pp")  # recipes of each suite
-    singles: int = 10_000  # test images that are encoded in blocks of 1, at most (16 with --quick)
+    singles: int = 64  # test images that are encoded in blocks of 1, at most (16 with --quick)
     repeats: int = 7  # timings of each figure (3 with --quick)
     machines: bool = True  # also files written and read by processes that round otherwise
     storage: str | None = None  # storage root to train in, or to find trained models in; a temporary one unless given
@@ -211,18 +211,26 @@ def speed(model: PixelModel, images_NCHW: UInt8, repeats: int) -> dict[str, Any]
     return found
 
 
-def measure(recipe: Recipe, arguments: Arguments, storage: Storage) -> dict[str, Any]:
-    """Everything of one model."""
-    model = find_model(storage.uri(run_folder(storage, recipe)), storage)
+def trained(recipe: Recipe, storage: Storage) -> PixelModel:
+    """The model of a recipe."""
+    return find_model(storage.uri(run_folder(storage, recipe)), storage)
+
+
+def tests_of(recipe: Recipe, arguments: Arguments, storage: Storage) -> UInt8:
+    """The test images of its data set."""
     test_NCHW = find_dataset(storage, recipe.dataset.dataset_name()).read("test").images_NCHW
-    test_NCHW = test_NCHW[: 64 if arguments.quick else len(test_NCHW)]
+    return test_NCHW[: 64 if arguments.quick else len(test_NCHW)]
+
+
+def measure(recipe: Recipe, arguments: Arguments, storage: Storage) -> dict[str, Any]:
+    """Everything of one model but times."""
+    model, test_NCHW = trained(recipe, storage), tests_of(recipe, arguments, storage)
     singles = test_NCHW[: 16 if arguments.quick else arguments.singles]
     row: dict[str, Any] = {"suite": recipe.dataset.dataset_name(), "model": recipe.name, "likelihood": recipe.likelihood.name}
     row["test"] = size_of(model, test_NCHW, BLOCK)
     row["test_portable"] = size_of(model, test_NCHW, BLOCK, on_any_machine=True)
     row["test_singles"] = size_of(model, singles, 1)
     row["far"] = {name: size_of(model, images, BLOCK) for name, images in far_images(test_NCHW, model.spec).items()}
-    row["speed"] = speed(model, test_NCHW, 3 if arguments.quick else arguments.repeats)
     if arguments.machines:
         with tempfile.TemporaryDirectory() as folder:
             here = Path(folder)
@@ -263,13 +271,18 @@ def main() -> int:
         storage = Storage(arguments.storage or folder)
         for name in arguments.suites:
             train(name, arguments, storage)
-            recipes = [recipe for recipe in suite(name) if recipe.name in arguments.models]
-            for recipe in recipes:
-                rows.append(measure(recipe, arguments, storage))
-                print(rows[-1]["model"], rows[-1]["suite"], rows[-1]["test"], rows[-1]["speed"], file=sys.stderr)
-            dataset = find_dataset(storage, recipes[0].dataset.dataset_name())
-            test_NCHW = dataset.read("test").images_NCHW
-            codecs[recipes[0].dataset.dataset_name()] = codec_bits(test_NCHW[: 64 if arguments.quick else len(test_NCHW)], dataset.spec)
+        recipes = [recipe for name in arguments.suites for recipe in suite(name) if recipe.name in arguments.models]
+        repeats, speeds = 3 if arguments.quick else arguments.repeats, []
+        for recipe in recipes:
+            speeds.append(speed(trained(recipe, storage), tests_of(recipe, arguments, storage), repeats))
+            print(recipe.name, recipe.dataset.dataset_name(), speeds[-1], file=sys.stderr)
+        print("times are measured; what follows may share the machine", file=sys.stderr)
+        for recipe, found in zip(recipes, speeds, strict=True):
+            rows.append({**measure(recipe, arguments, storage), "speed": found})
+            print(rows[-1]["model"], rows[-1]["suite"], rows[-1]["test"], file=sys.stderr)
+            name = recipe.dataset.dataset_name()
+            if name not in codecs:
+                codecs[name] = codec_bits(tests_of(recipe, arguments, storage), find_dataset(storage, name).spec)
     goals = goals_of(rows, codecs)
     table = io.StringIO()
     for what, reached in goals:

@@ -89,7 +89,7 @@ def pages() -> dict[str, str]:
     """Markdown by the page's path below `figures/`: one for each benchmark, and `index.md`."""
     all_results = results()
     lines = [
-        f"| [{name}]({name}.md) | {_cell(title(name))} | {', '.join(one.parts[1][:10] for one in found)} |"
+        f"| [{name}]({name}.md) | {_cell(title(name))} | {', '.join(dict.fromkeys(one.parts[1][:10] for one in found))} |"
         for name, found in all_results.items()
     ]
     index = [
