@@ -126,7 +126,11 @@ def is_loopback(host: str) -> bool:
 
 
 def absolute(model: str, storage: Storage) -> str:
-    """A model's folder as processes with other working directories find it, where it is there: in this one's, or in the storage root."""
+    """A model's folder as processes with other working directories find it, where it is there: in this one's, or in the storage root.
+
+    Registered models are named as they are, without `models:/`.
+    """
+    model = model.removeprefix("models:/")
     if is_folder(model) and "://" not in model:
         inside = [] if Path(model).is_absolute() or ".." in model.split("/") else [storage.uri(model)]
         places = [Storage(model).root, *inside]

@@ -63,6 +63,17 @@ class Settings(BaseModel):
         """YAML's `on` and `off` without quotes."""
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
+    @field_validator("model")
+    @classmethod
+    def _without_scheme(cls, model: str) -> str:
+        """A registered model may be named as everywhere else."""
+        return model.removeprefix("models:/")
+
+    @field_validator("others")
+    @classmethod
+    def _others_without_scheme(cls, others: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(one.removeprefix("models:/") for one in others)
+
     @field_validator("key_hashes")
     @classmethod
     def _are_hashes(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:

@@ -43,7 +43,9 @@ def train_one(plan: RunPlan, options: TrainAll, progress: Progress, parent: str)
     progress.drain()
     progress.end(name, result.test_bits_per_dim)
     test = f"test {result.test_bits_per_dim:z.4f} +- {result.test_bits_per_dim_stderr:z.4f} bits/dim"
-    summary = f"{test} after {result.epochs} epochs in {duration(result.seconds)}"
+    is_registered = plan.registered_name is not None and result.model_version is not None
+    where = f"models:/{plan.registered_name}/{result.model_version}" if is_registered else plan.storage.uri(plan.folder)
+    summary = f"{test} after {result.epochs} epochs in {duration(result.seconds)}; it is {where}"
     progress.show(f"{name}: finished, {summary}" if before is None else f"{name}: finished before, {summary}; --fresh trains it anew")
     return result, before is not None
 

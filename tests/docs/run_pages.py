@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -73,7 +74,7 @@ class Runner:
             elif block.title is not None:
                 self._write(block)
             elif block.language == "bash":
-                printed = self._command(["bash", "-e", "-o", "pipefail", "-c", self._as_here(block.text)], block)
+                printed = self._command(["bash", "-e", "-o", "pipefail", "-c", self._as_here(block.text, is_shell=True)], block)
             elif block.language == "python":
                 python.append(block)  # a page's blocks share their names
                 printed = self._python(python, block)
@@ -84,11 +85,11 @@ class Runner:
         if record.exists():
             quick_python.end(record)
 
-    def _as_here(self, text: str) -> str:
-        text = text.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
-        runs = sorted(self.folder.glob("storage/runs/*/result.json"), key=lambda file: file.stat().st_mtime)
-        newest = str(runs[-1].parent.relative_to(self.folder)) if runs else "storage/runs/none"
-        return RUN.sub(newest, text)
+    def _as_here(self, text: str, *, is_shell: bool = False) -> str:
+        text, newest = text.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}"), self.state / quick_python.NEWEST
+        if is_shell:  # a command before it may train another one
+            return RUN.sub(f"$(cat {shlex.quote(str(newest))})", text)
+        return RUN.sub(newest.read_text() if newest.exists() else "none", text)
 
     def _python(self, all_blocks: Sequence[Block], block: Block) -> str:
         """Run a page's block after those before it, whose names it may use; what these print is not told again."""

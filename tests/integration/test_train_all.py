@@ -161,7 +161,8 @@ def test_the_same_command_on_a_finished_run_shows_its_result(
     assert train_all.main([*COMMAND, "--storage", storage.root]) == 0
     assert client.get_run(before.mlflow_run_id).info.status == "FINISHED"
     printed = capsys.readouterr().out.strip().splitlines()
-    assert any("pixelcnn: finished before" in line and "--fresh" in line for line in printed)
+    named = f"; it is models:/{before.dataset.rpartition('-')[0]}/{before.model_version}; --fresh trains it anew"
+    assert any("pixelcnn: finished before" in line and line.endswith(named) for line in printed)
     assert any(line.startswith("1 finished before in") for line in printed)
     assert printed[-1].endswith("leaderboard.md") and Path(printed[-1]).is_file()
     rows = list(csv.DictReader(io.StringIO(Path(printed[-1]).with_suffix(".csv").read_text())))

@@ -446,3 +446,11 @@ def test_the_service_decides_by_itself_whether_rows_are_guessed(own: Registry) -
 @pytest.mark.parametrize(("text", "found"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'on'", "on")])
 def test_words_of_yaml_say_whether_rows_are_guessed(text: str, found: str) -> None:
     assert Settings(**yaml.safe_load(f"speculation: {text}")).speculation == found
+
+
+def test_registered_models_may_be_named_as_everywhere_else(tmp_path: Path) -> None:
+    settings = Settings(model="models:/digits/2", others=("models:/photos", "birds"))
+    assert (settings.model, settings.others) == ("digits/2", ("photos", "birds"))
+    assert serve.absolute("models:/digits@champion", Storage(tmp_path)) == "digits@champion"
+    (tmp_path / "runs").mkdir()
+    assert serve.absolute("runs/", Storage(tmp_path)) == Storage(tmp_path / "runs").root
