@@ -69,7 +69,7 @@ class Occlusion:
     given have no probability of their own: all their levels weigh alike before the others are looked at.
 
     It takes L - 1 forward passes for each sub-pixel that the network can see from t, and one more. Where these are more than `most_passes`
-    the nearest sub-pixels are looked at, and the others are NaN.
+    the nearest sub-pixels are looked at, and the others are NaN. `at_once` of them are made together.
     Raises `UserError` as `dependence_by_gradient` does.
     """
 
@@ -82,8 +82,9 @@ class Occlusion:
         *,
         order: int | None = None,
         most_passes: int = MOST_PASSES,
+        at_once: int = AT_ONCE,
     ):
-        self.model = model
+        self.model, self._at_once = model, at_once
         self._x_1CHW, self._given, self._order_B, self._target = _framed(model, x_1CHW, pixel, context, order)
         row, column = self._target
         rank_HW = model.pixel_ranks().to(model.device)
@@ -111,7 +112,7 @@ class Occlusion:
     @torch.no_grad()
     def passes(self, first: int, last: int) -> np.ndarray:
         """Passes first..last - 1: log-probability of all pixels before the target, then the target's tables; nats, N 1 + C L."""
-        return np.concatenate([self._pass(at, min(at + AT_ONCE, last)) for at in range(first, last, AT_ONCE)])
+        return np.concatenate([self._pass(at, min(at + self._at_once, last)) for at in range(first, last, self._at_once)])
 
     def _pass(self, first: int, last: int) -> np.ndarray:
         """The first pass of all is of the image itself, then come the other levels of each place in turn."""

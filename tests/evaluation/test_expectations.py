@@ -175,6 +175,22 @@ def test_later_pixels_are_nothing_to_the_network_too(case: Case) -> None:
     np.testing.assert_allclose(parts, np.broadcast_to(parts[0], parts.shape), rtol=0, atol=1e-12)
 
 
+def test_tables_are_held_of_a_few_pixels_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("rgb ordered by the mixture")
+    wanted, sizes, table = case.maps(), [], case.model.likelihood.table
+
+    def counted(params_BP: Tensor, channel: int, x_BC: Tensor) -> Tensor:
+        sizes.append(len(params_BP))
+        return table(params_BP, channel, x_BC)
+
+    monkeypatch.setattr(module, "MOST_ENTRIES", 5 * 3)
+    monkeypatch.setattr(case.model.likelihood, "table", counted)
+    for one, other in zip(wanted.each(), case.maps().each(), strict=True):
+        for name in ("surprise_bits_BHW", "entropy_bits_BHW", "expected_BCHW", "likeliest_BCHW"):
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-12)
+    assert max(sizes) == 5
+
+
 def test_passes_may_be_done_in_pieces_and_those_left_out_are_told() -> None:
     model = small_model("pixelsnail", "categorical", 1, 4, 4, levels=4)
     x_1CHW = torch.randint(4, (1, 1, 4, 4), generator=torch.Generator().manual_seed(1))
@@ -182,6 +198,11 @@ def test_passes_may_be_done_in_pieces_and_those_left_out_are_told() -> None:
     assert whole.num_passes == 1 + 15 * 3 and whole.is_whole
     pieces = whole.bits([whole.passes(at, min(at + 7, 46)) for at in range(0, 46, 7)])
     torch.testing.assert_close(pieces, whole.bits([whole.passes(0, 46)]), rtol=1e-12, atol=1e-15)
+    sizes: list[int] = []
+    with model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
+        few = Occlusion(model, x_1CHW, (3, 3), at_once=5)
+        torch.testing.assert_close(few.bits([few.passes(0, 46)]), pieces, rtol=1e-12, atol=1e-15)
+    assert max(sizes) == 5
     some = Occlusion(model, x_1CHW, (3, 3), most_passes=12)
     assert some.num_passes == 1 + 3 * 3 and not some.is_whole
     bits_HW = some.bits([some.passes(0, 10)])[0]

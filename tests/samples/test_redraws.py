@@ -112,6 +112,10 @@ def test_a_dream_begins_with_test_images_or_keeps_what_is_known_of_them(several:
     kept = np.load("kept.npz")
     assert (kept["dream_SNCHW"][..., ~HOLE] == kept["originals_NCHW"][..., ~HOLE]).all()
     assert (kept["dream_SNCHW"][1:] != kept["dream_SNCHW"][:-1]).any()
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save("all.png")
+    run(storage, *common, "--known", "all.png", "--out", "still.npz")
+    still = np.load("still.npz")
+    assert (still["dream_SNCHW"] == still["originals_NCHW"]).all() and len(still["dream_SNCHW"]) == 5
     Image.fromarray(np.full((4, 4), 85, np.uint8)).save("grey.png")
     run(storage, "--complete", "grey.png", "--n", 2, "--dream", 3, "--out", "file.npz")
     assert (np.load("file.npz")["dream_SNCHW"][0] == 1).all()

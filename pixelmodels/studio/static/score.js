@@ -31,6 +31,7 @@ export function make(section) {
   async function options() {
     const info = await models.info(model.value).catch((error) => notes.fail(error));
     if (!info) return;
+    passes.value = Math.max(127, 1 + 4 * (info.levels - 1)); // the nearest pixels at least, each of which takes one for each level
     const classes = info.num_classes ? models.classes(info) : null;
     classes?.firstChild.after(el("option", { value: OWN }, "their own, where the data set tells it"));
     label.replaceChildren(...(classes ? field("Given class", classes).childNodes : []));
