@@ -132,7 +132,7 @@ class Occlusion:
         row, column = self._target
         with evaluating(model), products("ieee", model.device):
             params_BPHW = model(x_BCHW, given)
-            log_prob_BHW = model.log_prob_map(x_BCHW, given).double()
+            log_prob_BHW = model.log_prob_map_of(params_BPHW, x_BCHW, given).double()
             at = (slice(None), slice(None), slice(row, row + 1), slice(column, column + 1))
             tables = [log_BLHW[..., 0, 0] for log_BLHW in level_tables(model, params_BPHW[at], x_BCHW[at])]
         before_B = log_prob_BHW[:, self._before_HW].sum(1)

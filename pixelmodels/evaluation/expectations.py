@@ -53,9 +53,9 @@ def expectations(model: PixelModel, x_BCHW: Tensor, context: Context | None = No
     """
     turned_BCHW, given, order_B = framed(model, x_BCHW, context, order)
     with evaluating(model), products("ieee", model.device):
-        log_prob_BHW = model.log_prob_map(turned_BCHW, given)
-        known = model.given_pixels(given)
         params_BPHW = model(turned_BCHW, given)
+        log_prob_BHW = model.log_prob_map_of(params_BPHW, turned_BCHW, given)
+        known = model.given_pixels(given)
         found = [
             [_of_levels(log_NL) for log_NL in _tables(model, params_BPHW, turned_BCHW, channel)] for channel in range(model.spec.channels)
         ]

@@ -21,6 +21,7 @@ from pixelmodels.models import PixelModel
 from pixelmodels.models.orders import log_probs_of_orders
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.conftest import small_model
+from tests.evaluation.test_expectations import sizes_of
 
 SPEC = ImageSpec(1, 4, 4, 5)
 
@@ -110,7 +111,7 @@ def batch_of(images_NCHW: np.ndarray, bad: int) -> pa.Table:
 
 
 @pytest.mark.parametrize("context", ["none", "orders"])
-def test_what_is_measured_is_what_each_image_has_alone(context: str) -> None:
+def test_what_is_measured_is_what_each_image_has_alone(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("gated_pixelcnn", "categorical", 1, 4, 4, levels=5, context=context)
     background = small_model("pixelcnn", "categorical", 1, 4, 4, levels=5)
     images = np.random.default_rng(0).integers(0, 5, (6, *SPEC.shape)).astype(np.uint8)
@@ -126,9 +127,8 @@ def test_what_is_measured_is_what_each_image_has_alone(context: str) -> None:
     assert found.level_bits_N.tolist() == level_bits(whole, 5).tolist()
     maps_NHW = bit_maps(model, Rows(whole), torch.device("cpu"))
     assert maps_NHW.sum((1, 2)) * math.log(2) == pytest.approx(score_orders(model, Rows(whole), torch.device("cpu")).mean(1))
-    sizes: list[int] = []
-    with model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
-        assert bit_maps(model, Rows(whole), torch.device("cpu"), batch_size=2) == pytest.approx(maps_NHW)
+    sizes = sizes_of(model, monkeypatch)
+    assert bit_maps(model, Rows(whole), torch.device("cpu"), batch_size=2) == pytest.approx(maps_NHW)
     assert set(sizes) == {1, 2}
 
 

@@ -162,9 +162,7 @@ def test_shards_are_let_go_when_their_rows_are_found(storage: Storage, monkeypat
     assert len(seen) > 3
 
 
-def test_two_sets_are_told_apart_by_their_names_and_are_not_the_same(
-    digits: Storage, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_sets_have_two_names_and_are_not_the_same(digits: Storage, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     first = find_dataset(digits, "digits")
     second = prepare(DatasetConfig(source="digits", seed=1), digits, say=lambda _: None)

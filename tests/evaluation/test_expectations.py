@@ -15,6 +15,7 @@ from pixelmodels.evaluation import expectations as module
 from pixelmodels.evaluation.dependence import Occlusion, dependence_by_gradient, dependence_by_occlusion
 from pixelmodels.evaluation.expectations import Expectations, expectations
 from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.context import Given
 from pixelmodels.models.orders import log_prob_of_order, turned
 from tests.conformance.checks import all_images
 from tests.conformance.conftest import random_context, small_model
@@ -191,18 +192,28 @@ def test_tables_are_held_of_a_few_pixels_at_a_time(monkeypatch: pytest.MonkeyPat
     assert max(sizes) == 5
 
 
-def test_passes_may_be_done_in_pieces_and_those_left_out_are_told() -> None:
+def sizes_of(model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the network will have been given, each time."""
+    sizes, forward = list[int](), model.forward
+
+    def counted(x_BCHW: Tensor, context: Given = None) -> Tensor:
+        sizes.append(len(x_BCHW))
+        return forward(x_BCHW, context)
+
+    monkeypatch.setattr(model, "forward", counted)
+    return sizes
+
+
+def test_passes_may_be_done_in_pieces_and_those_left_out_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("pixelsnail", "categorical", 1, 4, 4, levels=4)
     x_1CHW = torch.randint(4, (1, 1, 4, 4), generator=torch.Generator().manual_seed(1))
     whole = Occlusion(model, x_1CHW, (3, 3))
     assert whole.num_passes == 1 + 15 * 3 and whole.is_whole
     pieces = whole.bits([whole.passes(at, min(at + 7, 46)) for at in range(0, 46, 7)])
     torch.testing.assert_close(pieces, whole.bits([whole.passes(0, 46)]), rtol=1e-12, atol=1e-15)
-    sizes: list[int] = []
-    with model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
-        few = Occlusion(model, x_1CHW, (3, 3), at_once=5)
-        torch.testing.assert_close(few.bits([few.passes(0, 46)]), pieces, rtol=1e-12, atol=1e-15)
-    assert max(sizes) == 5
+    few, sizes = Occlusion(model, x_1CHW, (3, 3), at_once=5), sizes_of(model, monkeypatch)
+    torch.testing.assert_close(few.bits([few.passes(0, 46)]), pieces, rtol=1e-12, atol=1e-15)
+    assert sizes == [5] * 9 + [1]  # each of the network once
     some = Occlusion(model, x_1CHW, (3, 3), most_passes=12)
     assert some.num_passes == 1 + 3 * 3 and not some.is_whole
     bits_HW = some.bits([some.passes(0, 10)])[0]

@@ -64,7 +64,7 @@ def test_what_test_images_score(archive: Archive, registry: Registry, monkeypatc
 def test_a_test_that_is_damaged_or_empty_has_no_scores(archive: Archive, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(registry.dataset), "shards", lambda *_: [{"file": "gone.parquet", "num_images": 99, "sha256": ""}])
     for ask in (lambda: archive.normal(f"{NAME}/1"), lambda: archive.shown(f"{NAME}/1", "test", 0, 1)):
-        with pytest.raises(Refused, match="shard '.*gone.parquet' is damaged") as error:
+        with pytest.raises(Refused, match=r"shard '.*gone\.parquet' is damaged") as error:
             ask()
         assert (error.value.status, error.value.code) == (404, "not_kept")
     monkeypatch.setattr(type(registry.dataset), "num_images", lambda *_: 0)
