@@ -21,6 +21,7 @@ from pixelmodels.sampling.raster import evaluating
 
 MOST_PASSES = 4096  # forward passes of one occlusion, unless asked for otherwise
 AT_ONCE = 64  # of them
+MOST_DECLARED = 64 * 64  # pixels of images up to which it is looked up which ones a network can see: in a table of all pixels by all
 Pixel = tuple[int, int]  # row and column in the image
 
 
@@ -70,6 +71,7 @@ class Occlusion:
 
     It takes L - 1 forward passes for each sub-pixel that the network can see from t, and one more. Where these are more than `most_passes`
     the nearest sub-pixels are looked at, and the others are NaN. `at_once` of them are made together.
+    Of images of more than `MOST_DECLARED` pixels, all before t count as seen. `like` is one of another image, the same in all else.
     Raises `UserError` as `dependence_by_gradient` does.
     """
 
@@ -83,13 +85,19 @@ class Occlusion:
         order: int | None = None,
         most_passes: int = MOST_PASSES,
         at_once: int = AT_ONCE,
+        like: Occlusion | None = None,
     ):
         self.model, self._at_once = model, at_once
         self._x_1CHW, self._given, self._order_B, self._target = _framed(model, x_1CHW, pixel, context, order)
+        if like is not None:
+            self._before_HW, self._reach_CHW, self._places_NK = like._before_HW, like._reach_CHW, like._places_NK
+            return
         row, column = self._target
         rank_HW = model.pixel_ranks().to(model.device)
         self._before_HW = rank_HW < rank_HW[row, column]
-        reach_CHW = model.reach()[row, column].to(model.device) & self._before_HW
+        reach_CHW = self._before_HW.expand(model.spec.shape)
+        if rank_HW.numel() <= MOST_DECLARED:
+            reach_CHW = reach_CHW & model.reach()[row, column].to(model.device)
         known = model.given_pixels(self._given)
         if known is not None and bool(known.mask_BHW[0, row, column]):
             reach_CHW = torch.zeros_like(reach_CHW)

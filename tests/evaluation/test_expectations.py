@@ -222,6 +222,28 @@ def test_passes_may_be_done_in_pieces_and_those_left_out_are_told(monkeypatch: p
     assert all(float(bits_HW[at]) == pytest.approx(float(pieces[0][at]), abs=1e-12) for at in near)
 
 
+def test_no_table_of_all_pixels_by_all_is_made_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There all pixels before the target are looked at, and those that the network cannot see are 0 for that."""
+    model = small_model("pixelcnn", "categorical", 1, 5, 5, levels=3)
+    x_1CHW = torch.randint(3, (1, 1, 5, 5), generator=torch.Generator().manual_seed(1))
+    wanted, seen = dependence_by_occlusion(model, x_1CHW, (4, 0)), Occlusion(model, x_1CHW, (4, 0))
+    monkeypatch.setattr("pixelmodels.evaluation.dependence.MOST_DECLARED", 24)
+    monkeypatch.setattr(model, "reach", None)
+    blind = Occlusion(model, x_1CHW, (4, 0))
+    assert blind.num_passes == 1 + 20 * 2 > seen.num_passes
+    torch.testing.assert_close(dependence_by_occlusion(model, x_1CHW, (4, 0)), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_one_image_after_the_other_is_looked_at_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 3, 3, levels=3, context="orders")
+    x_NCHW = torch.randint(3, (2, 1, 3, 3), generator=torch.Generator().manual_seed(2))
+    first = Occlusion(model, x_NCHW[:1], (1, 1), order=2, most_passes=6)
+    wanted = dependence_by_occlusion(model, x_NCHW[1:], (1, 1), order=2, most_passes=6)
+    monkeypatch.setattr(model, "reach", None)  # it is not asked again
+    second = Occlusion(model, x_NCHW[1:], (1, 1), order=2, like=first)
+    torch.testing.assert_close(second.bits([second.passes(0, second.num_passes)]), wanted, equal_nan=True)
+
+
 def test_pixels_of_a_given_small_image_are_certain() -> None:
     case = Case("a small image is given")
     given = case.model.given_pixels(case.context)
