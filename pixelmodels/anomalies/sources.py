@@ -141,7 +141,7 @@ class ImageFiles:
         data, size = self.storage.read_bytes(file), self.spec.shape[1:]
         height, width, _ = read_header(data, MOST_PIXELS)
         is_fitted = (height, width) != size
-        pixels_HWC = decode(data, self.spec.channels, size if is_fitted else None, MOST_PIXELS)
+        pixels_HWC = decode(data, self.spec.channels, size, MOST_PIXELS)
         if self.draw_seed is None:
             return quantize(pixels_HWC, self.spec.levels), is_fitted
         return binarize_dynamic(pixels_HWC[None], seed=self.draw_seed, epoch=FIXED_EPOCH, indices_N=draw_indices([file]))[0], is_fitted

@@ -76,7 +76,7 @@ def test_a_file_that_is_gone_since_or_far_too_large_is_told(folder: Path, storag
     (folder / "b.png").unlink()
     monkeypatch.setattr(sources, "MOST_PIXELS", 8)
     rows = decoded(source)
-    assert rows["b.png"]["image"] is None and rows["b.png"]["reason"]
+    assert rows["b.png"]["image"] is None and rows["b.png"]["reason"] == "no such file or directory"
     assert rows["sub/a.png"]["reason"] == "more than 64 bytes"
 
 
