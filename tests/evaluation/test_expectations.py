@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -259,6 +260,30 @@ def test_pixels_of_a_given_small_image_are_certain() -> None:
     target = (1, 3)
     assert dependence_by_gradient(case.model, case.an_image(), target, case.context)[0, 0, 0] > 0  # by way of the small image alone
     assert dependence_by_occlusion(case.model, case.an_image(), target, case.context)[0, 0, 0] > 0
+
+
+def test_a_given_pixel_that_is_later_or_far_away_counts() -> None:
+    """Of the second pixel of the first row all that is before it is given: its prediction with each level of the third one is all there is."""
+    case, target, later = Case("a small image is given"), (0, 1), (0, 2)
+    x_1CHW, tables = case.an_image(), []
+    assert case.context is not None and case.context.small_BCHW is not None
+    own = int(x_1CHW[0, 0, *later])
+    for level in (own, 1 - own):
+        x_1CHW[0, 0, *later] = level
+        context = replace(case.context, small_BCHW=x_1CHW[..., ::2, ::2])
+        with torch.no_grad():
+            params_1P = case.model(x_1CHW, context)[..., *target]
+        tables.append(case.model.likelihood.table(params_1P, 0, x_1CHW[..., *target])[0].exp())
+    x_1CHW[0, 0, *later] = own
+    wanted = float((tables[0] * (tables[0] / torch.stack(tables).mean(0)).log2()).sum())
+    assert float(dependence_by_occlusion(case.model, x_1CHW, target, case.context)[0, *later]) == pytest.approx(wanted, abs=1e-12) != 0
+    assert dependence_by_gradient(case.model, x_1CHW, target, case.context)[0, *later] > 0
+    wide = small_model("pixelcnn", "categorical", 1, 2, 40, levels=2, context="small")
+    given = random_context(wide, 1)
+    known = wide.given_pixels(given)
+    assert known is not None and not wide.reach()[0, 39, 0, 0, 0]
+    occlusion = Occlusion(wide, known.x_BCHW, (0, 39), given)
+    assert occlusion._reach_CHW[0, known.mask_BHW[0]].all()
 
 
 def test_tables_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

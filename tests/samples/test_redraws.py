@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -116,8 +117,8 @@ class Counted(np.ndarray):
 
 def test_each_step_is_kept_once_and_a_dream_with_nothing_to_draw_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     model, numbers_N = small_model("gated_pixelcnn", "categorical", 1, 4, 4, levels=4), np.arange(3)
-    zeros = np.zeros
-    monkeypatch.setattr("pixelmodels.samples.dreaming.np.zeros", lambda *how: zeros(*how).view(Counted))
+    counting = SimpleNamespace(uint8=np.uint8, zeros=lambda *how: np.zeros(*how).view(Counted))
+    monkeypatch.setattr("pixelmodels.samples.dreaming.np", counting)
     commission = Commission(numbers_N, np.zeros(3, np.int64), dream=Dream(6, 2))
     frames_SNCHW = dream_frames(model, commission, 2, Means())
     assert Counted.num_written == 7 * 3 and np.array_equal(frames_SNCHW, steps_of(model, Request(n=3, dream=Dream(6, 2))))
