@@ -203,7 +203,7 @@ function failed(error) {
 }
 
 function pValueOf({ error, scores, num_normal: num }) {
-  if (error) return `No p-value: ${error}.`;
+  if (error) return `No p-value: ${error}`; // a sentence
   const { p_value: p, arrangement_bits: bits } = scores[0];
   return `Anomaly p-value ${p.toPrecision(2)}: of ${num} test images and this one, ${Math.round(p * (num + 1))} ${Math.round(p * (num + 1)) === 1 ? "is" : "are"} as unlike the others (arrangement ${bits.toFixed(1)} bits).`;
 }
