@@ -1,4 +1,4 @@
-"""How well each score tells images apart from those that a model was trained on: five pairs of sets, models trained here.
+"""How well each score tells images apart from those that a model was trained on: six pairs of sets, models trained here.
 
     python -m benchmarks.anomalies            # about a quarter of an hour on two cores
     python -m benchmarks.anomalies --quick    # one epoch, few images: to see that it works; the figures mean nothing

@@ -116,10 +116,15 @@ def figure_png(drawn: Figure) -> bytes:
     return stream.getvalue()
 
 
+def plain(words: str) -> str:
+    """A name or a title as a figure shows it as it is: what is between two dollars would be set as mathematics, or refused."""
+    return words.replace("$", r"\$")
+
+
 def plain_axes(drawn: Figure, title: str, lines: Literal["x", "y"] | None = None) -> Axes:
     """The axes of a figure of one chart: titled, without the frame's upper and right side, thin lines behind all that is drawn."""
     axes = drawn.add_subplot()
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(plain(title), loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     if lines is not None:
         axes.grid(axis=lines, color="#e6e6e6", linewidth=0.8)
@@ -131,7 +136,7 @@ def bars(drawn: Figure, title: str, labels: Sequence[str], values: Sequence[floa
     """Axes with a horizontal bar for each label, the first one on top; `how`, more of what `Axes.barh` takes."""
     axes = plain_axes(drawn, title, "x")
     axes.barh(range(len(values)), values, height=0.68, **how)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_yticks(range(len(labels)), [plain(label) for label in labels], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(xlabel, fontsize=9)
     axes.spines["left"].set_visible(False)

@@ -209,7 +209,7 @@ class Storage:
         """Bytes of the file at `path`; raises `FileNotFoundError` when there is none."""
         info = self._info(path)
         if info.type != fs.FileType.File:
-            raise FileNotFoundError(self.uri(path))
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.uri(path))
         return int(info.size)
 
     def list(self, path: str = "") -> list[str]:

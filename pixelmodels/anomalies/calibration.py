@@ -29,4 +29,5 @@ def threshold(normal_M: Float64, rate: float) -> float | None:
     At most floor(rate (n + 1)) - 1 of n normal images are above it.
     """
     num = int(np.floor(rate * (len(normal_M) + 1) + 1e-9))  # images that may have such a p-value, the new one among them
-    return float(np.sort(normal_M)[len(normal_M) - num]) if num >= 1 else None
+    least = float(np.sort(normal_M)[len(normal_M) - num]) if num >= 1 else np.inf
+    return least if np.isfinite(least) else None

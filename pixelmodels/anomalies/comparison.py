@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from pixelmodels.pictures import figure, figure_png
+from pixelmodels.pictures import figure, figure_png, plain
 
 Float64 = npt.NDArray[np.float64]
 TPR = 0.95
@@ -89,7 +89,7 @@ def roc_picture(scores: Mapping[str, tuple[Float64, Float64]], title: str, first
     """ROC curves of scores by name, each of normal and of anomalous images, as a PNG file. Args: `first`, names drawn in bold."""
     drawn = figure(5.2, 5)
     axes = drawn.add_subplot()
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(plain(title), loc="left", fontsize=10)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
     for name, (normal_N, anomalous_M) in scores.items():
         is_anomalous = np.repeat([0, 1], [len(normal_N), len(anomalous_M)])

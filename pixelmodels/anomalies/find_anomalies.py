@@ -12,8 +12,9 @@ from pixelmodels.anomalies.measuring import Measured, measure
 from pixelmodels.anomalies.options import RATES, FindAnomalies
 from pixelmodels.anomalies.report import CALIBRATION_SPLIT, SUMMARY, Anomalies, ScoredSet, files_of
 from pixelmodels.anomalies.scores import Calibration
-from pixelmodels.anomalies.sources import ImageFiles, PreparedSplit, source_of
+from pixelmodels.anomalies.sources import ImageFiles, PreparedSplit, source_of, told_apart
 from pixelmodels.data import find_dataset
+from pixelmodels.data.dataset import config_of
 from pixelmodels.errors import UserError
 from pixelmodels.evaluation.actors import Actors
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit
@@ -38,7 +39,8 @@ def find_anomalies(options: FindAnomalies) -> Anomalies:
     model = find_model(place, storage, tracker)
     check_codecs(options.codecs, model.spec)
     calibrating = PreparedSplit(normal, CALIBRATION_SPLIT)
-    sources = [source_of(ref, storage, model.spec) for ref in options.sets] or [PreparedSplit(normal, "test")]
+    draw_seed = config_of(normal).seed if normal.train_images_are_grey else None
+    sources = told_apart([source_of(ref, storage, model.spec, draw_seed) for ref in options.sets]) or [PreparedSplit(normal, "test")]
     for source in sources:
         if isinstance(source, PreparedSplit) and (source.dataset.folder, source.split) == (normal.folder, CALIBRATION_SPLIT):
             raise UserError(f"--sets '{source.name}' is what scores are held against; give another split, or another set")

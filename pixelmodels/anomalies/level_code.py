@@ -16,10 +16,17 @@ import torch
 from pixelmodels.data.quantization import UInt8
 
 WEIGHTS = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0)
+_AT_ONCE = 1 << 20  # sub-pixels and counts that are held, 8 bytes each
 
 
 def level_bits(images_NCHW: UInt8, levels: int) -> npt.NDArray[np.float64]:
     """Bits of each image, N: the same for all images with these levels in each channel, wherever they are."""
+    num_at_once = max(1, _AT_ONCE // (images_NCHW[:1].size + levels * images_NCHW.shape[1]))
+    parts = [_level_bits(images_NCHW[start : start + num_at_once], levels) for start in range(0, len(images_NCHW), num_at_once)]
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _level_bits(images_NCHW: UInt8, levels: int) -> npt.NDArray[np.float64]:
     num, channels, height, width = images_NCHW.shape
     cells = images_NCHW.reshape(num * channels, -1) + levels * np.arange(num * channels)[:, None]
     counts_ML = torch.from_numpy(np.bincount(cells.ravel(), minlength=num * channels * levels).reshape(-1, levels)).double()

@@ -133,9 +133,14 @@ def measured_of(table: pa.Table, name: str, *, has_background: bool) -> Measured
     )
 
 
-@torch.no_grad()
-def bit_maps(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool = True) -> Float64:
+def bit_maps(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool = True, batch_size: int = 128) -> Float64:
     """Bits of each pixel of some images (all its channels), N H W; the mean over the orders, as their mixture has none of a pixel."""
+    parts = [rows.part(start, start + batch_size) for start in range(0, len(rows), batch_size)]
+    return np.concatenate([_bit_maps(model, part, device, with_context=with_context) for part in parts])
+
+
+@torch.no_grad()
+def _bit_maps(model: PixelModel, rows: Rows, device: torch.device, *, with_context: bool) -> Float64:
     x_BCHW, context = to_tensors(rows, device, model.context_spec if with_context else ContextSpec())
     maps = [log_prob_map_of_order(model, x_BCHW, context, order=order) for order in range(model.context_spec.num_orders)]
     found: Float64 = bits_per_dim(-torch.stack(maps).double().mean(0), 1).cpu().numpy()

@@ -106,7 +106,8 @@ def _shown(one: ScoredSet, model: PixelModel, options: FindAnomalies) -> Shown:
     """The most anomalous images of a set, with their maps."""
     places = one.most_anomalous(options.num_images)
     rows = one.source.rows_at([one.measured.keys[place] for place in places])
-    maps_NHW = bit_maps(model, rows, torch.device("cpu"), with_context=not options.without_context)
+    with_context = not options.without_context
+    maps_NHW = bit_maps(model, rows, torch.device("cpu"), with_context=with_context, batch_size=options.batch_size)
     captions = []
     for place in places:
         told = (f"p {one.p_values[RECOMMENDED][place]:.2g}", f"{one.scores['bits_per_dim'][place]:.2f} bits/dim")

@@ -39,13 +39,20 @@ class Calibration:
 
     spec: ImageSpec
     mean_nats: float  # of normal images
-    normal: dict[str, Float64]  # scores of normal images, by name
+    normal: dict[str, Float64]  # scores of normal images, by name, as those of others are held against them
 
     @staticmethod
     def of(measured: Measured, spec: ImageSpec) -> Calibration:
-        """Of normal images that the model was not trained on."""
-        mean_nats = float(measured.nats_N.mean())
-        return Calibration(spec, mean_nats, _scores(measured, spec, mean_nats))
+        """Of normal images that the model was not trained on.
+
+        The mean that `typicality` is a distance from is of these n images themselves, so that they are nearer to it than one more is. The
+        p-value that keeps its promise compares the distances of all n + 1 images from the mean of all of them (full conformal). With the
+        distances of the n times (n + 1) / (n - 1) no p-value is lower than that one, by the triangle inequality. Of n = 1 all are 1.
+        """
+        mean_nats, num = float(measured.nats_N.mean()), len(measured)
+        normal = _scores(measured, spec, mean_nats)
+        normal["typicality"] = normal["typicality"] * (num + 1) / (num - 1) if num > 1 else np.full(1, np.inf)
+        return Calibration(spec, mean_nats, normal)
 
     @property
     def num(self) -> int:

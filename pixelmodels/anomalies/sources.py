@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from pixelmodels.data import SPLITS, Dataset, DatasetConfig, decode_rows, find_dataset, quantize
+from pixelmodels.data import FIXED_EPOCH, SPLITS, Dataset, DatasetConfig, binarize_dynamic, decode_rows, find_dataset, quantize
 from pixelmodels.data.dataset import DATASETS
 from pixelmodels.data.decoding import BadImage, decode, read_header
 from pixelmodels.data.encoded import BYTES_PER_PIXEL
 from pixelmodels.data.quantization import UInt8
 from pixelmodels.data.rows import Rows
-from pixelmodels.data.source import files_below
+from pixelmodels.data.source import files_below, unreadable
+from pixelmodels.data.splits import draw_indices
 from pixelmodels.data.streaming import rows_of
-from pixelmodels.errors import UserError, first_line
+from pixelmodels.errors import UserError, first_line, listed
 from pixelmodels.shapes import ImageSpec
 from pixelmodels.storage import Storage, why
 
@@ -57,10 +58,12 @@ class PreparedSplit:
 
     dataset: Dataset
     split: str
+    has_full_name: bool = False  # whether it is called NAME-FINGERPRINT: another set of another data set has its name
 
     @property
     def name(self) -> str:
-        return f"{self.dataset.name}/{self.split}"
+        fingerprint = f"-{self.dataset.fingerprint}" if self.has_full_name else ""
+        return f"{self.dataset.name}{fingerprint}/{self.split}"
 
     @property
     def num(self) -> int:
@@ -81,7 +84,7 @@ class PreparedSplit:
         for number in range(self.num_blocks):
             part = self.dataset.read_shard(self.split, number)
             wanted = set(keys)
-            found |= {key: part.rows.part(row, row + 1) for row, key in enumerate(part.keys) if key in wanted}
+            found |= {key: part.rows.at(np.array([row])) for row, key in enumerate(part.keys) if key in wanted}  # copies: shards are let go
         return Rows.joined([found[key] for key in keys])
 
 
@@ -95,6 +98,7 @@ class ImageFiles:
     spec: ImageSpec
     irregular: frozenset[str] = frozenset()  # of these, what cannot be read: broken links, sockets
     num_hidden: int = 0  # files left out because their name starts with a dot
+    draw_seed: int | None = None  # of the fixed draws of dynamic binarization; None: grey values are quantized
 
     @property
     def num(self) -> int:
@@ -137,21 +141,34 @@ class ImageFiles:
         data, size = self.storage.read_bytes(file), self.spec.shape[1:]
         height, width, _ = read_header(data, MOST_PIXELS)
         is_fitted = (height, width) != size
-        pixels_HWC = decode(data, self.spec.channels, size if is_fitted else None, MOST_PIXELS)
-        return quantize(pixels_HWC, self.spec.levels), is_fitted
+        pixels_HWC = decode(data, self.spec.channels, size, MOST_PIXELS)
+        if self.draw_seed is None:
+            return quantize(pixels_HWC, self.spec.levels), is_fitted
+        return binarize_dynamic(pixels_HWC[None], seed=self.draw_seed, epoch=FIXED_EPOCH, indices_N=draw_indices([file]))[0], is_fitted
 
     def rows(self, batch: pa.Table) -> Rows:
         return Rows(decode_rows(batch["image"], self.spec.shape))
 
     def rows_at(self, keys: Sequence[str]) -> Rows:
-        return Rows(np.ascontiguousarray(np.stack([self._levels(key)[0] for key in keys]).transpose(0, 3, 1, 2)))
+        images = []
+        for key in keys:
+            try:
+                images.append(self._levels(key)[0])
+            except (BadImage, OSError) as error:  # it was read a moment ago
+                raise unreadable(self.storage, key, error) from error
+        return Rows(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
 
 
-def source_of(ref: str, storage: Storage, spec: ImageSpec) -> PreparedSplit | ImageFiles:
+def source_of(ref: str, storage: Storage, spec: ImageSpec, draw_seed: int | None = None) -> PreparedSplit | ImageFiles:
     """The images that a word names: `NAME` or `NAME/SPLIT` of a prepared data set, or a folder, bucket or file.
 
+    Args: `draw_seed`, as of `ImageFiles`.
     Raises `UserError` where there are none, where it may be either, and for files where the model's images are neither grey nor RGB.
     """
+    try:
+        ref.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--sets {ref!a} is not UTF-8; rename it") from None
     name, _, split = ref.rstrip("/").rpartition("/")
     if split not in SPLITS or not name:
         name, split = ref.rstrip("/"), "test"
@@ -165,13 +182,23 @@ def source_of(ref: str, storage: Storage, spec: ImageSpec) -> PreparedSplit | Im
         raise UserError(f"--sets '{ref}' is no prepared data set, and no file or folder; give NAME, NAME/SPLIT, or a path")
     if spec.channels not in (1, 3):
         raise UserError(f"--sets '{ref}': the model's images have {spec.channels} channels, which image files do not; give a data set")
-    if "://" not in ref and Path(ref).expanduser().is_file():
-        path = Path(ref).expanduser()
-        return ImageFiles(ref, Storage(path.parent), (path.name,), spec)
     place = Storage(ref)
+    if place.is_local and (path := Path(place.root)).is_file():
+        return ImageFiles(ref, Storage(path.parent), (path.name,), spec, draw_seed=draw_seed)
     try:
         files, num_hidden = files_below(place, "image files", "images")
     except UserError as error:
         raise UserError(str(error).replace("--path FOLDER", "a folder")) from error
     irregular = frozenset(file.path for file in files if not file.is_regular)
-    return ImageFiles(ref, place, tuple(file.path for file in files), spec, irregular, num_hidden)
+    return ImageFiles(ref, place, tuple(file.path for file in files), spec, irregular, num_hidden, draw_seed)
+
+
+def told_apart(sources: list[PreparedSplit | ImageFiles]) -> list[PreparedSplit | ImageFiles]:
+    """One set or two, by names of their own; raises `UserError` where two words name the same images."""
+    places = [(one.dataset.folder, one.split) if isinstance(one, PreparedSplit) else (one.storage.root, *one.files) for one in sources]
+    names = [one.name for one in sources]
+    if len(set(places)) < len(sources):
+        raise UserError(f"--sets names {listed(names)}, which are the same images; give two sets, or one")
+    if len(set(names)) < len(sources):
+        return [replace(one, has_full_name=True) if isinstance(one, PreparedSplit) else one for one in sources]
+    return sources

@@ -21,6 +21,7 @@ from pixelmodels.sampling.raster import evaluating
 
 MOST_PASSES = 4096  # forward passes of one occlusion, unless asked for otherwise
 AT_ONCE = 64  # of them
+MOST_DECLARED = 64 * 64  # pixels of images up to which it is looked up which ones a network can see: in a table of all pixels by all
 Pixel = tuple[int, int]  # row and column in the image
 
 
@@ -38,7 +39,7 @@ def dependence_by_gradient(
 
     The gradient of -log2 p(pixel | pixels before it) in the network's input, as saliency maps have it (arXiv:1312.6034, section 3): exact
     for the smallest of changes, which levels are not; `dependence_by_occlusion` has no such limit. Exactly 0 at later pixels, and at the
-    pixel itself, whose own channels are not counted.
+    pixel itself, whose own channels are not counted. Pixels of a small image that is given are before all others.
     Raises `UserError` as `expectations` does, and for a pixel outside the image.
     """
     x_BCHW, given, order_B, (row, column) = _framed(model, x_1CHW, pixel, context, order)
@@ -66,10 +67,11 @@ class Occlusion:
     t), which weighs p(t | .., v). This is prediction difference analysis (Robnik-Sikonja and Kononenko 2008; arXiv:1702.04595), whose
     conditional of the feature that is left out is approximated there and exact here. It is never negative, and exactly 0 where t does
     not depend on q. The channels of t are predicted one after the other, and their bits summed. Sub-pixels of a small image that is
-    given have no probability of their own: all their levels weigh alike before the others are looked at.
+    given are before all others, and have no probability of their own: all their levels weigh alike before the others are looked at.
 
     It takes L - 1 forward passes for each sub-pixel that the network can see from t, and one more. Where these are more than `most_passes`
-    the nearest sub-pixels are looked at, and the others are NaN.
+    the nearest sub-pixels are looked at, and the others are NaN. `at_once` of them are made together.
+    Of images of more than `MOST_DECLARED` pixels, all before t count as seen. `like` is one of another image, the same in all else.
     Raises `UserError` as `dependence_by_gradient` does.
     """
 
@@ -82,21 +84,34 @@ class Occlusion:
         *,
         order: int | None = None,
         most_passes: int = MOST_PASSES,
+        at_once: int = AT_ONCE,
+        like: Occlusion | None = None,
     ):
-        self.model = model
+        self.model, self._at_once = model, at_once
         self._x_1CHW, self._given, self._order_B, self._target = _framed(model, x_1CHW, pixel, context, order)
-        row, column = self._target
+        self._before_HW, self._reach_CHW, self._places_NK = self._looked_at(most_passes) if like is None else like._seen
+
+    @property
+    def _seen(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self._before_HW, self._reach_CHW, self._places_NK
+
+    def _looked_at(self, most_passes: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels before the target (H W), sub-pixels that the network can see from it (C H W), and the places of those to look at."""
+        model, (row, column) = self.model, self._target
         rank_HW = model.pixel_ranks().to(model.device)
-        self._before_HW = rank_HW < rank_HW[row, column]
-        reach_CHW = model.reach()[row, column].to(model.device) & self._before_HW
+        before_HW = rank_HW < rank_HW[row, column]
+        reach_CHW = before_HW.expand(model.spec.shape)
+        if rank_HW.numel() <= MOST_DECLARED:
+            reach_CHW = reach_CHW & model.reach()[row, column].to(model.device)
         known = model.given_pixels(self._given)
-        if known is not None and bool(known.mask_BHW[0, row, column]):
-            reach_CHW = torch.zeros_like(reach_CHW)
-        self._reach_CHW = reach_CHW
+        if known is not None:  # wherever they are, all pixels are drawn given them
+            known_HW = known.mask_BHW[0]
+            before_HW = before_HW | known_HW
+            reach_CHW = torch.zeros_like(reach_CHW) if bool(known_HW[row, column]) else reach_CHW | known_HW
         places_NK = reach_CHW.nonzero()  # channel, row, column
         distance_N = ((places_NK[:, 1:] - torch.tensor(self._target, device=model.device)) ** 2).sum(1)
         num_shown = max(0, most_passes - 1) // (model.spec.levels - 1)
-        self._places_NK = places_NK[distance_N.argsort(stable=True)[:num_shown]]
+        return before_HW, reach_CHW, places_NK[distance_N.argsort(stable=True)[:num_shown]]
 
     @property
     def num_passes(self) -> int:
@@ -111,7 +126,7 @@ class Occlusion:
     @torch.no_grad()
     def passes(self, first: int, last: int) -> np.ndarray:
         """Passes first..last - 1: log-probability of all pixels before the target, then the target's tables; nats, N 1 + C L."""
-        return np.concatenate([self._pass(at, min(at + AT_ONCE, last)) for at in range(first, last, AT_ONCE)])
+        return np.concatenate([self._pass(at, min(at + self._at_once, last)) for at in range(first, last, self._at_once)])
 
     def _pass(self, first: int, last: int) -> np.ndarray:
         """The first pass of all is of the image itself, then come the other levels of each place in turn."""
@@ -131,7 +146,7 @@ class Occlusion:
         row, column = self._target
         with evaluating(model), products("ieee", model.device):
             params_BPHW = model(x_BCHW, given)
-            log_prob_BHW = model.log_prob_map(x_BCHW, given).double()
+            log_prob_BHW = model.log_prob_map_of(params_BPHW, x_BCHW, given).double()
             at = (slice(None), slice(None), slice(row, row + 1), slice(column, column + 1))
             tables = [log_BLHW[..., 0, 0] for log_BLHW in level_tables(model, params_BPHW[at], x_BCHW[at])]
         before_B = log_prob_BHW[:, self._before_HW].sum(1)

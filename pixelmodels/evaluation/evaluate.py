@@ -21,7 +21,7 @@ from pixelmodels.errors import UserError, check_at_least, check_seed
 from pixelmodels.evaluation.activations import Source, choose_images, first_step, probe_model
 from pixelmodels.evaluation.actors import Actors
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit
-from pixelmodels.evaluation.dependence import MOST_PASSES, check_pixel
+from pixelmodels.evaluation.dependence import AT_ONCE, MOST_PASSES, check_pixel
 from pixelmodels.evaluation.explanation import arrays_file, explain
 from pixelmodels.evaluation.explanation_page import explanation_files
 from pixelmodels.evaluation.nats import OF_ORDERS, nats_table
@@ -193,6 +193,7 @@ def _explained(model: PixelModel, table: pa.Table, dataset: Dataset, options: Ev
             order=options.order,
             pixel=options.explain_pixel,
             most_passes=options.explain_passes,
+            at_once=min(AT_ONCE, options.batch_size),
         )
     facts = [f"{options.model}: {len(keys):,} {options.split} images of {dataset.name}-{dataset.fingerprint} were scored."]
     if model.context_spec:

@@ -53,11 +53,14 @@ def expectations(model: PixelModel, x_BCHW: Tensor, context: Context | None = No
     """
     turned_BCHW, given, order_B = framed(model, x_BCHW, context, order)
     with evaluating(model), products("ieee", model.device):
-        log_prob_BHW = model.log_prob_map(turned_BCHW, given)
-        known = model.given_pixels(given)
         params_BPHW = model(turned_BCHW, given)
-        found = [_of_channel(log_BLHW) for log_BLHW in level_tables(model, params_BPHW, turned_BCHW)]
-    entropy_BCHW, expected_BCHW, likeliest_BCHW = (torch.stack(kind, 1) for kind in zip(*found, strict=True))
+        log_prob_BHW = model.log_prob_map_of(params_BPHW, turned_BCHW, given)
+        known = model.given_pixels(given)
+        found = [
+            [_of_levels(log_NL) for log_NL in _tables(model, params_BPHW, turned_BCHW, channel)] for channel in range(model.spec.channels)
+        ]
+    kinds = [[torch.cat(parts).view(log_prob_BHW.shape) for parts in zip(*of_channel, strict=True)] for of_channel in found]
+    entropy_BCHW, expected_BCHW, likeliest_BCHW = (torch.stack(kind, 1) for kind in zip(*kinds, strict=True))
     maps = Expectations(0.0 - log_prob_BHW.double() / math.log(2), entropy_BCHW.sum(1) / math.log(2), expected_BCHW, likeliest_BCHW)
     if known is not None:
         maps = _with_certain(maps, known)
@@ -95,22 +98,26 @@ def level_tables(model: PixelModel, params_BPHW: Tensor, x_BCHW: Tensor) -> Iter
     Those of a channel are given the channels before it as the images have them.
     """
     batch, _, height, width = params_BPHW.shape
-    x_NC = x_BCHW.permute(0, 2, 3, 1).flatten(0, 2).long()
-    params_NP = params_BPHW.permute(0, 2, 3, 1).flatten(0, 2).double()
-    at_once = max(1, MOST_ENTRIES // model.spec.levels)
     for channel in range(model.spec.channels):
-        own_NP = params_NP[:, model.params_of_group[channel]] if model.num_groups > 1 else params_NP
-        parts = zip(own_NP.split(at_once), x_NC.split(at_once), strict=True)
-        log_NL = torch.cat([model.likelihood.table(params, channel, x) for params, x in parts])
+        log_NL = torch.cat(list(_tables(model, params_BPHW, x_BCHW, channel)))
         yield log_NL.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _of_channel(log_BLHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Entropy (nats), mean and mode of one channel's distributions, B H W each."""
-    p_BLHW = log_BLHW.exp()
-    p_BLHW = p_BLHW / p_BLHW.sum(1, keepdim=True)  # the total differs from 1 by rounding
-    levels_L11 = torch.arange(log_BLHW.shape[1], dtype=p_BLHW.dtype, device=p_BLHW.device)[:, None, None]
-    return torch.special.entr(p_BLHW).sum(1), (p_BLHW * levels_L11).sum(1), p_BLHW.argmax(1)
+def _tables(model: PixelModel, params_BPHW: Tensor, x_BCHW: Tensor, channel: int) -> Iterator[Tensor]:
+    """One channel's log-probabilities over levels, N L, of some pixels after the other: image by image, row by row."""
+    own_BPHW = params_BPHW[:, model.params_of_group[channel]] if model.num_groups > 1 else params_BPHW
+    at_once = max(1, MOST_ENTRIES // model.spec.levels)
+    parts = (values.permute(0, 2, 3, 1).flatten(0, 2).split(at_once) for values in (own_BPHW, x_BCHW))
+    for params_NP, x_NC in zip(*parts, strict=True):
+        yield model.likelihood.table(params_NP.double(), channel, x_NC.long())
+
+
+def _of_levels(log_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entropy (nats), mean and mode of some distributions, N each."""
+    p_NL = log_NL.exp()
+    p_NL = p_NL / p_NL.sum(1, keepdim=True)  # the total differs from 1 by rounding
+    levels_L = torch.arange(log_NL.shape[1], dtype=p_NL.dtype, device=p_NL.device)
+    return torch.special.entr(p_NL).sum(1), (p_NL * levels_L).sum(1), p_NL.argmax(1)
 
 
 def _with_certain(maps: Expectations, known: GivenPixels) -> Expectations:

@@ -13,7 +13,7 @@ import torch
 
 from pixelmodels.data.rows import Rows
 from pixelmodels.evaluation.batches import to_tensors
-from pixelmodels.evaluation.dependence import Occlusion, Pixel, check_pixel, dependence_by_gradient
+from pixelmodels.evaluation.dependence import AT_ONCE, Occlusion, Pixel, check_pixel, dependence_by_gradient
 from pixelmodels.evaluation.expectations import expectations
 from pixelmodels.models import ContextSpec, PixelModel
 
@@ -49,11 +49,13 @@ def explain(
     order: int | None = None,
     pixel: Pixel | None = None,
     most_passes: int,
+    at_once: int = AT_ONCE,
 ) -> list[Explanation]:
     """Explain some images, one after the other.
 
     Args: `with_context`, whether a conditional model is given their context; `order`, of a model of several; `pixel`, whose dependence is
-    looked at, of each image the most surprising one unless given; `most_passes`, of the network for one image's occlusion.
+    looked at, of each image the most surprising one unless given; `most_passes`, of the network for one image's occlusion, and how many
+    of them are made `at_once`.
     Raises `UserError` as `expectations` and `Occlusion` do.
     """
     if pixel is not None:
@@ -64,7 +66,7 @@ def explain(
         maps = expectations(model, x_1CHW, context, order=order)
         bits_HW = maps.surprise_bits_BHW[0]
         at = pixel if pixel is not None else divmod(int(bits_HW.argmax()), model.spec.width)
-        occlusion = Occlusion(model, x_1CHW, at, context, order=order, most_passes=most_passes)
+        occlusion = Occlusion(model, x_1CHW, at, context, order=order, most_passes=most_passes, at_once=at_once)
         found.append(
             Explanation(
                 key,

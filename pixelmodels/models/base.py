@@ -192,7 +192,10 @@ class PixelModel(nn.Module):
 
         Of a small image that is given the pixels are certain: 0 where `x_BCHW` has them so, minus infinity elsewhere.
         """
-        params_BPHW = self.forward(x_BCHW, context)
+        return self.log_prob_map_of(self.forward(x_BCHW, context), x_BCHW, context)
+
+    def log_prob_map_of(self, params_BPHW: Tensor, x_BCHW: Tensor, context: Given = None) -> Tensor:
+        """`log_prob_map`, from what `forward` gave for these images."""
         if params_BPHW.dtype in (torch.bfloat16, torch.float16):
             params_BPHW = params_BPHW.float()
         with torch.autocast(params_BPHW.device.type, enabled=False):

@@ -52,6 +52,7 @@ def dream_frames(
             raise UserError(f"{error}; give another checkpoint") from error
         for row in rows:
             if row.image_CHW is not None:
-                frames_SNCHW[row.redraw :, first[row.request_id] + row.image] = row.image_CHW.numpy()
+                steps = slice(row.redraw, None if row.is_last else row.redraw + 1)  # an image without anything to draw has no steps
+                frames_SNCHW[steps, first[row.request_id] + row.image] = row.image_CHW.numpy()
                 advance(1 / (num_steps + 1))
     return frames_SNCHW

@@ -87,9 +87,11 @@ class Archive:
         dataset = self.dataset(address)
         total = dataset.num_images(split)
         places_M = np.arange(min(first, total), min(first + n, total))
-        return Shown(
-            model=address, dataset=dataset.name, split=split, first=first, total=total, images=shown_images(dataset, split, places_M)
-        )
+        try:
+            images = shown_images(dataset, split, places_M)
+        except UserError as error:
+            raise _gone(address, str(error)) from None
+        return Shown(model=address, dataset=dataset.name, split=split, first=first, total=total, images=images)
 
     def _version(self, address: str) -> Version:
         if self._tracker is None:
@@ -111,9 +113,11 @@ class Archive:
     def _read_normal(self, address: str) -> Float64:
         dataset, nats = self.dataset(address), self._nats(address)
         places_M = spread(dataset.num_images("test"), MOST_NORMAL, dataset.spec)
-        found = dataset.at("test", places_M)
         try:
+            found = dataset.at("test", places_M)
             nats_M = nats.at(found.keys)
+        except UserError as error:
+            raise _gone(address, str(error)) from None
         except KeyError as error:
             raise _gone(address, f"its {TEST_NATS} has no test image {error} of its data set; train it again") from None
         normal_M = arrangement(nats_M, level_bits(levels_of(dataset, "test", found, places_M), dataset.spec.levels))

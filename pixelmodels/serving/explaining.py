@@ -53,10 +53,10 @@ class Explaining:
     ):
         self._model, self._x_NCHW, self._context, self._order, self._pixel = model, x_NCHW, context, order, pixel
         self._occlusions: list[Occlusion] = []
-        if pixel is not None:
-            self._occlusions = [
-                Occlusion(model, x_NCHW[i : i + 1], pixel, context, order=order, most_passes=most_passes) for i in range(len(x_NCHW))
-            ]
+        for image in range(len(x_NCHW) if pixel is not None else 0):
+            assert pixel is not None
+            first, x_1CHW = next(iter(self._occlusions), None), x_NCHW[image : image + 1]
+            self._occlusions.append(Occlusion(model, x_1CHW, pixel, context, order=order, most_passes=most_passes, like=first))
 
     @property
     def num_units(self) -> int:

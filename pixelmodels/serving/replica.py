@@ -42,6 +42,7 @@ from pixelmodels.serving.requests import (
     DrawnBy,
     check_explained,
     check_map,
+    check_p_value,
     check_pictures,
     class_of,
     drawn_by,
@@ -241,6 +242,7 @@ class Sampler:
                 if asked.map:
                     check_map(model, len(asked.images), self.settings.max_map_pixels)
                 order = order_of_scores(model, asked)
+                check_p_value(model, asked)
                 normal_M = await self._normal(loaded.address) if asked.p_value else None
                 x_NCHW, context = await self._decoded(lambda: images_of(model, asked, limit), True)
             answer = await self._worked(loaded, partial(_score, model, x_NCHW, context, order), len(x_NCHW), deadline)
@@ -252,7 +254,9 @@ class Sampler:
             return _blamed(Refused(500, NOT_FINITE, "the likelihood is not finite"), asked)
         bits_N = [float(bits_per_dim(nats, model.spec.num_subpixels)) for nats in nats_N]
         map_bits_NHW = nats_NHW / np.log(2) if asked.map else None
-        unlikeness = None if normal_M is None else _unlikeness(x_NCHW, nats_N, model.spec.levels, normal_M)
+        unlikeness = None
+        if normal_M is not None:
+            unlikeness = await self._decoded(partial(_unlikeness, x_NCHW, nats_N, model.spec.levels, normal_M), True)
         return Scored(loaded.address, nats_N.tolist(), bits_N, map_bits_NHW, *class_of(asked, model.context_spec), unlikeness)
 
     async def explain(self, asked: ExplanationRequest, timeout_s: float) -> Explained | Refused:
@@ -288,7 +292,7 @@ class Sampler:
     def _explaining(self, model: PixelModel, asked: ExplanationRequest) -> Explaining:
         x_NCHW, context = images_of(model, asked, self.settings.max_image_bytes)
         pixel = None if asked.pixel is None else (asked.pixel[0], asked.pixel[1])
-        return Explaining(model, x_NCHW, context, asked.order, pixel, passes_of(asked, self.settings.max_n))
+        return Explaining(model, x_NCHW, context, asked.order, pixel, passes_of(model, asked, self.settings.max_n))
 
     async def _loaded(self, asked: str | None) -> Loaded:
         """The version that is asked for; others, also those held under another name, are not kept waiting while it is loaded."""

@@ -24,7 +24,8 @@ from pixelmodels.shapes import ImageSpec
 
 SMALL = "small_image"
 CONTEXT_FIELDS = ("label_B", "vector_BV")  # of a context, that an image may go from and to
-PASSES = 255  # of the network for the occlusion of one image, unless asked for otherwise
+PASSES = 255  # of the network for the occlusion of one image, unless asked for otherwise: at least those of the
+NEAREST = 4  # nearest sub-pixels, each of which takes one for each level
 Asked = SampleRequest | ScoreRequest | ExplanationRequest
 
 
@@ -179,6 +180,16 @@ def drawn_by(model: PixelModel, request: Request) -> DrawnBy | None:
     return None if model.context_spec.num_orders == 1 and not late_HW.any() else DrawnBy(orders, late_HW)
 
 
+def check_p_value(model: PixelModel, asked: ScoreRequest) -> None:
+    """Raise `Refused` where images are scored otherwise than test images, which were given what belongs to them."""
+    spec = model.context_spec
+    given = {"label": spec.num_classes, "vector": spec.vector_size, "context_image": spec.image, SMALL: spec.small}
+    missing = [field for field, is_given in given.items() if is_given and getattr(asked, field) is None]
+    if asked.p_value and missing:
+        told = f"test images were scored given their own {' and '.join(missing)}".replace("_", " ")
+        raise invalid(f"{told}, without which p-values would be wrong; give it too, or leave p_value out", "p_value")
+
+
 def order_of_scores(model: PixelModel, asked: ScoreRequest) -> int | None:
     """By which order images are scored, None: by the mixture of all; raises `Refused` where that tells no cost of each pixel."""
     num_orders = model.context_spec.num_orders
@@ -216,15 +227,17 @@ def check_explained(model: PixelModel, asked: ExplanationRequest, most: int, mos
         check_pixel(model, (asked.pixel[0], asked.pixel[1]))
     except UserError as error:
         raise invalid(str(error), "pixel") from None
-    passes = passes_of(asked, most_passes)
+    passes = passes_of(model, asked, most_passes)
     if n * (1 + passes) > most_passes:
         told = f"{n} images with {passes} passes of the network each"
         raise invalid(f"{told} are too many at a time, at most {most_passes} with one more for each; give fewer", "most_passes")
 
 
-def passes_of(asked: ExplanationRequest, most_passes: int) -> int:
+def passes_of(model: PixelModel, asked: ExplanationRequest, most_passes: int) -> int:
     """Forward passes for the occlusion of each image of a request, which may take so many in all."""
-    return max(1, min(PASSES, most_passes // len(asked.images) - 1)) if asked.most_passes is None else asked.most_passes
+    if asked.most_passes is not None:
+        return asked.most_passes
+    return max(1, min(max(PASSES, 1 + NEAREST * (model.spec.levels - 1)), most_passes // len(asked.images) - 1))
 
 
 def _given(text: str | None, field: str, spec: ImageSpec | None, max_bytes: int, scale: pngs.Scale) -> Tensor | None:

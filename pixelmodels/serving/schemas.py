@@ -193,7 +193,11 @@ class ScoreRequest(_Request):
         int | None, Field(ge=0, le=7, description="of a model of several orders: score by this one, and not by the mixture of all")
     ] = None
     p_value: Annotated[
-        bool, Field(description="also how many test images are as unlike the others; of registered models whose data set is at hand")
+        bool,
+        Field(
+            description="also how many test images are as unlike the others; of registered models whose data set is at hand. "
+            "Of a conditional model give what belongs to the images, as the test images were"
+        ),
     ] = False
 
 
@@ -211,7 +215,7 @@ class ExplanationRequest(_Request):
             ge=1,
             le=MAX_IMAGES,
             description="of the network for an image's occlusion; where that is too few the nearest pixels are told. Unless given 255, "
-            "or what the service allows for so many images",
+            "or those of the 4 nearest sub-pixels where these are more, or what the service allows for so many images",
         ),
     ] = None
     order: Annotated[

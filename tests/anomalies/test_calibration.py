@@ -36,6 +36,7 @@ def test_too_few_normal_images_have_no_threshold() -> None:
     assert threshold(np.zeros(98), 0.01) is None
     assert threshold(np.arange(99.0), 0.01) == 98.0  # above all of them
     assert threshold(np.arange(199.0), 0.01) == 197.0
+    assert threshold(np.array([np.inf]), 0.5) is None  # that no score is above
 
 
 @pytest.mark.parametrize(("scores", "normal"), [([1.0], []), ([np.nan], [1.0]), ([1.0], [np.nan])])

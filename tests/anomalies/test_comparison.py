@@ -67,6 +67,7 @@ def test_what_cannot_be_compared_is_refused(sets: tuple[list[float], list[float]
         separation(*map(np.array, sets))
 
 
-def test_the_picture_is_a_png_file() -> None:
-    data = roc_picture({"nats": (np.arange(3.0), np.arange(2.0, 5.0))}, "title", first=("nats",))
+@pytest.mark.parametrize("title", ["title", r"/data$\q/a against /data$/b", "a$_{ against b$"])
+def test_the_picture_is_a_png_file_whatever_sets_are_called(title: str) -> None:
+    data = roc_picture({"nats": (np.arange(3.0), np.arange(2.0, 5.0))}, title, first=("nats",))
     assert Image.open(io.BytesIO(data)).format == "PNG"

@@ -52,3 +52,17 @@ def test_where_levels_are_does_not_matter() -> None:
     flat = np.full((1, 1, 16, 16), 9, np.uint8)
     noise = rng.integers(0, 256, flat.shape).astype(np.uint8)
     assert level_bits(flat, 256)[0] < 24 and 8 * 256 * 0.95 < level_bits(noise, 256)[0] < 8 * 256 * 1.03
+
+
+def test_many_images_are_coded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(2).integers(0, 5, (7, 2, 3, 3)).astype(np.uint8)
+    whole, sizes, code = level_bits(images, 5), [], level_code._level_bits
+
+    def counted(part_NCHW: np.ndarray, levels: int) -> np.ndarray:
+        sizes.append(len(part_NCHW))
+        return code(part_NCHW, levels)
+
+    monkeypatch.setattr(level_code, "_level_bits", counted)
+    monkeypatch.setattr(level_code, "_AT_ONCE", 3 * (2 * 9 + 2 * 5))
+    assert level_bits(images, 5).tolist() == whole.tolist() and sizes == [3, 3, 1]
+    assert level_bits(images[:0], 5).shape == (0,)

@@ -21,6 +21,7 @@ from pixelmodels.models import PixelModel
 from pixelmodels.models.orders import log_probs_of_orders
 from pixelmodels.shapes import ImageSpec
 from tests.conformance.conftest import small_model
+from tests.evaluation.test_expectations import sizes_of
 
 SPEC = ImageSpec(1, 4, 4, 5)
 
@@ -54,6 +55,25 @@ def test_scores_are_those_of_their_equations() -> None:
         assert scores[name] == pytest.approx(values), name
     p_values = calibration.p_values(scores)
     assert tuple(p_values) == NAMES and p_values["nats"].tolist() == p_values["bits_per_dim"].tolist()
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 4, 10])
+def test_every_p_value_keeps_its_promise_however_few_normal_images_there_are(num: int) -> None:
+    """Of num + 1 images each in turn is the new one: at most k of them have a p-value of k / (num + 1) or less, by every score."""
+    for seed in range(20):
+        whole, found = measured(seed, num + 1, orders=2, background=True), []
+        for new in range(num + 1):
+            others, alone = ([place for place in range(num + 1) if (place == new) == is_new] for is_new in (False, True))
+            calibration = Calibration.of(_at(whole, others), SPEC)
+            found.append(calibration.p_values(calibration.scores(_at(whole, alone))))
+        for name in NAMES:
+            p_N = np.array([one[name][0] for one in found])
+            assert all((p_N <= k / (num + 1) + 1e-9).sum() <= k for k in range(1, num + 1)), (name, p_N)
+
+
+def _at(whole: Measured, places: list[int]) -> Measured:
+    columns = (whole.nats_NK, whole.codec_bits_N, whole.level_bits_N, whole.background_nats_N)
+    return Measured([whole.keys[place] for place in places], [None] * len(places), *(column[places] for column in columns))  # type: ignore[index,arg-type]
 
 
 def test_without_background_and_orders_their_scores_are_left_out() -> None:
@@ -91,7 +111,7 @@ def batch_of(images_NCHW: np.ndarray, bad: int) -> pa.Table:
 
 
 @pytest.mark.parametrize("context", ["none", "orders"])
-def test_what_is_measured_is_what_each_image_has_alone(context: str) -> None:
+def test_what_is_measured_is_what_each_image_has_alone(context: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("gated_pixelcnn", "categorical", 1, 4, 4, levels=5, context=context)
     background = small_model("pixelcnn", "categorical", 1, 4, 4, levels=5)
     images = np.random.default_rng(0).integers(0, 5, (6, *SPEC.shape)).astype(np.uint8)
@@ -107,6 +127,9 @@ def test_what_is_measured_is_what_each_image_has_alone(context: str) -> None:
     assert found.level_bits_N.tolist() == level_bits(whole, 5).tolist()
     maps_NHW = bit_maps(model, Rows(whole), torch.device("cpu"))
     assert maps_NHW.sum((1, 2)) * math.log(2) == pytest.approx(score_orders(model, Rows(whole), torch.device("cpu")).mean(1))
+    sizes = sizes_of(model, monkeypatch)
+    assert bit_maps(model, Rows(whole), torch.device("cpu"), batch_size=2) == pytest.approx(maps_NHW)
+    assert set(sizes) == {1, 2}
 
 
 def test_a_batch_without_any_image_is_put_aside_whole() -> None:

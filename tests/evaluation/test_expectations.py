@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from pixelmodels.evaluation import expectations as module
 from pixelmodels.evaluation.dependence import Occlusion, dependence_by_gradient, dependence_by_occlusion
 from pixelmodels.evaluation.expectations import Expectations, expectations
 from pixelmodels.models import Context, PixelModel
+from pixelmodels.models.context import Given
 from pixelmodels.models.orders import log_prob_of_order, turned
 from tests.conformance.checks import all_images
 from tests.conformance.conftest import random_context, small_model
@@ -175,19 +177,69 @@ def test_later_pixels_are_nothing_to_the_network_too(case: Case) -> None:
     np.testing.assert_allclose(parts, np.broadcast_to(parts[0], parts.shape), rtol=0, atol=1e-12)
 
 
-def test_passes_may_be_done_in_pieces_and_those_left_out_are_told() -> None:
+def test_tables_are_held_of_a_few_pixels_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, sizes, of_levels = Case("rgb ordered by the mixture"), list[int](), module._of_levels
+
+    def counted(log_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sizes.append(len(log_NL))
+        return of_levels(log_NL)
+
+    monkeypatch.setattr(module, "MOST_ENTRIES", 5 * 3)
+    monkeypatch.setattr(module, "_of_levels", counted)
+    case.maps()
+    assert max(sizes) == 5 and sum(sizes) == 3 * len(case.x_NCHW) * 2
+
+
+def sizes_of(model: PixelModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the network will have been given, each time."""
+    sizes, forward = list[int](), model.forward
+
+    def counted(x_BCHW: Tensor, context: Given = None) -> Tensor:
+        sizes.append(len(x_BCHW))
+        return forward(x_BCHW, context)
+
+    monkeypatch.setattr(model, "forward", counted)
+    return sizes
+
+
+def test_passes_may_be_done_in_pieces_and_those_left_out_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model("pixelsnail", "categorical", 1, 4, 4, levels=4)
     x_1CHW = torch.randint(4, (1, 1, 4, 4), generator=torch.Generator().manual_seed(1))
     whole = Occlusion(model, x_1CHW, (3, 3))
     assert whole.num_passes == 1 + 15 * 3 and whole.is_whole
     pieces = whole.bits([whole.passes(at, min(at + 7, 46)) for at in range(0, 46, 7)])
     torch.testing.assert_close(pieces, whole.bits([whole.passes(0, 46)]), rtol=1e-12, atol=1e-15)
+    few, sizes = Occlusion(model, x_1CHW, (3, 3), at_once=5), sizes_of(model, monkeypatch)
+    torch.testing.assert_close(few.bits([few.passes(0, 46)]), pieces, rtol=1e-12, atol=1e-15)
+    assert sizes == [5] * 9 + [1]  # each of the network once
     some = Occlusion(model, x_1CHW, (3, 3), most_passes=12)
     assert some.num_passes == 1 + 3 * 3 and not some.is_whole
     bits_HW = some.bits([some.passes(0, 10)])[0]
     near = [(3, 2), (2, 3), (2, 2)]
     assert {tuple(place) for place in (~bits_HW.isnan()).nonzero().tolist()} == {*near, (3, 3)}
     assert all(float(bits_HW[at]) == pytest.approx(float(pieces[0][at]), abs=1e-12) for at in near)
+
+
+def test_no_table_of_all_pixels_by_all_is_made_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There all pixels before the target are looked at, and those that the network cannot see are 0 for that."""
+    model = small_model("pixelcnn", "categorical", 1, 5, 5, levels=3)
+    x_1CHW = torch.randint(3, (1, 1, 5, 5), generator=torch.Generator().manual_seed(1))
+    wanted, seen = dependence_by_occlusion(model, x_1CHW, (4, 0)), Occlusion(model, x_1CHW, (4, 0))
+    monkeypatch.setattr("pixelmodels.evaluation.dependence.MOST_DECLARED", 24)
+    monkeypatch.setattr(model, "reach", None)
+    blind = Occlusion(model, x_1CHW, (4, 0))
+    assert blind.num_passes == 1 + 20 * 2 > seen.num_passes
+    torch.testing.assert_close(dependence_by_occlusion(model, x_1CHW, (4, 0)), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_one_image_after_the_other_is_looked_at_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("gated_pixelcnn", "categorical", 1, 3, 3, levels=3, context="orders")
+    x_NCHW = torch.randint(3, (2, 1, 3, 3), generator=torch.Generator().manual_seed(2))
+    first = Occlusion(model, x_NCHW[:1], (1, 1), order=2, most_passes=6)
+    wanted = dependence_by_occlusion(model, x_NCHW[1:], (1, 1), order=2, most_passes=6)
+    monkeypatch.setattr(model, "reach", None)  # it is not asked again
+    second = Occlusion(model, x_NCHW[1:], (1, 1), order=2, like=first)
+    torch.testing.assert_close(second.bits([second.passes(0, second.num_passes)]), wanted, equal_nan=True)
 
 
 def test_pixels_of_a_given_small_image_are_certain() -> None:
@@ -205,6 +257,30 @@ def test_pixels_of_a_given_small_image_are_certain() -> None:
     target = (1, 3)
     assert dependence_by_gradient(case.model, case.an_image(), target, case.context)[0, 0, 0] > 0  # by way of the small image alone
     assert dependence_by_occlusion(case.model, case.an_image(), target, case.context)[0, 0, 0] > 0
+
+
+def test_a_given_pixel_that_is_later_or_far_away_counts() -> None:
+    """All that is before the second pixel is given: nothing weighs the levels of the third one, so that both count alike."""
+    case, target, later = Case("a small image is given"), (0, 1), (0, 2)
+    x_1CHW, tables = case.an_image(), []
+    assert case.context is not None and case.context.small_BCHW is not None
+    own = int(x_1CHW[0, 0, *later])
+    for level in (own, 1 - own):
+        x_1CHW[0, 0, *later] = level
+        context = replace(case.context, small_BCHW=x_1CHW[..., ::2, ::2])
+        with torch.no_grad():
+            params_1P = case.model(x_1CHW, context)[..., *target]
+        tables.append(case.model.likelihood.table(params_1P, 0, x_1CHW[..., *target])[0].exp())
+    x_1CHW[0, 0, *later] = own
+    wanted = float((tables[0] * (tables[0] / torch.stack(tables).mean(0)).log2()).sum())
+    assert float(dependence_by_occlusion(case.model, x_1CHW, target, case.context)[0, *later]) == pytest.approx(wanted, abs=1e-12) != 0
+    assert dependence_by_gradient(case.model, x_1CHW, target, case.context)[0, *later] > 0
+    wide = small_model("pixelcnn", "categorical", 1, 2, 40, levels=2, context="small")
+    given = random_context(wide, 1)
+    known = wide.given_pixels(given)
+    assert known is not None and not wide.reach()[0, 39, 0, 0, 0]
+    occlusion = Occlusion(wide, known.x_BCHW, (0, 39), given)
+    assert occlusion._reach_CHW[0, known.mask_BHW[0]].all()
 
 
 def test_tables_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

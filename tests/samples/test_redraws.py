@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,9 @@ from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.files import save_model
 from pixelmodels.pictures import grid
 from pixelmodels.samples import sample as sample_run
+from pixelmodels.samples.commission import Commission
+from pixelmodels.samples.drawing import Means
+from pixelmodels.samples.dreaming import dream_frames
 from pixelmodels.samples.pictures import animation_bytes
 from pixelmodels.sampling import Engine, Request, draw_all
 from pixelmodels.sampling.resampling import Dream
@@ -97,6 +103,28 @@ def test_a_dream_of_classes_is_kept_step_by_step_and_shown_as_a_film(
             film.seek(number)
             assert np.array_equal(np.asarray(film.convert("RGB")), grid(steps[number], 4)), number
     assert np.array_equal(np.asarray(Image.open("end.png")), grid(steps[-1], 4))
+
+
+class Counted(np.ndarray):
+    """Arrays that count what is written into them along their first axis."""
+
+    num_written = 0
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        Counted.num_written += len(self[key])
+        super().__setitem__(key, value)
+
+
+def test_each_step_is_kept_once_and_a_dream_with_nothing_to_draw_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, numbers_N = small_model("gated_pixelcnn", "categorical", 1, 4, 4, levels=4), np.arange(3)
+    counting = SimpleNamespace(uint8=np.uint8, zeros=lambda *how: np.zeros(*how).view(Counted))
+    monkeypatch.setattr("pixelmodels.samples.dreaming.np", counting)
+    commission = Commission(numbers_N, np.zeros(3, np.int64), dream=Dream(6, 2))
+    frames_SNCHW = dream_frames(model, commission, 2, Means())
+    assert Counted.num_written == 7 * 3 and np.array_equal(frames_SNCHW, steps_of(model, Request(n=3, dream=Dream(6, 2))))
+    original_1CHW = torch.randint(4, (1, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    whole = replace(commission, originals_MCHW=original_1CHW, samples_each=3, known_HW=torch.ones(4, 4, dtype=torch.bool))
+    assert (dream_frames(model, whole, 2, Means()) == original_1CHW.numpy()).all()
 
 
 def test_a_dream_begins_with_test_images_or_keeps_what_is_known_of_them(several: PixelModel, storage: Storage) -> None:

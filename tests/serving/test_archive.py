@@ -19,7 +19,7 @@ from pixelmodels.serving import neighbours as nearby
 from pixelmodels.serving.archive import Archive
 from pixelmodels.serving.catalogue import catalogue_of
 from pixelmodels.serving.refusals import Refused
-from tests.studio.conftest import CLASSES, NAME, SPEC, Registry, make_registry
+from tests.studio.conftest import CLASSES, NAME, SPEC, Registry, context_of_labels, make_registry
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,24 @@ def test_a_histogram_of_the_test(archive: Archive, registry: Registry) -> None:
 def test_what_test_images_score(archive: Archive, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     test = registry.dataset.read("test")
     with torch.no_grad():
-        nats_N = -ensemble_log_prob(registry.models[f"{NAME}/1"], torch.from_numpy(test.images_NCHW)).numpy()
+        model = registry.models[f"{NAME}/1"]
+        nats_N = -ensemble_log_prob(model, torch.from_numpy(test.images_NCHW), context_of_labels(model, test.labels_N)).numpy()
     wanted_N = nats_N / np.log(2) - level_bits(test.images_NCHW, SPEC.levels)
     assert np.array_equal(archive.normal(f"{NAME}/1"), wanted_N)
     monkeypatch.setattr("pixelmodels.serving.archive.MOST_NORMAL", 3)
     few = Archive(registry.tracker.storage.root, registry.tracker, show_data=False)  # numbers are no images
     assert np.array_equal(few.normal(f"{NAME}/1"), wanted_N[np.arange(3) * len(wanted_N) // 3])
+
+
+def test_a_test_that_is_damaged_or_empty_has_no_scores(archive: Archive, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(registry.dataset), "shards", lambda *_: [{"file": "gone.parquet", "num_images": 99, "sha256": ""}])
+    for ask in (lambda: archive.normal(f"{NAME}/1"), lambda: archive.shown(f"{NAME}/1", "test", 0, 1)):
+        with pytest.raises(Refused, match=r"shard '.*gone\.parquet' is damaged") as error:
+            ask()
+        assert (error.value.status, error.value.code) == (404, "not_kept")
+    monkeypatch.setattr(type(registry.dataset), "num_images", lambda *_: 0)
+    with pytest.raises(Refused, match="its test has no scores"):
+        archive.normal(f"{NAME}/1")
 
 
 def test_images_of_a_split(archive: Archive, registry: Registry) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pixelmodels.data.quantization import dequantize, quantize
 from pixelmodels.serving.client import ServiceError
-from tests.serving.conftest import NAME, SPEC, Service
+from tests.serving.conftest import FULL, NAME, SPEC, Service
 from tests.serving.web import drawn, raw, refusal
 
 
@@ -144,8 +144,17 @@ def test_a_test_that_nobody_kept(service: Service) -> None:
 
 def test_a_p_value_that_nothing_tells(service: Service) -> None:
     with pytest.raises(ServiceError) as caught:
-        service.client.scores(np.zeros((1, SPEC.height, SPEC.width), np.uint8), scale="grey", p_value=True)
+        service.client.scores(np.zeros((1, SPEC.height, SPEC.width), np.uint8), scale="grey", label=1, p_value=True)
     assert (caught.value.status, caught.value.code) == (404, "not_kept")
+
+
+def test_a_p_value_needs_what_the_test_images_were_given(service: Service) -> None:
+    grey = np.zeros((1, SPEC.height, SPEC.width), np.uint8)
+    full = {"model": FULL, "label": 1, "vector": [0.5, -1.0]}
+    for given, told in (({}, "their own label,"), (full, "their own context image and small image,")):
+        with pytest.raises(ServiceError, match=f"test images were scored given {told} without which p-values would be wrong") as caught:
+            service.client.scores(grey, scale="grey", p_value=True, **given)
+        assert (caught.value.status, caught.value.field) == (422, "p_value")
 
 
 def test_the_page_needs_no_key_and_everything_else_does(service: Service) -> None:

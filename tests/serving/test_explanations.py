@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,10 @@ from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.ray_serve import images_of
 from pixelmodels.serving.refusals import Refused
 from pixelmodels.serving.replica import Explained, Sampler
-from pixelmodels.serving.requests import check_pictures
+from pixelmodels.serving.requests import check_pictures, passes_of
 from pixelmodels.serving.schemas import ExplanationRequest, SampleRequest
 from pixelmodels.serving.settings import Settings
+from pixelmodels.shapes import ImageSpec
 from tests.serving.conftest import SMALL, full_model
 from tests.serving.conftest import SPEC as FULL_SPEC
 from tests.serving.test_orders import SPEC, serving
@@ -95,6 +97,12 @@ def test_what_cannot_be_explained_names_the_field(several: tuple[PixelModel, Cli
         with pytest.raises(ServiceError, match=told) as error:
             client.explanations(X_NCHW, scale="levels", **options)
         assert (error.value.status, error.value.field) == (422, field)
+
+
+def test_the_nearest_pixels_are_looked_at_however_many_levels_there_are() -> None:
+    asked = ExplanationRequest(images=["a", "b"], pixel=[0, 0])
+    for levels, most, wanted in ((7, 1024, 255), (65, 1024, 257), (256, 4096, 1021), (256, 1024, 511), (256, 2, 1)):
+        assert passes_of(SimpleNamespace(spec=ImageSpec(1, 5, 5, levels)), asked, most) == wanted  # type: ignore[arg-type]
 
 
 def test_pieces_of_any_size_make_the_same_maps(single: tuple[PixelModel, Client]) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from pixelmodels.data import Dataset, DatasetConfig, dequantize, prepare
 from pixelmodels.evaluation.nats import TEST_NATS, nats_table
 from pixelmodels.likelihoods import LikelihoodConfig
-from pixelmodels.models import ContextSpec, PixelModel, build
+from pixelmodels.models import Context, ContextSpec, PixelModel, build
 from pixelmodels.models.files import save_model
 from pixelmodels.models.gated_pixelcnn import GatedPixelCNNConfig
 from pixelmodels.models.orders import ensemble_log_prob
@@ -77,8 +77,14 @@ class Registry:
     def _test_nats(self, model: PixelModel) -> bytes:
         test = self.dataset.read("test")
         with torch.no_grad():
-            nats_N = -ensemble_log_prob(model, torch.from_numpy(test.images_NCHW)).numpy()
+            x_NCHW = torch.from_numpy(test.images_NCHW)
+            nats_N = -ensemble_log_prob(model, x_NCHW, context_of_labels(model, test.labels_N)).numpy()
         return nats_table(test.keys, test.labels_N, nats_N, model.spec.num_subpixels)
+
+
+def context_of_labels(model: PixelModel, labels_N: Any) -> Context | None:
+    """The classes of images, where a model is given them."""
+    return Context(label_B=torch.from_numpy(labels_N).long()) if model.context_spec.num_classes else None
 
 
 def shapes(folder: Path) -> None:

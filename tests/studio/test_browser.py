@@ -267,8 +267,14 @@ def test_images_are_scored_beside_the_test_set(screen: Screen, studio: Studio) -
     files = [picture((50, 30)), picture((20, 20), "GIF", "L")]
     screen.page.locator("#score input[type=file]").set_input_files(files)
     screen.page.locator("#score article").nth(1).wait_for()
+    text = screen.page.locator("#score article").first.inner_text()
+    assert "No p-value: Test images were scored given their own label, without which p-values would be wrong" in text and ".." not in text
+    screen.page.locator("#score").get_by_role("button", name="Remove all").click()
+    screen.page.get_by_label("Given class").select_option(label="rings")
+    screen.page.locator("#score input[type=file]").set_input_files(files)
+    screen.page.locator("#score article").nth(1).wait_for()
     fitted = studio.client.fit([one["buffer"] for one in files])
-    scores = studio.client.scores(fitted, map=True)
+    scores = studio.client.scores(fitted, map=True, label="rings")
     on_screen = screen.page.locator("#score article .figure").all_inner_texts()
     assert on_screen == [f"{one['bits_per_dim']:.3f} bits/dim" for one in scores]
     test = studio.client.test_scores(f"{NAME}/1")
@@ -276,9 +282,10 @@ def test_images_are_scored_beside_the_test_set(screen: Screen, studio: Studio) -
     assert screen.page.locator("#score .chart .bar").count() == len(test["counts"])
     assert screen.page.locator("#score .chart line.mark").count() == 2
     registry, split = studio.registry, studio.registry.dataset.read("test")
-    normal = np.array([one["nats"] for one in studio.client.scores(split.images_NCHW, scale="levels")]) / np.log(2)
+    by_label = [(image_CHW, int(label)) for image_CHW, label in zip(split.images_NCHW, split.labels_N, strict=True)]
+    normal = np.array([studio.client.scores(image[None], scale="levels", label=label)[0]["nats"] for image, label in by_label]) / np.log(2)
     normal -= level_bits(split.images_NCHW, SPEC.levels)
-    for number, (image, told) in enumerate(zip(fitted, studio.client.scores(fitted, p_value=True), strict=True)):
+    for number, (image, told) in enumerate(zip(fitted, studio.client.scores(fitted, label="rings", p_value=True), strict=True)):
         bits = told["nats"] / np.log(2)
         score = bits - float(level_bits(levels(image, SPEC)[None], SPEC.levels)[0])
         no_lower = 1 + int((normal >= score).sum())
@@ -288,7 +295,7 @@ def test_images_are_scored_beside_the_test_set(screen: Screen, studio: Studio) -
         assert f"of {len(normal)} test images and this one, {no_lower} " in text
         assert f"about {int(np.ceil(bits / 8))} bytes; as a PNG file {len(image)}." in text
     maps = [np.array(one["map_bits"]) for one in scores]
-    entropies = [one["entropy_bits"] for one in studio.client.explanations(fitted)]
+    entropies = [one["entropy_bits"] for one in studio.client.explanations(fitted, label="rings")]
     most = max(np.max(maps), np.max(entropies))  # one scale for all
     assert same(screen.pixels("#score canvas[data-map=surprise]"), [heated(bits_HW, most) for bits_HW in maps])
 

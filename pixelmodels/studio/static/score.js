@@ -31,6 +31,7 @@ export function make(section) {
   async function options() {
     const info = await models.info(model.value).catch((error) => notes.fail(error));
     if (!info) return;
+    passes.value = Math.max(127, 1 + 4 * (info.levels - 1)); // the nearest pixels at least, each of which takes one for each level
     const classes = info.num_classes ? models.classes(info) : null;
     classes?.firstChild.after(el("option", { value: OWN }, "their own, where the data set tells it"));
     label.replaceChildren(...(classes ? field("Given class", classes).childNodes : []));
@@ -202,7 +203,7 @@ function failed(error) {
 }
 
 function pValueOf({ error, scores, num_normal: num }) {
-  if (error) return `No p-value: ${error}.`;
+  if (error) return `No p-value: ${error}`; // a sentence
   const { p_value: p, arrangement_bits: bits } = scores[0];
   return `Anomaly p-value ${p.toPrecision(2)}: of ${num} test images and this one, ${Math.round(p * (num + 1))} ${Math.round(p * (num + 1)) === 1 ? "is" : "are"} at least as unlike the others (arrangement ${bits.toFixed(1)} bits).`;
 }
