@@ -22,6 +22,7 @@ from pixelmodels.evaluation.scores import mixed_nats, score_orders
 from pixelmodels.likelihoods.bits import bits_per_dim
 from pixelmodels.models import ContextSpec, PixelModel
 from pixelmodels.models.orders import log_prob_map_of_order
+from pixelmodels.progress import counting
 
 Float64 = npt.NDArray[np.float64]
 BACKGROUND, CODEC, LEVELS = "background_nats", "codec_bits", "level_bits"
@@ -101,7 +102,12 @@ class Meter:
 def measure(source: Source, actors: Actors, codecs: Sequence[str], background: Actors | None = None) -> Measured:
     """Measure all images of a set by Ray Data. Raises `UserError` where there is none, or a likelihood is no number."""
     rows = actors.over(source.stream(), source.num_blocks, Meter, actors, source, codecs, background)
-    table = pa.concat_tables(list(rows.iter_batches(batch_size=None, batch_format="pyarrow"))).sort_by("key")
+    batches: list[pa.Table] = []
+    with counting("scoring", source.num, "images") as advance:
+        for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            batches.append(batch)
+            advance(len(batch))
+    table = pa.concat_tables(batches).sort_by("key")
     if len(table) != source.num:
         raise RuntimeError(f"{len(table)} inputs were measured, '{source.name}' has {source.num}")
     return measured_of(table, source.name, has_background=background is not None)
