@@ -15,11 +15,17 @@ import torch
 
 from pixelmodels.data.quantization import UInt8
 
+AT_ONCE = 1 << 22  # levels that are counted at once, which takes 8 bytes for each
 WEIGHTS = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0)
 
 
 def level_bits(images_NCHW: UInt8, levels: int) -> npt.NDArray[np.float64]:
     """Bits of each image, N: the same for all images with these levels in each channel, wherever they are."""
+    parts = max(1, images_NCHW.size // AT_ONCE)
+    return np.concatenate([_bits(part_NCHW, levels) for part_NCHW in np.array_split(images_NCHW, parts)])
+
+
+def _bits(images_NCHW: UInt8, levels: int) -> npt.NDArray[np.float64]:
     num, channels, height, width = images_NCHW.shape
     cells = images_NCHW.reshape(num * channels, -1) + levels * np.arange(num * channels)[:, None]
     counts_ML = torch.from_numpy(np.bincount(cells.ravel(), minlength=num * channels * levels).reshape(-1, levels)).double()

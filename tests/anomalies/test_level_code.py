@@ -31,6 +31,19 @@ def test_bits_are_those_of_levels_coded_one_after_the_other() -> None:
     assert level_bits(images, 7).tolist() == pytest.approx(expected)
 
 
+def test_few_levels_are_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(2).integers(0, 256, (7, 3, 4, 5)).astype(np.uint8)
+    whole, sizes, count = level_bits(images, 256).tolist(), list[int](), np.bincount
+
+    def counted(cells: np.ndarray, minlength: int) -> np.ndarray:
+        sizes.append(cells.size)
+        return count(cells, minlength=minlength)
+
+    monkeypatch.setattr(level_code, "AT_ONCE", 60)
+    monkeypatch.setattr(np, "bincount", counted)
+    assert level_bits(images, 256).tolist() == whole and sizes == [60] * 7
+
+
 def test_it_is_a_code_whose_lengths_allow_no_more_than_all_images() -> None:
     """Kraft's inequality, over all 3^4 images of four pixels and three levels; with one weight it is an equality."""
     images = np.array(list(itertools.product(range(3), repeat=4)), np.uint8).reshape(-1, 1, 2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from base64 import b64decode
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from pixelmodels.anomalies.level_code import level_bits
+from pixelmodels.data import Dataset
 from pixelmodels.data.quantization import dequantize
 from pixelmodels.evaluation.probes import pool
 from pixelmodels.models.orders import ensemble_log_prob
@@ -19,6 +21,7 @@ from pixelmodels.serving import neighbours as nearby
 from pixelmodels.serving.archive import Archive
 from pixelmodels.serving.catalogue import catalogue_of
 from pixelmodels.serving.refusals import Refused
+from pixelmodels.storage import Storage
 from tests.studio.conftest import CLASSES, NAME, SPEC, Registry, make_registry
 
 
@@ -90,9 +93,43 @@ def test_what_is_not_shown_and_not_there(registry: Registry, archive: Archive, t
         assert (caught.value.status, caught.value.code) == (status, code)
 
 
+@pytest.mark.parametrize("damage", ["a shard is gone", "a shard is another one", "the storage does not answer"])
+def test_a_data_set_that_cannot_be_read_is_told(registry: Registry, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, root = registry.dataset, Path(registry.tracker.storage.root)
+    folder = tmp_path / "storage" / dataset.folder
+    shutil.copytree(root / dataset.folder, folder)
+    status, code, told = 404, "not_kept", "is damaged"
+    for shard in folder.rglob("*.parquet"):
+        if damage == "a shard is gone":
+            shard.unlink()
+        elif damage == "a shard is another one":
+            shard.write_bytes(b"PAR1" + shard.read_bytes()[4:-1])
+    storage = Storage(str(tmp_path / "storage"))
+    if damage == "the storage does not answer":
+        status, code, told = 503, "not_loaded", "no route"
+
+        def refused(_: Storage, path: str) -> bytes:
+            raise OSError("no route")
+
+        monkeypatch.setattr(Storage, "read_bytes", refused)
+    made, address = Dataset(storage, dataset.folder, dataset.manifest), f"{NAME}/1"
+    archive = Archive(storage.root, registry.tracker, show_data=True)
+    archive._nats = lambda _: None  # type: ignore[assignment]
+    known = nearby.Known(np.arange(2), np.zeros((2, 1), np.float32), np.zeros(0))
+    for call in (
+        lambda: archive.shown(address, "train", 0, 1),
+        lambda: archive.normal(address),
+        lambda: nearby.read_images(registry.models[address], made, address),
+        lambda: nearby.nearest(known, np.zeros(1, np.float32), 1, made, (address, "0", ("0",))),
+    ):
+        with pytest.raises(Refused, match=told) as caught:
+            call()
+        assert (caught.value.status, caught.value.code) == (status, code)
+
+
 def test_the_nearest_training_images(registry: Registry) -> None:
     model, dataset = registry.models[f"{NAME}/1"], registry.dataset
-    x_NCHW, places_M, num_test = nearby.read_images(model, dataset)
+    x_NCHW, places_M, num_test = nearby.read_images(model, dataset, f"{NAME}/1")
     layer, layers = nearby.layer_of(model, None)
     assert layer == layers[-1] and num_test == dataset.num_images("test")
     known = nearby.known_of(nearby.features(model, x_NCHW, layer), places_M, num_test)
@@ -116,7 +153,7 @@ def test_layers_and_data_sets_that_do_not_fit(registry: Registry) -> None:
     with pytest.raises(Refused, match="unknown; have"):
         nearby.layer_of(registry.models[f"{NAME}/1"], "none")
     with pytest.raises(Refused, match="the model's 3x6x6"):
-        nearby.read_images(registry.models["colouring/1"], registry.dataset)
+        nearby.read_images(registry.models["colouring/1"], registry.dataset, "colouring/1")
 
 
 def test_features_of_the_layers_asked_for_last_are_held() -> None:

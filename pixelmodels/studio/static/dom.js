@@ -36,6 +36,18 @@ export function choice(options, value) {
   return select;
 }
 
+/** See that what was typed can be used, before anything is made of it; raises what is wrong in words. */
+export function check(...controls) {
+  for (const one of controls)
+    if (!one.disabled && !one.checkValidity()) {
+      one.focus();
+      throw new Error(`${one.labels[0].textContent}: ${one.value || "nothing"} cannot be used. ${one.validationMessage}`);
+    }
+}
+
+/** The greatest of many numbers, 0 in place of null (a call with each as an argument has room for some ten thousand only). */
+export const greatest = (values) => values.reduce((most, value) => Math.max(most, value), -Infinity);
+
 /** A line for what went wrong, and one for what goes on; both are read aloud. */
 export class Notes {
   constructor() {
@@ -86,6 +98,7 @@ export class Task {
       await work(mine.signal);
     } catch (error) {
       if (this.controller === mine) this.notes.fail(error);
+      mine.abort(); // what was asked for beside it is not wanted any more
     } finally {
       if (this.controller === mine) {
         this.stop.disabled = true;
