@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import shutil
 from base64 import b64decode
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +18,17 @@ from pixelmodels.anomalies.level_code import level_bits
 from pixelmodels.data import Dataset
 from pixelmodels.data.quantization import dequantize
 from pixelmodels.evaluation.probes import pool
+from pixelmodels.models import PixelModel
 from pixelmodels.models.orders import ensemble_log_prob
 from pixelmodels.serving import neighbours as nearby
 from pixelmodels.serving.archive import Archive
 from pixelmodels.serving.catalogue import catalogue_of
+from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.refusals import Refused
+from pixelmodels.serving.replica import Sampler
+from pixelmodels.serving.schemas import Neighbours, NeighboursRequest
 from pixelmodels.storage import Storage
-from tests.studio.conftest import CLASSES, NAME, SPEC, Registry, make_registry
+from tests.studio.conftest import CLASSES, NAME, SPEC, Registry, make_registry, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +160,39 @@ def test_layers_and_data_sets_that_do_not_fit(registry: Registry) -> None:
         nearby.layer_of(registry.models[f"{NAME}/1"], "none")
     with pytest.raises(Refused, match="the model's 3x6x6"):
         nearby.read_images(registry.models["colouring/1"], registry.dataset, "colouring/1")
+
+
+def test_training_images_are_looked_through_for_one_request_at_a_time(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are in memory meanwhile; who asks for the same layer then has what was found. One that goes away lets the next one on."""
+    sampler, reads = Sampler(settings_of(registry)), list[str]()
+
+    def counted(model: PixelModel, dataset: Dataset, address: str) -> Any:
+        reads.append(address)
+        return nearby.read_images(model, dataset, address)
+
+    monkeypatch.setattr("pixelmodels.serving.replica.read_images", counted)
+    image = base64_png(registry.dataset.read("test").images_NCHW[0], SPEC.levels)
+    asked = NeighboursRequest(model=f"{NAME}/1", image=image, n=2)
+
+    async def found() -> Any:
+        return [part async for part in sampler.neighbours(asked, 60.0)][-1]
+
+    async def left() -> None:
+        parts = aiter(sampler.neighbours(asked, 60.0))
+        await anext(parts)
+        await parts.aclose()  # type: ignore[attr-defined]
+
+    async def ask() -> list[Any]:
+        await left()
+        return await asyncio.gather(found(), found(), found())
+
+    try:
+        first, *others = asyncio.run(asyncio.wait_for(ask(), 60))
+        assert isinstance(first, Neighbours) and others == [first, first]
+        assert reads == [f"{NAME}/1"] * 2  # by the one that went away, and by the first of the others
+    finally:
+        sampler._ended.set()
+        sampler.thread.stop()
 
 
 def test_features_of_the_layers_asked_for_last_are_held() -> None:

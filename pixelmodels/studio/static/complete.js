@@ -28,6 +28,7 @@ export async function make(section) {
   async function take(files) {
     await task.run(async (signal) => {
       notes.say("Fitting the image to what the model sees …");
+      draw.disabled = true;
       file = files[0];
       const info = await models.info(model.value, signal);
       const [found] = await fit([file], info.model, "image", signal);

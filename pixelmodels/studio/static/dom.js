@@ -27,7 +27,8 @@ export function field(text, control, hint = "") {
   return el("div", { className: "field" }, ...parts);
 }
 
-export const number = (value, min, max, step = 1) => el("input", { type: "number", value, min, max, step, inputMode: step === 1 ? "numeric" : "decimal" });
+/** A control for a number; one without a value may be left empty. */
+export const number = (value, min, max, step = 1) => el("input", { type: "number", value, min, max, step, required: value !== "", inputMode: step === 1 ? "numeric" : "decimal" });
 export const button = (text, onclick, props = {}) => el("button", { type: "button", onclick, ...props }, text);
 
 export function choice(options, value) {

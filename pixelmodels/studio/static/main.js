@@ -9,6 +9,7 @@ const made = new Map();
 
 async function show() {
   const name = Object.hasOwn(PAGES, location.hash.slice(1)) ? location.hash.slice(1) : "watch";
+  $("starting").hidden = true;
   document.title = `${PAGES[name]} · pixelmodels studio`;
   for (const page of Object.keys(PAGES)) {
     $(page).hidden = page !== name;
