@@ -7,6 +7,7 @@ import io
 import shutil
 from base64 import b64decode
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pixelmodels.data.quantization import dequantize
 from pixelmodels.evaluation.probes import pool
 from pixelmodels.models import PixelModel
 from pixelmodels.models.orders import ensemble_log_prob
+from pixelmodels.serving import catalogue
 from pixelmodels.serving import neighbours as nearby
 from pixelmodels.serving.archive import Archive
 from pixelmodels.serving.catalogue import catalogue_of
@@ -49,6 +51,26 @@ def test_the_leaderboard(registry: Registry) -> None:
     assert found.versions[2].condition_on == "small/2"
     (decision,) = found.decisions
     assert (decision.model, decision.outcome, decision.reason, decision.champion_then) == (f"{NAME}/1", "promoted", "it is the first", None)
+
+
+def test_of_very_many_decisions_the_newest_are_asked_for_once() -> None:
+    calls = list[dict[str, Any]]()
+
+    def search_runs(experiments: list[str], condition: str, **options: Any) -> list[Any]:
+        calls.append(options)
+        return Page([])
+
+    tracker = SimpleNamespace(client=SimpleNamespace(search_runs=search_runs), experiment_id="0")
+    assert catalogue._decisions(tracker, NAME) == []  # type: ignore[arg-type]
+    assert calls == [{"max_results": catalogue.MOST_DECISIONS, "order_by": ["attributes.start_time DESC"]}]
+
+
+class Page(list[Any]):
+    """One of many of a search of MLflow's."""
+
+    @property
+    def token(self) -> str:
+        raise AssertionError("nobody needs the next one")
 
 
 def test_a_histogram_of_the_test(archive: Archive, registry: Registry) -> None:

@@ -443,6 +443,20 @@ def test_versions_are_compared(screen: Screen, studio: Studio) -> None:
     assert f"{NAME}/2" in table.locator("tbody tr").first.inner_text()  # the newest version comes first
 
 
+def test_samples_stay_where_the_registry_answers_late(screen: Screen) -> None:
+    screen.open("compare")
+    page, held = screen.page, list[Any]()
+    page.route("**/v1/versions", held.append)
+    page.get_by_role("button", name="Look again").click()
+    screen.until("document.querySelector('#compare .status').textContent.startsWith('Asking')")
+    page.get_by_role("button", name=f"draw samples of {NAME}/1").click()
+    screen.finished("#compare", 9)
+    with page.expect_response("**/v1/versions") as answer:
+        held[0].continue_()
+    answer.value.finished()
+    assert page.locator("#compare canvas[data-finished]").count() == 9
+
+
 def test_the_nearest_training_images_are_found(screen: Screen, studio: Studio) -> None:
     screen.open("features")
     page = screen.page
