@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from pixelmodels.evaluation.dependence import Occlusion, dependence_by_gradient
