@@ -446,7 +446,7 @@ def test_versions_are_compared(screen: Screen, studio: Studio) -> None:
 def test_samples_stay_where_the_registry_answers_late(screen: Screen) -> None:
     screen.open("compare")
     page, held = screen.page, list[Any]()
-    page.route("**/v1/versions", held.append)
+    page.route("**/v1/versions", lambda route: held.append(route))
     page.get_by_role("button", name="Look again").click()
     screen.until("document.querySelector('#compare .status').textContent.startsWith('Asking')")
     page.get_by_role("button", name=f"draw samples of {NAME}/1").click()
@@ -554,7 +554,7 @@ def test_of_versions_picked_one_after_the_other_the_last_is_shown(screen: Screen
         route.fulfill(json={**told, "loaded": [one for one in told["loaded"] if one["model"] == f"{NAME}/1"]})
 
     page.route("**/v1/models", fewer)
-    page.route("**/v1/models/enlarging/1", held.append)
+    page.route("**/v1/models/enlarging/1", lambda route: held.append(route))
     screen.open("given")
     picker = page.locator("#given select").first
     picker.select_option("enlarging/1")
@@ -570,7 +570,7 @@ def test_of_versions_picked_one_after_the_other_the_last_is_shown(screen: Screen
 
 def test_images_of_the_data_set_are_those_asked_for_last_and_of_the_version(screen: Screen) -> None:
     page, held = screen.page, list[Any]()
-    page.route("**/v1/data/**&first=24&**", held.append)
+    page.route("**/v1/data/**&first=24&**", lambda route: held.append(route))
     screen.open("complete")
     page.get_by_role("button", name="From the data set").click()
     said = page.locator("#complete .data .status")
@@ -640,7 +640,7 @@ def test_where_one_version_of_two_fails_the_other_is_drawn_to_its_end(screen: Sc
 def test_where_one_image_on_a_way_fails_the_others_are_given_up(screen: Screen) -> None:
     page, asked, failed = screen.page, list[Any](), list[Any]()
     told = {"code": "overloaded", "message": "too many", "field": None}
-    page.on("requestfailed", failed.append)
+    page.on("requestfailed", lambda request: failed.append(request))
     page.route("**/v1/samples", lambda route: (asked.append(route), len(asked) == 3 and route.fulfill(status=429, json=told)))
     screen.open("given")
     page.get_by_role("button", name="Draw the way").click()
