@@ -308,7 +308,7 @@ def test_pages_of_a_version(asking_kept: Asking, described_kept: dict[str, Any],
         if parameter["name"] == "address":
             parameter["schema"] = {"type": "string", "enum": ADDRESSES}
     fuzz(asking_kept, narrow, operation, GenerationMode.POSITIVE, CHECKS)
-    assert asking_kept.statuses[200] > 5 and asking_kept.statuses[404]
+    assert asking_kept.statuses[200] >= 3 and asking_kept.statuses[404]
     if len(get["parameters"]) > 1:
         fuzz(asking_kept, narrow, operation, GenerationMode.NEGATIVE, CHECKS, max_examples=25)
         assert asking_kept.statuses[422]
