@@ -550,8 +550,11 @@ def test_of_versions_picked_one_after_the_other_the_last_is_shown(screen: Screen
     page, held = screen.page, list[Any]()
 
     def fewer(route: Any) -> None:
-        told = route.fetch().json()
-        route.fulfill(json={**told, "loaded": [one for one in told["loaded"] if one["model"] == f"{NAME}/1"]})
+        answer = route.fetch()
+        told = answer.json()
+        if answer.ok:  # else the key is missing yet
+            told["loaded"] = [one for one in told["loaded"] if one["model"] == f"{NAME}/1"]
+        route.fulfill(response=answer, json=told)
 
     page.route("**/v1/models", fewer)
     page.route("**/v1/models/enlarging/1", lambda route: held.append(route))
