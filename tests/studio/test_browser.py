@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def levels(png: bytes, spec: ImageSpec) -> np.ndarray:
     """The levels of a PNG file, C H W."""
     pixels = np.asarray(Image.open(io.BytesIO(png)))
     return quantize(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), spec.levels)
+
+
+def happens(page: Any, what: Callable[[], bool], within_s: float = 30) -> None:
+    """Wait until something is true of what the browser has told."""
+    end = time.monotonic() + within_s
+    while not what():
+        assert time.monotonic() < end
+        page.wait_for_timeout(20)
 
 
 def draw(screen: Screen, n: int, seed: int, **fields: str) -> None:
@@ -622,22 +631,30 @@ def test_the_greatest_of_more_numbers_than_a_call_takes(screen: Screen) -> None:
     assert screen.page.evaluate(script) == 7
 
 
-def test_where_one_version_of_two_fails_the_other_is_drawn_to_its_end(screen: Screen) -> None:
-    page = screen.page
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_where_one_version_of_two_fails_the_other_is_drawn_to_its_end_or_stopped(screen: Screen, is_stopped: bool) -> None:
+    page, failed = screen.page, list[Any]()
     told = {"code": "invalid", "message": "not this one", "field": None}
 
     def one_of_two(route: Any) -> None:
         if route.request.post_data_json["model"] == f"{NAME}/2":
             route.fulfill(status=422, json=told)
-        else:
+        elif not is_stopped:  # else it is never answered
             route.continue_()
 
+    page.on("requestfailed", lambda request: failed.append(request))
     page.route("**/v1/samples", one_of_two)
     screen.open("watch")
     page.get_by_label("Beside it, on the same seeds").select_option(f"{NAME}/2")
-    draw(screen, 4, 1)
-    page.get_by_text("Not this one.").wait_for()
-    assert page.locator("#watch .stage canvas[data-finished]").count() == 4
+    with page.expect_response("**/v1/samples"):
+        draw(screen, 4, 1)
+    if not is_stopped:
+        page.get_by_text("Not this one.").wait_for()
+        assert page.locator("#watch .stage canvas[data-finished]").count() == 4
+        return
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_text("Stopped.").wait_for()
+    happens(page, lambda: len(failed) == 1)
 
 
 def test_where_one_image_on_a_way_fails_the_others_are_given_up(screen: Screen) -> None:
@@ -648,8 +665,7 @@ def test_where_one_image_on_a_way_fails_the_others_are_given_up(screen: Screen) 
     screen.open("given")
     page.get_by_role("button", name="Draw the way").click()
     page.get_by_text("Too many.").wait_for()
-    while len(failed) < 2:
-        page.wait_for_timeout(20)
+    happens(page, lambda: len(failed) == 2)
     assert len(asked) == 3 and page.locator("#given .part .stop").first.is_disabled()
 
 
