@@ -11,14 +11,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
 _ANSWER_S = 30.0  # a machine that is cut off answers nothing
+# What the live table tells of a run, in the order of what is kept on a narrow terminal, and the characters that it takes.
+_WIDTHS = {"left": 18, "bits": 16, "epoch": 14, "bar": 9, "speed": 15}
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -155,14 +159,11 @@ class LiveTable:
     """A line for each run that is redrawn in place, below the notes that are said meanwhile."""
 
     def __init__(self, names: Sequence[str], console: Console) -> None:
-        right = Column(justify="right", no_wrap=True)
-        self._bar = Bar(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=24),
-            *(TextColumn(f"{{task.fields[{field}]}}", table_column=right) for field in ("epoch", "bits", "speed", "left")),
-            console=console,
-            refresh_per_second=4,
-        )
+        room = console.width - max((cell_len(name) for name in names), default=0)
+        fields = ("bar", "epoch", "bits", "speed", "left")
+        columns = [_column(field) for field in fields if field in _kept(room)]
+        self._bar = Bar(_text("{task.description}", Column(no_wrap=True)), *columns, console=console, refresh_per_second=4)
+        self._ended: set[str] = set()
         self._tasks: dict[str, TaskID] = {
             name: self._bar.add_task(name, total=1.0, epoch="", bits="", speed="", left="waits") for name in names
         }
@@ -179,7 +180,9 @@ class LiveTable:
         self._bar.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def stand(self, standing: Standing) -> None:
-        """Redraw a run's line."""
+        """Redraw a run's line; one that has ended stays as it is, whatever is heard of it afterwards."""
+        if standing.name in self._ended:
+            return
         self._bar.update(
             self._tasks[standing.name],
             completed=standing.share,
@@ -191,10 +194,28 @@ class LiveTable:
 
     def end(self, name: str, bits_per_dim: float | None) -> None:
         """A run's line stays as it ended: with its test's bits/dim, or as failed."""
+        self._ended.add(name)
         if bits_per_dim is None:
             self._bar.update(self._tasks[name], left="failed")
         else:
             self._bar.update(self._tasks[name], completed=1.0, bits=f"{bits_per_dim:z.4f} bits/dim", left="tested")
+
+
+def _kept(room: int) -> list[str]:
+    """What is told of each run where there are so many characters for it beside the names; how it stands always."""
+    used = list(accumulate(_WIDTHS.values()))
+    return [field for field, end in zip(_WIDTHS, used, strict=True) if end <= max(room, used[0])]
+
+
+def _column(field: str) -> ProgressColumn:
+    if field == "bar":
+        return BarColumn(bar_width=24)
+    return _text(f"{{task.fields[{field}]}}", Column(justify="right", no_wrap=True))
+
+
+def _text(template: str, column: Column) -> TextColumn:
+    """A column of text as it is: names of runs may have brackets."""
+    return TextColumn(template, markup=False, table_column=column)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import re
@@ -11,8 +12,9 @@ import sys
 import termios
 
 import pytest
+from rich.console import Console
 
-from pixelmodels.progress import Progress, Standing, beside_the_driver, duration, sayer, teller
+from pixelmodels.progress import LiveTable, Progress, Standing, beside_the_driver, duration, sayer, teller
 
 
 def test_lines_come_in_order_and_once(ray_cluster: None) -> None:
@@ -100,6 +102,41 @@ def test_elsewhere_lines_stay_lines(how: str) -> None:
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "lines\n"
     else:
         assert on_a_terminal(command, TERM="dumb") == "lines\n"
+
+
+def table_at(width: int, *names: str) -> list[str]:
+    """The lines of a table of such runs at its end; the first run is at work, the others have ended, the last one has failed."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with LiveTable(names, console) as table:
+        table.stand(Standing(names[0], 0.5, 10, 20, 1.23456, 357.2, 6500.0))
+        for name in names[1:]:
+            table.end(name, 2.3 if name != names[-1] else None)
+        table.stand(Standing(names[-1], 1.0, 20, 20, 1.5, 10.0, 0.0))  # heard late: another thread asked before it ended
+    shown = re.split(r"\x1b\[[0-9;?]*[A-Za-z]", console.file.getvalue())  # type: ignore[attr-defined]
+    return [line.rstrip() for line in "".join(shown[-len(names) - 1 :]).splitlines() if line.strip()][-len(names) :]
+
+
+def test_names_are_shown_as_they_are_and_a_run_that_ended_stays_so() -> None:
+    lines = table_at(120, "gated[old]", "naïve:smile:", "[red]")
+    assert [line.split()[0] for line in lines] == ["gated[old]", "naïve:smile:", "[red]"]
+    assert re.search(r"2\.3000 bits/dim +tested$", lines[1]) and lines[2].endswith(" failed")
+
+
+@pytest.mark.parametrize(
+    ("width", "told"),
+    [
+        (100, "epoch 10/20 1.2346 bits/dim 357 images/s 1 h 48 min left"),
+        (80, "epoch 10/20 1.2346 bits/dim 1 h 48 min left"),
+        (62, "epoch 10/20 1.2346 bits/dim 1 h 48 min left"),
+        (50, "1.2346 bits/dim 1 h 48 min left"),
+        (40, "1 h 48 min left"),
+    ],
+)
+def test_a_narrow_terminal_shows_less_and_cuts_nothing(width: int, told: str) -> None:
+    lines = table_at(width, "gated_pixelcnn", "pixelcnn")
+    assert re.sub(r"\s+", " ", re.sub("[━╸╺]", "", lines[0])) == f"gated_pixelcnn {told}"
+    assert lines[1].split()[0] == "pixelcnn" and lines[1].endswith("failed") and "…" not in "".join(lines)
+    assert ("━" in lines[0]) == (width >= 80)
 
 
 class Table:

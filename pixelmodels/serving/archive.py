@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from pixelmodels.anomalies.level_code import arrangement, level_bits
 from pixelmodels.data import FIXED_EPOCH, Dataset, Split, binarize_dynamic
 from pixelmodels.data.dataset import DATASETS
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, first_line
 from pixelmodels.evaluation.nats import TEST_NATS, ImageNats, read_nats
 from pixelmodels.evaluation.scores import standard_error
 from pixelmodels.models.class_names import told
@@ -69,10 +71,8 @@ class Archive:
         name = self._version(address).dataset
         if not re.fullmatch(r"[\w.\-]+", name):
             raise _gone(address, "its data set is not recorded; register it again with the tag dataset")
-        try:
+        with reading(address):
             return Dataset.load(self._storage, f"{DATASETS}/{name}")
-        except UserError as error:
-            raise _gone(address, str(error)) from None
 
     def check_shows(self) -> None:
         """Raise `Refused` where no images of data sets may be shown."""
@@ -87,10 +87,8 @@ class Archive:
         dataset = self.dataset(address)
         total = dataset.num_images(split)
         places_M = np.arange(min(first, total), min(first + n, total))
-        try:
+        with reading(address):
             images = shown_images(dataset, split, places_M)
-        except UserError as error:
-            raise _gone(address, str(error)) from None
         return Shown(model=address, dataset=dataset.name, split=split, first=first, total=total, images=images)
 
     def _version(self, address: str) -> Version:
@@ -113,11 +111,10 @@ class Archive:
     def _read_normal(self, address: str) -> Float64:
         dataset, nats = self.dataset(address), self._nats(address)
         places_M = spread(dataset.num_images("test"), MOST_NORMAL, dataset.spec)
-        try:
+        with reading(address):
             found = dataset.at("test", places_M)
+        try:
             nats_M = nats.at(found.keys)
-        except UserError as error:
-            raise _gone(address, str(error)) from None
         except KeyError as error:
             raise _gone(address, f"its {TEST_NATS} has no test image {error} of its data set; train it again") from None
         normal_M = arrangement(nats_M, level_bits(levels_of(dataset, "test", found, places_M), dataset.spec.levels))
@@ -181,6 +178,17 @@ def levels_of(dataset: Dataset, split: str, found: Split, places_M: npt.NDArray[
     if split == "train" and dataset.train_images_are_grey:
         return binarize_dynamic(found.images_NCHW, seed=0, epoch=FIXED_EPOCH, indices_N=places_M)
     return found.images_NCHW
+
+
+@contextmanager
+def reading(address: str) -> Iterator[None]:
+    """Around what reads the data set of a version: raises `Refused` where that is damaged, or cannot be read now."""
+    try:
+        yield
+    except UserError as error:
+        raise _gone(address, str(error)) from None
+    except OSError as error:
+        raise Refused(503, NOT_LOADED, f"its data set cannot be read now ({first_line(error)}); try again", "model", 5.0) from error
 
 
 def _gone(address: str, why: str) -> Refused:

@@ -12,7 +12,6 @@ from pixelmodels.runs.result import RunResult, finished, run_folder
 from pixelmodels.serving.schemas import Decision, VersionInfo, Versions
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker
-from pixelmodels.tracking.client import find_all
 from pixelmodels.tracking.location import is_server
 from pixelmodels.tracking.registry import entries_of
 from pixelmodels.tracking.runs import KIND_TAG
@@ -88,11 +87,8 @@ def _finite(value: float) -> float | None:
 def _decisions(tracker: Tracker, name: str) -> list[Decision]:
     """What was decided on the versions of a name, newest first, as the runs of promotions tell it."""
     condition = f"tags.`{KIND_TAG}` = 'promotion' and tags.registered_model = '{name}'"
-    runs = find_all(
-        lambda page_token: tracker.client.search_runs(
-            [tracker.experiment_id], condition, max_results=MOST_DECISIONS, order_by=["attributes.start_time DESC"], page_token=page_token
-        )
-    )
+    newest = ["attributes.start_time DESC"]
+    runs = tracker.client.search_runs([tracker.experiment_id], condition, max_results=MOST_DECISIONS, order_by=newest)
     return [
         Decision(
             model=f"{name}/{run.data.tags.get('model_version', '')}",
@@ -105,6 +101,6 @@ def _decisions(tracker: Tracker, name: str) -> list[Decision]:
             high=run.data.metrics.get("difference/high"),
             run_id=run.info.run_id,
         )
-        for run in runs[:MOST_DECISIONS]
+        for run in runs
         if "outcome" in run.data.tags
     ]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from pixelmodels.evaluation.dependence import Occlusion, dependence_by_gradient
@@ -104,5 +103,11 @@ def units_of(parts: list[list[object]]) -> list[object]:
 
 
 def is_finite(maps: list[Maps]) -> bool:
-    """Whether every image has a likelihood."""
-    return all(bool(torch.from_numpy(one.surprise_bits).isfinite().all()) for one in maps)
+    """Whether all that is told of every image are numbers; what was not looked at aside."""
+    for one in maps:
+        told = [one.surprise_bits, one.entropy_bits, one.expected, one.gradient_bits_per_level]
+        if not all(np.isfinite(values).all() for values in told if values is not None):
+            return False
+        if one.occlusion_bits is not None and np.isinf(one.occlusion_bits).any():
+            return False
+    return True

@@ -47,7 +47,7 @@ class Guard:
                     bare = path.rstrip("/") or "/"
                     scope["path"], path = scope["path"][: len(bare) - len(path)], bare
                 self._check_key(path, headers)
-                wants_body = scope["method"] in WITH_BODY and path not in OPEN
+                wants_body = scope["method"] in WITH_BODY and not _is_open(path)  # nobody without a key takes the memory for bodies
                 if wants_body and path.startswith("/v1/"):
                     _check_is_json(headers)
                 bodies = [await self._read(headers, receive, held) if wants_body else b""]
@@ -71,7 +71,7 @@ class Guard:
             self._held_bytes -= held.bytes
 
     def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
-        if not self.hashes or path in OPEN or is_page(path):
+        if not self.hashes or _is_open(path):
             return
         given = headers.get(b"authorization", b"")
         key = given[len(BEARER) :] if given.lower().startswith(BEARER) else headers.get(b"x-api-key", b"")
@@ -103,6 +103,11 @@ class Guard:
                         return b"".join(parts)
         except TimeoutError:
             raise Refused(408, "slow", f"the body did not arrive within {self.settings.body_timeout_s:g} s") from None
+
+
+def _is_open(path: str) -> bool:
+    """Whether a path needs no key."""
+    return path in OPEN or is_page(path)
 
 
 def _check_is_json(headers: dict[bytes, bytes]) -> None:

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from pixelmodels.data import Dataset
-from pixelmodels.errors import UserError
 from pixelmodels.evaluation.probes import pool
 from pixelmodels.models import PixelModel
 from pixelmodels.products import products
-from pixelmodels.serving.archive import levels_of, shown_images, spread
+from pixelmodels.serving.archive import levels_of, reading, shown_images, spread
 from pixelmodels.serving.refusals import invalid
 from pixelmodels.serving.schemas import Neighbour, Neighbours
 from pixelmodels.shapes import ImageSpec
@@ -71,14 +70,18 @@ def layer_of(model: PixelModel, asked: str | None) -> tuple[str, tuple[str, ...]
     return asked or names[-1], names
 
 
-def read_images(model: PixelModel, dataset: Dataset) -> tuple[Tensor, npt.NDArray[np.int64], int]:
-    """Training images and then test images, N C H W, the places of the training images, and how many test images follow them."""
+def read_images(model: PixelModel, dataset: Dataset, address: str) -> tuple[Tensor, npt.NDArray[np.int64], int]:
+    """Training images and then test images, N C H W, the places of the training images, and how many test images follow them.
+
+    Raises `Refused` where they are not the images of the version at the address, or cannot be read.
+    """
     if dataset.spec != model.spec:
         raise invalid(f"the data set's images are {_size(dataset.spec)}, the model's {_size(model.spec)}", "model")
     parts, places = [], []
     for split, most in (("train", MOST_TRAIN), ("test", MOST_TEST)):
         places_M = spread(dataset.num_images(split), most, model.spec)
-        parts.append(levels_of(dataset, split, dataset.at(split, places_M), places_M))
+        with reading(address):
+            parts.append(levels_of(dataset, split, dataset.at(split, places_M), places_M))
         places.append(places_M)
     return torch.from_numpy(np.concatenate(parts)), places[0], len(places[1])
 
@@ -118,12 +121,10 @@ def nearest(known: Known, h_D: Float32, n: int, dataset: Dataset, told: tuple[st
         raise invalid("the data set has no training images", "model")
     away_M = distances(h_D, known.h_MD)
     chosen = np.argsort(away_M, kind="stable")[:n]
-    try:
-        images = {one.index: one for one in shown_images(dataset, "train", np.sort(known.places_M[chosen]))}
-    except UserError as error:
-        raise invalid(str(error), "model") from None
-    found = [Neighbour(distance=float(away_M[index]), **images[int(known.places_M[index])].model_dump()) for index in chosen]
     model, layer, layers = told
+    with reading(model):
+        images = {one.index: one for one in shown_images(dataset, "train", np.sort(known.places_M[chosen]))}
+    found = [Neighbour(distance=float(away_M[index]), **images[int(known.places_M[index])].model_dump()) for index in chosen]
     return Neighbours(
         model=model,
         layer=layer,

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -168,6 +168,7 @@ class Sampler:
         self._asker = ThreadPoolExecutor(1, "asker")  # of the registry
         self._decoder = ThreadPoolExecutor(1, "decoder")
         self._reader = ThreadPoolExecutor(2, "reader")  # of what takes long and nobody draws from: data sets, results of runs
+        self._indexing = asyncio.Lock()  # features of training images are found for one request at a time
         self._ended = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
         self._follower.start()
@@ -343,7 +344,7 @@ class Sampler:
 
     async def neighbours(self, asked: NeighboursRequest, timeout_s: float) -> AsyncIterator[tuple[int, int] | Neighbours | Refused]:
         """How many images of how many were looked at, and then the nearest training images."""
-        job, deadline = None, time.monotonic() + timeout_s
+        job, deadline, alone = None, time.monotonic() + timeout_s, AsyncExitStack()
         loop = asyncio.get_running_loop()
         try:
             self.archive.check_shows()
@@ -355,8 +356,11 @@ class Sampler:
             layer, layers = layer_of(model, asked.layer)
             x_NCHW, known = torch.from_numpy(image_CHW)[None], self.index.find(loaded.address, layer)
             places_M, num_test = np.zeros(0, np.int64), 0
+            if known is None:  # all the images are in memory of one request at a time; who waited for it has what it found
+                await alone.enter_async_context(self._indexing)
+                known = self.index.find(loaded.address, layer)
             if known is None:
-                others_NCHW, places_M, num_test = await loop.run_in_executor(self._reader, read_images, model, dataset)
+                others_NCHW, places_M, num_test = await loop.run_in_executor(self._reader, read_images, model, dataset, loaded.address)
                 x_NCHW = torch.cat([x_NCHW, others_NCHW])
             inbox, put = _inbox()
 
@@ -375,6 +379,7 @@ class Sampler:
             if known is None:
                 known = await loop.run_in_executor(self._reader, known_of, h_ND[1:], places_M, num_test)
                 self.index.keep(loaded.address, layer, known)
+            await alone.aclose()
             told = (loaded.address, layer, layers)
             yield await loop.run_in_executor(self._reader, nearest, known, h_ND[0], asked.n, dataset, told)
         except Refused as refused:
@@ -382,6 +387,7 @@ class Sampler:
         finally:
             if job is not None:
                 self.thread.cancel(job)
+            await alone.aclose()
 
     async def _read(self, address: str | None, read: Callable[[Loaded], T]) -> T | Refused:
         """What is read of a version, beside everything else."""

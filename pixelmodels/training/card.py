@@ -8,11 +8,13 @@ from __future__ import annotations
 import datetime
 import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pixelmodels.evaluation.sample_grids import sample_grid
 from pixelmodels.models import PixelModel, architecture_class
+from pixelmodels.models.class_names import told as told_name
 from pixelmodels.pictures import png_bytes
 from pixelmodels.progress import duration
 from pixelmodels.runs.result import RunResult
@@ -91,7 +93,7 @@ def _data(plan: RunPlan) -> dict[str, str]:
         "put aside": f"{dataset.num_skipped:,} inputs that are no images",
     }
     if dataset.num_classes:
-        names = ", ".join(dataset.label_names[:10]) + (", ..." if dataset.num_classes > 10 else "")
+        names = ", ".join(map(told_name, dataset.label_names[:10])) + (", ..." if dataset.num_classes > 10 else "")
         told["classes"] = f"{dataset.num_classes}: {names}"
     return told
 
@@ -112,8 +114,11 @@ def _limits(plan: RunPlan, result: RunResult, model: PixelModel) -> Iterable[str
         f"It knows images like the {dataset.num_images('train'):,} that it was trained on, with what is one-sided in them; of others its "
         "likelihood says how unlike these they are, and nothing of what they show."
     )
-    smallest = 2 * result.test_bits_per_dim_stderr
-    yield f"The test has {dataset.num_images('test'):,} images: unpaired differences below {smallest:.4f} bits/dim say nothing."
+    num_test, smallest = dataset.num_images("test"), 2 * result.test_bits_per_dim_stderr
+    if num_test > 1 and math.isfinite(smallest):
+        yield f"The test has {num_test:,} images: unpaired differences below {smallest:.4f} bits/dim say nothing."
+    else:
+        yield f"Test images: {num_test:,}; how certain the figures are cannot be told."
     if result.epochs < plan.recipe.epochs:
         yield f"Training stopped after {result.epochs} of {plan.recipe.epochs} epochs, as validation became no better."
     if not plan.recipe.condition_on:
@@ -145,4 +150,4 @@ def _value(value: Any) -> str:
 
 def _escaped(text: str) -> str:
     """Names of classes are whatever folders are called."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return re.sub(r"[\\|`*\[\]]", r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")

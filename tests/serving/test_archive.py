@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import shutil
 from base64 import b64decode
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +16,21 @@ import torch
 from PIL import Image
 
 from pixelmodels.anomalies.level_code import level_bits
+from pixelmodels.data import Dataset
 from pixelmodels.data.quantization import dequantize
 from pixelmodels.evaluation.probes import pool
+from pixelmodels.models import PixelModel
 from pixelmodels.models.orders import ensemble_log_prob
+from pixelmodels.serving import catalogue
 from pixelmodels.serving import neighbours as nearby
 from pixelmodels.serving.archive import Archive
 from pixelmodels.serving.catalogue import catalogue_of
+from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.refusals import Refused
-from tests.studio.conftest import CLASSES, NAME, SPEC, Registry, context_of_labels, make_registry
+from pixelmodels.serving.replica import Sampler
+from pixelmodels.serving.schemas import Neighbours, NeighboursRequest
+from pixelmodels.storage import Storage
+from tests.studio.conftest import CLASSES, NAME, SPEC, Registry, context_of_labels, make_registry, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +51,26 @@ def test_the_leaderboard(registry: Registry) -> None:
     assert found.versions[2].condition_on == "small/2"
     (decision,) = found.decisions
     assert (decision.model, decision.outcome, decision.reason, decision.champion_then) == (f"{NAME}/1", "promoted", "it is the first", None)
+
+
+def test_of_very_many_decisions_the_newest_are_asked_for_once() -> None:
+    calls = list[dict[str, Any]]()
+
+    def search_runs(experiments: list[str], condition: str, **options: Any) -> list[Any]:
+        calls.append(options)
+        return Page([])
+
+    tracker = SimpleNamespace(client=SimpleNamespace(search_runs=search_runs), experiment_id="0")
+    assert catalogue._decisions(tracker, NAME) == []  # type: ignore[arg-type]
+    assert calls == [{"max_results": catalogue.MOST_DECISIONS, "order_by": ["attributes.start_time DESC"]}]
+
+
+class Page(list[Any]):
+    """One of many of a search of MLflow's."""
+
+    @property
+    def token(self) -> str:
+        raise AssertionError("nobody needs the next one")
 
 
 def test_a_histogram_of_the_test(archive: Archive, registry: Registry) -> None:
@@ -102,9 +133,43 @@ def test_what_is_not_shown_and_not_there(registry: Registry, archive: Archive, t
         assert (caught.value.status, caught.value.code) == (status, code)
 
 
+@pytest.mark.parametrize("damage", ["a shard is gone", "a shard is another one", "the storage does not answer"])
+def test_a_data_set_that_cannot_be_read_is_told(registry: Registry, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, root = registry.dataset, Path(registry.tracker.storage.root)
+    folder = tmp_path / "storage" / dataset.folder
+    shutil.copytree(root / dataset.folder, folder)
+    status, code, told = 404, "not_kept", "is damaged"
+    for shard in folder.rglob("*.parquet"):
+        if damage == "a shard is gone":
+            shard.unlink()
+        elif damage == "a shard is another one":
+            shard.write_bytes(b"PAR1" + shard.read_bytes()[4:-1])
+    storage = Storage(str(tmp_path / "storage"))
+    if damage == "the storage does not answer":
+        status, code, told = 503, "not_loaded", "no route"
+
+        def refused(_: Storage, path: str) -> bytes:
+            raise OSError("no route")
+
+        monkeypatch.setattr(Storage, "read_bytes", refused)
+    made, address = Dataset(storage, dataset.folder, dataset.manifest), f"{NAME}/1"
+    archive = Archive(storage.root, registry.tracker, show_data=True)
+    archive._nats = lambda _: None  # type: ignore[assignment]
+    known = nearby.Known(np.arange(2), np.zeros((2, 1), np.float32), np.zeros(0))
+    for call in (
+        lambda: archive.shown(address, "train", 0, 1),
+        lambda: archive.normal(address),
+        lambda: nearby.read_images(registry.models[address], made, address),
+        lambda: nearby.nearest(known, np.zeros(1, np.float32), 1, made, (address, "0", ("0",))),
+    ):
+        with pytest.raises(Refused, match=told) as caught:
+            call()
+        assert (caught.value.status, caught.value.code) == (status, code)
+
+
 def test_the_nearest_training_images(registry: Registry) -> None:
     model, dataset = registry.models[f"{NAME}/1"], registry.dataset
-    x_NCHW, places_M, num_test = nearby.read_images(model, dataset)
+    x_NCHW, places_M, num_test = nearby.read_images(model, dataset, f"{NAME}/1")
     layer, layers = nearby.layer_of(model, None)
     assert layer == layers[-1] and num_test == dataset.num_images("test")
     known = nearby.known_of(nearby.features(model, x_NCHW, layer), places_M, num_test)
@@ -128,7 +193,40 @@ def test_layers_and_data_sets_that_do_not_fit(registry: Registry) -> None:
     with pytest.raises(Refused, match="unknown; have"):
         nearby.layer_of(registry.models[f"{NAME}/1"], "none")
     with pytest.raises(Refused, match="the model's 3x6x6"):
-        nearby.read_images(registry.models["colouring/1"], registry.dataset)
+        nearby.read_images(registry.models["colouring/1"], registry.dataset, "colouring/1")
+
+
+def test_training_images_are_looked_through_for_one_request_at_a_time(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are in memory meanwhile; who asks for the same layer then has what was found. One that goes away lets the next one on."""
+    sampler, reads = Sampler(settings_of(registry)), list[str]()
+
+    def counted(model: PixelModel, dataset: Dataset, address: str) -> Any:
+        reads.append(address)
+        return nearby.read_images(model, dataset, address)
+
+    monkeypatch.setattr("pixelmodels.serving.replica.read_images", counted)
+    image = base64_png(registry.dataset.read("test").images_NCHW[0], SPEC.levels)
+    asked = NeighboursRequest(model=f"{NAME}/1", image=image, n=2)
+
+    async def found() -> Any:
+        return [part async for part in sampler.neighbours(asked, 60.0)][-1]
+
+    async def left() -> None:
+        parts = aiter(sampler.neighbours(asked, 60.0))
+        await anext(parts)
+        await parts.aclose()  # type: ignore[attr-defined]
+
+    async def ask() -> list[Any]:
+        await left()
+        return await asyncio.gather(found(), found(), found())
+
+    try:
+        first, *others = asyncio.run(asyncio.wait_for(ask(), 60))
+        assert isinstance(first, Neighbours) and others == [first, first]
+        assert reads == [f"{NAME}/1"] * 2  # by the one that went away, and by the first of the others
+    finally:
+        sampler._ended.set()
+        sampler.thread.stop()
 
 
 def test_features_of_the_layers_asked_for_last_are_held() -> None:

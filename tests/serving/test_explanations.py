@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from pixelmodels.models.orders import log_prob_of_order
 from pixelmodels.sampling import Request, draw_all
 from pixelmodels.sampling.resampling import Dream
 from pixelmodels.serving.client import Client, ServiceError
-from pixelmodels.serving.explaining import Explaining
+from pixelmodels.serving.explaining import Explaining, is_finite
 from pixelmodels.serving.pngs import base64_png
 from pixelmodels.serving.ray_serve import images_of
 from pixelmodels.serving.refusals import Refused
@@ -117,6 +118,17 @@ def test_pieces_of_any_size_make_the_same_maps(single: tuple[PixelModel, Client]
             np.testing.assert_allclose(one.occlusion_bits, other.occlusion_bits, rtol=1e-7, atol=1e-12)  # type: ignore[arg-type]
             assert np.array_equal(one.entropy_bits, other.entropy_bits)
     json.dumps(whole[0].plain(), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["surprise_bits", "entropy_bits", "expected", "gradient_bits_per_level", "occlusion_bits"])
+def test_numbers_that_are_none_are_not_told(single: tuple[PixelModel, Client], name: str) -> None:
+    """JSON has no word for them: nobody could read the answer."""
+    explaining = Explaining(single[0], torch.from_numpy(X_NCHW[:1]).long(), None, None, (2, 3), 5)
+    (maps,) = explaining.finished(explaining.work(0, explaining.num_units))
+    assert is_finite([maps]) and np.isnan(maps.occlusion_bits).any()  # type: ignore[arg-type]
+    broken = getattr(maps, name).copy()
+    broken.flat[0] = math.inf
+    assert not is_finite([maps, replace(maps, **{name: broken})])
 
 
 def test_a_model_that_is_given_everything_explains_with_it_and_counts_as_work(tmp_path: Path) -> None:

@@ -6,14 +6,17 @@ import base64
 import copy
 import io
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
 import schemathesis
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,14 +30,25 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from pixelmodels.serving.client import Client
+from pixelmodels.serving.gateway import Gateway
+from pixelmodels.serving.ingress import make_app
+from pixelmodels.serving.keys import hash_of
+from pixelmodels.serving.replica import Sampler
 from tests.serving.conftest import FULL, KEY, SMALL, SPEC, Service
+from tests.studio.conftest import NAME as SHAPES
+from tests.studio.conftest import SPEC as SHAPE
+from tests.studio.conftest import make_registry, settings_of
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 HANGS_S = 30.0
 TO_THE_END = SchemathesisConfig.from_dict({"max-stream-events": 10_000})  # else it hangs up in the middle of an event stream
 OPERATIONS = ["POST /v1/samples", "POST /v1/completions", "POST /v1/scores", "POST /v1/explanations"]
 PAGES = ["GET /v1/models", "GET /v1/versions", "GET /healthz", "GET /readyz", "GET /metrics"]
-PNG_FIELDS = {"image": "png", "mask": "png", "context_image": "png", "images": "png", "small_image": "small-png"}
+# What is asked of versions whose data sets and tests are at hand, and shown.
+KEPT = ["POST /v1/fits", "POST /v1/neighbours"]
+KEPT_PAGES = [f"GET /v1/{kind}/{{address}}" for kind in ("models", "test_scores", "data")]
+PNG_FIELDS = {"image": "png", "mask": "png", "context_image": "png", "images": "png", "files": "png", "small_image": "small-png"}
 # What the model of this registry takes that is conditioned on everything: with it answers other than refusals are reached.
 NARROW: dict[str, dict[str, Any]] = {
     "model": {"enum": [f"{FULL}/1", FULL]},
@@ -58,6 +72,33 @@ FIELDS = {
     "POST /v1/scores": [*GIVEN, "map"],
     "POST /v1/explanations": [*GIVEN, "pixel"],
 }
+# What the versions of `kept` take, and the version that is asked; None: nothing.
+KEPT_NARROW: dict[str, dict[str, Any] | None] = {
+    **NARROW,
+    **dict.fromkeys(GIVEN),
+    "order": {"type": "integer", "minimum": 0, "maximum": 3},
+    "sweeps": {"type": "integer", "minimum": 1, "maximum": 2},
+    "p_value": {"const": True},
+    "kind": {"enum": ["image", "small_image"]},
+    "toward": {
+        "type": "object",
+        "properties": {"share": {"type": "number", "minimum": 0, "maximum": 1}, "seed": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["share", "seed"],
+        "additionalProperties": False,
+    },
+}
+KEPT_FIELDS = [
+    ("POST /v1/fits", "kind", "enlarging/1"),
+    ("POST /v1/neighbours", "n", f"{SHAPES}/1"),
+    ("POST /v1/scores", "p_value", f"{SHAPES}@champion"),
+    ("POST /v1/scores", "order", "orders/1"),
+    ("POST /v1/explanations", "order", "orders/1"),
+    ("POST /v1/samples", "order", "orders/1"),
+    ("POST /v1/samples", "toward", f"{SHAPES}/2"),
+    ("POST /v1/completions", "order", "orders/1"),
+    ("POST /v1/completions", "sweeps", "orders/1"),
+]
+ADDRESSES = [f"{SHAPES}/1", f"{SHAPES}@champion", "orders", "enlarging/1", "none/1"]
 FUZZ = settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
@@ -73,9 +114,9 @@ def pngs(height: int, width: int) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def damaged_pngs(draw: Any) -> str:
+def damaged_pngs(draw: Any, height: int = SPEC.height, width: int = SPEC.width) -> str:
     """The same with bytes changed, cut or added."""
-    data = bytearray(png_bytes(SPEC.height, SPEC.width, 40))
+    data = bytearray(png_bytes(height, width, 40))
     for _ in range(draw(st.integers(0, 3))):
         data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
     end = draw(st.integers(0, len(data)) | st.just(len(data)))
@@ -97,7 +138,7 @@ class Asking:
         self.note(response.status_code, response.content)
         if response.status_code == 200 and isinstance(case.body, dict):
             self.fields.update(name for name, value in case.body.items() if value is not None)
-            if response.content.startswith(b"event: start"):
+            if response.content.startswith(b"event: "):
                 assert not response.stream_cut_short
                 assert response.content.rstrip().rpartition(b"\n\n")[2].startswith(b"event: done")
                 self.fields["an event stream"] += 1
@@ -147,14 +188,80 @@ def with_formats(document: dict[str, Any], prefix: str) -> dict[str, Any]:
     return document
 
 
-def narrowed(document: dict[str, Any], field: str) -> dict[str, Any]:
+class Local:
+    """A sampler of this process as Serve's handle has it."""
+
+    def __init__(self, sampler: Sampler):
+        self.sampler = sampler
+
+    def options(self, **_: Any) -> Local:
+        return self
+
+    def broadcast(self, name: str) -> Any:
+        async def answers(**_: Any) -> list[Any]:
+            return [await getattr(self.sampler, name)()]
+
+        return SimpleNamespace(results_async=answers)
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self.sampler, name))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service of one sampler in this process, which shows the data set that its versions are of."""
+    settings = settings_of(make_registry(tmp_path_factory.mktemp("kept")))
+    sampler = Sampler(settings)
+    app = make_app(Gateway(Local(sampler), settings), (hash_of(KEY),))  # type: ignore[arg-type]
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    listening = server.config.bind_socket()
+    listening.listen()
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    yield SimpleNamespace(client=Client(f"http://127.0.0.1:{listening.getsockname()[1]}", KEY))
+    server.should_exit = True
+    thread.join()
+    sampler._ended.set()
+    sampler.thread.stop()
+
+
+@pytest.fixture
+def asking_kept(kept: Any) -> Iterator[Asking]:
+    made = Asking(kept)
+    yield made
+    made.session.close()
+
+
+@pytest.fixture(scope="module")
+def described_kept(kept: Any) -> dict[str, Any]:
+    """As `described`, with images of the size that these versions take."""
+    height, width = SHAPE.height, SHAPE.width
+    for name, size in (("png", (height, width)), ("small-png", (height // 2, width // 2))):
+        schemathesis.openapi.format(f"kept-{name}", pngs(*size) | damaged_pngs(*size))
+        schemathesis.openapi.format(f"kept-sound-{name}", pngs(*size))
+    document: dict[str, Any] = requests.get(f"{kept.client.url}/openapi.json", timeout=HANGS_S).json()
+    return with_formats(document, "kept-")
+
+
+def narrowed_kept(document: dict[str, Any], field: str, model: str) -> dict[str, Any]:
+    """As `narrowed`, of one of the versions that are kept."""
+    document = narrowed(document, field, {**KEPT_NARROW, "model": {"const": model}, "mask": {"type": "string", "format": "kept-sound-png"}})
+    return with_formats(document, "kept-sound-")
+
+
+def narrowed(document: dict[str, Any], field: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
     """A description of requests with a field that the model takes; all that it allows, the service's own does, too."""
     document = with_formats(document, "sound-")
-    narrow = {**NARROW, "stream": {"const": True}, "format": {"const": "png"}} if field == "stream" else NARROW
+    narrow: dict[str, Any] = NARROW if given is None else given
+    narrow = {**narrow, "stream": {"const": True}, "format": {"const": "png"}} if field == "stream" else narrow
     schemas = document["components"]["schemas"]
-    for kind in ("SampleRequest", "CompletionRequest", "ScoreRequest", "ExplanationRequest"):
+    for kind in ("SampleRequest", "CompletionRequest", "ScoreRequest", "ExplanationRequest", "FitRequest", "NeighboursRequest"):
         properties = schemas[kind]["properties"]
-        properties |= {name: schema for name, schema in narrow.items() if name in properties}
+        for name in set(narrow) & set(properties):
+            if narrow[name] is None:
+                del properties[name]
+            else:
+                properties[name] = narrow[name]
         schemas[kind]["required"] = [*schemas[kind].get("required", ()), "model", field]
     one_of_two = [{"required": ["mask"]}, {"required": ["known_rows"]}]
     schemas["CompletionRequest"]["oneOf"] = one_of_two
@@ -177,6 +284,43 @@ def test_what_the_description_allows(asking: Asking, described: dict[str, Any], 
     fuzz(asking, described, operation, GenerationMode.POSITIVE, CHECKS)
     if operation in PAGES:
         assert set(asking.statuses) == {200}
+
+
+def test_every_operation_is_asked_for(described: dict[str, Any]) -> None:
+    there = {f"{method.upper()} {path}" for path, methods in described["paths"].items() for method in methods}
+    assert there == {*OPERATIONS, *PAGES, *KEPT, *KEPT_PAGES}
+
+
+@pytest.mark.parametrize("operation", KEPT)
+def test_what_the_description_allows_of_what_is_kept(asking_kept: Asking, described_kept: dict[str, Any], operation: str) -> None:
+    fuzz(asking_kept, described_kept, operation, GenerationMode.POSITIVE, CHECKS)
+    fuzz(asking_kept, described_kept, operation, GenerationMode.NEGATIVE, [*CHECKS, negative_data_rejection], max_examples=25)
+    assert asking_kept.statuses[422] > 10
+
+
+@pytest.mark.parametrize("operation", KEPT_PAGES)
+def test_pages_of_a_version(asking_kept: Asking, described_kept: dict[str, Any], operation: str) -> None:
+    fuzz(asking_kept, described_kept, operation, GenerationMode.POSITIVE, CHECKS, max_examples=25)
+    assert set(asking_kept.statuses) <= {404, 422}  # addresses that are made up
+    narrow = copy.deepcopy(described_kept)
+    get = narrow["paths"][operation.removeprefix("GET ")]["get"]
+    for parameter in get["parameters"]:
+        if parameter["name"] == "address":
+            parameter["schema"] = {"type": "string", "enum": ADDRESSES}
+    fuzz(asking_kept, narrow, operation, GenerationMode.POSITIVE, CHECKS)
+    assert asking_kept.statuses[200] >= 3 and asking_kept.statuses[404]
+    if len(get["parameters"]) > 1:
+        fuzz(asking_kept, narrow, operation, GenerationMode.NEGATIVE, CHECKS, max_examples=25)
+        assert asking_kept.statuses[422]
+
+
+@pytest.mark.parametrize(("operation", "field", "model"), KEPT_FIELDS)
+def test_what_versions_take_that_are_kept(
+    asking_kept: Asking, described_kept: dict[str, Any], operation: str, field: str, model: str
+) -> None:
+    document = narrowed_kept(described_kept, field, model)
+    fuzz(asking_kept, document, operation, GenerationMode.POSITIVE, CHECKS, max_examples=15)
+    assert asking_kept.statuses[200] and asking_kept.fields[field]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -204,6 +348,17 @@ def test_damaged_images(asking: Asking, path: str, field: str) -> None:
     assert set(asking.statuses) == {200, 422}
 
 
+@pytest.mark.parametrize(("path", "field"), [("/v1/fits", "files"), ("/v1/neighbours", "image")])
+def test_damaged_files(asking_kept: Asking, path: str, field: str) -> None:
+    @FUZZ
+    @given(damaged_pngs(SHAPE.height, SHAPE.width))
+    def ask(text: str) -> None:
+        asking_kept.raw("POST", path, json.dumps({field: [text] if field == "files" else text}).encode())
+
+    ask()
+    assert set(asking_kept.statuses) == {200, 422}
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -213,7 +368,7 @@ ANYTHING = st.recursive(
 
 @FUZZ
 @given(
-    path=st.sampled_from(["/v1/samples", "/v1/completions", "/v1/scores", "/v1/explanations"]),
+    path=st.sampled_from([operation.removeprefix("POST ") for operation in [*OPERATIONS, *KEPT]]),
     body=ANYTHING.map(lambda value: json.dumps(value).encode()) | st.binary(),
 )
 def test_any_body(service: Service, path: str, body: bytes) -> None:

@@ -64,6 +64,8 @@ class Echo:
         ("/v1/samples", "POST", "wrong", 3500, (401, "unauthorized", 0)),
         ("/v1/models", "GET", "key", 3500, (200, None, 0)),
         ("/readyz", "POST", "wrong", 3500, (200, None, 0)),  # nobody may make it hold anything who has no key
+        ("/", "POST", "wrong", 3500, (200, None, 0)),  # nor on the pages that need no key
+        ("/studio/main.js", "PUT", "wrong", 3500, (200, None, 0)),
         ("/second/readyz", "GET", "wrong", 0, (200, None, 0)),  # below the path that the application is served under
         ("/second/v1/models", "GET", "wrong", 0, (401, "unauthorized", 0)),
         ("/other/readyz", "GET", "wrong", 0, (401, "unauthorized", 0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def levels(png: bytes, spec: ImageSpec) -> np.ndarray:
     """The levels of a PNG file, C H W."""
     pixels = np.asarray(Image.open(io.BytesIO(png)))
     return quantize(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), spec.levels)
+
+
+def happens(page: Any, what: Callable[[], bool], within_s: float = 30) -> None:
+    """Wait until something is true of what the browser has told."""
+    end = time.monotonic() + within_s
+    while not what():
+        assert time.monotonic() < end
+        page.wait_for_timeout(20)
 
 
 def draw(screen: Screen, n: int, seed: int, **fields: str) -> None:
@@ -450,6 +459,20 @@ def test_versions_are_compared(screen: Screen, studio: Studio) -> None:
     assert f"{NAME}/2" in table.locator("tbody tr").first.inner_text()  # the newest version comes first
 
 
+def test_samples_stay_where_the_registry_answers_late(screen: Screen) -> None:
+    screen.open("compare")
+    page, held = screen.page, list[Any]()
+    page.route("**/v1/versions", lambda route: held.append(route))
+    page.get_by_role("button", name="Look again").click()
+    screen.until("document.querySelector('#compare .status').textContent.startsWith('Asking')")
+    page.get_by_role("button", name=f"draw samples of {NAME}/1").click()
+    screen.finished("#compare", 9)
+    with page.expect_response("**/v1/versions") as answer:
+        held[0].continue_()
+    answer.value.finished()
+    assert page.locator("#compare canvas[data-finished]").count() == 9
+
+
 def test_the_nearest_training_images_are_found(screen: Screen, studio: Studio) -> None:
     screen.open("features")
     page = screen.page
@@ -522,6 +545,152 @@ def test_mistakes_are_told_in_words(screen: Screen, studio: Studio) -> None:
     screen.open("complete")
     page.locator("#complete input[type=file]").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
     page.get_by_text("An image file that cannot be read").wait_for()
+
+
+def test_a_key_that_no_header_holds_is_told(screen: Screen) -> None:
+    screen.open("watch", key=None)
+    page = screen.page
+    for wrong in ("ключ", "pm_key … of", "pm\x07"):
+        page.locator("#key").fill(wrong)
+        page.get_by_role("button", name="Go on").click()
+        page.get_by_text("No key looks like that").wait_for()
+    assert page.evaluate("sessionStorage.length") == 0
+    page.locator("#key").fill(KEY)
+    page.get_by_role("button", name="Go on").click()
+    page.locator("#watch[data-ready]").wait_for()
+    assert page.locator("#key-error").is_hidden()
+
+
+def test_of_versions_picked_one_after_the_other_the_last_is_shown(screen: Screen) -> None:
+    """What is told of a version late, when another one was picked meanwhile, is not shown."""
+    page, held = screen.page, list[Any]()
+
+    def fewer(route: Any) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        if answer.ok:  # else the key is missing yet
+            told["loaded"] = [one for one in told["loaded"] if one["model"] == f"{NAME}/1"]
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/v1/models", fewer)
+    page.route("**/v1/models/enlarging/1", lambda route: held.append(route))
+    screen.open("given")
+    picker = page.locator("#given select").first
+    picker.select_option("enlarging/1")
+    screen.until("document.querySelector('#given .status').textContent.startsWith('Asking')")
+    picker.select_option("colouring/1")
+    page.get_by_role("heading", name="Colour", exact=True).wait_for()
+    with page.expect_response("**/v1/models/enlarging/1") as answer:
+        held[0].continue_()
+    answer.value.finished()
+    parts = page.evaluate("[...document.querySelectorAll('#given .part h2')].map(one => one.textContent)")
+    assert parts == ["Colour", "Interpolate"] and "a grey image" in page.locator("#given .status").first.inner_text()
+
+
+def test_images_of_the_data_set_are_those_asked_for_last_and_of_the_version(screen: Screen) -> None:
+    page, held = screen.page, list[Any]()
+    page.route("**/v1/data/**&first=24&**", lambda route: held.append(route))
+    screen.open("complete")
+    page.get_by_role("button", name="From the data set").click()
+    said = page.locator("#complete .data .status")
+    page.get_by_label("split").select_option("train")
+    page.get_by_text("Images 1 to 24").wait_for()
+    page.get_by_role("button", name="Later").click()
+    page.get_by_role("button", name="Later").click()
+    page.get_by_text("Images 49 to").wait_for()
+    wanted = said.inner_text()
+    with page.expect_response("**/v1/data/**&first=24&**") as answer:
+        held[0].continue_()
+    answer.value.finished()
+    assert said.inner_text() == wanted
+    with page.expect_request("**/v1/data/orders/1?split=train&first=0&**"):
+        page.get_by_label("Model and version").select_option("orders/1")
+
+
+def test_what_cannot_be_drawn_is_not_begun(screen: Screen) -> None:
+    """No hundred thousand canvases are made for a number that the service would refuse."""
+    screen.open("complete")
+    page = screen.page
+    page.get_by_role("button", name="From the data set").click()
+    page.locator("#complete .thumb").first.click()
+    screen.until("document.querySelector('#complete .editor canvas').width === 6")
+    for given, shown in (("100000", "100000"), ("", "nothing"), ("2.5", "2.5")):
+        page.get_by_label("Completions").fill(given)
+        page.get_by_role("button", name="Complete", exact=True).click()
+        page.get_by_text(f"Completions: {shown} cannot be used.").wait_for()
+    assert page.locator("#complete .drawing canvas").count() == 0 and not [url for url in screen.urls if url.endswith("/v1/completions")]
+
+
+def test_a_file_that_is_no_image_is_left_out_and_named(screen: Screen) -> None:
+    screen.open("score")
+    page, files = screen.page, screen.page.locator("#score input[type=file]")
+    files.set_input_files([{"name": "notes.png", "mimeType": "image/png", "buffer": b"no image"}, picture((20, 20), "PNG")])
+    page.get_by_text("notes.png is left out.").wait_for()
+    assert page.locator("#score article h2").all_inner_texts() == ["1. picture.png"]
+    files.set_input_files([picture((20, 20), "JPEG")])
+    page.get_by_text("2 images scored").wait_for()
+    assert page.locator("#score article h2").all_inner_texts() == ["1. picture.png", "2. picture.jpeg"]
+
+
+def test_the_greatest_of_more_numbers_than_a_call_takes(screen: Screen) -> None:
+    screen.open("watch")
+    script = "import('/studio/dom.js').then(({greatest}) => greatest([null, -3, ...Array(500000).fill(2), 7]))"
+    assert screen.page.evaluate(script) == 7
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_where_one_version_of_two_fails_the_other_is_drawn_to_its_end_or_stopped(screen: Screen, is_stopped: bool) -> None:
+    page, failed = screen.page, list[Any]()
+    told = {"code": "invalid", "message": "not this one", "field": None}
+
+    def one_of_two(route: Any) -> None:
+        if route.request.post_data_json["model"] == f"{NAME}/2":
+            route.fulfill(status=422, json=told)
+        elif not is_stopped:  # else it is never answered
+            route.continue_()
+
+    page.on("requestfailed", lambda request: failed.append(request))
+    page.route("**/v1/samples", one_of_two)
+    screen.open("watch")
+    page.get_by_label("Beside it, on the same seeds").select_option(f"{NAME}/2")
+    with page.expect_response("**/v1/samples"):
+        draw(screen, 4, 1)
+    if not is_stopped:
+        page.get_by_text("Not this one.").wait_for()
+        assert page.locator("#watch .stage canvas[data-finished]").count() == 4
+        return
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_text("Stopped.").wait_for()
+    happens(page, lambda: len(failed) == 1)
+
+
+def test_where_one_image_on_a_way_fails_the_others_are_given_up(screen: Screen) -> None:
+    page, asked, failed = screen.page, list[Any](), list[Any]()
+    told = {"code": "overloaded", "message": "too many", "field": None}
+    page.on("requestfailed", lambda request: failed.append(request))
+    page.route("**/v1/samples", lambda route: (asked.append(route), len(asked) == 3 and route.fulfill(status=429, json=told)))
+    screen.open("given")
+    page.get_by_role("button", name="Draw the way").click()
+    page.get_by_text("Too many.").wait_for()
+    happens(page, lambda: len(failed) == 2)
+    assert len(asked) == 3 and page.locator("#given .part .stop").first.is_disabled()
+
+
+@pytest.mark.parametrize("what", ["a file of the studio", "the samplers"])
+def test_what_is_not_there_is_told(screen: Screen, what: str) -> None:
+    page = screen.page
+    page.route("**/studio/features.js", lambda route: route.fulfill(status=404))
+    if what == "the samplers":
+        page.route("**/v1/models", lambda route: route.fulfill(json={"default": NAME, "loaded": [], "available": {}, "refused": {}}))
+    page.goto(f"{screen.studio.url}/#features")
+    page.locator("#key").fill(KEY)
+    page.get_by_role("button", name="Go on").click()
+    page.get_by_text("No sampler has told" if what == "the samplers" else "This page of the studio cannot be read").wait_for()
+    assert page.get_by_role("button", name="Try again").is_visible() and page.get_by_role("button", name="Change key").is_visible()
+    if what == "a file of the studio":
+        page.goto(f"{screen.studio.url}/#constructor")  # no page at all: the first one
+        page.locator("#watch[data-ready]").wait_for()
+        assert page.locator("#starting").is_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

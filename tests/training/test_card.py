@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from pixelmodels.tracking.card import card_of
 from pixelmodels.training.card import card, card_files
 from pixelmodels.training.finish import publish
 from pixelmodels.training.plan import RunPlan, build_model
-from tests.training.tiny_run import TinyDataset, tiny_plan, tiny_recipe
+from tests.training.tiny_run import SIZES, TinyDataset, tiny_plan, tiny_recipe
 
 RESULT = RunResult(
     name="tiny",
@@ -71,7 +72,24 @@ def test_a_card_has_data_recipe_figures_limits_and_how_to_load_it(storage: Stora
 
 def test_names_of_classes_break_no_table(storage: Storage) -> None:
     plan, model = made(storage, names=("a|b", "<b>\nnew"))
-    assert "| classes | 2: a\\|b, &lt;b> new |" in card(plan, RESULT, model).splitlines()
+    assert "| classes | 2: a\\|b, &lt;b>\\\\nnew |" in card(plan, RESULT, model).splitlines()
+
+
+def test_names_of_classes_are_text_and_nothing_else(storage: Storage) -> None:
+    """Folders may be called what is no text at all, or what Markdown would make a link or a picture of."""
+    plan, model = made(storage, names=("caf\udce9", "![a](http://b/c.png)"))
+    text = card_files(plan, RESULT, model)["card.md"].decode()
+    assert "| classes | 2: caf\\\\udce9, !\\[a\\](http://b/c.png) |" in text.splitlines()
+
+
+@pytest.mark.parametrize("stderr", [0.0, math.nan])
+def test_figures_that_are_not_certain_say_so(storage: Storage, stderr: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a test of one image nothing tells how certain they are, nor of broken weights."""
+    monkeypatch.setitem(SIZES, "test", 1 if stderr == 0.0 else 7)
+    plan, model = made(storage)
+    text = card(plan, dataclasses.replace(RESULT, test_bits_per_dim_stderr=stderr), model)
+    assert f"- Test images: {SIZES['test']}; how certain the figures are cannot be told." in text.splitlines()
+    assert "unpaired differences" not in text
 
 
 def test_a_model_of_several_orders_says_so(storage: Storage) -> None:

@@ -16,6 +16,9 @@ export const key = {
   set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
 };
 
+/** Whether it can be sent in a header: what the service makes are letters, digits and signs of ASCII. */
+export const canBeKey = (value) => /^[\x21-\x7e]+$/.test(value);
+
 /** Called when the service wants a key, or another one. */
 export const onUnauthorized = (listen) => listeners.add(listen);
 

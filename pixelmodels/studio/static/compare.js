@@ -45,9 +45,10 @@ export function make(section) {
   }
 
   async function look() {
-    await task.run(async () => {
+    await task.run(async (signal) => {
       notes.say("Asking the registry …");
       await models.load();
+      signal.throwIfAborted(); // what is drawn meanwhile stays where it is
       show();
       notes.say(`${models.served.versions.versions.length} versions.`);
     });

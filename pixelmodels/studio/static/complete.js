@@ -1,9 +1,9 @@
 // Page 2: paint what is known of an image, and have the rest drawn.
 
-import { Notes, Task, button, copy, el, field, number } from "./dom.js";
+import { Notes, Task, button, check, copy, el, field, number } from "./dom.js";
 import { Drawing } from "./drawing.js";
 import { Editor } from "./editor.js";
-import { dataBrowser, dropZone, fit } from "./images.js";
+import { dataBrowser, dropZone, fileOf, fit } from "./images.js";
 import * as models from "./models.js";
 import { Picture, pixelsOf } from "./pixels.js";
 import { curl, python } from "./snippets.js";
@@ -23,49 +23,39 @@ export async function make(section) {
   const drawing = new Drawing(), unused = el("div", { className: "unused" });
   const results = el("div", { className: "stage" }, unused, drawing.node);
   const work = el("div", { hidden: true }, editor.node);
-  let png = null, file = null;
+  let png = null, file = null, spec = null; // what the model sees, of which file, and what it takes
 
   async function take(files) {
     await task.run(async (signal) => {
       notes.say("Fitting the image to what the model sees …");
+      draw.disabled = true;
       file = files[0];
-      png = (await fit(files, model.value, "image", signal))[0];
-      await show();
+      const info = await models.info(model.value, signal);
+      const [found] = await fit([file], info.model, "image", signal);
+      await editor.load(found, info);
+      [png, spec, work.hidden] = [found, info, false];
+      editor.resize(); // there is room for it from now on
+      label.replaceChildren(...(info.num_classes ? field("Class", models.classes(info)).childNodes : []));
       notes.say("This is what the model sees of it. Paint what is unknown, then complete it.");
-    });
-  }
-
-  async function show() {
-    const info = await models.info(model.value);
-    work.hidden = false;
-    await editor.load(png, info);
-    label.replaceChildren(...(info.num_classes ? field("Class", models.classes(info)).childNodes : []));
-  }
-
-  async function another() {
-    if (file) return take([file]);
-    if (!png) return;
-    await task.run(async (signal) => {
-      png = (await fit([new Blob([Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0))])], model.value, "image", signal))[0];
-      await show();
     });
   }
 
   function start() {
     task.run(async (signal) => {
+      check(n, seed, temperature);
       const picked = label.querySelector("select")?.value ?? "";
       const body = {
-        model: model.value,
+        model: spec.model,
         image: png,
         mask: editor.mask(),
-        n: Number(n.value) || 12,
+        n: Number(n.value),
         seed: seed.value === "" ? Math.floor(Math.random() * 2 ** 31) : Number(seed.value),
-        temperature: Number(temperature.value) || 1,
+        temperature: Number(temperature.value),
         ...(picked === "" ? {} : { label: Number(picked) }),
       };
       unused.replaceChildren();
       notes.say(`Drawing ${body.n} completions, seed ${body.seed} …`, 0);
-      const began = performance.now(), info = await models.info(model.value, signal);
+      const began = performance.now(), info = spec;
       const start = await drawing.run(PATH, body, info, signal, (share, finished) => {
         notes.progress.value = share;
         if (drawing.started && !unused.childElementCount) tellUnused(drawing.started.drawn_by, info);
@@ -80,7 +70,9 @@ export async function make(section) {
   async function tellUnused(drawnBy, info) {
     if (unused.childElementCount) return;
     const count = drawnBy?.num_unused ?? 0;
-    unused.append(el("h2", {}, count ? `${count} known ${count === 1 ? "pixel" : "pixels"} the order could not use` : "Every known pixel was used"));
+    const told = el("div", {}); // another drawing begins with one of its own
+    unused.append(told);
+    told.append(el("h2", {}, count ? `${count} known ${count === 1 ? "pixel" : "pixels"} the order could not use` : "Every known pixel was used"));
     if (!count) return;
     const orders = [...new Set(drawnBy.orders)].join(", "), made = new Picture(info, `which known pixels were not used: ${count}`);
     const values = await pixelsOf(drawnBy.unused);
@@ -92,17 +84,17 @@ export async function make(section) {
     made.scale(Math.max(1, Math.round(112 / info.width)));
     const why = `They come after unknown pixels in order ${orders}: what is drawn before them does not know of them. They stay as they are; here they are purple.`;
     const remedy = info.num_orders > 1 ? "" : " A model of several orders (docs/orders.md) can use more of them.";
-    unused.append(el("p", {}, `${why}${remedy}`), made.canvas);
+    told.append(el("p", {}, `${why}${remedy}`), made.canvas);
   }
 
-  model.addEventListener("change", another);
+  model.addEventListener("change", () => file && take([file]));
   section.append(
     el("h1", { id: "complete-title" }, "Complete an image"),
     el(
       "div",
       { className: "card" },
       el("div", { className: "fields" }, el("div", { className: "wide" }, field("Model and version", model)), label, field("Completions", n), field("Seed", seed, "empty: a new one each time"), field("Temperature", temperature)),
-      el("div", { className: "give" }, dropZone("An image, of any size and format", take), dataBrowser(() => model.value, (one) => ((file = null), (png = one.image), show().catch((error) => notes.fail(error))))),
+      el("div", { className: "give" }, dropZone("An image, of any size and format", take), dataBrowser(() => model.value, (one) => take([fileOf(one.image)]), model)),
       work,
       el("p", { className: "actions" }, draw, stop, ...snippets),
       notes.node,

@@ -27,7 +27,8 @@ export function field(text, control, hint = "") {
   return el("div", { className: "field" }, ...parts);
 }
 
-export const number = (value, min, max, step = 1) => el("input", { type: "number", value, min, max, step, inputMode: step === 1 ? "numeric" : "decimal" });
+/** A control for a number; one without a value may be left empty. */
+export const number = (value, min, max, step = 1) => el("input", { type: "number", value, min, max, step, required: value !== "", inputMode: step === 1 ? "numeric" : "decimal" });
 export const button = (text, onclick, props = {}) => el("button", { type: "button", onclick, ...props }, text);
 
 export function choice(options, value) {
@@ -35,6 +36,18 @@ export function choice(options, value) {
   if (value !== undefined) select.value = value;
   return select;
 }
+
+/** See that what was typed can be used, before anything is made of it; raises what is wrong in words. */
+export function check(...controls) {
+  for (const one of controls)
+    if (!one.disabled && !one.checkValidity()) {
+      one.focus();
+      throw new Error(`${one.labels[0].textContent}: ${one.value || "nothing"} cannot be used. ${one.validationMessage}`);
+    }
+}
+
+/** The greatest of many numbers, 0 in place of null (a call with each as an argument has room for some ten thousand only). */
+export const greatest = (values) => values.reduce((most, value) => Math.max(most, value), -Infinity);
 
 /** A line for what went wrong, and one for what goes on; both are read aloud. */
 export class Notes {
@@ -86,6 +99,7 @@ export class Task {
       await work(mine.signal);
     } catch (error) {
       if (this.controller === mine) this.notes.fail(error);
+      mine.abort(); // what was asked for beside it is not wanted any more
     } finally {
       if (this.controller === mine) {
         this.stop.disabled = true;

@@ -1,7 +1,7 @@
 // Page 7: images drawn again a square at a time, each step as it comes.
 
 import { events } from "./api.js";
-import { Notes, Task, button, el, field, number } from "./dom.js";
+import { Notes, Task, button, check, el, field, number } from "./dom.js";
 import { Drawing, captionOf } from "./drawing.js";
 import * as files from "./files.js";
 import * as models from "./models.js";
@@ -76,17 +76,13 @@ export function make(section) {
   let dream = null;
 
   async function options() {
-    const info = await models.info(model.value).catch((error) => notes.fail(error));
+    const info = await models.picked(model, (error) => notes.fail(error));
     if (!info) return;
     label.replaceChildren(...(info.num_classes ? field("Class", models.classes(info)).childNodes : []));
   }
 
   function asked() {
-    for (const one of [n, seed, temperature, region, steps])
-      if (!one.checkValidity()) {
-        one.focus();
-        throw new Error(`${one.labels[0].textContent}: ${one.value || "nothing"} cannot be used. ${one.validationMessage}`);
-      }
+    check(n, seed, temperature, region, steps);
     const picked = label.querySelector("select")?.value ?? "";
     return {
       model: model.value,

@@ -48,8 +48,8 @@ export class Editor {
 
   /** Begin with an image (a PNG file in base64) of a version, of which the top half is known. */
   async load(png, info) {
-    this.spec = info;
-    this.picture = await new Picture(info, "").load(png);
+    const picture = await new Picture(info, "").load(png);
+    Object.assign(this, { spec: info, picture, cursor: [0, 0], corner: null, dragged: null });
     this.known = Uint8Array.from({ length: info.height * info.width }, (_, at) => Number(Math.floor(at / info.width) < info.height / 2));
     this.history = [];
     this.canvas.width = info.width;

@@ -1,13 +1,12 @@
 // Page 3: versions that are given something: grey images to colour, small ones to enlarge, and what is between two classes or seeds.
 
-import { Notes, Task, button, copy, el, field, number } from "./dom.js";
+import { Notes, Task, button, check, copy, el, field, number } from "./dom.js";
 import { Drawing } from "./drawing.js";
-import { dataBrowser, dropZone, fit, source } from "./images.js";
+import { dataBrowser, dropZone, fileOf, fit, source } from "./images.js";
 import * as models from "./models.js";
 import { curl, python } from "./snippets.js";
 
 const PATH = "/v1/samples", STEPS = 9, AT_ONCE = 3;
-const blob = (png) => new Blob([Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0))], { type: "image/png" });
 const anySeed = () => Math.floor(Math.random() * 2 ** 31);
 
 export function make(section) {
@@ -21,16 +20,16 @@ export function make(section) {
   );
 
   async function show() {
+    parts.querySelectorAll(".stop").forEach((one) => one.click()); // what is drawn for the version before is not wanted any more
     parts.replaceChildren();
     said.textContent = "Asking what this version takes …";
-    const info = await models.info(model.value).catch((error) => (said.textContent = error.message));
-    if (!info.model) return;
+    const info = await models.picked(model, (error) => (said.textContent = error.message));
+    if (!info) return;
     const kinds = [info.num_classes && `a class of ${info.num_classes}`, info.vector_size && `a vector of ${info.vector_size} numbers`, info.context_image && "a grey image", info.small_image && `a small image of ${info.small_image[1]} x ${info.small_image[2]}`];
     const given = kinds.filter(Boolean).join(", ");
     said.textContent = given ? `This version is given ${given}.` : "This version is given nothing: there is something between two seeds only. Versions are trained to be given a class, a grey or a small image with the field condition_on of a recipe (docs/recipes.md).";
-    if (info.context_image) parts.append(fromImage(info, "context_image", "Colour", "grey"));
-    if (info.small_image) parts.append(fromImage(info, "small_image", "Enlarge", "small"));
-    parts.append(between(info));
+    const cards = [info.context_image && fromImage(info, "context_image", "Colour", "grey"), info.small_image && fromImage(info, "small_image", "Enlarge", "small"), between(info)];
+    parts.replaceChildren(...cards.filter(Boolean));
   }
   return show();
 }
@@ -38,7 +37,7 @@ export function make(section) {
 /** A card that makes of an image what the version is given, and draws from that. */
 function fromImage(info, kind, title, what) {
   const n = number(8, 1, 64), seed = number("", 0, 2 ** 31 - 1), temperature = number(1, 0.01, 100, 0.01);
-  const draw = button(title, start, { className: "first", disabled: true }), stop = button("Stop");
+  const draw = button(title, start, { className: "first", disabled: true }), stop = button("Stop", () => {}, { className: "stop" });
   const snippets = [button("Copy as curl", () => copy(curl(PATH, drawing.request.body), notes, "curl command"), { disabled: true }), button("Copy as Python", () => copy(python(PATH, drawing.request.body), notes, "Python program"), { disabled: true })];
   const notes = new Notes(), task = new Task(notes, draw, stop), drawing = new Drawing();
   const before = el("div", { className: "pair" }), [, height, width] = info[kind];
@@ -48,7 +47,7 @@ function fromImage(info, kind, title, what) {
     return task.run(async (signal) => {
       notes.say("Fitting the image …");
       const [whole] = await fit(files, info.model, "image", signal);
-      [png] = await fit(kind === "context_image" ? [blob(whole)] : files, info.model, kind, signal);
+      [png] = await fit(kind === "context_image" ? [fileOf(whole)] : files, info.model, kind, signal);
       draw.disabled = false;
       const show = (image, alt, columns) => {
         const made = el("img", { src: source(image), alt });
@@ -62,7 +61,8 @@ function fromImage(info, kind, title, what) {
 
   function start() {
     return task.run(async (signal) => {
-      const body = { model: info.model, n: Number(n.value) || 8, seed: seed.value === "" ? anySeed() : Number(seed.value), temperature: Number(temperature.value) || 1, [kind]: png };
+      check(n, seed, temperature);
+      const body = { model: info.model, n: Number(n.value), seed: seed.value === "" ? anySeed() : Number(seed.value), temperature: Number(temperature.value), [kind]: png };
       notes.say(`Drawing ${body.n} images, seed ${body.seed} …`, 0);
       await drawing.run(PATH, body, info, signal, (share) => (notes.progress.value = share));
       for (const one of snippets) one.disabled = false;
@@ -74,7 +74,7 @@ function fromImage(info, kind, title, what) {
     "section",
     { className: "card part", "aria-label": title },
     el("h2", {}, title),
-    el("div", { className: "give" }, dropZone(`An image to make ${what}`, take), dataBrowser(() => info.model, (one) => take([blob(one.image)]))),
+    el("div", { className: "give" }, dropZone(`An image to make ${what}`, take), dataBrowser(() => info.model, (one) => take([fileOf(one.image)]))),
     before,
     el("div", { className: "fields" }, field("Images", n), field("Seed", seed, "empty: a new one each time"), field("Temperature", temperature)),
     el("p", { className: "actions" }, draw, stop, ...snippets),
@@ -89,13 +89,14 @@ function between(info) {
   const classFrom = models.classes(info), classTo = models.classes(info);
   if (info.num_classes > 1) [classFrom.value, classTo.value] = ["0", "1"];
   else to.value = 2;
-  const draw = button("Draw the way", start, { className: "first" }), stop = button("Stop");
+  const draw = button("Draw the way", start, { className: "first" }), stop = button("Stop", () => {}, { className: "stop" });
   const snippets = [button("Copy as curl", () => copy(curl(PATH, bodies[slider.value]), notes, "curl command"), { disabled: true }), button("Copy as Python", () => copy(python(PATH, bodies[slider.value]), notes, "Python program"), { disabled: true })];
   const notes = new Notes(), task = new Task(notes, draw, stop), shown = el("div", { className: "images one" }), strip = el("div", { className: "images" });
   const where = el("p", { className: "status", role: "status" });
   let drawings = [], bodies = [];
 
   function asked() {
+    check(from, to);
     const toward = {};
     if (to.value !== from.value) toward.seed = Number(to.value);
     const body = { model: info.model, n: 1, seed: Number(from.value) };

@@ -5,6 +5,12 @@ import { button, choice, el } from "./dom.js";
 
 const MOST_BYTES = 8e6, MOST_SIDE = 2048; // of a file that is sent as it is; larger ones are made smaller in the browser first
 const PAGE = 24;
+const zones = new WeakMap(); // what takes the files of each place to drop them
+
+document.addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+  for (const zone of files.length ? document.querySelectorAll(".drop") : []) if (zone.offsetParent) zones.get(zone)(files);
+});
 
 /** Files as a version sees them: PNG files in base64, in their order. */
 export async function fit(files, model, kind = "image", signal = undefined) {
@@ -43,19 +49,21 @@ export function dropZone(text, take, multiple = false) {
   zone.addEventListener("dragover", (event) => (event.preventDefault(), over(true)));
   zone.addEventListener("dragleave", () => over(false));
   zone.addEventListener("drop", (event) => (event.preventDefault(), over(false), given(event.dataTransfer.files)));
-  document.addEventListener("paste", (event) => {
-    const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
-    if (zone.offsetParent && files.length) given(files);
-  });
+  zones.set(zone, given);
   return zone;
 }
 
-/** Images of the data set of a version to choose from, where the service shows them; `take` gets one: {image, label, label_name, key}. */
-export function dataBrowser(modelOf, take) {
+/** A file of an image in base64, such as the service answers with. */
+export const fileOf = (png) => new Blob([Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0))], { type: "image/png" });
+
+/** Images of the data set of a version to choose from, where the service shows them; `take` gets one: {image, label, label_name, key}.
+
+  Args: `picker`, of the versions, whose data sets are shown as they are picked; null: there is one version only. */
+export function dataBrowser(modelOf, take, picker = null) {
   const split = choice([["test", "test"], ["validation", "validation"], ["train", "train"]]);
   split.setAttribute("aria-label", "split");
   const said = el("p", { className: "status", role: "status" }), list = el("div", { className: "thumbs" });
-  let first = 0, total = 0;
+  let first = 0, total = 0, asked = 0; // how often: only the last answer is shown
   const back = button("Earlier", () => turn(-PAGE)), on = button("Later", () => turn(PAGE));
   const inside = el("div", { hidden: true }, el("p", { className: "actions" }, split, back, on), said, list);
   const open = button("From the data set …", () => {
@@ -70,16 +78,24 @@ export function dataBrowser(modelOf, take) {
     await show();
   }
 
+  picker?.addEventListener("change", () => {
+    first = 0;
+    if (!inside.hidden) show();
+  });
+
   async function show() {
+    const mine = ++asked;
     said.textContent = "Reading …";
     list.replaceChildren();
     try {
       const path = modelOf().split("/").map(encodeURIComponent).join("/");
       const found = await get(`/v1/data/${path}?split=${split.value}&first=${first}&n=${PAGE}`);
+      if (mine !== asked) return;
       total = found.total;
-      said.textContent = `Images ${first + 1} to ${first + found.images.length} of ${total} of ${found.dataset}, ${split.value}.`;
+      said.textContent = !found.images.length ? `There are no images in ${found.dataset}, ${split.value}.` : `Images ${first + 1} to ${first + found.images.length} of ${total} of ${found.dataset}, ${split.value}.`;
       list.replaceChildren(...found.images.map((one) => thumb(one, () => take(one))));
     } catch (error) {
+      if (mine !== asked) return;
       said.textContent = error.message;
     }
     back.disabled = first === 0;

@@ -1,6 +1,6 @@
 // Which page is shown, and the key where the service has keys.
 
-import { key, onUnauthorized } from "./api.js";
+import { canBeKey, key, onUnauthorized } from "./api.js";
 import * as models from "./models.js";
 
 const PAGES = { watch: "Watch it draw", complete: "Complete", given: "Colour, enlarge, interpolate", score: "Score and explain", compare: "Compare", features: "Features", dreams: "Dreams" };
@@ -8,7 +8,8 @@ const $ = (id) => document.getElementById(id);
 const made = new Map();
 
 async function show() {
-  const name = location.hash.slice(1) in PAGES ? location.hash.slice(1) : "watch";
+  const name = Object.hasOwn(PAGES, location.hash.slice(1)) ? location.hash.slice(1) : "watch";
+  $("starting").hidden = true;
   document.title = `${PAGES[name]} · pixelmodels studio`;
   for (const page of Object.keys(PAGES)) {
     $(page).hidden = page !== name;
@@ -17,7 +18,13 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   if (!made.has(name)) made.set(name, import(`./${name}.js`).then((module) => module.make($(name))));
-  await made.get(name);
+  try {
+    await made.get(name);
+  } catch {
+    made.delete(name);
+    trouble("This page of the studio cannot be read from the service. See whether it still runs, then try again.");
+    return;
+  }
   $(name).dataset.ready = "true";
 }
 
@@ -28,19 +35,23 @@ async function begin() {
   try {
     await models.load();
   } catch (error) {
-    $("starting").hidden = error.status === 401;
-    if (error.status !== 401) {
-      $("starting").textContent = `${error.message} `;
-      const again = document.createElement("button");
-      Object.assign(again, { type: "button", textContent: "Try again", onclick: () => location.reload() });
-      $("starting").append(again);
-    }
+    $("starting").hidden = true;
+    $("key-change").hidden = !key.get();
+    if (error.status !== 401) trouble(error.message);
     return;
   }
   $("starting").hidden = true;
   $("key-change").hidden = !key.get();
   await show();
   if (wasAsked) $("main").focus();
+}
+
+/** Say why nothing can be shown. */
+function trouble(text) {
+  const again = document.createElement("button");
+  Object.assign(again, { type: "button", textContent: "Try again", onclick: () => location.reload() });
+  $("starting").replaceChildren(`${text} `, again);
+  $("starting").hidden = false;
 }
 
 function askKey(error) {
@@ -59,7 +70,13 @@ function askKey(error) {
 onUnauthorized(askKey);
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key.set($("key").value.trim());
+  const given = $("key").value.trim();
+  $("key-error").hidden = canBeKey(given);
+  if (!canBeKey(given)) {
+    $("key-error").textContent = "No key looks like that: keys are letters, digits and signs, without accents or spaces. Copy it again.";
+    return;
+  }
+  key.set(given);
   begin();
 });
 $("key-change").addEventListener("click", () => {

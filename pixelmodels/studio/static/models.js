@@ -15,6 +15,7 @@ export async function load() {
   const [models, versions] = await Promise.all([get("/v1/models"), get("/v1/versions").catch(without)]);
   for (const info of models.loaded) infos.set(info.model, info);
   Object.assign(served, { models, versions });
+  if (!models.loaded.length) throw new Error("No sampler has told what it holds. Try again in a few seconds.");
   const held = models.loaded.find((info) => info.names.includes(models.default)) ?? models.loaded[0];
   const others = versions.versions.length ? versions.versions.map((version) => version.model) : models.loaded.map((info) => info.model);
   served.choices = [...new Set([held.model, ...others])];
@@ -28,6 +29,18 @@ export const version = (model) => served.versions.versions.find((one) => one.mod
 export async function info(model, signal) {
   if (!infos.has(model)) infos.set(model, await get(`/v1/models/${model.split("/").map(encodeURIComponent).join("/")}`, signal));
   return infos.get(model);
+}
+
+/** What the version takes that is picked; nothing where another one was picked meanwhile, or where it cannot be told: `fail` hears why. */
+export async function picked(picker, fail) {
+  const model = picker.value;
+  try {
+    const found = await info(model);
+    return picker.value === model ? found : null;
+  } catch (error) {
+    if (picker.value === model) fail(error);
+    return null;
+  }
 }
 
 export const bits = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));

@@ -3,11 +3,12 @@
 import { get, post } from "./api.js";
 import { Board } from "./board.js";
 import * as charts from "./charts.js";
-import { Notes, Task, button, el, field, number } from "./dom.js";
-import { dataBrowser, dropZone, fit } from "./images.js";
+import { Notes, Task, button, check, el, field, greatest, number } from "./dom.js";
+import { dataBrowser, dropZone, fileOf, fit } from "./images.js";
 import * as models from "./models.js";
 import { Picture, times, toned } from "./pixels.js";
 
+const MOST_IMAGES = 32; // on the page at a time
 const WANTED = 168; // pixels of the screen for an image
 const KINDS = ["context_image", "small_image"]; // what a version may be given of an image
 const OWN = "own";
@@ -17,9 +18,9 @@ export function make(section) {
   const passes = number(127, 1, 65536);
   const score = button("Score again", () => run(), { className: "first", disabled: true }), stop = button("Stop"), clear = button("Remove all", () => remove());
   const notes = new Notes(), task = new Task(notes, score, stop), results = el("div", { className: "scores" });
-  let images = [], cards = []; // {name, label, file or png}; tasks of the images that are shown
+  let images = [], cards = []; // {name, file, label and the data set that it is of}; tasks of the images that are shown
 
-  const add = (more) => ((images = [...images, ...more].slice(-32)), run());
+  const add = (more) => ((images = [...images, ...more]), run());
 
   function remove() {
     for (const one of [task, ...cards]) one.controller?.abort();
@@ -29,7 +30,7 @@ export function make(section) {
   }
 
   async function options() {
-    const info = await models.info(model.value).catch((error) => notes.fail(error));
+    const info = await models.picked(model, (error) => notes.fail(error));
     if (!info) return;
     passes.value = Math.max(127, 1 + 4 * (info.levels - 1)); // the nearest pixels at least, each of which takes one for each level
     const classes = info.num_classes ? models.classes(info) : null;
@@ -42,22 +43,26 @@ export function make(section) {
 
   /** What an image is scored and explained with: what the version is given of it, and its class. */
   async function bodyOf(info, image, picked, signal) {
-    const file = image.file ?? new Blob([Uint8Array.from(atob(image.png), (letter) => letter.charCodeAt(0))]);
-    const [png] = await fit([file], info.model, "image", signal), body = { model: info.model, images: [png] };
-    for (const kind of KINDS) if (info[kind]) [body[kind]] = await fit([file], info.model, kind, signal);
-    const own = picked === OWN ? image.label : picked;
+    const [png] = await fit([image.file], info.model, "image", signal), body = { model: info.model, images: [png] };
+    for (const kind of KINDS) if (info[kind]) [body[kind]] = await fit([image.file], info.model, kind, signal);
+    const own = picked !== OWN ? picked : image.dataset === models.version(info.model)?.dataset ? image.label : null; // others number theirs in another way
     return own === "" || own === null || own === undefined ? body : { ...body, label: Number(own) };
   }
 
   function run() {
     return task.run(async (signal) => {
       score.disabled = false;
-      const mine = images, found = [], picked = label.querySelector("select")?.value ?? "", ordered = order.querySelector("select")?.value ?? "";
+      const left = images.slice(0, -MOST_IMAGES), mine = (images = images.slice(-MOST_IMAGES)), found = [], wrong = [], picked = label.querySelector("select")?.value ?? "", ordered = order.querySelector("select")?.value ?? "";
       notes.say("Asking what the version takes …", 0);
       const info = await models.info(model.value, signal), by = info.num_orders > 1 ? { order: Number(ordered) } : {};
       for (const [index, image] of mine.entries()) {
         notes.say(`Scoring and explaining image ${index + 1} of ${mine.length} …`, index / mine.length);
-        const body = await bodyOf(info, image, picked, signal);
+        const body = await bodyOf(info, image, picked, signal).catch((error) => {
+          if (!error.field?.startsWith("files")) throw error;
+          images = images.filter((one) => one !== image); // or nothing would be scored from now on
+          wrong.push(`${image.name} is left out. ${error.message}`);
+        });
+        if (!body) continue;
         const { explanations } = await post("/v1/explanations", { ...body, ...by }, signal);
         const unlike = await post("/v1/scores", { ...body, p_value: true }, signal).catch(failed);
         const mixed = unlike.scores ?? (info.num_orders > 1 ? (await post("/v1/scores", body, signal)).scores : explanations); // of one order they say the same
@@ -65,17 +70,22 @@ export function make(section) {
       }
       const test = await get(`/v1/test_scores/${info.model}`, signal).catch(failed);
       show(info, found, test);
-      notes.say(`${found.length} ${found.length === 1 ? "image" : "images"} scored by ${info.model}.`);
+      const before = left.length ? ` The ${left.length} given first ${left.length === 1 ? "is" : "are"} left out: ${MOST_IMAGES} are shown at a time.` : "";
+      notes.say(`${found.length} ${found.length === 1 ? "image" : "images"} scored by ${info.model}.${before}`);
+      if (wrong.length) notes.fail(new Error(wrong.join(" ")));
     });
   }
 
   function show(info, found, test) {
     cards.forEach((one) => one.controller?.abort());
+    cards = [];
+    results.replaceChildren();
+    if (!found.length) return;
     const marks = found.map(({ score: one }, index) => [one.bits_per_dim, String(index + 1)]).filter(([value]) => Number.isFinite(value));
     const chart = test.error
       ? el("p", { className: "status" }, `No histogram of the test images: ${test.error}`)
       : el("figure", {}, charts.histogram(test, marks, `histogram of ${test.num_images} test images from ${test.edges[0].toFixed(2)} to ${test.edges.at(-1).toFixed(2)} bits/dim, mean ${test.mean.toFixed(3)}; the images given are marked`), el("figcaption", {}, `${test.num_images} test images: ${test.mean.toFixed(3)} bits/dim on average. Numbered lines are the images below.`));
-    const most = Math.max(...found.flatMap(({ maps }) => [...maps.surprise_bits.flat(), ...maps.entropy_bits.flat()]));
+    const most = greatest(found.flatMap(({ maps }) => [...maps.surprise_bits, ...maps.entropy_bits]).flat());
     const told = info.num_orders > 1 ? ` The maps are of order ${found[0].body.order}, the score of all orders mixed.` : "";
     const made = found.map((one, index) => card(info, one, index, most, test));
     cards = made.map((one) => one.task);
@@ -108,7 +118,7 @@ export function make(section) {
       return mine.run(async (signal) => {
         cancel.hidden = false;
         try {
-          if (!passes.checkValidity()) throw new Error(`Passes for a pixel: ${passes.value || "nothing"} cannot be used. ${passes.validationMessage}`);
+          check(passes);
           said.wait(`Asking on what pixel (${row}, ${column}) depends …`);
           const { explanations } = await post("/v1/explanations", { ...body, pixel: [row, column], most_passes: Number(passes.value) }, signal);
           depends = { gradient: largest(explanations[0].gradient_bits_per_level), occlusion: largest(explanations[0].occlusion_bits) };
@@ -122,7 +132,7 @@ export function make(section) {
 
     function showDepends(row, column) {
       const { gradient, occlusion } = depends, unseen = occlusion.flat().filter((value) => value === null).length;
-      const steepest = Math.max(...gradient.flat()), dearest = Math.max(...occlusion.flat()); // null counts as 0 here
+      const steepest = greatest(gradient.flat()), dearest = greatest(occlusion.flat());
       const left = unseen ? ` ${unseen} ${unseen === 1 ? "pixel was" : "pixels were"} not looked at (striped): more passes look at more.` : "";
       const none = steepest === 0 && dearest === 0 && !unseen ? " It depends on none: it is drawn without knowing any other pixel, or the model does not look at them." : "";
       const many = info.channels > 1 ? " Of its channels each pixel shows the one that counts most." : "";
@@ -141,7 +151,7 @@ export function make(section) {
       return el("figure", {}, board.frame(canvas), bar, el("figcaption", {}, title));
     }
     const named = (text) => el("canvas", { role: "img", "aria-label": `${text} of image ${index + 1}` });
-    const heat = (kind, title, rows, brightest, unit) => map(kind, title, charts.heat(named(`${kind}, at most ${short(Math.max(...rows.flat()))} ${unit},`), rows, brightest), charts.colourBar(short(brightest), unit));
+    const heat = (kind, title, rows, brightest, unit) => map(kind, title, charts.heat(named(`${kind}, at most ${short(greatest(rows.flat()))} ${unit},`), rows, brightest), charts.colourBar(short(brightest), unit));
     const tone = (kind, title, canvas) => map(kind, title, canvas, charts.colourBar(info.levels - 1, "levels", true));
     const sum = (rows) => rows.flat().reduce((one, more) => one + more, 0).toFixed(2);
     const surprise = heat("surprise", `Surprise: ${sum(maps.surprise_bits)} bits in all`, maps.surprise_bits, most, "bits");
@@ -184,7 +194,7 @@ export function make(section) {
         "div",
         { className: "give" },
         dropZone("Images, of any size and format", (files) => add(files.map((file) => ({ name: file.name, file }))), true),
-        dataBrowser(() => model.value, (one) => add([{ name: one.label_name ?? one.key, label: one.label, png: one.image }])),
+        dataBrowser(() => model.value, (one) => add([{ name: one.label_name ?? one.key, label: one.label, dataset: models.version(model.value)?.dataset, file: fileOf(one.image) }]), model),
       ),
       el("p", { className: "actions" }, score, stop, clear),
       notes.node,
@@ -203,7 +213,7 @@ function failed(error) {
 }
 
 function pValueOf({ error, scores, num_normal: num }) {
-  if (error) return `No p-value: ${error}`; // a sentence
+  if (error) return `No p-value: ${error.replace(/\.$/, "")}.`;
   const { p_value: p, arrangement_bits: bits } = scores[0];
   return `Anomaly p-value ${p.toPrecision(2)}: of ${num} test images and this one, ${Math.round(p * (num + 1))} ${Math.round(p * (num + 1)) === 1 ? "is" : "are"} at least as unlike the others (arrangement ${bits.toFixed(1)} bits).`;
 }

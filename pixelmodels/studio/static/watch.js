@@ -1,6 +1,6 @@
 // Page 1: watch one version draw, or two of them beside each other on the same seeds.
 
-import { Notes, Task, button, copy, el, field, number } from "./dom.js";
+import { Notes, Task, button, check, copy, el, field, number } from "./dom.js";
 import { Drawing, captionOf } from "./drawing.js";
 import * as files from "./files.js";
 import * as models from "./models.js";
@@ -39,7 +39,7 @@ export function make(section) {
   const bodyOf = (one) => ({ ...one.request.body, seed: one.started?.seed ?? one.request.body.seed, model: one.started?.model ?? one.request.body.model });
 
   async function options() {
-    const info = await models.info(first.value).catch((error) => notes.fail(error));
+    const info = await models.picked(first, (error) => notes.fail(error));
     if (!info) return;
     label.replaceChildren(...(info.num_classes ? field("Class", models.classes(info)).childNodes : []));
     const orders = [["", "chosen for each image"], ...Array.from({ length: info.num_orders }, (_, k) => [k, `order ${k}`])];
@@ -49,11 +49,7 @@ export function make(section) {
   }
 
   function asked() {
-    for (const one of [n, seed, temperature, topP, guidance])
-      if (!one.disabled && !one.checkValidity()) {
-        one.focus();
-        throw new Error(`${one.labels[0].textContent}: ${one.value || "nothing"} cannot be used. ${one.validationMessage}`);
-      }
+    check(n, seed, temperature, topP, guidance);
     const picked = label.querySelector("select")?.value ?? "", ordered = order.querySelector("select")?.value ?? "";
     return {
       n: Number(n.value),
@@ -77,7 +73,7 @@ export function make(section) {
       notes.say(`Drawing ${body.n} ${body.n === 1 ? "image" : "images"}, seed ${body.seed} …`, 0);
       const shares = drawn.map(() => 0), began = performance.now();
       try {
-        await Promise.all(
+        const ends = await Promise.allSettled(
           drawn.map(async (one, index) => {
             const tell = (share) => {
               shares[index] = share;
@@ -86,6 +82,8 @@ export function make(section) {
             await one.run(PATH, { model: chosen[index], ...body }, await models.info(chosen[index], signal), signal, tell);
           }),
         );
+        const failed = ends.find((one) => one.status === "rejected");
+        if (failed) throw failed.reason; // the other one was drawn to its end
         notes.say(`${drawn.map((one) => captionOf(one.started)).join(" beside ")}: drawn in ${((performance.now() - began) / 1000).toFixed(1)} s.`);
       } finally {
         enable(drawn.every((one) => one.started));
