@@ -4,7 +4,8 @@
     python -m benchmarks.time_to_score --suite mnist_small --model pixelcnn_pp --data-path FOLDER --nats 92
 
 Seconds are wall clock from the first step to the end of the first epoch whose validation score is as good, on all cores, without Ray. The
-run goes on to its end, so that the learning rate falls as the recipe says. The last thing printed is one JSON object; it is also written to
+learning rate falls as the recipe says, and the run ends with that epoch (`--whole`: with its last one). FOLDER has the IDX files of MNIST,
+or of a part of it, as `benchmarks/quality.py` makes them. The last thing printed is one JSON object; it is also written to
 `benchmarks/results/` with the date.
 """
 
@@ -14,6 +15,7 @@ import dataclasses
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +43,16 @@ class Arguments:
     bits_per_dim: float | None = None  # the score to reach
     nats: float | None = None  # the same in nats an image
     seed: int = 0  # of the run
+    whole: bool = False  # train to the end, and test
     out: Path = RESULTS  # folder for the JSON
 
     def __post_init__(self) -> None:
         if (self.bits_per_dim is None) == (self.nats is None):
             raise UserError("give one score to reach: --bits-per-dim or --nats")
+
+
+class Reached(Exception):
+    """The score is reached."""
 
 
 def main() -> int:
@@ -74,9 +81,13 @@ def main() -> int:
         def report(metrics: dict[str, float]) -> None:
             if not reached and metrics.get("val/bits_per_dim", float("inf")) <= score:
                 reached.append((time.monotonic() - begun[0], int(metrics["epoch"])))
+                if not arguments.whole:
+                    raise Reached
 
         plan = RunPlan(recipe, dataset, storage, "timed", num_threads=num_cores(), report_epochs=True)
-        result = train(plan, say=lambda line: print(line, file=sys.stderr), report=report, after_step=after_step)
+        result = None
+        with suppress(Reached):
+            result = train(plan, say=lambda line: print(line, file=sys.stderr), report=report, after_step=after_step)
     seconds, epoch = reached[0] if reached else (None, None)
     figures = {
         "suite": arguments.suite,
@@ -84,12 +95,15 @@ def main() -> int:
         "score_bits_per_dim": round(score, 4),
         "seconds_to_score": seconds and round(seconds, 1),  # null: not reached
         "epoch": epoch,
-        "seconds": round(result.seconds, 1),
-        "epochs": result.epochs,
-        "validation_bits_per_dim": round(result.val_bits_per_dim, 4),
-        "test_bits_per_dim": round(result.test_bits_per_dim, 4),
-        "test_nats": round(result.test_nll_nats, 3),
+        "epochs": recipe.epochs,
     }
+    if result is not None:
+        figures |= {
+            "seconds": round(result.seconds, 1),
+            "validation_bits_per_dim": round(result.val_bits_per_dim, 4),
+            "test_bits_per_dim": round(result.test_bits_per_dim, 4),
+            "test_nats": round(result.test_nll_nats, 3),
+        }
     write_dated("time_to_score", figures, arguments.out)
     return 0
 

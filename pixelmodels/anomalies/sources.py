@@ -160,7 +160,7 @@ class ImageFiles:
 
 
 def source_of(ref: str, storage: Storage, spec: ImageSpec, draw_seed: int | None = None) -> PreparedSplit | ImageFiles:
-    """The images that a word names: `NAME` or `NAME/SPLIT` of a prepared data set, or a folder, bucket or file.
+    """The images that a word names: `NAME` or `NAME/SPLIT` of a prepared data set, or a folder, bucket or file; what ends in / is the folder, where there is one.
 
     Args: `draw_seed`, as of `ImageFiles`.
     Raises `UserError` where there are none, where it may be either, and for files where the model's images are neither grey nor RGB.
@@ -172,11 +172,11 @@ def source_of(ref: str, storage: Storage, spec: ImageSpec, draw_seed: int | None
     name, _, split = ref.rstrip("/").rpartition("/")
     if split not in SPLITS or not name:
         name, split = ref.rstrip("/"), "test"
-    is_path = "://" in ref or ref.startswith(("/", "./", "../", "~"))
+    is_path = "://" in ref or ref.startswith(("/", "./", "../", "~")) or (ref.endswith("/") and Path(ref).is_dir())
     has_dataset = not is_path and any(found in (name, f"{name}-{found.rpartition('-')[2]}") for found in storage.list(DATASETS))
     if has_dataset:
         if Path(ref).exists():
-            raise UserError(f"--sets '{ref}' is a prepared data set and a path, too; give ./{ref} for the files, or NAME-FINGERPRINT")
+            raise UserError(f"--sets '{ref}' is a prepared data set and a path, too; give {ref}/ for the files, or NAME-FINGERPRINT")
         return PreparedSplit(find_dataset(storage, name), split)
     if not is_path and not Path(ref).exists():
         raise UserError(f"--sets '{ref}' is no prepared data set, and no file or folder; give NAME, NAME/SPLIT, or a path")

@@ -97,10 +97,10 @@ def test_prepared_data_sets_and_their_splits(ref: str, split: str, digits: Stora
 def test_a_folder_of_a_data_set_s_name_has_to_be_told_apart(digits: Storage, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     (folder / "digits").mkdir()
-    with pytest.raises(UserError, match=r"'digits' is a prepared data set and a path, too; give \./digits for the files"):
+    with pytest.raises(UserError, match=r"'digits' is a prepared data set and a path, too; give digits/ for the files"):
         source_of("digits", digits, SPEC)
     (folder / "b.png").rename(folder / "digits" / "b.png")
-    assert isinstance(source_of("./digits", digits, SPEC), ImageFiles)
+    assert all(isinstance(source_of(ref, digits, SPEC), ImageFiles) for ref in ("./digits", "digits/"))
 
 
 @pytest.mark.parametrize(
