@@ -1,7 +1,7 @@
 """Take away each of the package's own `device=` and `.to(device)` in turn, and see whether the pretended device notices.
 
     python -m tests.devices.mutants              # an hour of two cores; the last lines are those that nobody noticed
-    python -m tests.devices.mutants sampling     # of files whose path has this in it
+    python -m tests.devices.mutants sampling compression     # of files whose path has one of these in it
 
 Which scenario comes to a place is found first: each is run once with all places written down as they are come to. Then each place is
 taken away in a copy of the package, and the scenarios that come to it are run, the quickest first, until one of them fails.
@@ -123,8 +123,10 @@ def _begin(number: int) -> bytes:
 
 def main() -> None:
     """Run them all."""
-    only = sys.argv[1] if len(sys.argv) > 1 else ""
-    found = [place for path in sorted((ROOT / "pixelmodels").rglob("*.py")) if only in str(path) for place in places(path)]
+    only = sys.argv[1:] or [""]
+    found = [
+        place for path in sorted((ROOT / "pixelmodels").rglob("*.py")) if any(part in str(path) for part in only) for place in places(path)
+    ]
     print(f"{len(found)} places", flush=True)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
         watched = copy(Path(scratch) / "watched")

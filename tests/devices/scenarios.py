@@ -32,10 +32,13 @@ from pixelmodels.compression.codec import Codec
 from pixelmodels.compression.conditions import kinds_of
 from pixelmodels.data.rows import Rows
 from pixelmodels.errors import UserError
+from pixelmodels.evaluation.dependence import dependence_by_gradient, dependence_by_occlusion
+from pixelmodels.evaluation.expectations import expectations
 from pixelmodels.evaluation.scores import score_rows
 from pixelmodels.layers.dropout import Dropout, image_keys, use_keys
-from pixelmodels.models import ContextBlend, PixelModel
+from pixelmodels.models import ContextBlend, ContextSpec, PixelModel, build
 from pixelmodels.models.files import AVERAGE, WEIGHTS
+from pixelmodels.models.orders import ensemble_log_prob, log_prob_map_of_order
 from pixelmodels.recipes.recipe import OptimizerConfig
 from pixelmodels.runs import checkpoints
 from pixelmodels.sampling import Engine, Request, draw_all, reference_sample, sample
@@ -186,6 +189,11 @@ def one_model(name: str, model: PixelModel, *, draws: bool, also_requests: bool)
     both("reference", lambda of, images, told: reference_sample(of, BATCH, seed=5, context=told, num_pixels=3))
     if not also_requests:
         return
+    both("names", lambda of, images, told: list(of.feature_names()))
+    both("masks of its own", with_masks_of_its_own)
+    both("expectations", lambda of, images, told: list(vars(expectations(of, images, told)).values()))
+    both("gradient", lambda of, images, told: dependence_by_gradient(of, images[:1], (2, 2), told.rows(slice(1))))
+    both("occlusion", lambda of, images, told: dependence_by_occlusion(of, images[:1], (2, 2), told.rows(slice(1)), most_passes=9))
     known, mask = x.numpy(), np.zeros((BATCH, HEIGHT, WIDTH), bool)
     mask[0, :2], mask[1, 1:, 1] = True, True
     options: dict[str, Any] = {"context": given, "known_NCHW": torch.from_numpy(known), "known_mask_NHW": torch.from_numpy(mask)}
@@ -199,6 +207,33 @@ def one_model(name: str, model: PixelModel, *, draws: bool, also_requests: bool)
         "guessed rows",
         lambda of, images, told: draw_all(Engine(of, num_slots=2, speculates=lambda _: True), Request(BATCH, seed=5, context=given)),
     )
+
+
+def with_masks_of_its_own(model: PixelModel, images: Tensor, context: Any) -> Tensor:
+    """Log-probabilities in training, whose masks of dropout nobody gives keys for."""
+    one = Trained(model).model
+    torch.manual_seed(3)
+    return one.log_prob(images, context).detach()
+
+
+def several_orders() -> None:
+    """What a model of several orders does besides."""
+    model = small_model("gated_pixelcnn", "categorical", 1, HEIGHT, WIDTH)
+    model = build(model.config, model.spec, model.likelihood.config, ContextSpec(num_orders=4)).double().eval()
+    x = torch.randint(model.spec.levels, (BATCH, *model.spec.shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with OnDevice():
+        there, there_x = on_device(copy.deepcopy(model)), x.to(DEVICE)
+
+    def both(what: str, call: Call) -> None:
+        tell(f"orders {what}", lambda: call(model, x, None), lambda: call(there, there_x, None))
+
+    with torch.no_grad():
+        both("mixture", lambda of, images, told: ensemble_log_prob(of, images))
+        both("map", lambda of, images, told: log_prob_map_of_order(of, images, order=2))
+    both("compressed", compressed)
+    both("sample", lambda of, images, told: sample(of, BATCH, seed=5))
+    both("expectations", lambda of, images, told: list(vars(expectations(of, images, order=3)).values()))
+    both("occlusion", lambda of, images, told: dependence_by_occlusion(of, images[:1], (2, 2), order=3, most_passes=9))
 
 
 def compressed(model: PixelModel, images: Tensor, context: Any) -> Any:
@@ -238,6 +273,7 @@ def loop_scenarios() -> None:
             stopped = tiny_plan(Storage(f"{folder}/{name}-stopped"), tiny_recipe(**change), checkpoint_every_s=1e-9)
             tell(f"{name} run", partial(run, plans["here"]), partial(run, plans["there"], DEVICE))
             tell(f"{name} resumed", partial(weights, plans["here"]), partial(run_twice, stopped))
+    several_orders()
     tell("scores", lambda: scored(torch.device("cpu")), lambda: scored(DEVICE))
 
 
