@@ -77,11 +77,20 @@ def run(root: Path, scenario: str, written: Path | None = None) -> tuple[str, fl
     """What fails in a scenario of the package in a folder (nothing: empty), and its seconds."""
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **({_PLACES: str(written)} if written else {})}
     started = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", "tests.devices.scenarios", scenario], cwd=root, env=environment, capture_output=True, text=True
-    )
-    rows = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
-    failed = ended.stderr[-300:] if ended.returncode else faults({row.pop("what"): row for row in rows})
+    command, failed = [sys.executable, "-P", "-m", "tests.devices.scenarios", scenario], ""
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            row = json.loads(line) if line.startswith("{") else {}
+            if row and (failed := faults({row.pop("what"): row})):  # what follows need not be looked at
+                process.kill()
+                break
+        if process.wait() and not failed:
+            said.seek(0)
+            failed = said.read()[-300:] or f"status {process.returncode}"
     return failed, time.monotonic() - started
 
 
