@@ -90,7 +90,7 @@ KEPT_NARROW: dict[str, dict[str, Any] | None] = {
 KEPT_FIELDS = [
     ("POST /v1/fits", "kind", "enlarging/1"),
     ("POST /v1/neighbours", "n", f"{SHAPES}/1"),
-    ("POST /v1/scores", "p_value", f"{SHAPES}@champion"),
+    ("POST /v1/scores", "p_value", "orders/1"),  # of no classes, so that nothing has to be given
     ("POST /v1/scores", "order", "orders/1"),
     ("POST /v1/explanations", "order", "orders/1"),
     ("POST /v1/samples", "order", "orders/1"),
