@@ -160,7 +160,9 @@ class ImageFiles:
 
 
 def source_of(ref: str, storage: Storage, spec: ImageSpec, draw_seed: int | None = None) -> PreparedSplit | ImageFiles:
-    """The images that a word names: `NAME` or `NAME/SPLIT` of a prepared data set, or a folder, bucket or file; what ends in / is the folder, where there is one.
+    """The images that a word names: `NAME` or `NAME/SPLIT` of a prepared data set, or a folder, bucket or file.
+
+    What ends in / is the folder, where there is one.
 
     Args: `draw_seed`, as of `ImageFiles`.
     Raises `UserError` where there are none, where it may be either, and for files where the model's images are neither grey nor RGB.
