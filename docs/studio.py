@@ -41,7 +41,7 @@ def complete(page: Page) -> None:
 
 
 def score(page: Page) -> None:
-    """Two digits of the data set, one upside down."""
+    """Two digits of the data set, with their scores and maps."""
     part = page.locator("#score")
     part.get_by_text("From the data set").click()
     for place in (0, 2):

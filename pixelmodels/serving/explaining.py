@@ -52,10 +52,10 @@ class Explaining:
     ):
         self._model, self._x_NCHW, self._context, self._order, self._pixel = model, x_NCHW, context, order, pixel
         self._occlusions: list[Occlusion] = []
-        for image in range(len(x_NCHW) if pixel is not None else 0):
-            assert pixel is not None
-            first, x_1CHW = next(iter(self._occlusions), None), x_NCHW[image : image + 1]
-            self._occlusions.append(Occlusion(model, x_1CHW, pixel, context, order=order, most_passes=most_passes, like=first))
+        if pixel is not None:
+            for x_1CHW in x_NCHW.split(1):
+                first = self._occlusions[0] if self._occlusions else None
+                self._occlusions.append(Occlusion(model, x_1CHW, pixel, context, order=order, most_passes=most_passes, like=first))
 
     @property
     def num_units(self) -> int:

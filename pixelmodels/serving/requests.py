@@ -24,8 +24,8 @@ from pixelmodels.shapes import ImageSpec
 
 SMALL = "small_image"
 CONTEXT_FIELDS = ("label_B", "vector_BV")  # of a context, that an image may go from and to
-PASSES = 255  # of the network for the occlusion of one image, unless asked for otherwise: at least those of the
-NEAREST = 4  # nearest sub-pixels, each of which takes one for each level
+PASSES = 255  # of the network for the occlusion of one image, unless asked for otherwise; more where `NEAREST` needs them
+NEAREST = 4  # nearest sub-pixels that are looked at unless asked for otherwise: each takes a pass for each other level
 Asked = SampleRequest | ScoreRequest | ExplanationRequest
 
 
