@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 
 from pixelmodels.compression.tables import MIN_TABLE_BITS, PRECISION
@@ -20,7 +21,7 @@ EAGER = "eager"
 PATHS = (EAGER,)  # ways to run a model's passes
 CHOICES = {"precision": tuple(DTYPES), "path": PATHS}  # of a way's words, in the order by which files number them
 MAX_WIDTH, MAX_THREADS, MAX_GRID_BITS = 1024, 256, 40
-_ISA, _MKL = "ONEDNN_MAX_CPU_ISA", "MKL_CBWR"
+_HELD = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES")  # of the environment
 # Steps of parameters, as powers of 1/2: far above the rounding of float64, far below what changes a table. A mixture's narrow components
 # turn small steps of their means into larger ones of their tables.
 _GRID_BITS, _GRID_BITS_OF_MIXTURE = 8, 16
@@ -76,8 +77,9 @@ class Machine:
 
     device: str  # cpu, or the name of a GPU
     torch_version: str
+    numpy_version: str
     capability: str  # instructions that torch uses: DEFAULT, AVX2, AVX512
-    isa: str  # what oneDNN is held to, and MKL: the environment's words; empty where it says nothing
+    isa: str  # what oneDNN, MKL and numpy are held to: the environment's words; empty where it says nothing
     processor: str  # 8 hexadecimal digits of a hash of what the processor can do
     code: str  # 8 hexadecimal digits of a hash of this package's models, layers, likelihoods and passes
 
@@ -85,19 +87,20 @@ class Machine:
     def here(cls, device: torch.device) -> Machine:
         """This one."""
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        held = ",".join(f"{key}={os.environ[key]}" for key in (_ISA, _MKL) if os.environ.get(key))
+        held = ",".join(f"{key}={os.environ[key]}" for key in _HELD if os.environ.get(key))
         kind, _, flags = processor().split(" ")  # without what torch makes of it, which is `capability`
         hashed = hashlib.sha256(f"{kind} {flags}".encode()).hexdigest()[:8]
         capability = torch.backends.cpu.get_cpu_capability()
-        return cls(name, str(torch.__version__), capability, held, hashed, digest_of_sources()[:8])
+        return cls(name, str(torch.__version__), np.__version__, capability, held, hashed, digest_of_sources()[:8])
 
     def differences(self, there: Machine) -> list[str]:
         """How another one, which wrote a file, differs from this one, in words with what can be done about it."""
         told = {
             "device": "device {1} (here {0})",
             "torch_version": "torch {1} (here {0})",
+            "numpy_version": "numpy {1} (here {0})",
             "capability": "torch's instructions {1} (here {0}; ATEN_CPU_CAPABILITY={2} sets them)",
-            "isa": f"{_ISA} or {_MKL} set to '{{1}}' (here '{{0}}')",
+            "isa": f"{', '.join(_HELD[:-1])} or {_HELD[-1]} set to '{{1}}' (here '{{0}}')",
             "processor": "another kind of processor",
             "code": "another version of pixelmodels' models or layers",
         }

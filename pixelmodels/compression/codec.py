@@ -18,6 +18,7 @@ from pixelmodels.compression.arithmetic import Way, threads
 from pixelmodels.compression.range_coding import RangeDecoder, RangeEncoder, Undecodable
 from pixelmodels.compression.tables import Float32, frequencies
 from pixelmodels.errors import UserError
+from pixelmodels.likelihoods.base import Array, Tables
 from pixelmodels.models import Context, PixelModel
 from pixelmodels.models.base import Stage
 from pixelmodels.models.context import Given
@@ -42,7 +43,8 @@ class Place(NamedTuple):
     column: int
 
 
-Code = Callable[[Place, npt.NDArray[Any]], UInt8]  # from a table of probabilities (B L) to the levels of all images at this place (B)
+# From a sub-pixel, what of it is told, and a table of probabilities (B S) to the symbols of all images (B): (level // worth) % S.
+Code = Callable[[Place, int, Array], UInt8]
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Codec:
         encoder.put_uniform(order_N, self._num_orders)
         turned_NCHW = turned_arrays(images_NCHW, order_N)
         symbols: list[UInt8] = []
-        tables: list[npt.NDArray[Any]] = []
+        tables: list[Array] = []
 
         def flush() -> None:  # what follows of a table is integers: the same whether of one or of many
             if tables:
@@ -99,14 +101,14 @@ class Codec:
                 symbols.clear()
                 tables.clear()
 
-        def code(place: Place, table_BL: npt.NDArray[Any]) -> UInt8:
-            level_B = np.zeros(len(table_BL), np.uint8)
-            level_B[:num] = turned_NCHW[:, place.channel, place.row, place.column]
-            symbols.append(level_B[:num])
-            tables.append(table_BL[:num])
-            if len(tables) * table_BL.nbytes >= _ROWS_KEPT:
+        def code(place: Place, worth: int, table_BS: Array) -> UInt8:
+            symbol_B = np.zeros(len(table_BS), np.uint8)
+            symbol_B[:num] = turned_NCHW[:, *place] // np.int64(worth) % np.int64(table_BS.shape[1])
+            symbols.append(symbol_B[:num])
+            tables.append(table_BS[:num])
+            if len(tables) * table_BS.nbytes >= _ROWS_KEPT:
                 flush()
-            return level_B
+            return symbol_B
 
         coded_NCHW = self._through(num, context, order_N, code)
         flush()
@@ -120,10 +122,10 @@ class Codec:
         self._check_num(num)
         decoder = RangeDecoder(block.payload)
 
-        def code(place: Place, table_BL: npt.NDArray[Any]) -> UInt8:
-            level_B = np.zeros(len(table_BL), np.uint8)
-            level_B[:num] = decoder.take(self._frequencies(table_BL[:num]))
-            return level_B
+        def code(_: Place, __: int, table_BS: Array) -> UInt8:
+            symbol_B = np.zeros(len(table_BS), np.uint8)
+            symbol_B[:num] = decoder.take(self._frequencies(table_BS[:num]))
+            return symbol_B
 
         try:
             context = conditions.read(self.kinds, self.model.context_spec, num, decoder)
@@ -158,11 +160,11 @@ class Codec:
                 chosen.append(log_probs_of_orders(self.model, x_BCHW, given).argmax(1).cpu().numpy())
         return np.concatenate(chosen)
 
-    def _frequencies(self, table_BL: npt.NDArray[Any]) -> Float32:
-        return frequencies(table_BL, self.way.table_bits)
+    def _frequencies(self, table_BS: Array) -> Float32:
+        return frequencies(table_BS, self.way.table_bits)
 
     def _through(self, num: int, context: Context | None, order_N: Int64, code: Code) -> UInt8:
-        """Every sub-pixel of the images, each turned as its order has it: `code` is given its table and gives its level.
+        """Every sub-pixel of the images, each turned as its order has it: `code` is given its tables and gives its symbols.
 
         Pixels that are given stay.
 
@@ -204,15 +206,14 @@ class Codec:
             passes.row(canvas)
             for c in range(model.spec.width):
                 row, column = r * every, c * every
-                kept: dict[str, Tensor] = {}
                 for channel in range(model.spec.channels):
                     if channel < model.num_groups:
-                        params_BP = self._on_grid(passes.pixel(canvas, c, channel))
+                        tables = model.likelihood.tables(self._on_grid(passes.pixel(canvas, c, channel)))
                     if known_HW[row, column]:
                         level_B = x_BCHW[:, channel, row, column]
                     else:
-                        table_BL = model.likelihood.probabilities(params_BP, channel, canvas.x_BWC[:, c], kept)
-                        level_B = torch.from_numpy(code(Place(channel, row, column), table_BL.cpu().numpy())).to(x_BCHW.device)
+                        levels = _coded(Place(channel, row, column), tables, canvas.x_BWC[:, c], model.spec.levels, code)
+                        level_B = torch.from_numpy(levels).to(x_BCHW.device)
                         x_BCHW[:, channel, row, column] = level_B
                     passes.put(canvas, c, channel, level_B)
             passes.commit(canvas)
@@ -221,6 +222,18 @@ class Codec:
         if not self.way.grid_bits:
             return params_BP
         return torch.round(params_BP * 2.0**self.way.grid_bits) * 2.0**-self.way.grid_bits
+
+
+def _coded(place: Place, tables: Tables, x_BC: Tensor, num_levels: int, code: Code) -> UInt8:
+    """A sub-pixel's levels, B: the groups of levels first where there are such."""
+    size, groups_BS = tables.group_size, tables.groups(place.channel, x_BC)
+    group_B = None if groups_BS is None else code(place, size, groups_BS)
+    level_B = code(place, 1, tables.levels(place.channel, x_BC, group_B))
+    if group_B is not None:
+        level_B = group_B * np.uint8(size) + level_B
+        if size * size > num_levels and (level_B >= num_levels).any():
+            raise Undecodable("a level that there is not")
+    return level_B
 
 
 def _digest(images_NCHW: UInt8, context: Context | None) -> bytes:

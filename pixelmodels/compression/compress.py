@@ -135,7 +135,7 @@ def show(options: Show) -> list[str]:
         "conditions": ", ".join(kinds) or "none",
         "computed": f"{head.way.precision}, {head.way.path}, {head.way.threads} threads"
         + (f", parameters rounded to 2^-{head.way.grid_bits}" if head.way.grid_bits else ""),
-        "on": f"{head.machine.device}, {head.machine.capability}, torch {head.machine.torch_version}"
+        "on": f"{head.machine.device}, {head.machine.capability}, torch {head.machine.torch_version}, numpy {head.machine.numpy_version}"
         + (f", {head.machine.isa}" if head.machine.isa else ""),
     }
     return [f"{name:<11}{value}" for name, value in rows.items()]

@@ -20,7 +20,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.models.class_names import told
 from pixelmodels.shapes import ImageSpec
 
-MAGIC, VERSION = b"\x89PXC", 1
+MAGIC, VERSION = b"\x89PXC", 2
 CHECKSUM_BYTES, SHA256_BYTES = 8, 32
 LONGEST_TEXT, LONGEST_NAME = 4096, 255  # bytes: of what a machine or a model is called, and of a file's name
 _BYTES_OF_NUMBER = 9  # that hold 63 bits

@@ -14,7 +14,8 @@ Int32 = npt.NDArray[np.int32]
 
 WORD_BYTES = 4
 _STATE_BITS = 64  # of the coder's interval
-# Given integers that sum to 2^24 less their number it scales by exactly 1, and adds 1 to each: no rounding of its own is left.
+# Given integers that sum to 2^24 less their number it scales by exactly 1, and adds 1 to each: no rounding of its own is left. Of arrays
+# that are not contiguous it would read other numbers.
 _BY_TABLE: Any = constriction.stream.model.Categorical(perfect=False)
 
 
@@ -30,7 +31,7 @@ class RangeEncoder:
 
     def put(self, symbols_M: npt.NDArray[Any], frequencies_ML: Float32) -> None:
         """Add symbols, each by a table of its own (see `tables.frequencies`)."""
-        self._coder.encode(symbols_M.astype(np.int32), _BY_TABLE, frequencies_ML)
+        self._coder.encode(symbols_M.astype(np.int32), _BY_TABLE, np.ascontiguousarray(frequencies_ML))
 
     def put_uniform(self, symbols_M: npt.NDArray[Any], num: int) -> None:
         """Add symbols in [0, num), all of which are equally likely."""
@@ -61,7 +62,7 @@ class RangeDecoder:
     def take(self, frequencies_ML: Float32) -> Int32:
         """The next symbols, one for each table; raises `Undecodable`."""
         try:
-            symbols_M: Int32 = self._coder.decode(_BY_TABLE, frequencies_ML)
+            symbols_M: Int32 = self._coder.decode(_BY_TABLE, np.ascontiguousarray(frequencies_ML))
         except AssertionError as error:
             raise Undecodable(str(error)) from error
         return symbols_M

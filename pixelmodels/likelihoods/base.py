@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pixelmodels.shapes import ImageSpec
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,32 @@ class LikelihoodConfig:
 
     name: str = "categorical"  # bernoulli, categorical or discretized_logistic_mixture
     num_mixtures: int = 10  # components of the mixture; other likelihoods do not use it
+
+
+class Tables:
+    """Probabilities that a range coder codes one pixel's sub-pixels by, on the CPU, rounded as sums to 1 of their type are.
+
+    Channels are asked about in their order, each first about its `groups` of levels and then about the `levels` of the one that its
+    level is in: level g S + s, of S to a group, is coded as g and s.
+    """
+
+    group_size: int  # S
+
+    def __init__(self, head: Likelihood, params_BP: Tensor):
+        self._head, self._params_BP = head, params_BP
+        self.group_size = head.spec.levels
+
+    def groups(self, channel: int, x_BC: Tensor) -> Array | None:
+        """Of each group of S levels, B S (at most so many groups, 0 for those that there are not); None: there is but one.
+
+        Args: `x`, levels of the channels before `channel`.
+        """
+        return None
+
+    def levels(self, channel: int, x_BC: Tensor, group_B: Array | None) -> Array:
+        """Of each level of a group, given that it is this one; B S, and 0 for levels that there are not."""
+        probabilities_BS: Array = self._head.table(self._params_BP, channel, x_BC).exp().cpu().numpy()
+        return probabilities_BS
 
 
 class Likelihood:
@@ -59,12 +89,9 @@ class Likelihood:
         """
         raise NotImplementedError
 
-    def probabilities(self, params_BP: Tensor, channel: int, x_BC: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        """The same as probabilities, B L, rounded as sums to 1 of their type are: small ones may be 0, and have few digits.
-
-        `kept` is empty for channel 0, and the same one for the others, which are asked for in their order: it is what they share.
-        """
-        return self.table(params_BP, channel, x_BC).exp()
+    def tables(self, params_BP: Tensor) -> Tables:
+        """What the sub-pixels of one pixel of B images are coded by; parameters as for `table`."""
+        return Tables(self, params_BP)
 
     def draw(self, params_BP: Tensor, channel: int, x_BC: Tensor, u_BU: Tensor) -> Tensor:
         """Levels drawn for one channel (int64, B), given the channels before it; parameters as for `table`."""

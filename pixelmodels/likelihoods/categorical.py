@@ -26,6 +26,3 @@ class Categorical(Likelihood):
 
     def table(self, params_BP: Tensor, channel: int, x_BC: Tensor) -> Tensor:
         return torch.log_softmax(params_BP, 1)
-
-    def probabilities(self, params_BP: Tensor, channel: int, x_BC: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        return torch.softmax(params_BP, 1)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pixelmodels.errors import UserError
-from pixelmodels.likelihoods.base import Likelihood, LikelihoodConfig
+from pixelmodels.likelihoods.base import Likelihood, LikelihoodConfig, Tables
+from pixelmodels.likelihoods.mixture_tables import MAX_LOG_SCALE, MIN_LOG_SCALE, MixtureTables
 from pixelmodels.shapes import ImageSpec
-
-MIN_LOG_SCALE = -7.0  # as public implementations have it
-MAX_LOG_SCALE = 30.0  # far wider than the levels: beyond, float32 overflows
-_MOST_FINE = 65.0  # an exponent: with a coarse part as large as float32 holds it leaves 20, which is as good as certain
 
 
 class DiscretizedLogisticMixture(Likelihood):
@@ -103,23 +97,8 @@ class DiscretizedLogisticMixture(Likelihood):
         bins_BLK = self.log_bin(levels_L1, self.spec.scaled(levels_L1, params_BP.dtype), mean[:, None], log_scales[:, None, channel])
         return (weight_BK[:, None] + bins_BLK).logsumexp(-1)
 
-    def probabilities(self, params_BP: Tensor, channel: int, x_BC: Tensor, kept: dict[str, Tensor]) -> Tensor:
-        # A few operations for the upper edge of each level's bin, where the table has three functions of both edges.
-        scaled_BC = self.spec.scaled(x_BC, params_BP.dtype)
-        if channel == 0:
-            logits_BK, kept["means"], log_scales, kept["coefficients"] = self.split(params_BP)
-            kept["inverse"] = torch.exp(-log_scales)
-            kept["log_width"] = self._log_width(kept["inverse"])
-            kept["weight"] = torch.log_softmax(logits_BK, -1)
-        else:  # the channel before makes some components likelier
-            level_B1, scaled_B1 = x_BC[:, channel - 1, None], scaled_BC[:, channel - 1, None]
-            inverse_BK, log_width_BK = kept["inverse"][:, channel - 1], kept["log_width"][:, channel - 1]
-            kept["weight"] = kept["weight"] + self._log_bin(level_B1, scaled_B1, kept["mean"], inverse_BK, log_width_BK)
-        kept["mean"] = self.mean(channel, kept["means"], kept["coefficients"], scaled_BC)
-        odds_BKL = _odds_above(kept["mean"][..., None], kept["inverse"][:, channel, :, None], self.spec.levels)
-        below_BL = torch.bmm(torch.softmax(kept["weight"], -1)[:, None], odds_BKL.add_(1).reciprocal_())[:, 0]
-        below_BL[:, -1] = 1
-        return torch.cat([below_BL[:, :1], below_BL.diff(dim=1)], 1).clamp_(min=0)
+    def tables(self, params_BP: Tensor) -> Tables:
+        return MixtureTables(self.spec, self.config.num_mixtures, params_BP)
 
     def draw(self, params_BP: Tensor, channel: int, x_BC: Tensor, u_BU: Tensor) -> Tensor:
         # The first uniform chooses the component, the same for all channels; the others invert its logistic, and
@@ -132,29 +111,3 @@ class DiscretizedLogisticMixture(Likelihood):
         scale_B1 = torch.exp(log_scales[:, channel].gather(1, chosen_B1))
         point_B1 = mean_B1 + scale_B1 * torch.logit(u_BU[:, 1 + channel, None])
         return torch.round((point_B1 + 1) / self.step).clamp_(0, self.spec.levels - 1).long()[:, 0]
-
-
-def _odds_above(mean_BK1: Tensor, inverse_BK1: Tensor, levels: int) -> Tensor:
-    """exp(-(e - mean) / scale) for the upper edge e of each level's bin: the odds that a logistic has of lying above it; B K L.
-
-    Edges are evenly spaced, so that of 256 each is a coarse step and a fine one: 32 exponentials and a product for each edge.
-    """
-    coarse_N, fine_N = _edges(levels, mean_BK1.dtype, mean_BK1.device)
-    most = math.log(torch.finfo(mean_BK1.dtype).max) - 3
-    coarse_BKN = ((mean_BK1 - coarse_N) * inverse_BK1).clamp_(-most, most).exp_()
-    fine_BKN = (fine_N * -inverse_BK1).exp_()
-    return (coarse_BKN[..., None] * fine_BKN[..., None, :]).flatten(2)[..., :levels]
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _edges(levels: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Coarse and fine parts of the levels' upper edges on [-1, 1]; one fine part, 0, where products of several could overflow."""
-    step = 2 / (levels - 1)
-    num = math.ceil(math.sqrt(levels))
-    if (num - 1) / 2 * step * math.exp(-MIN_LOG_SCALE) > _MOST_FINE:
-        num = 1
-    middle = (num - 1) / 2
-    coarse_N = (torch.arange(0, levels, num, dtype=torch.float64) + middle + 0.5) * step - 1
-    fine_N = (torch.arange(num, dtype=torch.float64) - middle) * step
-    return coarse_N.to(device, dtype), fine_N.to(device, dtype)

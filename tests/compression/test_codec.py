@@ -16,6 +16,7 @@ from pixelmodels.compression.range_coding import RangeDecoder
 from pixelmodels.compression.tables import frequencies
 from pixelmodels.errors import UserError
 from pixelmodels.likelihoods import LIKELIHOODS, LikelihoodConfig, build_likelihood
+from pixelmodels.likelihoods.base import Tables
 from pixelmodels.models import Context, ContextSpec, PixelModel, build
 from pixelmodels.models.orders import ensemble_log_prob, log_probs_of_orders
 from pixelmodels.sampling import sample
@@ -175,6 +176,53 @@ def test_images_that_the_model_cannot_believe(level: int | None) -> None:
     assert 8 * len(block.payload) <= 24 * images_NCHW.size + OVERHEAD_BITS
 
 
+def test_images_that_a_mixture_cannot_believe_cost_what_it_says() -> None:
+    """Of a level far from all that is likely its group takes 24 bits at most, and which one of the group it is what the table says."""
+    model = small_model("gated_pixelcnn", "discretized_logistic_mixture", 3, 5, 5, levels=256).float()
+    for parameter in model.parameters():
+        parameter.data.mul_(8)
+    images_NCHW = random_images(model)
+    codec = codec_of(model)
+    block = codec.encode(images_NCHW)
+    assert np.array_equal(codec.decode(block)[0], images_NCHW)
+    with torch.no_grad():
+        bits = -float(model.log_prob(torch.from_numpy(images_NCHW)).double().sum()) / math.log(2)
+    assert bits > 24 * images_NCHW.size
+    assert 8 * len(block.payload) < bits
+
+
+@pytest.mark.parametrize("levels", [33, 100, 250])
+def test_levels_that_there_are_not_are_not_decoded(levels: int) -> None:
+    """Groups that end behind the last level leave room for levels of chance alone: noise that decodes to them is noise."""
+    model = small_model("pixelcnn_pp", "discretized_logistic_mixture", 1, 8, 8, levels=levels).float()
+    images_NCHW = np.full((NUM, *model.spec.shape), levels - 1, np.uint8)
+    codec = codec_of(model)
+    block = codec.encode(images_NCHW)
+    assert np.array_equal(codec.decode(block)[0], images_NCHW)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        with pytest.raises(WrongTables):
+            codec.decode(replace(block, payload=b"\xff" * 4 + rng.bytes(len(block.payload))))
+
+
+def coded_probabilities(tables: Tables, channel: int, x_BC: torch.Tensor, levels: int) -> torch.Tensor:
+    """Of all levels, by the tables that they are coded by; B L."""
+    groups_BS, size = tables.groups(channel, x_BC), tables.group_size
+    if groups_BS is None:
+        found_BL = tables.levels(channel, x_BC, None)
+        assert frequencies(found_BL).shape == (len(x_BC), levels) and size == levels
+        return torch.from_numpy(found_BL)
+    assert frequencies(groups_BS).shape == (len(x_BC), size)
+    parts = []
+    for group in range(-(-levels // size)):
+        one_BS = tables.levels(channel, x_BC, np.full(len(x_BC), group, np.uint8))
+        assert frequencies(one_BS).shape == (len(x_BC), size)
+        parts.append(groups_BS[:, group, None] * one_BS)
+    found_BL = np.concatenate(parts, 1)
+    assert (groups_BS[:, len(parts) :] == 0).all() and (found_BL[:, levels:] == 0).all()
+    return torch.from_numpy(found_BL[:, :levels])
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probabilities_are_those_of_the_exact_table(likelihood: str, dtype: torch.dtype) -> None:
@@ -183,24 +231,26 @@ def test_probabilities_are_those_of_the_exact_table(likelihood: str, dtype: torc
     for scale in (0.3, 3.0, 12.0):
         params_BP = torch.randn(50, head.num_params, generator=rng).to(dtype) * scale
         x_BC = torch.randint(spec.levels, (50, 3), generator=rng).to(torch.uint8)
-        kept: dict[str, torch.Tensor] = {}
         for channel in range(3):
             own = [place for place, owner in enumerate(head.param_channels) if head.orders_channels or owner == channel]
-            found_BL = head.probabilities(params_BP[:, own], channel, x_BC, kept)
+            if channel == 0 or not head.orders_channels:
+                tables = head.tables(params_BP[:, own])
+            found_BL = coded_probabilities(tables, channel, x_BC, spec.levels)
             exact_BL = head.table(params_BP[:, own].double(), channel, x_BC).exp()
             assert found_BL.dtype == dtype and (found_BL >= 0).all()
             torch.testing.assert_close(found_BL.double(), exact_BL, rtol=0, atol=2e-3 * scale if dtype == torch.float32 else 1e-11)
             torch.testing.assert_close(found_BL.sum(1).double(), torch.ones(50).double(), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("levels", [2, 3, 17, 64, 256])
+@pytest.mark.parametrize("levels", [2, 3, 17, 32, 33, 64, 100, 250, 256])
 def test_edges_of_a_mixture_of_any_number_of_levels(levels: int) -> None:
     spec = ImageSpec(1, 2, 2, levels)
     head = build_likelihood(LikelihoodConfig("discretized_logistic_mixture", num_mixtures=3), spec)
     params_BP = torch.randn(200, head.num_params, dtype=torch.float64, generator=torch.Generator().manual_seed(levels)) * 5
     x_BC = torch.zeros(200, 1, dtype=torch.uint8)
-    torch.testing.assert_close(head.probabilities(params_BP, 0, x_BC, {}), head.table(params_BP, 0, x_BC).exp(), rtol=0, atol=1e-11)
-    assert frequencies(head.probabilities(params_BP.float(), 0, x_BC, {}).numpy()).shape == (200, levels)
+    exact_BL = head.table(params_BP, 0, x_BC).exp()
+    torch.testing.assert_close(coded_probabilities(head.tables(params_BP), 0, x_BC, levels), exact_BL, rtol=0, atol=1e-11)
+    assert coded_probabilities(head.tables(params_BP.float()), 0, x_BC, levels).shape == (200, levels)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 200, 256])
@@ -213,11 +263,10 @@ def test_tables_of_mixtures_of_any_scale(levels: int) -> None:
             of_channels = params_BP[:, 5:].unflatten(1, (3, -1))
             of_channels[..., :5] *= distance
             of_channels[..., 5:10] = log_scale + torch.rand(64, 3, 5, generator=rng)
-            x_BC, kept = torch.randint(levels, (64, 3), generator=rng).to(torch.uint8), dict[str, torch.Tensor]()
+            x_BC, tables = torch.randint(levels, (64, 3), generator=rng).to(torch.uint8), head.tables(params_BP)
             for channel in range(3):
-                found_BL = head.probabilities(params_BP, channel, x_BC, kept)
-                assert (found_BL.double().sum(1) - 1).abs().max() < 2**-18
-                assert frequencies(found_BL.numpy()).shape == (64, levels)
+                found_BL = coded_probabilities(tables, channel, x_BC, levels)  # tables that are none raise
+                assert (found_BL.double().sum(1) - 1).abs().max() < 2**-16
 
 
 def test_a_block_is_a_function_of_its_images_alone() -> None:

@@ -23,7 +23,7 @@ HEAD = Head(
     spec=ImageSpec(3, 500, 20, 256),
     kinds=5,
     way=Way("float64", 3, 2, grid_bits=8, table_bits=20),
-    machine=Machine("cpu", "2.9.1+cpu", "AVX2", "ONEDNN_MAX_CPU_ISA=avx2", "01234567", "89abcdef"),
+    machine=Machine("cpu", "2.9.1+cpu", "2.4.6", "AVX2", "ONEDNN_MAX_CPU_ISA=avx2", "01234567", "89abcdef"),
 )
 BLOCKS = (Block(3, b"\x01\x02" * 200, b"digest00"), Block(3, b"", b"digest01"), Block(1, b"\xff", b"digest02"))
 NAMES = ("a.png", "é b.png", "c\udce9.png", *(f"{i}.png" for i in range(4)))
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(container: Container) -> None:
 
 
 def test_the_head_is_small() -> None:
-    machine = Machine("cpu", "2.13.0+cpu", "AVX512", "", "01234567", "89abcdef")
+    machine = Machine("cpu", "2.13.0+cpu", "2.4.6", "AVX512", "", "01234567", "89abcdef")
     head = replace(HEAD, spec=ImageSpec(1, 8, 8, 17), kinds=0, way=Way(), machine=machine)
     without = len(Container(head, (Block(1, b"", b"digest00"),)).to_bytes()) - 8
     assert 8 * without <= 1024

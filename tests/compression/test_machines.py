@@ -28,7 +28,10 @@ ENVIRONMENTS = {
     "torch without AVX": {"ATEN_CPU_CAPABILITY": "default"},
     "oneDNN without AVX": {"ONEDNN_MAX_CPU_ISA": "sse41"},
     "MKL alike everywhere": {"MKL_CBWR": "COMPATIBLE"},
+    "numpy without AVX": {"NPY_DISABLE_CPU_FEATURES": "X86_V3"},
 }
+LIKELIHOODS_OF_FILES = {"logits": "categorical", "mixture": "discretized_logistic_mixture"}
+KINDS = ("logits_1", "logits_2", "logits_portable", "mixture_1", "mixture_portable")  # files: of how many threads, or portable
 PROGRAM = """
 import sys
 from pipelines.compress import main
@@ -45,19 +48,20 @@ for file in sys.argv[1:]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of one file of images for each way and number of threads, and the images."""
     folder = tmp_path_factory.mktemp("machines")
-    torch.manual_seed(0)
-    model = build(config_class("gated_pixelcnn")(), ImageSpec(1, 8, 8, 256), LikelihoodConfig("categorical")).eval()
-    save_model(folder / "model", model)
-    (folder / "images").mkdir()
-    for i, image_CHW in enumerate(sample(model, NUM_IMAGES, seed=0).numpy()):
-        write_png(folder / "images" / f"{i:02d}.png", image_CHW.transpose(1, 2, 0))
-    command = ["encode", str(folder / "model"), "--images", str(folder / "images")]
     num_threads = torch.get_num_threads()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        main([*command, "--out", str(folder / f"usual{threads}.pxc")])
+    for name, likelihood in LIKELIHOODS_OF_FILES.items():
+        torch.manual_seed(0)
+        model = build(config_class("gated_pixelcnn")(), ImageSpec(1, 8, 8, 256), LikelihoodConfig(likelihood)).eval()
+        save_model(folder / name, model)
+        (folder / f"{name}_images").mkdir()
+        for i, image_CHW in enumerate(sample(model, NUM_IMAGES, seed=0).numpy()):
+            write_png(folder / f"{name}_images" / f"{i:02d}.png", image_CHW.transpose(1, 2, 0))
+    for kind in KINDS:
+        name, way = kind.split("_")
+        torch.set_num_threads(int(way) if way.isdigit() else num_threads)
+        flags = ["--portable"] if way == "portable" else []
+        main(["encode", str(folder / name), "--images", str(folder / f"{name}_images"), "--out", str(folder / f"{kind}.pxc"), *flags])
     torch.set_num_threads(num_threads)
-    main([*command, "--out", str(folder / "portable.pxc"), "--portable"])
     return folder
 
 
@@ -65,7 +69,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images_are_right_or_refused(name: str, files: Path) -> None:
     for file in files.glob("*.out/*"):
         file.unlink()
-    paths = [str(files / f"{kind}.pxc") for kind in ("usual1", "usual2", "portable")]
+    paths = [str(files / f"{kind}.pxc") for kind in KINDS]
     environment = {**os.environ, **ENVIRONMENTS[name]}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *paths], capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2]
@@ -79,7 +83,8 @@ def test_images_are_right_or_refused(name: str, files: Path) -> None:
             assert any(word in refused[path][0] for word in (*ENVIRONMENTS[name], "nothing is known to differ"))
         else:
             assert [file.name for file in written] == [f"{i:02d}.png" for i in range(NUM_IMAGES)]
-            assert all(np.array_equal(np.fromfile(file, np.uint8), np.fromfile(files / "images" / file.name, np.uint8)) for file in written)
+            images = files / f"{Path(path).stem.split('_')[0]}_images"
+            assert all(np.array_equal(np.fromfile(file, np.uint8), np.fromfile(images / file.name, np.uint8)) for file in written)
     if "OMP_NUM_THREADS" in ENVIRONMENTS[name] or not ENVIRONMENTS[name]:
         assert not any(refused.values())  # the number of threads is the file's
-    assert not refused[paths[2]]
+    assert not any(refused[path] for path in paths if "portable" in path)

@@ -134,7 +134,10 @@ def main() -> None:
     """Run them all."""
     only = sys.argv[1:] or [""]
     found = [
-        place for path in sorted((ROOT / "pixelmodels").rglob("*.py")) if any(part in str(path) for part in only) for place in places(path)
+        place
+        for path in sorted((ROOT / "pixelmodels").rglob("*.py"))
+        if any(part in str(path.relative_to(ROOT / "pixelmodels")) for part in only)
+        for place in places(path)
     ]
     print(f"{len(found)} places", flush=True)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
