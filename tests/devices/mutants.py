@@ -3,8 +3,8 @@
     python -m tests.devices.mutants              # an hour of two cores; the last lines are those that nobody noticed
     python -m tests.devices.mutants sampling compression     # of files whose path has one of these in it
 
-Which scenario comes to a place is found first: each is run once with all places written down as they are come to. Then each place is
-taken away in a copy of the package, and the scenarios that come to it are run, the quickest first, until one of them fails.
+What comes to a place is found first: each scenario is run once with all places written down as they are come to. Then each place is
+taken away in a copy of the package, and of the scenarios what comes to it is run, the quickest first, until something fails.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pixelmodels.models import ARCHITECTURES
-from tests.devices.test_devices import faults
+from tests.devices.test_devices import STEPS, faults
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ("loop", *ARCHITECTURES)
@@ -73,9 +74,10 @@ def places(path: Path) -> list[Place]:
     return found
 
 
-def run(root: Path, scenario: str, written: Path | None = None) -> tuple[str, float]:
-    """What fails in a scenario of the package in a folder (nothing: empty), and its seconds."""
+def run(root: Path, scenario: str, written: Path | None = None, only: Sequence[str] = ()) -> tuple[str, float]:
+    """What fails in a scenario of the package in a folder (nothing: empty), and its seconds; of some of what it does, or of all."""
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **({_PLACES: str(written)} if written else {})}
+    environment["PIXELMODELS_ONLY"] = json.dumps(only)
     started = time.monotonic()
     command, failed = [sys.executable, "-P", "-m", "tests.devices.scenarios", scenario], ""
     with (
@@ -116,18 +118,29 @@ def write_down(root: Path, found: list[Place]) -> None:
             content = content[:start] + _begin(number) + content[start : end + moved] + b")" + content[end + moved :]
         (root / file).write_bytes(content)
     (root / "pixelmodels" / "_places.py").write_text(
-        "import os\nseen = set()\n"
+        "import os\nseen, doing = set(), ['']\n"
+        "def begin(what):\n"
+        "    seen.clear()\n"
+        "    doing[0] = what\n"
         "def at(number, value):\n"
         "    if number not in seen:\n"
         "        seen.add(number)\n"
         f"        with open(os.environ['{_PLACES}'], 'a') as file:\n"
-        "            file.write(f'{number}\\n')\n"
+        "            file.write(f'{number} {doing[0]}\\n')\n"
         "    return value\n"
     )
 
 
 def _begin(number: int) -> bytes:
     return f"__import__('pixelmodels._places')._places.at({number}, ".encode()
+
+
+def asked_for(scenario: str, what: Sequence[str]) -> list[str]:
+    """What of a scenario is run, where some of it comes to a place: everything where it comes to it in between, or goes on from itself."""
+    if scenario == "loop" or "" in what:
+        return []
+    steps = [one.removesuffix(end) + other for one in what for end in STEPS if one.endswith(end) for other in STEPS]
+    return [*what, *steps]
 
 
 def main() -> None:
@@ -144,21 +157,25 @@ def main() -> None:
         watched = copy(Path(scratch) / "watched")
         write_down(watched, found)
 
-        def visit(scenario: str) -> tuple[str, float, set[int]]:
+        def visit(scenario: str) -> tuple[str, float, dict[int, list[str]]]:
             written = Path(scratch) / f"{scenario}.places"
             written.touch()
             failed, seconds = run(watched, scenario, written)
             assert not failed, f"{scenario} fails before anything is taken away: {failed}"
-            return scenario, seconds, {int(line) for line in written.read_text().split()}
+            came: dict[int, list[str]] = {}
+            for line in written.read_text().splitlines():
+                number, _, what = line.partition(" ")
+                came.setdefault(int(number), []).append(what)
+            return scenario, seconds, came
 
         visits = sorted(pool.map(visit, SCENARIOS), key=lambda one: one[1])
 
         def notice(number: int) -> str:
-            place, coming = found[number], [scenario for scenario, _, seen in visits if number in seen]
+            place, coming = found[number], {scenario: came[number] for scenario, _, came in visits if number in came}
             root = copy(Path(scratch) / f"{number}")
             content = (ROOT / place.file).read_bytes()
             (root / place.file).write_bytes(content[: place.start] + place.without.encode() + content[place.end :])
-            noticed = next((scenario for scenario in coming if run(root, scenario)[0]), None)
+            noticed = next((one for one, what in coming.items() if run(root, one, only=asked_for(one, what))[0]), None)
             shutil.rmtree(root)
             told = f"noticed by {noticed}" if noticed else f"NOT NOTICED by {', '.join(coming)}" if coming else "COME TO by no scenario"
             print(f"{place}: {told}", flush=True)

@@ -12,6 +12,7 @@ from tests.devices import pretended  # before torch
 # isort: split
 import copy
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -56,6 +57,7 @@ HEIGHT, WIDTH, BATCH = 4, 4, 3
 ONE_KIND = ("label", "vector", "image")  # of context; `mix` has them all
 CONTEXTS = ("none", *ONE_KIND, "mix", "small")
 Call = Callable[[PixelModel, Tensor, Any], Any]
+ONLY = frozenset(json.loads(os.environ.get("PIXELMODELS_ONLY", "[]")))  # what is done; everything where it is empty
 
 
 def values(result: Any) -> Any:
@@ -79,7 +81,11 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def tell(what: str, here: Callable[[], Any], there: Callable[[], Any]) -> None:
-    """Do something on both sides, and print how it went."""
+    """Do something on both sides, and print how it went; nothing where `ONLY` names other things."""
+    if ONLY and what not in ONLY:
+        return
+    if places := sys.modules.get("pixelmodels._places"):
+        places.begin(what)
     told: dict[str, Any] = {"what": what}
     try:
         expected = values(here())
@@ -92,6 +98,8 @@ def tell(what: str, here: Callable[[], Any], there: Callable[[], Any]) -> None:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/pixelmodels/" in frame.filename]
         told["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         told["at"] = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    if places:
+        places.begin("")
     print(json.dumps(told), flush=True)
 
 
