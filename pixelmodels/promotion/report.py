@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pixelmodels.evaluation.nats import Comparison
 from pixelmodels.pictures import figure, figure_png, plain_axes
+from pixelmodels.pictures import plain as plain_text
 from pixelmodels.promotion.outcome import Decision
 from pixelmodels.tables import markdown_table
 from pixelmodels.tracking.runs import KIND_TAG, Tracker
@@ -123,7 +124,7 @@ def samples_png(grids: Mapping[str, npt.NDArray[np.uint8] | None]) -> bytes:
     for column, (title, grid_HWC) in enumerate(grids.items()):
         axes = drawn.add_subplot(1, len(grids), column + 1)
         axes.set_axis_off()
-        axes.set_title(title, fontsize=10)
+        axes.set_title(plain_text(title), fontsize=10)
         if grid_HWC is None:
             axes.text(0.5, 0.5, "no samples could be drawn", ha="center", va="center", fontsize=10)
         else:

@@ -129,6 +129,8 @@ class Sample:
             raise UserError("--sweeps and --dream are two ways to draw pixels again; leave one of them out")
         if self.dream is not None and self.num_workers is not None:
             raise UserError("--dream is drawn by this process, which keeps every step; leave --num-workers out")
+        if self.dream is not None and self.speculation:
+            raise UserError("--speculation guesses rows, and a --dream has none: it draws squares; leave one of them out")
         if self.dream is None and self.dream_region != Sample.dream_region:
             raise UserError("--dream-region is the size of the squares of a dream; give --dream STEPS too")
 

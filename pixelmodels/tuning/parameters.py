@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 
-from pixelmodels.pictures import figure, figure_png
+from pixelmodels.pictures import figure, figure_png, plain
 from pixelmodels.tuning.record import TrialRecord
 from pixelmodels.tuning.sweep import Sweep
 
@@ -108,11 +108,11 @@ def parallel_coordinates_png(trials: Sequence[TrialRecord], best: TrialRecord, t
         for value in values if len(values) <= 6 or isinstance(values[0], str) else (values[0], values[-1]):
             text = f"{value:.3g}" if isinstance(value, float) else str(value)
             shown = text if len(text) <= _LONG else text.replace("_", "_\n")  # beside the next axis' own
-            axes.annotate(shown, (place, heights[name][value]), xytext=(4, 2), textcoords="offset points", fontsize=7)
+            axes.annotate(plain(shown), (place, heights[name][value]), xytext=(4, 2), textcoords="offset points", fontsize=7)
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
     axes.set_yticks([])
     axes.set_ylim(_ABSENT - 0.05, 1.08)
-    axes.set_title(f"{title} (colour: score, dark is best; dashed: stopped early; below an axis: not there)", loc="left", fontsize=9)
+    axes.set_title(f"{plain(title)} (colour: score, dark is best; dashed: stopped early; below an axis: not there)", loc="left", fontsize=9)
     axes.spines[:].set_visible(False)
     return figure_png(drawn)
 
@@ -139,5 +139,5 @@ def importance_png(found: Importances, title: str) -> bytes:
         axes.set_title(f"{group} ({found.num_trials[group]})", loc="left", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     grid[-1, 0].set_xlabel(f"share of the variance of val bits/dim after epoch {found.epoch}", fontsize=8)
-    drawn.suptitle(title, x=0.01, ha="left", fontsize=10)
+    drawn.suptitle(plain(title), x=0.01, ha="left", fontsize=10)
     return figure_png(drawn)

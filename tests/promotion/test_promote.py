@@ -15,6 +15,7 @@ from pixelmodels.errors import UserError
 from pixelmodels.models import ARCHITECTURES, PixelModel
 from pixelmodels.promotion.options import Promote
 from pixelmodels.promotion.promote import promote
+from pixelmodels.promotion.report import samples_png
 from pixelmodels.storage import Storage
 from pixelmodels.tracking import Tracker, registry
 from tests.promotion.case import SMALL, decide, files_of, make_champion, nats_of, registered, state_of, trained, write_dataset
@@ -277,6 +278,11 @@ def test_ten_resamples_beyond_each_end_are_enough(level: float, resamples: int) 
     assert Promote(best=True, level=level, resamples=resamples).resamples == resamples
     with pytest.raises(UserError, match=f"--resamples {resamples - 1} is too few.*; give {resamples} or more"):
         Promote(best=True, level=level, resamples=resamples - 1)
+
+
+def test_pictures_show_names_as_they_are() -> None:
+    """What stands between dollars would be set as a formula, and this is none."""
+    assert samples_png({"digits$_$/2": None, "": np.zeros((4, 4, 3), np.uint8)}).startswith(b"\x89PNG")
 
 
 def test_an_empty_storage_root_stays_empty(tmp_path: Path) -> None:

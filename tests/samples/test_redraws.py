@@ -173,6 +173,7 @@ def test_an_animation_of_many_colours_is_close_and_of_few_exact() -> None:
         (["--dream", 100_001], r"100001 steps of a dream asked for; give 1\.\.100000"),
         (["--dream", 100_000, "--n", 1000], "--dream 100000: every step of 1000 images is kept, .* give 33553 steps or fewer"),
         (["--dream", 2, "--num-workers", 2], "--dream is drawn by this process"),
+        (["--dream", 2, "--speculation"], "--speculation guesses rows, and a --dream has none"),
         (["--dataset", "tiny", "--known", "known.png", "--sweeps", 1, "--dream", 1], "two ways to draw pixels again"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
@@ -17,6 +18,14 @@ TEXTS = {name: file.data.decode() for name, file in pages.read_files().items()}
 @pytest.fixture
 def web() -> TestClient:
     return TestClient(Starlette(routes=pages.routes()))
+
+
+def test_what_file_managers_leave_among_the_files_is_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "static" / "deep").mkdir(parents=True)
+    for name in ("index.html", ".DS_Store", "main.js~", "Thumbs.db", "deep/one.svg", "deep/.one.swp"):
+        (tmp_path / "static" / name).write_bytes(b"x")
+    monkeypatch.setattr(pages, "files", lambda _: tmp_path)
+    assert set(pages.read_files()) == {"index.html", "deep/one.svg"}
 
 
 def test_the_page_and_its_files_say_what_they_are(web: TestClient) -> None:

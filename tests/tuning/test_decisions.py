@@ -531,5 +531,5 @@ def test_importances_name_the_parameter_that_matters(storage: Storage) -> None:
     assert sum(shares.values()) == pytest.approx(1)
     best = driver.sweep.best()
     assert best is not None and best.values["num_features"] == max(int(trial.values["num_features"]) for trial in trials)
-    for picture in (parallel_coordinates_png(trials, best, "tiny"), importance_png(found, "tiny")):
+    for picture in (parallel_coordinates_png(trials, best, "tiny $_$"), importance_png(found, "tiny $_$")):  # no formula
         assert picture.startswith(b"\x89PNG") and len(picture) > 5000
