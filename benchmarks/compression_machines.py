@@ -24,7 +24,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "oneDNN avx2": {"ONEDNN_MAX_CPU_ISA": "avx2"},
     "oneDNN without AVX": {"ONEDNN_MAX_CPU_ISA": "sse41"},
     "MKL alike everywhere": {"MKL_CBWR": "COMPATIBLE"},
-    "numpy without AVX": {"NPY_DISABLE_CPU_FEATURES": "X86_V3"},
+    "numpy without AVX": {"NPY_DISABLE_CPU_FEATURES": "X86_V3,X86_V4"},
 }
 WAYS: dict[str, tuple[str, ...]] = {"usual": (), "portable": ("--portable",)}
 GPU = "GPU"

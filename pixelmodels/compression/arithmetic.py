@@ -21,7 +21,7 @@ EAGER = "eager"
 PATHS = (EAGER,)  # ways to run a model's passes
 CHOICES = {"precision": tuple(DTYPES), "path": PATHS}  # of a way's words, in the order by which files number them
 MAX_WIDTH, MAX_THREADS, MAX_GRID_BITS = 1024, 256, 40
-_HELD = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES")  # of the environment
+_HELD = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES")  # of the environment
 # Steps of parameters, as powers of 1/2: far above the rounding of float64, far below what changes a table. A mixture's narrow components
 # turn small steps of their means into larger ones of their tables.
 _GRID_BITS, _GRID_BITS_OF_MIXTURE = 8, 16

@@ -227,13 +227,15 @@ class Codec:
 def _coded(place: Place, tables: Tables, x_BC: Tensor, num_levels: int, code: Code) -> UInt8:
     """A sub-pixel's levels, B: the groups of levels first where there are such."""
     size, groups_BS = tables.group_size, tables.groups(place.channel, x_BC)
-    group_B = None if groups_BS is None else code(place, size, groups_BS)
-    level_B = code(place, 1, tables.levels(place.channel, x_BC, group_B))
-    if group_B is not None:
-        level_B = group_B * np.uint8(size) + level_B
-        if size * size > num_levels and (level_B >= num_levels).any():
-            raise Undecodable("a level that there is not")
-    return level_B
+    if groups_BS is None:
+        return code(place, 1, tables.levels(place.channel, x_BC, None))
+    group_B = code(place, size, groups_BS)
+    level_B = group_B.astype(np.int64) * size  # the first of the group
+    if (level_B < num_levels).all():
+        level_B += code(place, 1, tables.levels(place.channel, x_BC, group_B))
+    if (level_B >= num_levels).any():
+        raise Undecodable("a level that there is not")
+    return level_B.astype(np.uint8)
 
 
 def _digest(images_NCHW: UInt8, context: Context | None) -> bytes:

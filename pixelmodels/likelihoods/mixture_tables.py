@@ -25,7 +25,7 @@ class MixtureTables(Tables):
     def __init__(self, spec: ImageSpec, num_mixtures: int, params_BP: Tensor):
         self._levels, self._step = spec.levels, spec.step
         self.group_size = spec.levels if spec.levels <= _ONE_GROUP else math.ceil(math.sqrt(spec.levels))
-        params_PB = np.ascontiguousarray(params_BP.cpu().numpy().T)
+        params_PB = np.array(params_BP.cpu().numpy().T, order="C")
         of_channels = params_PB[num_mixtures:].reshape(spec.channels, -1, params_PB.shape[1])
         self._log_weight_KB = params_PB[:num_mixtures]  # up to a constant
         self._means_CKB, log_scales_CKB = of_channels[:, :num_mixtures], of_channels[:, num_mixtures : 2 * num_mixtures]
@@ -49,7 +49,8 @@ class MixtureTables(Tables):
         return below_SB.T
 
     def levels(self, channel: int, x_BC: Tensor, group_B: Array | None) -> Array:
-        # sigmoid(upper) sigmoid(-lower) width, which has all its digits however far a bin is from the mean
+        # sigmoid(upper) sigmoid(-lower) width, which has all its digits as far as odds are not bounded. Beyond, the levels of a group are
+        # alike: their group has the least share that there is, and costs less than the likelihood says.
         size, inverse_KB, width_KB = self.group_size, self._inverse_CKB[channel], self._width_CKB[channel]
         group_B = np.zeros(inverse_KB.shape[1], np.uint8) if group_B is None else group_B
         mean_KB = self._mean_KB - (group_B * (size * self._step)).astype(inverse_KB.dtype)
@@ -86,8 +87,11 @@ class MixtureTables(Tables):
 
 
 def _around(edge_E: Array, mean_KB: Array, inverse_KB: Array) -> tuple[Array, Array]:
-    """The odds that a logistic has of lying above edges, and its share below them; K E B. Bounded, so that nothing overflows."""
-    most = math.log(np.finfo(edge_E.dtype).max) - 8
+    """The odds that a logistic has of lying above edges, and its share below them; K E B.
+
+    Bounded, so that nothing overflows, and that a bin of the widest scale and the furthest mean is not 0.
+    """
+    most = math.log(np.finfo(edge_E.dtype).max) / 2 - 4
     odds_KEB: Array = (mean_KB[:, None] - edge_E[:, None]) * inverse_KB[:, None]
     np.exp(odds_KEB.clip(-most, most, out=odds_KEB), out=odds_KEB)
     return odds_KEB, 1 / (1 + odds_KEB)

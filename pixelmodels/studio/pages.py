@@ -89,5 +89,5 @@ def _walk(folder: Traversable, path: str) -> Iterator[tuple[str, Traversable]]:
         name = f"{path}{entry.name}"
         if entry.is_dir():
             yield from _walk(entry, f"{name}/")
-        elif "." + name.rpartition(".")[2] in KINDS:  # what else a file manager or an editor leaves there is none of it
+        elif not entry.name.startswith(".") and "." + name.rpartition(".")[2] in KINDS:
             yield name, entry

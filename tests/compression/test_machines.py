@@ -28,9 +28,9 @@ ENVIRONMENTS = {
     "torch without AVX": {"ATEN_CPU_CAPABILITY": "default"},
     "oneDNN without AVX": {"ONEDNN_MAX_CPU_ISA": "sse41"},
     "MKL alike everywhere": {"MKL_CBWR": "COMPATIBLE"},
-    "numpy without AVX": {"NPY_DISABLE_CPU_FEATURES": "X86_V3"},
+    "numpy without AVX": {"NPY_DISABLE_CPU_FEATURES": "X86_V3,X86_V4"},
 }
-LIKELIHOODS_OF_FILES = {"logits": "categorical", "mixture": "discretized_logistic_mixture"}
+LIKELIHOODS_OF_FILES = {"logits": ("categorical", 1), "mixture": ("discretized_logistic_mixture", 3)}  # and channels
 KINDS = ("logits_1", "logits_2", "logits_portable", "mixture_1", "mixture_portable")  # files: of how many threads, or portable
 PROGRAM = """
 import sys
@@ -49,9 +49,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of one file of images for each way and number of threads, and the images."""
     folder = tmp_path_factory.mktemp("machines")
     num_threads = torch.get_num_threads()
-    for name, likelihood in LIKELIHOODS_OF_FILES.items():
+    for name, (likelihood, channels) in LIKELIHOODS_OF_FILES.items():
         torch.manual_seed(0)
-        model = build(config_class("gated_pixelcnn")(), ImageSpec(1, 8, 8, 256), LikelihoodConfig(likelihood)).eval()
+        model = build(config_class("gated_pixelcnn")(), ImageSpec(channels, 8, 8, 256), LikelihoodConfig(likelihood)).eval()
         save_model(folder / name, model)
         (folder / f"{name}_images").mkdir()
         for i, image_CHW in enumerate(sample(model, NUM_IMAGES, seed=0).numpy()):

@@ -22,7 +22,7 @@ def web() -> TestClient:
 
 def test_what_file_managers_leave_among_the_files_is_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "static" / "deep").mkdir(parents=True)
-    for name in ("index.html", ".DS_Store", "main.js~", "Thumbs.db", "deep/one.svg", "deep/.one.swp"):
+    for name in ("index.html", ".DS_Store", "main.js~", "Thumbs.db", "deep/one.svg", "deep/.one.swp", ".#main.js"):
         (tmp_path / "static" / name).write_bytes(b"x")
     monkeypatch.setattr(pages, "files", lambda _: tmp_path)
     assert set(pages.read_files()) == {"index.html", "deep/one.svg"}
