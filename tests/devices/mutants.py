@@ -1,33 +1,46 @@
 """Take away each of the package's own `device=` and `.to(device)` in turn, and see whether the pretended device notices.
 
-    python -m tests.devices.mutants              # an hour of two cores; the last lines are those that nobody noticed
-    python -m tests.devices.mutants sampling compression     # of files whose path has one of these in it
+    python -m tests.devices.mutants              # a quarter of an hour of two cores; the last lines are those that nobody noticed
+    python -m tests.devices.mutants sampling compression     # of files whose path below the package has one of these in it
 
-What comes to a place is found first: each scenario is run once with all places written down as they are come to. Then each place is
-taken away in a copy of the package, and of the scenarios what comes to it is run, the quickest first, until something fails.
+In a copy of the package each place asks whether it is the one that is taken away (`Taken`). What a scenario does is done in a child
+process first, to see which places it comes to, and once more in another for each of them that nobody has noticed yet. Places that are
+come to while a scenario prepares, and those of runs, which go on from each other's files, are taken away for a whole scenario.
 """
 
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import _lru_cache_wrapper
 from pathlib import Path
+from typing import Any
 
 from pixelmodels.models import ARCHITECTURES
-from tests.devices.test_devices import STEPS, faults
+from tests.devices.test_devices import faults
 
 ROOT = Path(__file__).parents[2]
 SCENARIOS = ("loop", *ARCHITECTURES)
-_PLACES = "PIXELMODELS_PLACES"  # of the environment: the file in which places are written down
+FOLDER, NUMBER = "PIXELMODELS_NOTICED", "PIXELMODELS_TAKEN"  # of the environment: where it is told what was found; what is taken away
+NOT_TWICE = (" run", " resumed")  # what cannot be done again beside itself
+_HELPER = '''
+"""Which place is taken away, and which ones were come to."""
+import os
+taken, come_to = int(os.environ.get("PIXELMODELS_TAKEN", "-1")), set()
+def at(number, kept, without):
+    come_to.add(number)
+    return without() if number == taken else kept()
+'''
 
 
 @dataclass(frozen=True)
@@ -37,48 +50,131 @@ class Place:
     file: str  # below the root
     line: int
     text: str  # of the whole call
-    start: int  # in the file, of the call
-    end: int
-    without: str  # the call without it
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {' '.join(self.text.split())}"
 
 
-def places(path: Path) -> list[Place]:
-    """Those of a file."""
-    source, found = path.read_text(), list[Place]()
-    starts = [0]
-    for line in source.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line.encode()))
-    content = source.encode()
+class Rewriter(ast.NodeTransformer):
+    """Has the places of a file ask whether they are taken away, and lists them; the first has the number `first`."""
 
-    def at(line: int | None, column: int | None) -> int:
-        assert line is not None and column is not None
-        return starts[line - 1] + column
+    def __init__(self, file: str, first: int) -> None:
+        self.file, self.first, self.found = file, first, list[Place]()
 
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call):
-            continue
-        start, end = at(node.lineno, node.col_offset), at(node.end_lineno, node.end_col_offset)
-        text = content[start:end].decode()
-        without = None
-        if any(keyword.arg == "device" for keyword in node.keywords):
-            left = ast.Call(node.func, node.args, [keyword for keyword in node.keywords if keyword.arg != "device"])
-            without = ast.unparse(left)
-        elif isinstance(node.func, ast.Attribute) and node.func.attr == "to" and node.args and "device" in ast.unparse(node.args[0]):
-            types = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg == "dtype")]
-            without = ast.unparse(ast.Call(node.func, types, []) if types else node.func.value)
-        if without is not None:
-            found.append(Place(str(path.relative_to(ROOT)), node.lineno, text, start, end, f"({without})"))
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        place, without = Place(self.file, node.lineno, ast.unparse(node)), _without_device(node)
+        self.generic_visit(node)
+        if without is None:
+            return node
+        self.found.append(place)
+        number = ast.Constant(self.first + len(self.found) - 1)
+        at = ast.parse("__import__('pixelmodels._places')._places.at", mode="eval").body
+        nothing = ast.arguments([], [], None, [], [], None, [])
+        return ast.Call(at, [number, ast.Lambda(nothing, node), ast.Lambda(nothing, without)], [])
+
+
+def _without_device(node: ast.Call) -> ast.expr | None:
+    """A call without its device; None where it says none."""
+    if any(keyword.arg == "device" for keyword in node.keywords):
+        return ast.parse(
+            ast.unparse(ast.Call(node.func, node.args, [keyword for keyword in node.keywords if keyword.arg != "device"])), mode="eval"
+        ).body
+    if isinstance(node.func, ast.Attribute) and node.func.attr == "to" and node.args and "device" in ast.unparse(node.args[0]):
+        types = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg == "dtype")]
+        return ast.parse(ast.unparse(ast.Call(node.func, types, []) if types else node.func.value), mode="eval").body
+    return None
+
+
+def rewritten(folder: Path, only: Sequence[str]) -> list[Place]:
+    """A copy of the package and its tests in a folder, in which the places of some files can be taken away; these places."""
+    for name in ("pixelmodels", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "fixtures"))
+    (folder / "pixelmodels" / "_places.py").write_text(_HELPER)
+    found: list[Place] = []
+    for path in sorted((folder / "pixelmodels").rglob("*.py")):
+        if any(part in str(path.relative_to(folder / "pixelmodels")) for part in only):
+            rewriter = Rewriter(str(path.relative_to(folder)), len(found))
+            tree = rewriter.visit(ast.parse(path.read_text()))
+            if rewriter.found:
+                path.write_text(ast.unparse(ast.fix_missing_locations(tree)))
+                found += rewriter.found
     return found
 
 
-def run(root: Path, scenario: str, written: Path | None = None, only: Sequence[str] = ()) -> tuple[str, float]:
-    """What fails in a scenario of the package in a folder (nothing: empty), and its seconds; of some of what it does, or of all."""
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **({_PLACES: str(written)} if written else {})}
-    environment["PIXELMODELS_ONLY"] = json.dumps(only)
-    started = time.monotonic()
+class Taken:
+    """In a scenario of such a copy: tries the places that something comes to. Elsewhere it does nothing."""
+
+    def __init__(self) -> None:
+        self._folder = os.environ.get(FOLDER)
+        self._is_whole = NUMBER in os.environ
+        objects = gc.get_objects() if self._folder is not None else []
+        self._kept = [one for one in objects if type(one) is _lru_cache_wrapper and str(one.__module__).startswith("pixelmodels")]
+
+    def tried(self, what: str, do: Callable[[], dict[str, Any]]) -> None:
+        """Do something in child processes, without each of the places that it comes to and that nobody noticed so far."""
+        if self._folder is None or self._is_whole:
+            return
+        for number in self._in_child(what, do, None):
+            if not what.endswith(NOT_TWICE) and not (Path(self._folder) / f"noticed-{number}").exists():
+                self._in_child(what, do, number)
+
+    def between(self) -> None:
+        """Note down what was come to since the last time that something was tried."""
+        if self._folder is not None and not self._is_whole:
+            self._write("between", self._places().come_to)
+            self._places().come_to.clear()
+
+    def forget(self) -> None:
+        """What was come to."""
+        if self._folder is not None:
+            self._places().come_to.clear()
+
+    def _in_child(self, what: str, do: Callable[[], dict[str, Any]], number: int | None) -> list[int]:
+        """The places that it comes to; without one of them: whether that is noticed is told in the folder."""
+        assert self._folder is not None
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                for one in self._kept:  # with the place there, which would hide that it is gone
+                    one.cache_clear()
+                places = self._places()
+                places.come_to.clear()
+                places.taken = -1 if number is None else number
+                row = do()
+                if number is None:
+                    os.write(writing, json.dumps(sorted(places.come_to)).encode())
+                    self._write("whole" if what.endswith(NOT_TWICE) else "come-to", places.come_to)
+                elif fault := faults({what: row}):
+                    (Path(self._folder) / f"noticed-{number}").write_text(fault)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as stream:
+            told = stream.read()
+        _, status = os.waitpid(child, 0)
+        if status and number is not None:  # it did not even come to an end
+            (Path(self._folder) / f"noticed-{number}").write_text(f"{what}: status {status}")
+        return [int(one) for one in json.loads(told)] if told else []
+
+    def _write(self, kind: str, numbers: set[int]) -> None:
+        assert self._folder is not None
+        for number in numbers:
+            (Path(self._folder) / f"{kind}-{number}-{sys.argv[1]}").touch()
+
+    @staticmethod
+    def _places() -> Any:
+        return sys.modules.get("pixelmodels._places") or __import__("pixelmodels._places")._places
+
+
+def run(root: Path, scenario: str, folder: Path, number: int | None = None) -> str:
+    """What fails in a scenario of a copy of the package, with each place tried or with one taken away throughout; nothing: empty."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", FOLDER: str(folder)}
+    environment |= {} if number is None else {NUMBER: str(number)}
     command, failed = [sys.executable, "-P", "-m", "tests.devices.scenarios", scenario], ""
     with (
         tempfile.TemporaryFile("w+") as said,
@@ -93,93 +189,36 @@ def run(root: Path, scenario: str, written: Path | None = None, only: Sequence[s
         if process.wait() and not failed:
             said.seek(0)
             failed = said.read()[-300:] or f"status {process.returncode}"
-    return failed, time.monotonic() - started
-
-
-def copy(folder: Path) -> Path:
-    """The package and its tests in a folder of their own."""
-    for name in ("pixelmodels", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "fixtures"))
-    return folder
-
-
-def write_down(root: Path, found: list[Place]) -> None:
-    """Have each place of a copy write its number down when it is come to."""
-    by_file: dict[str, list[tuple[int, Place]]] = {}
-    for number, place in enumerate(found):
-        by_file.setdefault(place.file, []).append((number, place))
-    for file, own in by_file.items():
-        content = (ROOT / file).read_bytes()
-        edits = sorted(((place.start, number) for number, place in own), reverse=True)
-        for start, number in edits:
-            end = next(place.end for other, place in own if other == number)
-            # from the back: what is inside of a call was changed before, so that its end has moved
-            moved = sum(len(_begin(n)) + 1 for s, n in edits if start < s < end)
-            content = content[:start] + _begin(number) + content[start : end + moved] + b")" + content[end + moved :]
-        (root / file).write_bytes(content)
-    (root / "pixelmodels" / "_places.py").write_text(
-        "import os\nseen, doing = set(), ['']\n"
-        "def begin(what):\n"
-        "    seen.clear()\n"
-        "    doing[0] = what\n"
-        "def at(number, value):\n"
-        "    if number not in seen:\n"
-        "        seen.add(number)\n"
-        f"        with open(os.environ['{_PLACES}'], 'a') as file:\n"
-        "            file.write(f'{number} {doing[0]}\\n')\n"
-        "    return value\n"
-    )
-
-
-def _begin(number: int) -> bytes:
-    return f"__import__('pixelmodels._places')._places.at({number}, ".encode()
-
-
-def asked_for(scenario: str, what: Sequence[str]) -> list[str]:
-    """What of a scenario is run, where some of it comes to a place: everything where it comes to it in between, or goes on from itself."""
-    if scenario == "loop" or "" in what:
-        return []
-    steps = [one.removesuffix(end) + other for one in what for end in STEPS if one.endswith(end) for other in STEPS]
-    return [*what, *steps]
+    return failed
 
 
 def main() -> None:
     """Run them all."""
-    only = sys.argv[1:] or [""]
-    found = [
-        place
-        for path in sorted((ROOT / "pixelmodels").rglob("*.py"))
-        if any(part in str(path.relative_to(ROOT / "pixelmodels")) for part in only)
-        for place in places(path)
-    ]
-    print(f"{len(found)} places", flush=True)
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
-        watched = copy(Path(scratch) / "watched")
-        write_down(watched, found)
+        root, folder = Path(scratch) / "copy", Path(scratch) / "told"
+        folder.mkdir()
+        found = rewritten(root, sys.argv[1:] or [""])
+        print(f"{len(found)} places", flush=True)
 
-        def visit(scenario: str) -> tuple[str, float, dict[int, list[str]]]:
-            written = Path(scratch) / f"{scenario}.places"
-            written.touch()
-            failed, seconds = run(watched, scenario, written)
+        def every(scenario: str) -> None:
+            failed = run(root, scenario, folder)
             assert not failed, f"{scenario} fails before anything is taken away: {failed}"
-            came: dict[int, list[str]] = {}
-            for line in written.read_text().splitlines():
-                number, _, what = line.partition(" ")
-                came.setdefault(int(number), []).append(what)
-            return scenario, seconds, came
+            print(f"{scenario}: {len(list(folder.glob('noticed-*')))} noticed by now", flush=True)
 
-        visits = sorted(pool.map(visit, SCENARIOS), key=lambda one: one[1])
+        list(pool.map(every, SCENARIOS))
 
         def notice(number: int) -> str:
-            place, coming = found[number], {scenario: came[number] for scenario, _, came in visits if number in came}
-            root = copy(Path(scratch) / f"{number}")
-            content = (ROOT / place.file).read_bytes()
-            (root / place.file).write_bytes(content[: place.start] + place.without.encode() + content[place.end :])
-            noticed = next((one for one, what in coming.items() if run(root, one, only=asked_for(one, what))[0]), None)
-            shutil.rmtree(root)
-            told = f"noticed by {noticed}" if noticed else f"NOT NOTICED by {', '.join(coming)}" if coming else "COME TO by no scenario"
-            print(f"{place}: {told}", flush=True)
-            return "" if noticed else f"{place}: {told}"
+            noticed = folder / f"noticed-{number}"
+            coming = {
+                kind: [one for one in SCENARIOS if (folder / f"{kind}-{number}-{one}").exists()] for kind in ("come-to", "between", "whole")
+            }
+            for scenario in (*coming["whole"], *coming["between"]):
+                if not noticed.exists() and (fault := run(root, scenario, folder, number)):
+                    noticed.write_text(fault)
+            all_coming = sorted({one for some in coming.values() for one in some})
+            told = f"NOT NOTICED by {', '.join(all_coming)}" if all_coming else "COME TO by no scenario"
+            print(f"{found[number]}: {f'noticed, {noticed.read_text()}' if noticed.exists() else told}", flush=True)
+            return "" if noticed.exists() else f"{found[number]}: {told}"
 
         left = [line for line in pool.map(notice, range(len(found))) if line]
     print(f"\n{len(left)} of {len(found)} are not noticed:", *left, sep="\n")

@@ -12,7 +12,6 @@ from tests.devices import pretended  # before torch
 # isort: split
 import copy
 import json
-import os
 import sys
 import tempfile
 import traceback
@@ -50,6 +49,7 @@ from pixelmodels.training.optimization import load_moments, make_optimizer, mome
 from pixelmodels.training.plan import RunPlan
 from pixelmodels.training.workers import LogProb
 from tests.conformance.conftest import PAIRS, WITHOUT_SMALL, random_context, small_model
+from tests.devices.mutants import Taken
 from tests.devices.pretended import DEVICE, OnDevice, held, on_device, waits
 from tests.training.tiny_run import Stop, stop_after, tiny_plan, tiny_recipe
 
@@ -57,7 +57,7 @@ HEIGHT, WIDTH, BATCH = 4, 4, 3
 ONE_KIND = ("label", "vector", "image")  # of context; `mix` has them all
 CONTEXTS = ("none", *ONE_KIND, "mix", "small")
 Call = Callable[[PixelModel, Tensor, Any], Any]
-ONLY = frozenset(json.loads(os.environ.get("PIXELMODELS_ONLY", "[]")))  # what is done; everything where it is empty
+taken = Taken()
 
 
 def values(result: Any) -> Any:
@@ -81,14 +81,28 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def tell(what: str, here: Callable[[], Any], there: Callable[[], Any]) -> None:
-    """Do something on both sides, and print how it went; nothing where `ONLY` names other things."""
-    if ONLY and what not in ONLY:
-        return
-    if places := sys.modules.get("pixelmodels._places"):
-        places.begin(what)
-    told: dict[str, Any] = {"what": what}
+    """Do something on both sides, and print how it went."""
+    taken.between()
+    expected = done(here)
+    taken.tried(what, lambda: compared(there, expected))
+    print(json.dumps({"what": what, **compared(there, expected)}), flush=True)
+    taken.forget()
+
+
+def done(here: Callable[[], Any]) -> Any:
+    """Plain values, or the error."""
     try:
-        expected = values(here())
+        return values(here())
+    except Exception as error:
+        return error
+
+
+def compared(there: Callable[[], Any], expected: Any) -> dict[str, Any]:
+    """Do something on the pretended device: how often the host waits, and whether it is what is expected."""
+    told: dict[str, Any] = {}
+    try:
+        if isinstance(expected, Exception):
+            raise expected
         waits.clear()
         with OnDevice():
             found = there()
@@ -98,9 +112,7 @@ def tell(what: str, here: Callable[[], Any], there: Callable[[], Any]) -> None:
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/pixelmodels/" in frame.filename]
         told["error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         told["at"] = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
-    if places:
-        places.begin("")
-    print(json.dumps(told), flush=True)
+    return told
 
 
 class Trained:
@@ -333,6 +345,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with sdpa_kernel(SDPBackend.MATH):  # both sides by the same kernel: a CPU has a fused one
         {"loop": loop_scenarios, "itself": itself}.get(name, lambda: model_scenarios(name))()
+    taken.between()
 
 
 if __name__ == "__main__":
