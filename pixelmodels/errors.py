@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import errno
 import io
 import math
+import os
 import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +30,7 @@ class MachineTrouble(UserError):
 
 
 LARGEST_SEED = 2**64 - 1
+THREADS_END_S = 10.0  # that a program which was interrupted gives its threads
 
 
 def check_seed(what: str, seed: int | None) -> None:
@@ -45,11 +53,11 @@ def check_finite(what: str, value: object) -> None:
         raise UserError(f"{what} {value} is no finite number; give one")
 
 
-def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
-    """The error for a name that is not in a table, with the choices and the nearest of them."""
+def unknown(kind: str, value: object, choices: Iterable[str], where_none: str = "") -> UserError:
+    """The error for a name that is not in a table, with the choices and the nearest of them; `where_none`, what to do if there are none."""
     have = sorted(choices)
     near = difflib.get_close_matches(str(value), have, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else f"; {where_none}" if where_none and not have else ""
     return UserError(f"{kind} '{value}' unknown; have {', '.join(have) or 'none'}{hint}")
 
 
@@ -133,8 +141,22 @@ def said_of(address: str, error: BaseException) -> str:
     return type(error).__name__ if any(word in said for word in hidden) else said
 
 
+def without_files(folder: Path, remedy: str) -> str:
+    """Of a folder that has no files of its own: what it has, and the remedy."""
+    inside = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not inside:
+        return f"is a folder without files; {remedy}"
+    more = f" and {len(inside) - 2} more" if len(inside) > 2 else ""
+    return (
+        f"has no files of its own, only folders ({', '.join(inside[:2])}{more}), which are not gone through; {remedy}, such as one of these"
+    )
+
+
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
-    """Run a pipeline's `main` and leave with its status; a `UserError` is one line and status 2."""
+    """Run a pipeline's `main` and leave with its status; a `UserError` is one line and status 2.
+
+    Ctrl-c is status 130, and SIGTERM 143 (see `end_on_sigterm`); threads that wait for what is gone by then do not hold up the end.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8 are printed, too
     try:
@@ -145,9 +167,38 @@ def exit_with(main: Callable[[], int | None]) -> NoReturn:
             raise
         print(f"error: {without_logins(' '.join(str(mistake).split()))}", file=sys.stderr)
         status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+    except KeyboardInterrupt as end:
+        is_told = isinstance(end, Terminated)
+        print("ended by SIGTERM" if is_told else "interrupted", file=sys.stderr)
+        status = 143 if is_told else 130
+        _leave_threads(status)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(status)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as ctrl-c does."""
+
+
+def end_on_sigterm() -> None:
+    """Have SIGTERM raise `Terminated` in the main thread, so that what was begun is put in order; elsewhere nothing happens."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _leave_threads(status: int) -> None:
+    """End the process where threads that the interpreter would wait for do not end in time."""
+    deadline = time.monotonic() + THREADS_END_S
+    waited_for = [one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon]
+    for thread in waited_for:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in waited_for):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

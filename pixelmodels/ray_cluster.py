@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelmodels.errors import UserError, check_at_least, first_line
+from pixelmodels.errors import UserError, check_at_least, end_on_sigterm, first_line
 from pixelmodels.internals import draining_nodes, has_autoscaler, shorten_cluster_messages
 
 _STDERR = 2
@@ -66,6 +66,7 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False) -> None
         try:
             _check_reachable(address)
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver)
+            end_on_sigterm()  # Ray's own handler aborts
         except (OSError, RuntimeError, ValueError) as error:
             reason = first_line(error)
             raise UserError(f"Ray at RAY_ADDRESS '{address}' cannot be joined ({reason}); start it, or unset RAY_ADDRESS") from error
@@ -85,6 +86,7 @@ def connect(num_cpus: int | None = None, *, log_to_driver: bool = False) -> None
             logging_level=logging.WARNING,
             log_to_driver=log_to_driver,
         )
+        end_on_sigterm()
     except Exception as error:  # a node that is too slow to start is an `Exception` and no more
         raise UserError(f"a local Ray cannot be started ({first_line(error)}); {_remedy(error)}") from error
     token = folder / "auth_token"

@@ -79,3 +79,37 @@ def test_a_folder_that_holds_no_session_is_told(variable: str, folder: str, reme
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: a local Ray cannot be started (") and done.stderr.endswith(f"; {remedy}\n")
+
+
+HANGS = """
+import sys, threading
+from pixelmodels import errors
+errors.THREADS_END_S = 0.2
+def main():
+    threading.Thread(target=threading.Event().wait).start()
+    raise KeyboardInterrupt
+errors.exit_with(main)
+"""
+
+
+def test_threads_that_wait_for_what_is_gone_do_not_hold_up_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+TERMINATED = """
+import os, signal, time
+from pixelmodels import ray_cluster
+from pixelmodels.errors import exit_with
+def main():
+    ray_cluster.connect(num_cpus=1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(200)
+exit_with(main)
+"""
+
+
+def test_sigterm_ends_a_program_that_works_with_ray_in_order() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", TERMINATED], env=environment, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (143, "ended by SIGTERM\n")

@@ -46,11 +46,10 @@ def encode(options: Encode, model: PixelModel, storage: Storage, say: Say = prin
             blocks.append(codec.encode(rows.images_NCHW, context_of_rows(rows, model.context_spec, kinds)))
             advance(len(rows))
     head = Head(weights, options.model, model.spec, bits_of_kinds, way, Machine.here(model.device))
-    content = Container(head, tuple(blocks), source.names).to_bytes()
+    container = Container(head, tuple(blocks), source.names)
+    content = container.to_bytes()
     write_whole(path, content)
-    bits = 8 * len(content) / source.num
-    size = f"{len(content):,} bytes: {bits:,.1f} bits an image, {bits / model.spec.num_subpixels:.4f} bits/dim"
-    say(f"{source.num:,} images in {len(blocks):,} blocks of {options.block}, {size}")
+    say(f"{source.num:,} images in {len(blocks):,} block{'s' * (len(blocks) > 1)} of {options.block}: {_size(container, len(content))}")
     return path.resolve()
 
 
@@ -123,12 +122,11 @@ def show(options: Show) -> list[str]:
     container = read(options.file)
     head, spec = container.head, container.head.spec
     num_bytes = Path(options.file).stat().st_size
-    bits = 8 * num_bytes / container.num_images
     kinds = [kind for bit, kind in enumerate(FIELDS) if head.kinds >> bit & 1]
     rows = {
         "images": f"{container.num_images:,} of {spec.channels}x{spec.height}x{spec.width} with {spec.levels} levels",
         "blocks": f"{len(container.blocks):,} of {head.way.width}",
-        "size": f"{num_bytes:,} bytes, {bits:,.1f} bits an image, {bits / spec.num_subpixels:.4f} bits/dim",
+        "size": _size(container, num_bytes),
         "names": "kept" if container.names is not None else "not kept",
         "model": head.model,
         "weights": f"sha256 {head.weights.hex()}",
@@ -139,6 +137,14 @@ def show(options: Show) -> list[str]:
         + (f", {head.machine.isa}" if head.machine.isa else ""),
     }
     return [f"{name:<11}{value}" for name, value in rows.items()]
+
+
+def _size(container: Container, num_bytes: int) -> str:
+    """Of a whole file, and what of it is pixels: of few images the rest is much."""
+    bits, pixels = 8 * num_bytes / container.num_images, sum(len(block.payload) for block in container.blocks)
+    per_dim = bits / container.head.spec.num_subpixels
+    rest = f"{num_bytes - pixels:,} of head, index and names"
+    return f"{num_bytes:,} bytes ({pixels:,} of pixels, {rest}), {bits:,.1f} bits an image, {per_dim:.4f} bits/dim"
 
 
 def model_of(container: Container, options: Decode, storage: Storage) -> PixelModel:

@@ -15,7 +15,7 @@ from pixelmodels.compression.container import LONGEST_NAME, MAGIC, PNG
 from pixelmodels.data import DatasetConfig, dequantize, quantize
 from pixelmodels.data.decoding import BadImage, convert_channels, decode, not_kept, read_header
 from pixelmodels.data.quantization import UInt8
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, without_files
 from pixelmodels.models.class_names import told
 from pixelmodels.pictures import png_bytes
 from pixelmodels.shapes import ImageSpec
@@ -40,7 +40,7 @@ class ImageFiles:
         there = [path] if path.is_file() else sorted(file for file in path.iterdir() if not file.name.startswith("."))
         files = tuple(file for file in there if file.is_file())
         if not files:
-            raise UserError(f"{what} is a folder without files; give one that holds images")
+            raise UserError(f"{what} {without_files(path, 'give one that holds images')}")
         return cls(files, tuple(file.name for file in there if not file.is_file()))
 
     def names(self) -> tuple[str, ...]:

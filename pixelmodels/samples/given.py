@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pixelmodels.data import Dataset, DatasetConfig, quantize
 from pixelmodels.data.decoding import BadImage, decode, decode_mask
-from pixelmodels.errors import UserError
+from pixelmodels.errors import UserError, without_files
 from pixelmodels.evaluation.batches import check_context_fits, check_images_fit, to_tensors
 from pixelmodels.models import Context, ContextSpec, PixelModel
 from pixelmodels.models.class_names import classes_of
@@ -62,7 +62,7 @@ class Files:
             raise UserError(f"{what} {found}; give an image file, or a folder of them")
         names = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         if not names:
-            raise UserError(f"{what} is a folder without files; give an image file, or a folder of them")
+            raise UserError(f"{what} {without_files(path, 'give an image file, or a folder of them')}")
         self._files, self.num, self.what = names, len(names), f"images of '{place}'"
 
     def levels(self, num: int, spec: ImageSpec, whose: str) -> Tensor:

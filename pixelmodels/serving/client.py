@@ -79,6 +79,9 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 60.0):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"'{url.rpartition('@')[2]}' is no address of a service; give one such as http://127.0.0.1:8000")
         self.url, self.key, self.timeout_s = url.rstrip("/"), key, timeout_s
 
     def samples(self, n: int = 1, **options: Any) -> Images:
@@ -218,6 +221,11 @@ class Client:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         with closing(kind(parts.hostname or "", parts.port, timeout=self.timeout_s)) as connection:
             data = None if body is None else _encoded(body)
+            try:
+                connection.connect()
+            except OSError as error:
+                where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # without a login
+                raise ConnectionError(f"nobody answers at {where} ({error}); start the service, or give its address") from error
             connection.request(method, parts.path + path, data, headers)
             response = connection.getresponse()
             if response.status != 200:

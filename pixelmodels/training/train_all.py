@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 import shlex
 import time
@@ -243,6 +244,10 @@ def _say_best_of(name: str, plans: Sequence[RunPlan], options: TrainAll, tracker
         return
     if champion is not None and champion.dataset != best.dataset:
         say(f"{what}; the champion is of other data ({champion.dataset}): first remove its alias '{CHAMPION}' in MLflow")
+        return
+    uniform = math.log2(plans[0].dataset.spec.levels)
+    if best.test_bits_per_dim >= uniform:
+        say(f"{what}: no better than equally likely levels ({uniform:g}), it has learned nothing yet; give more --epochs, or more images")
         return
     storage = "" if options.storage == DEFAULT_STORAGE else f" --storage {shlex.quote(options.storage)}"
     say(f"{what}; make it champion: python pipelines/promote.py --name {shlex.quote(name)} --version {best.number}{storage}")

@@ -89,7 +89,10 @@ def test_a_folder_comes_back(block: int, folder: Path, pictures: Path, tmp_path:
     file, out = tmp_path / "x.pxc", tmp_path / "decoded"
     run("encode", folder, "--images", pictures, "--out", file, "--block", block)
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == str(file) and said[-2].startswith(f"11 images in {-(-11 // block)} blocks of {block}, {file.stat().st_size:,} bytes")
+    blocks = {1: "11 blocks of 1", 4: "3 blocks of 4", 64: "1 block of 64"}[block]
+    assert said[-1] == str(file) and said[-2].startswith(f"11 images in {blocks}: {file.stat().st_size:,} bytes (")
+    of_pixels, others = (int(number) for number in re.findall(r"(\d+) of (?:pixels|head)", said[-2]))
+    assert of_pixels + others == file.stat().st_size and others > 9 * (-(-11 // block))
     run("decode", file, "--out", out)
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
     names = {name: f"{name}.png" if name == "c.bmp" else name for name in os.listdir(pictures) if name != ".hidden"}

@@ -110,9 +110,14 @@ class Taken:
         objects = gc.get_objects() if self._folder is not None else []
         self._kept = [one for one in objects if type(one) is _lru_cache_wrapper and str(one.__module__).startswith("pixelmodels")]
 
+    @property
+    def is_on(self) -> bool:
+        """Whether this is a scenario of such a copy, and no place is taken away throughout."""
+        return self._folder is not None and not self._is_whole
+
     def tried(self, what: str, do: Callable[[], dict[str, Any]]) -> None:
         """Do something in child processes, without each of the places that it comes to and that nobody noticed so far."""
-        if self._folder is None or self._is_whole:
+        if not self.is_on:
             return
         for number in self._in_child(what, do, None):
             if not what.endswith(NOT_TWICE) and not (Path(self._folder) / f"noticed-{number}").exists():
@@ -120,7 +125,7 @@ class Taken:
 
     def between(self) -> None:
         """Note down what was come to since the last time that something was tried."""
-        if self._folder is not None and not self._is_whole:
+        if self.is_on:
             self._write("between", self._places().come_to)
             self._places().come_to.clear()
 
@@ -144,6 +149,7 @@ class Taken:
                 places.taken = -1 if number is None else number
                 row = do()
                 if number is None:
+                    assert not (fault := faults({what: row})), fault  # something differs in a child process
                     os.write(writing, json.dumps(sorted(places.come_to)).encode())
                     self._write("whole" if what.endswith(NOT_TWICE) else "come-to", places.come_to)
                 elif fault := faults({what: row}):
@@ -157,7 +163,9 @@ class Taken:
         with os.fdopen(reading, "rb") as stream:
             told = stream.read()
         _, status = os.waitpid(child, 0)
-        if status and number is not None:  # it did not even come to an end
+        if status and number is None:
+            raise RuntimeError(f"{what} fails in a child process before anything is taken away")
+        if status:  # it did not even come to an end
             (Path(self._folder) / f"noticed-{number}").write_text(f"{what}: status {status}")
         return [int(one) for one in json.loads(told)] if told else []
 

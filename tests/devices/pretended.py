@@ -205,10 +205,16 @@ def _aliases(func: Any) -> bool:
 
 
 def _check(func: Any, args: Any, tensors: list[Tensor]) -> None:
-    """Raise `Misplaced` where a tensor of the CPU is among them that must not be: any but a number, what is copied, and an index."""
+    """Raise `Misplaced` where a tensor of the CPU is among them that must not be.
+
+    That is any but what is copied, an index, and a number that is not changed.
+    """
     here = [tensor for tensor in tensors if not isinstance(tensor, Pretended)]
     if func in _COPIES:
         return
+    for argument, value in zip(func._schema.arguments, args, strict=False):
+        if argument.alias_info is not None and argument.alias_info.is_write and any(value is one for one in here):
+            raise Misplaced(f"{func}: a tensor of the CPU is changed by what is on the device")
     if func in _INDEXING:
         here = [one for one in (args[0], *args[2:3]) if isinstance(one, Tensor) and not isinstance(one, Pretended)]
         if here and here[0] is args[0]:

@@ -330,6 +330,7 @@ def itself() -> None:
     with OnDevice():
         there, number = torch.ones(2, device=DEVICE), torch.ones(())
         tell("adds a number", lambda: torch.full((2,), 2.0), lambda: there + number)
+        tell("is added to a number of the CPU", lambda: 0, lambda: torch.zeros(()).add_(there.sum()))
         tell("adds a tensor of the CPU", lambda: 0, lambda: there + torch.ones(2))
         tell("is indexed by the CPU", lambda: torch.ones(1), lambda: there[torch.tensor([1])])
         tell("is put into a tensor of the CPU", lambda: 0, lambda: torch.zeros(3)[there.long()])
@@ -343,7 +344,11 @@ def main() -> None:
     (name,) = sys.argv[1:]
     pretended.begin()
     torch.set_num_threads(1)
-    with sdpa_kernel(SDPBackend.MATH):  # both sides by the same kernel: a CPU has a fused one
+    # Both sides by the same kernel, where a CPU has a fused one; threads of autograd would not be there in the child processes of `Taken`.
+    with (
+        torch.autograd.set_multithreading_enabled(not taken.is_on),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         {"loop": loop_scenarios, "itself": itself}.get(name, lambda: model_scenarios(name))()
     taken.between()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -242,3 +243,19 @@ def test_a_level_keeps_its_pixel() -> None:
     image_CHW = np.arange(30, dtype=np.uint8).reshape(1, 6, 5) % 7
     asked = CompletionRequest.model_validate_json(_encoded({"image": image_CHW, "known_rows": 1}))
     assert np.array_equal(image_of(asked.image, "image", GREY7, 1000, asked.scale), image_CHW)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://127.0.0.1", "http://", "user:secret@127.0.0.1:8000"])
+def test_what_is_no_address_is_told_without_its_secrets(url: str) -> None:
+    with pytest.raises(ValueError, match=r"is no address of a service; give one such as http://127\.0\.0\.1:8000") as error:
+        Client(url)
+    assert "secret" not in str(error.value)
+
+
+def test_nobody_at_an_address_is_told_with_it() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and does not listen
+        port = held.getsockname()[1]
+        with pytest.raises(ConnectionError, match=rf"nobody answers at http://127\.0\.0\.1:{port} \(.+\); start the service") as error:
+            Client(f"http://user:secret@127.0.0.1:{port}").samples(1)
+    assert "secret" not in str(error.value)

@@ -60,6 +60,12 @@ class Registry:
         return lines
 
 
+def test_a_version_that_has_learned_nothing_is_not_recommended(storage: Storage) -> None:
+    (line,) = Registry(Tracker(storage), [(9.0, "")]).said(())
+    assert line.startswith("best of tiny by test bits/dim: version 1 (r), 9.0000: no better than equally likely levels (")
+    assert line.endswith("), it has learned nothing yet; give more --epochs, or more images")
+
+
 def test_a_call_ends_with_the_best_version_and_the_command_that_promotes_it(storage: Storage) -> None:
     tracker = Tracker(storage)
     registry = Registry(tracker, [(2.0, ""), (1.5, ""), (1.0, "label")])
