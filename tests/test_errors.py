@@ -9,7 +9,7 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 from ray.exceptions import RayTaskError
 
-from pixelmodels.errors import UserError, check_seed, exit_with, mistake_in, said_of, shown, without_logins
+from pixelmodels.errors import UserError, check_seed, exit_with, mistake_in, said_of, shown, without_files, without_logins
 from pixelmodels.storage import Storage
 
 
@@ -142,3 +142,11 @@ def test_whole_numbers_of_64_bits_are_seeds(seed: int | None) -> None:
 def test_other_numbers_are_told_with_the_range(seed: int) -> None:
     with pytest.raises(UserError, match=rf"^--seed {seed} is no seed; give a whole number from 0 to 18446744073709551615$"):
         check_seed("--seed", seed)
+
+
+def test_a_folder_of_folders_is_told_as_such(tmp_path: Path) -> None:
+    assert without_files(tmp_path, "give another") == "is a folder without files; give another"
+    for name in ("cat", "dog", "eel", ".hidden"):
+        (tmp_path / name).mkdir()
+    told = "has no files of its own, only folders (cat, dog and 1 more), which are not gone through; give another, such as one of these"
+    assert without_files(tmp_path, "give another") == told
