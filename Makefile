@@ -50,7 +50,8 @@ test: lint ## all checks, then all tests but those of test-browser, test-compile
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-docs: $(STAMP) ## run every command and every Python block of README and guides, with quick settings (ARGS="README.md", ARGS=--write)
-	@$(BIN)/python -m tests.docs.run_pages $(ARGS)
+	@# threads that wait for work, spinning, hold up the many small programs of the pages
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.docs.run_pages $(ARGS)
 
 test-compiled: $(STAMP) ## the tests that compile the passes of every architecture: needs g++ (ARGS="-k name")
 	@$(BIN)/python -m pytest -q -m compiled $(ARGS)
