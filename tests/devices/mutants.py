@@ -1,6 +1,6 @@
 """Take away each of the package's own `device=` and `.to(device)` in turn, and see whether the pretended device notices.
 
-    python -m tests.devices.mutants              # a quarter of an hour of two cores; the last lines are those that nobody noticed
+    python -m tests.devices.mutants              # some 20 minutes of two cores; the last lines are those that nobody noticed
     python -m tests.devices.mutants sampling compression     # of files whose path below the package has one of these in it
     python -m tests.devices.mutants loop gated_pixelcnn      # by some scenarios
 
@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 SCENARIOS = ("loop", *ARCHITECTURES)
 FOLDER, NUMBER = "PIXELMODELS_NOTICED", "PIXELMODELS_TAKEN"  # of the environment: where it is told what was found; what is taken away
 NOT_TWICE = (" run", " resumed")  # what cannot be done again beside itself
+SEEN_LATER = " moments put back"  # what shows in what is done next
 IN_CHILDREN = (*STEPS, " gradient")  # what cannot be done in a child process once it was done here: torch's autograd refuses
 _HELPER = '''
 """Which place is taken away, and which ones were come to."""
@@ -155,7 +156,7 @@ class Taken:
                 if number is None:
                     assert not (fault := faults({what: row})), fault  # something differs in a child process
                     os.write(writing, json.dumps(sorted(places.come_to)).encode())
-                    self._write("come-to", places.come_to)
+                    self._write("whole" if what.endswith(SEEN_LATER) else "come-to", places.come_to)
                 elif fault := faults({what: row}):
                     (Path(self._folder) / f"noticed-{number}").write_text(fault)
                 status = 0
