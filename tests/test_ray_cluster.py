@@ -98,13 +98,13 @@ def test_threads_that_wait_for_what_is_gone_do_not_hold_up_the_end() -> None:
 
 
 TERMINATED = """
-import os, signal, time
+import os, signal
 from pixelmodels import ray_cluster
 from pixelmodels.errors import exit_with
 def main():
     ray_cluster.connect(num_cpus=1)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(200)
+    signal.pause()
 exit_with(main)
 """
 

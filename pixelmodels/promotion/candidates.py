@@ -9,7 +9,7 @@ from pathlib import Path
 from pixelmodels.errors import UserError, shown, unknown
 from pixelmodels.evaluation.nats import TEST_NATS, ImageNats, read_nats
 from pixelmodels.tracking.artifacts import download, names_in
-from pixelmodels.tracking.client import WHERE_NONE, find, find_all
+from pixelmodels.tracking.client import find, find_all
 from pixelmodels.tracking.location import is_made, sqlite_path
 from pixelmodels.tracking.runs import Tracker
 from pixelmodels.tracking.versions import Version, best_on
@@ -26,7 +26,7 @@ def choose_name(tracker: Tracker, name: str | None) -> str:
     if not names:
         raise UserError(f"no registered model in '{shown(tracker.uri)}'; train one with pipelines/train_all.py, or give its --storage")
     if name is not None:
-        raise unknown("registered model", name, names, WHERE_NONE)
+        raise unknown("registered model", name, names)
     if len(names) > 1:
         raise UserError(f"several registered models: {', '.join(sorted(names))}; choose one with --name")
     return names[0]

@@ -21,8 +21,6 @@ T = TypeVar("T")
 PATIENCE_S = 120.0  # how long a call waits for its turn to write to SQLite
 _CHATTY = ("mlflow", "alembic", "sqlalchemy")
 
-WHERE_NONE = "train a model first (make train), or give the --storage that has it"  # of a registry without models
-
 
 class _Patient:
     """MLflow's client, whose every call is made `patiently`."""

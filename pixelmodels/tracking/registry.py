@@ -20,7 +20,7 @@ from pixelmodels.models.context import ABSENT
 from pixelmodels.models.files import AVERAGE, DESCRIPTION, WEIGHTS
 from pixelmodels.storage import fitting
 from pixelmodels.tracking.artifacts import download, names_in
-from pixelmodels.tracking.client import WHERE_NONE, already_exists, find, find_all, make
+from pixelmodels.tracking.client import already_exists, find, find_all, make
 from pixelmodels.tracking.location import is_server, local_path
 from pixelmodels.tracking.source import PACKAGE
 
@@ -156,7 +156,8 @@ def find_version(tracker: Tracker, uri: str) -> Any:
     client, name = tracker.client, match["name"]
     registered = find(lambda: client.get_registered_model(name))
     if registered is None:
-        raise unknown("registered model", name, [model.name for model in find_all(client.search_registered_models)], WHERE_NONE)
+        names = [model.name for model in find_all(client.search_registered_models)]
+        raise unknown("registered model", name, names, "train a model first (make train), or give the --storage that has it")
     if match["alias"] is not None:
         if match["alias"] not in registered.aliases:
             raise unknown(f"alias of registered model '{name}'", match["alias"], registered.aliases)
